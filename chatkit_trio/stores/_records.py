@@ -1,0 +1,119 @@
+"""The stored form of threads, items and attachments: one JSON text each, and the owner beside it.
+
+What is encoded has no tie to the caller's objects any more, and what is decoded belongs to the
+caller. A `Thread` (metadata with a page of items) is narrowed to its metadata here, and only here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+from pydantic_core import PydanticSerializationError
+
+from chatkit_trio.store import Settlement
+from chatkit_trio.types import Attachment, ThreadItem, ThreadMetadata
+
+T = TypeVar("T")
+TContext = TypeVar("TContext")
+
+_THREAD: TypeAdapter[ThreadMetadata] = TypeAdapter(ThreadMetadata)
+_ITEM: TypeAdapter[ThreadItem] = TypeAdapter(ThreadItem)
+_ITEMS: TypeAdapter[list[ThreadItem]] = TypeAdapter(list[ThreadItem])
+_ATTACHMENT: TypeAdapter[Attachment] = TypeAdapter(Attachment)
+
+ORDERS = ("asc", "desc")
+
+
+def everyone(context: object) -> str:
+    """Give every caller the same owner: the default of a store that isn't told how to tell."""
+    return ""
+
+
+def owner_of(owner: Callable[[TContext], str], context: TContext) -> str:
+    """Return the owner the context stands for; anything but text is refused.
+
+    A forgotten login that yields None must not become an owner all such callers share.
+    """
+    name = owner(context)
+    if not isinstance(name, str):
+        raise TypeError(f"owner(context) must return a str, not {name!r}")
+    return name
+
+
+def check_page(limit: int, order: str) -> None:
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}")
+    if order not in ORDERS:
+        raise ValueError(f"order must be 'asc' or 'desc', not {order!r}")
+
+
+def check_thread(item: ThreadItem, thread_id: str) -> None:
+    if item.thread_id != thread_id:
+        raise ValueError(
+            f"item {item.id} says it is in thread {item.thread_id}; it can't be stored in"
+            f" {thread_id}: set its thread_id"
+        )
+
+
+def check_settlement(settlement: Settlement) -> None:
+    for item in (*settlement.new_items, *settlement.changed_items):
+        check_thread(item, settlement.thread_id)
+    if settlement.thread is not None and settlement.thread.id != settlement.thread_id:
+        raise ValueError(
+            f"a settlement of thread {settlement.thread_id} can't save {settlement.thread.id}"
+        )
+
+
+def encode_thread(thread: ThreadMetadata) -> str:
+    return _encode(_THREAD, thread, f"thread {thread.id}")
+
+
+def encode_item(item: ThreadItem) -> str:
+    return _encode(_ITEM, item, f"item {item.id}")
+
+
+def encode_items(items: Sequence[ThreadItem]) -> str:
+    return _encode(_ITEMS, list(items), "the items of a turn")
+
+
+def encode_attachment(attachment: Attachment) -> str:
+    return _encode(_ATTACHMENT, attachment, f"attachment {attachment.id}")
+
+
+def decode_thread(text: str) -> ThreadMetadata:
+    return _THREAD.validate_json(text)
+
+
+def decode_item(text: str) -> ThreadItem:
+    return _ITEM.validate_json(text)
+
+
+def decode_items(text: str) -> list[ThreadItem]:
+    return _ITEMS.validate_json(text)
+
+
+def decode_attachment(text: str) -> Attachment:
+    return _ATTACHMENT.validate_json(text)
+
+
+def _encode(adapter: TypeAdapter[T], value: T, name: str) -> str:
+    try:
+        return adapter.dump_json(value).decode()
+    except PydanticSerializationError:
+        return _encode_broken_text(adapter, value, name)
+
+
+def _encode_broken_text(adapter: TypeAdapter[Any], value: object, name: str) -> str:
+    """Encode text with lone surrogates, which no UTF-8 file can hold.
+
+    A model that streams an emoji in two halves must not cost the user the answer around it: halves
+    that meet become the character, a lone one becomes U+FFFD.
+    """
+    try:
+        text = json.dumps(adapter.dump_python(value, mode="json"), ensure_ascii=False)
+    except ValueError as error:
+        raise ValueError(f"{name} can't be stored as JSON: {error}") from error
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,0 +1,171 @@
+"""One open SQLite file: a connection that writes, some that read, and who may use them when.
+
+A transaction is one function that runs from beginning to end in one worker thread, so no
+cancellation can fall into it. Nothing here knows what is stored.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import trio
+
+from chatkit_trio.errors import StoreError
+
+from ._sqlite_schema import migrate
+
+T = TypeVar("T")
+
+_WAYS_OUT = {
+    sqlite3.SQLITE_BUSY: "another process has kept it locked for longer than busy_timeout",
+    sqlite3.SQLITE_CANTOPEN: "does its directory exist, and may this process write there?",
+    sqlite3.SQLITE_CORRUPT: "restore the file from a backup, or try sqlite3's .recover",
+    sqlite3.SQLITE_FULL: "free some space; nothing of this write was stored",
+    sqlite3.SQLITE_IOERR: "the disk failed; nothing of this write was stored",
+    sqlite3.SQLITE_NOTADB: "check the path given to SQLiteStore",
+    sqlite3.SQLITE_READONLY: "this process needs write access to the file and its directory",
+}
+
+
+class Database:
+    """The connections to one file. All of its methods are for the trio thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        synchronous: Literal["NORMAL", "FULL"],
+        readers: int,
+        busy_timeout: float,
+    ) -> None:
+        self.path = path
+        self._synchronous = synchronous
+        self._busy_timeout = busy_timeout
+        self._writer: sqlite3.Connection | None = None
+        self._readers: list[sqlite3.Connection] = []
+        self._writing = trio.CapacityLimiter(1)
+        self._reading = trio.CapacityLimiter(readers)
+
+    async def open(self) -> None:
+        """Open the connections and migrate the file. Raises `StoreError`."""
+        await trio.to_thread.run_sync(self._open, limiter=self._writing)
+
+    async def close(self) -> None:
+        """Wait for the running transactions, then close the connections."""
+        async with self._no_reads():
+            await trio.to_thread.run_sync(self._close, limiter=self._writing)
+
+    async def write(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a function in a transaction of its own and commit it; if it raises, undo it.
+
+        A cancellation while it waits for its turn means it never began; once begun it runs to its
+        end, and its outcome is what the caller gets.
+        """
+        return await trio.to_thread.run_sync(self._write, transaction, limiter=self._writing)
+
+    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a function on one snapshot of the file, beside the writer."""
+        return await trio.to_thread.run_sync(self._read, query, limiter=self._reading)
+
+    @asynccontextmanager
+    async def _no_reads(self) -> AsyncIterator[None]:
+        tokens = [object() for _ in range(int(self._reading.total_tokens))]
+        taken: list[object] = []
+        try:
+            for token in tokens:
+                await self._reading.acquire_on_behalf_of(token)
+                taken.append(token)
+            yield
+        finally:
+            for token in taken:
+                self._reading.release_on_behalf_of(token)
+
+    def _open(self) -> None:
+        with self._explained():
+            writer = self._connect()
+            try:
+                writer.execute("PRAGMA journal_mode = WAL")
+                with _transaction(writer, "IMMEDIATE"):
+                    migrate(writer)
+                for _ in range(int(self._reading.total_tokens)):
+                    self._readers.append(self._connect())
+            except BaseException:
+                self._close_readers()
+                writer.close()
+                raise
+            self._writer = writer
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.path,
+            timeout=self._busy_timeout,
+            isolation_level=None,  # transactions begin and end where this module says so
+            check_same_thread=False,  # a limiter lets one thread in at a time
+        )
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        return connection
+
+    def _close(self) -> None:
+        self._close_readers()
+        if self._writer is not None:
+            self._writer.close()  # the last to go: it empties the write-ahead log into the file
+            self._writer = None
+
+    def _close_readers(self) -> None:
+        while self._readers:
+            self._readers.pop().close()
+
+    def _write(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
+        if self._writer is None:
+            raise self._not_open()
+        with self._explained(), _transaction(self._writer, "IMMEDIATE"):
+            return transaction(self._writer)
+
+    def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        if self._writer is None:
+            raise self._not_open()
+        reader = self._readers.pop()  # the limiter has as many tokens as there are readers
+        try:
+            with self._explained(), _transaction(reader, "DEFERRED"):
+                return query(reader)
+        finally:
+            self._readers.append(reader)
+
+    def _not_open(self) -> RuntimeError:
+        return RuntimeError(
+            f"the store {self.path} isn't open: use it inside 'async with store:'"
+            " (ChatKitServer does that for its own store)"
+        )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn SQLite's errors into one that names the file and a way out."""
+        try:
+            yield
+        except StoreError as error:
+            raise StoreError(f"can't use {self.path}: {error}") from None
+        except sqlite3.Error as error:
+            # The low byte is the primary code; SQLite puts the kind of failure above it.
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            way_out = f" ({_WAYS_OUT[code]})" if code in _WAYS_OUT else ""
+            raise StoreError(f"can't use {self.path}: {error}{way_out}") from error
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, kind: str) -> Iterator[None]:
+    # A reader begins too: all of its queries then see the same snapshot.
+    connection.execute(f"BEGIN {kind}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # After some errors (disk full, for one) SQLite has undone the transaction by itself.
+        with suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise

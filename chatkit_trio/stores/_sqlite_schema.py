@@ -1,0 +1,83 @@
+"""The tables of the SQLite store, version by version, and the step from each to the next.
+
+A file says in `PRAGMA user_version` which version it has. Steps are only ever added: a released
+one never changes, or files in the field would differ from what the code believes.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+from chatkit_trio.errors import StoreError
+
+APPLICATION_ID = 0x43_6B_54_72  # "CkTr", shown by file(1) and told apart from other programs' files
+
+
+def _create_threads_items_and_attachments(connection: sqlite3.Connection) -> None:
+    # seq is the rowid: insertion order for paging, and the last column of every index.
+    connection.execute(
+        """
+        CREATE TABLE threads (
+            seq INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            data TEXT NOT NULL
+        )
+        """
+    )
+    connection.execute("CREATE INDEX threads_of_owner ON threads (owner)")
+    connection.execute(
+        """
+        CREATE TABLE items (
+            seq INTEGER PRIMARY KEY,
+            thread INTEGER NOT NULL REFERENCES threads (seq) ON DELETE CASCADE,
+            id TEXT NOT NULL,
+            data TEXT NOT NULL,
+            UNIQUE (thread, id)
+        )
+        """
+    )
+    connection.execute("CREATE INDEX items_of_thread ON items (thread)")
+    connection.execute(
+        """
+        CREATE TABLE attachments (
+            id TEXT PRIMARY KEY,
+            owner TEXT NOT NULL,
+            data TEXT NOT NULL
+        )
+        """
+    )
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    _create_threads_items_and_attachments,
+)
+"""Step n takes a file of version n to version n + 1."""
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the file to the current version, inside the caller's transaction.
+
+    Raises `StoreError` for a file of a newer version or of another program.
+    """
+    version = _version(connection)
+    for step in MIGRATIONS[version:]:
+        step(connection)
+    if version < len(MIGRATIONS):
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and application != APPLICATION_ID:
+        raise StoreError("it is an SQLite file of another program; give the store its own file")
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(MIGRATIONS):
+        raise StoreError(
+            f"its schema has version {version}, and this chatkit_trio knows versions up to"
+            f" {len(MIGRATIONS)}: a newer chatkit_trio wrote it, so upgrade this one"
+        )
+    return version

@@ -1,0 +1,215 @@
+"""A store in this process's memory, for tests, demos and a first try.
+
+Every method waits once, at its start, and does all its work after that without waiting: a caller
+that was cancelled did nothing, and no other task ever sees half a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+from typing_extensions import TypeVar
+
+from chatkit_trio.errors import ConflictError, NotFoundError
+from chatkit_trio.store import Settlement, Store
+from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
+
+from ._records import (
+    check_page,
+    check_settlement,
+    check_thread,
+    decode_attachment,
+    decode_item,
+    decode_thread,
+    encode_attachment,
+    encode_item,
+    encode_thread,
+    everyone,
+    owner_of,
+)
+
+__all__ = ["MemoryStore"]
+
+TContext = TypeVar("TContext", default=Any)
+
+
+@dataclass(slots=True)
+class _Row:
+    owner: str
+    text: str
+
+
+@dataclass(slots=True)
+class _ThreadRow(_Row):
+    items: dict[str, str] = field(default_factory=dict)
+
+
+class MemoryStore(Store[TContext]):
+    """Keep threads, items and attachments until the process ends.
+
+    `owner` names, for a request's context, whose data it may see: another owner's threads and
+    attachments are not found. Without it everyone shares everything. What goes in and what comes
+    out is copied, so a caller may change its objects freely.
+
+        store = MemoryStore[MyContext](owner=lambda context: context.user_id)
+
+    Each method is one checkpoint followed by the whole of its work: if it raises
+    `trio.Cancelled`, nothing has changed.
+    """
+
+    def __init__(self, *, owner: Callable[[TContext], str] = everyone) -> None:
+        self._owner = owner
+        self._threads: dict[str, _ThreadRow] = {}
+        self._attachments: dict[str, _Row] = {}
+
+    async def load_thread(self, thread_id: str, context: TContext) -> ThreadMetadata:
+        await trio.lowlevel.checkpoint()
+        return decode_thread(self._thread(thread_id, context).text)
+
+    async def save_thread(self, thread: ThreadMetadata, context: TContext) -> None:
+        await trio.lowlevel.checkpoint()
+        text = encode_thread(thread)
+        if thread.id in self._threads:
+            self._thread(thread.id, context).text = text
+        else:
+            self._threads[thread.id] = _ThreadRow(owner_of(self._owner, context), text)
+
+    async def load_threads(
+        self, limit: int, after: str | None, order: str, context: TContext
+    ) -> Page[ThreadMetadata]:
+        await trio.lowlevel.checkpoint()
+        owner = owner_of(self._owner, context)
+        ids = [key for key, row in self._threads.items() if row.owner == owner]
+        page, has_more = _cut(ids, after, limit, order)
+        return Page(
+            data=[decode_thread(self._threads[key].text) for key in page],
+            has_more=has_more,
+            after=page[-1] if has_more else None,
+        )
+
+    async def delete_thread(self, thread_id: str, context: TContext) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._owns(self._threads.get(thread_id), context):
+            del self._threads[thread_id]
+
+    async def load_thread_items(
+        self, thread_id: str, after: str | None, limit: int, order: str, context: TContext
+    ) -> Page[ThreadItem]:
+        await trio.lowlevel.checkpoint()
+        items = self._thread(thread_id, context).items
+        page, has_more = _cut(items, after, limit, order)
+        return Page(
+            data=[decode_item(items[key]) for key in page],
+            has_more=has_more,
+            after=page[-1] if has_more else None,
+        )
+
+    async def load_item(self, thread_id: str, item_id: str, context: TContext) -> ThreadItem:
+        await trio.lowlevel.checkpoint()
+        items = self._thread(thread_id, context).items
+        if item_id not in items:
+            raise NotFoundError(f"thread {thread_id} has no item {item_id}")
+        return decode_item(items[item_id])
+
+    async def add_thread_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
+        """Append an item to a thread.
+
+        Raises `NotFoundError` for an unknown thread and `ConflictError` for an item id the thread
+        has already.
+        """
+        await trio.lowlevel.checkpoint()
+        check_thread(item, thread_id)
+        items = self._thread(thread_id, context).items
+        if item.id in items:
+            raise ConflictError(f"thread {thread_id} already has an item {item.id}")
+        items[item.id] = encode_item(item)
+
+    async def save_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
+        await trio.lowlevel.checkpoint()
+        check_thread(item, thread_id)
+        self._thread(thread_id, context).items[item.id] = encode_item(item)
+
+    async def delete_thread_item(self, thread_id: str, item_id: str, context: TContext) -> None:
+        await trio.lowlevel.checkpoint()
+        row = self._threads.get(thread_id)
+        if row is not None and self._owns(row, context):
+            row.items.pop(item_id, None)
+
+    async def save_attachment(self, attachment: Attachment, context: TContext) -> None:
+        """Insert an attachment's metadata or replace it.
+
+        Raises `NotFoundError` if the id belongs to another owner.
+        """
+        await trio.lowlevel.checkpoint()
+        row = self._attachments.get(attachment.id)
+        if row is not None and not self._owns(row, context):
+            raise NotFoundError(f"there is no attachment {attachment.id}")
+        self._attachments[attachment.id] = _Row(
+            owner_of(self._owner, context), encode_attachment(attachment)
+        )
+
+    async def load_attachment(self, attachment_id: str, context: TContext) -> Attachment:
+        await trio.lowlevel.checkpoint()
+        row = self._attachments.get(attachment_id)
+        if row is None or not self._owns(row, context):
+            raise NotFoundError(f"there is no attachment {attachment_id}")
+        return decode_attachment(row.text)
+
+    async def delete_attachment(self, attachment_id: str, context: TContext) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._owns(self._attachments.get(attachment_id), context):
+            del self._attachments[attachment_id]
+
+    async def settle(self, settlement: Settlement, context: TContext) -> None:
+        """Store all that a turn leaves behind, in one step.
+
+        Raises `NotFoundError` for an unknown thread; nothing is stored then.
+        """
+        await trio.lowlevel.checkpoint()
+        items = self._thread(settlement.thread_id, context).items
+        check_settlement(settlement)
+        # All is encoded before anything is stored: what can't be encoded leaves no half.
+        new = {item.id: encode_item(item) for item in settlement.new_items}
+        changed = {item.id: encode_item(item) for item in settlement.changed_items}
+        thread = encode_thread(settlement.thread) if settlement.thread is not None else None
+        items.update({key: text for key, text in new.items() if key not in items} | changed)
+        if thread is not None:
+            self._threads[settlement.thread_id].text = thread
+
+    async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:
+        """Delete every item of the thread that was inserted after `item_id`, in one step.
+
+        Raises `NotFoundError` if that item isn't in the thread.
+        """
+        await trio.lowlevel.checkpoint()
+        items = self._thread(thread_id, context).items
+        if item_id not in items:
+            raise NotFoundError(f"thread {thread_id} has no item {item_id}")
+        ids = list(items)
+        for newer_id in ids[ids.index(item_id) + 1 :]:
+            del items[newer_id]
+
+    def _owns(self, row: _Row | None, context: TContext) -> bool:
+        return row is not None and row.owner == owner_of(self._owner, context)
+
+    def _thread(self, thread_id: str, context: TContext) -> _ThreadRow:
+        row = self._threads.get(thread_id)
+        if row is None or not self._owns(row, context):
+            raise NotFoundError(f"there is no thread {thread_id}")
+        return row
+
+
+def _cut(ids: Iterable[str], after: str | None, limit: int, order: str) -> tuple[list[str], bool]:
+    """Return the ids of one page, and whether more follow."""
+    check_page(limit, order)
+    ordered = list(ids)
+    if order == "desc":
+        ordered.reverse()
+    if after is not None:
+        if after not in ordered:
+            raise NotFoundError(f"there is nothing with the id {after} to go on from")
+        ordered = ordered[ordered.index(after) + 1 :]
+    return ordered[:limit], len(ordered) > limit
