@@ -1,0 +1,129 @@
+"""Every error this package raises on purpose.
+
+`StreamError` and `CustomStreamError` are raised by *your* hooks to end a stream with an `error`
+event. The tree under `ChatKitError` is raised *to* you: each class carries the HTTP status and a
+stable `code` that the web layer answers with.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from enum import Enum
+from typing import ClassVar
+
+__all__ = [
+    "DEFAULT_ALLOW_RETRY",
+    "DEFAULT_STATUS",
+    "BaseStreamError",
+    "BusyError",
+    "ChatKitError",
+    "ConflictError",
+    "CustomStreamError",
+    "ErrorCode",
+    "InvalidRequestError",
+    "NotFoundError",
+    "ServerNotRunningError",
+    "StreamError",
+    "TooLargeError",
+    "WidgetTemplateError",
+]
+
+
+class ErrorCode(str, Enum):  # noqa: UP042  (StrEnum would change what str() gives)
+    """Codes a client has a text of its own for. More may come; don't rely on the set."""
+
+    STREAM_ERROR = "stream.error"
+
+
+DEFAULT_STATUS: dict[ErrorCode, int] = {ErrorCode.STREAM_ERROR: 500}
+"""HTTP status by code, where the error isn't told in a stream."""
+
+DEFAULT_ALLOW_RETRY: dict[ErrorCode, bool] = {ErrorCode.STREAM_ERROR: True}
+"""Whether the client offers to try again, by code."""
+
+
+class BaseStreamError(ABC, Exception):
+    """An error a hook raises to end its stream with an `error` event."""
+
+    allow_retry: bool
+
+
+class StreamError(BaseStreamError):
+    """End the stream with a code; the client shows its own text for it.
+
+    `allow_retry` overrides the code's default.
+    """
+
+    code: ErrorCode
+
+    def __init__(self, code: ErrorCode, *, allow_retry: bool | None = None) -> None:
+        super().__init__(code.value if isinstance(code, ErrorCode) else code)
+        self.code = code
+        self.status_code = DEFAULT_STATUS.get(code, 500)
+        default = DEFAULT_ALLOW_RETRY.get(code, False)
+        self.allow_retry = default if allow_retry is None else allow_retry
+
+
+class CustomStreamError(BaseStreamError):
+    """End the stream with a message the user sees; localise it before raising."""
+
+    message: str
+
+    def __init__(self, message: str, *, allow_retry: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.allow_retry = allow_retry
+
+
+class ChatKitError(Exception):
+    """Base of the errors this package raises to its callers."""
+
+    http_status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+
+
+class InvalidRequestError(ChatKitError, ValueError):
+    """The request isn't one of the protocol, or asks for what the thread's state forbids."""
+
+    http_status = 400
+    code = "invalid_request"
+
+
+class NotFoundError(ChatKitError):
+    """No such thread, item or attachment, or it belongs to somebody else."""
+
+    http_status = 404
+    code = "not_found"
+
+
+class ConflictError(ChatKitError):
+    """The request was valid when it was made, but something else happened first."""
+
+    http_status = 409
+    code = "conflict"
+
+
+class BusyError(ConflictError):
+    """The thread has a live turn, and the server's policy is to reject a second one."""
+
+    code = "busy"
+
+
+class TooLargeError(ChatKitError):
+    """A body, file or field is over its limit."""
+
+    http_status = 413
+    code = "too_large"
+
+
+class ServerNotRunningError(ChatKitError, RuntimeError):
+    """A stream was asked of a server that isn't entered, or is shutting down."""
+
+    http_status = 503
+    code = "not_running"
+
+
+class WidgetTemplateError(ChatKitError, ValueError):
+    """A widget template can't be loaded, or doesn't make a widget of the data it was given."""
+
+    code = "widget_template"

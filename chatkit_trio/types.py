@@ -1,0 +1,1039 @@
+"""The words of the protocol: requests, threads, items, and the events and updates of a stream.
+
+Models and nothing else. The order of fields is the order on the wire. Times are timezone-aware
+UTC; one without a zone is taken as UTC. What discriminates a union is always the field `type`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic, Literal
+
+from pydantic import (
+    AfterValidator,
+    AnyUrl,
+    BaseModel,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
+from typing_extensions import TypeIs, TypeVar
+
+from .actions import Action
+from .errors import ErrorCode
+from .icons import IconName
+from .widgets import WidgetComponent, WidgetRoot
+
+T = TypeVar("T")
+
+
+def _in_utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC)
+
+
+_UTCDatetime = Annotated[datetime, AfterValidator(_in_utc)]
+
+
+class Page(BaseModel, Generic[T]):
+    """Part of a list. `after` is the cursor of the next part, where there is one."""
+
+    data: list[T] = []
+    has_more: bool = False
+    after: str | None = None
+
+
+FeedbackKind = Literal["positive", "negative"]
+"""Thumbs up or thumbs down."""
+
+
+# --- Sources an answer can point to
+
+
+class SourceBase(BaseModel):
+    """What every source has."""
+
+    title: str
+    description: str | None = None
+    timestamp: str | None = None
+    group: str | None = None
+
+
+class FileSource(SourceBase):
+    """A file an answer drew on."""
+
+    type: Literal["file"] = "file"
+    filename: str
+
+
+class URLSource(SourceBase):
+    """A web page an answer drew on."""
+
+    type: Literal["url"] = "url"
+    url: str
+    attribution: str | None = None
+
+
+class EntitySource(SourceBase):
+    """Something of your own application; the page's entity callbacks get its `data`.
+
+    `label` is shown with the icon in the default hover header, `inline_label` instead of the icon
+    within the text. `interactive` makes it clickable.
+    """
+
+    type: Literal["entity"] = "entity"
+    id: str
+    icon: IconName | None = None
+    label: str | None = None
+    inline_label: str | None = None
+    interactive: bool = False
+    data: dict[str, Any] = Field(default_factory=dict)
+    preview: Literal["lazy"] | None = Field(
+        default=None, deprecated=True, description="Clients ignore it."
+    )
+
+
+Source = Annotated[URLSource | FileSource | EntitySource, Field(discriminator="type")]
+"""Anything an answer can point to."""
+
+
+class Annotation(BaseModel):
+    """A pointer from an assistant's text to a source; `index` is the place in the text."""
+
+    type: Literal["annotation"] = "annotation"
+    source: URLSource | FileSource | EntitySource
+    index: int | None = None
+
+
+# --- What users and assistants write
+
+
+class AssistantMessageContent(BaseModel):
+    """One part of an assistant message."""
+
+    annotations: list[Annotation] = Field(default_factory=list)
+    text: str
+    type: Literal["output_text"] = "output_text"
+
+
+class UserMessageTextContent(BaseModel):
+    """Plain text in a user message."""
+
+    type: Literal["input_text"] = "input_text"
+    text: str
+
+
+class UserMessageTagContent(BaseModel):
+    """An @-mention in a user message. `data` comes from the client: don't trust it."""
+
+    type: Literal["input_tag"] = "input_tag"
+    id: str
+    text: str
+    data: dict[str, Any]
+    group: str | None = None
+    interactive: bool = False
+
+
+UserMessageContent = Annotated[
+    UserMessageTextContent | UserMessageTagContent, Field(discriminator="type")
+]
+"""One part of a user message."""
+
+
+class ToolChoice(BaseModel):
+    """The tool a user picked in the composer."""
+
+    id: str
+
+
+class InferenceOptions(BaseModel):
+    """What a user picked in the composer for this message."""
+
+    tool_choice: ToolChoice | None = None
+    model: str | None = None
+
+
+class UserMessageInput(BaseModel):
+    """A user message as the client sends it; `attachments` are ids."""
+
+    content: list[UserMessageContent]
+    attachments: list[str]
+    quoted_text: str | None = None
+    inference_options: InferenceOptions
+
+
+# --- Attachments
+
+
+class AttachmentUploadDescriptor(BaseModel):
+    """How the client uploads the bytes of a two-phase attachment."""
+
+    url: AnyUrl
+    method: Literal["POST", "PUT"]
+    headers: dict[str, str] = Field(default_factory=dict)
+
+
+class AttachmentBase(BaseModel):
+    """What every attachment has.
+
+    `upload_descriptor` is there until the bytes have arrived, `thread_id` from the message on that
+    carries the attachment. `metadata` is the application's own: it is stored, but left out of a
+    dump with `context={"exclude_metadata": True}`, as all answers to clients are.
+    """
+
+    id: str
+    name: str
+    mime_type: str
+    upload_descriptor: AttachmentUploadDescriptor | None = None
+    thread_id: str | None = None
+    metadata: dict[str, Any] | None = None
+
+    # No return annotation: it would take the place of the model's own JSON schema.
+    @model_serializer(mode="wrap")
+    def _serialize(  # type: ignore[no-untyped-def]
+        self, dump: SerializerFunctionWrapHandler, info: SerializationInfo
+    ):
+        dumped = dump(self)
+        if (info.context or {}).get("exclude_metadata"):
+            dumped.pop("metadata", None)
+        return dumped
+
+
+class FileAttachment(AttachmentBase):
+    """A file."""
+
+    type: Literal["file"] = "file"
+
+
+class ImageAttachment(AttachmentBase):
+    """An image, which the client shows from `preview_url`."""
+
+    type: Literal["image"] = "image"
+    preview_url: AnyUrl
+
+
+Attachment = Annotated[FileAttachment | ImageAttachment, Field(discriminator="type")]
+"""Anything a user can attach."""
+
+
+# --- Workflows and their tasks
+
+
+class BaseTask(BaseModel):
+    """What every task has; the indicator shows within a workflow only."""
+
+    status_indicator: Literal["none", "loading", "complete"] = "none"
+
+
+class CustomTask(BaseTask):
+    """A step in your own words."""
+
+    type: Literal["custom"] = "custom"
+    title: str | None = None
+    icon: IconName | None = None
+    content: str | None = None
+
+
+class SearchTask(BaseTask):
+    """A web search with its queries and finds."""
+
+    type: Literal["web_search"] = "web_search"
+    title: str | None = None
+    title_query: str | None = None
+    queries: list[str] = Field(default_factory=list)
+    sources: list[URLSource] = Field(default_factory=list)
+
+
+class ThoughtTask(BaseTask):
+    """A piece of the model's reasoning."""
+
+    type: Literal["thought"] = "thought"
+    title: str | None = None
+    content: str
+
+
+class FileTask(BaseTask):
+    """Files that were looked at."""
+
+    type: Literal["file"] = "file"
+    title: str | None = None
+    sources: list[FileSource] = Field(default_factory=list)
+
+
+class ImageTask(BaseTask):
+    """Work on an image."""
+
+    type: Literal["image"] = "image"
+    title: str | None = None
+
+
+Task = Annotated[
+    CustomTask | SearchTask | ThoughtTask | FileTask | ImageTask, Field(discriminator="type")
+]
+"""One step of a workflow."""
+
+
+class CustomSummary(BaseModel):
+    """What a finished workflow says of itself."""
+
+    title: str
+    icon: IconName | None = None
+
+
+class DurationSummary(BaseModel):
+    """How long a finished workflow took, in seconds."""
+
+    duration: int
+
+
+WorkflowSummary = CustomSummary | DurationSummary
+"""What a finished workflow shows when folded."""
+
+
+class Workflow(BaseModel):
+    """Steps of work, shown as a list that folds."""
+
+    type: Literal["custom", "reasoning"]
+    tasks: list[Task]
+    summary: WorkflowSummary | None = None
+    expanded: bool = False
+
+
+# --- Structured input: questions with choices
+
+
+class StructuredInputAnswer(BaseModel):
+    """An answer as stored with its question."""
+
+    values: list[str] = Field(default_factory=list)
+    skipped: bool = False
+
+
+class StructuredInputBase(BaseModel):
+    """What every question has; `id` is unique within the item."""
+
+    id: str
+    question: str
+    answer: StructuredInputAnswer | None = None
+
+
+class StructuredInputMultipleChoiceOption(BaseModel):
+    """A choice on offer."""
+
+    value: str
+
+
+class StructuredInputMultipleChoice(StructuredInputBase):
+    """A question with choices; the user may also answer in their own words."""
+
+    type: Literal["multiple_choice"] = "multiple_choice"
+    options: list[StructuredInputMultipleChoiceOption]
+    multiple: bool = False
+
+
+class StructuredInputFreeform(StructuredInputBase):
+    """A question answered in the user's own words."""
+
+    type: Literal["freeform"] = "freeform"
+    description: str | None = None
+
+
+StructuredInput = Annotated[
+    StructuredInputMultipleChoice | StructuredInputFreeform, Field(discriminator="type")
+]
+"""One question to the user."""
+
+
+# --- Thread items
+
+
+class ThreadItemBase(BaseModel):
+    """What every item has."""
+
+    id: str
+    thread_id: str
+    created_at: _UTCDatetime
+
+
+class UserMessageItem(ThreadItemBase):
+    """What a user said."""
+
+    type: Literal["user_message"] = "user_message"
+    content: list[UserMessageContent]
+    attachments: list[Attachment] = Field(default_factory=list)
+    quoted_text: str | None = None
+    inference_options: InferenceOptions
+
+
+class AssistantMessageItem(ThreadItemBase):
+    """What the assistant said."""
+
+    type: Literal["assistant_message"] = "assistant_message"
+    content: list[AssistantMessageContent]
+
+
+class ClientToolCallItem(ThreadItemBase):
+    """A call of a function in the page; the client answers with its output."""
+
+    type: Literal["client_tool_call"] = "client_tool_call"
+    status: Literal["pending", "completed"] = "pending"
+    call_id: str
+    name: str
+    arguments: dict[str, Any]
+    output: Any | None = None
+
+
+class WidgetItem(ThreadItemBase):
+    """A widget; `copy_text` is what the copy button takes."""
+
+    type: Literal["widget"] = "widget"
+    widget: WidgetRoot
+    copy_text: str | None = None
+
+
+class GeneratedImage(BaseModel):
+    """An image a model made; `url` may be a data URL."""
+
+    id: str
+    url: str
+
+
+class GeneratedImageItem(ThreadItemBase):
+    """An image a model makes; without `image` until something can be seen."""
+
+    type: Literal["generated_image"] = "generated_image"
+    image: GeneratedImage | None = None
+
+
+class StructuredInputItem(ThreadItemBase):
+    """Questions to the user, and their answers once given."""
+
+    type: Literal["structured_input"] = "structured_input"
+    status: Literal["pending", "answered", "skipped"] = "pending"
+    inputs: list[StructuredInput]
+
+
+class TaskItem(ThreadItemBase):
+    """A single step of work, outside a workflow."""
+
+    type: Literal["task"] = "task"
+    task: Task
+
+
+class WorkflowItem(ThreadItemBase):
+    """Steps of work."""
+
+    type: Literal["workflow"] = "workflow"
+    workflow: Workflow
+
+
+class EndOfTurnItem(ThreadItemBase):
+    """A mark that the assistant has said all it will."""
+
+    type: Literal["end_of_turn"] = "end_of_turn"
+
+
+class HiddenContextItem(ThreadItemBase):
+    """A note of the application for the model. No client ever sees it."""
+
+    type: Literal["hidden_context_item"] = "hidden_context_item"
+    content: Any
+
+
+class SDKHiddenContextItem(ThreadItemBase):
+    """A note of this package for the model, such as why an answer ended. No client sees it."""
+
+    type: Literal["sdk_hidden_context"] = "sdk_hidden_context"
+    content: str
+
+
+ThreadItem = Annotated[
+    UserMessageItem
+    | AssistantMessageItem
+    | ClientToolCallItem
+    | WidgetItem
+    | GeneratedImageItem
+    | StructuredInputItem
+    | WorkflowItem
+    | TaskItem
+    | HiddenContextItem
+    | SDKHiddenContextItem
+    | EndOfTurnItem,
+    Field(discriminator="type"),
+]
+"""Anything that stands in a thread."""
+
+
+# --- Threads
+
+
+class ActiveStatus(BaseModel):
+    """The thread takes messages."""
+
+    type: Literal["active"] = Field(default="active", frozen=True)
+
+
+class LockedStatus(BaseModel):
+    """The thread takes no messages for now."""
+
+    type: Literal["locked"] = Field(default="locked", frozen=True)
+    reason: str | None = None
+
+
+class ClosedStatus(BaseModel):
+    """The thread takes no messages any more."""
+
+    type: Literal["closed"] = Field(default="closed", frozen=True)
+    reason: str | None = None
+
+
+ThreadStatus = Annotated[ActiveStatus | LockedStatus | ClosedStatus, Field(discriminator="type")]
+"""Whether a thread takes messages."""
+
+
+class ThreadMetadata(BaseModel):
+    """A thread without its items; `metadata` is the application's own and never leaves it."""
+
+    title: str | None = None
+    id: str
+    created_at: _UTCDatetime
+    status: ThreadStatus = Field(default_factory=ActiveStatus)
+    allowed_image_domains: list[str] | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class Thread(ThreadMetadata):
+    """A thread as clients see it, with a page of its items."""
+
+    items: Page[ThreadItem]
+
+
+# --- Updates of an item while it streams
+
+
+class AssistantMessageContentPartAdded(BaseModel):
+    """A part of an assistant message begins."""
+
+    type: Literal["assistant_message.content_part.added"] = "assistant_message.content_part.added"
+    content_index: int
+    content: AssistantMessageContent
+
+
+class AssistantMessageContentPartTextDelta(BaseModel):
+    """Text is appended to a part."""
+
+    type: Literal["assistant_message.content_part.text_delta"] = (
+        "assistant_message.content_part.text_delta"
+    )
+    content_index: int
+    delta: str
+
+
+class AssistantMessageContentPartAnnotationAdded(BaseModel):
+    """A part gets an annotation."""
+
+    type: Literal["assistant_message.content_part.annotation_added"] = (
+        "assistant_message.content_part.annotation_added"
+    )
+    content_index: int
+    annotation_index: int
+    annotation: Annotation
+
+
+class AssistantMessageContentPartDone(BaseModel):
+    """A part is complete; `content` is all of it."""
+
+    type: Literal["assistant_message.content_part.done"] = "assistant_message.content_part.done"
+    content_index: int
+    content: AssistantMessageContent
+
+
+class WidgetStreamingTextValueDelta(BaseModel):
+    """Text is appended to a `Text` or `Markdown` of a widget; `done` says it was the last."""
+
+    type: Literal["widget.streaming_text.value_delta"] = "widget.streaming_text.value_delta"
+    component_id: str
+    delta: str
+    done: bool
+
+
+class WidgetRootUpdated(BaseModel):
+    """The whole widget is replaced."""
+
+    type: Literal["widget.root.updated"] = "widget.root.updated"
+    widget: WidgetRoot
+
+
+class WidgetComponentUpdated(BaseModel):
+    """One component of a widget is replaced."""
+
+    type: Literal["widget.component.updated"] = "widget.component.updated"
+    component_id: str
+    component: WidgetComponent
+
+
+class WorkflowTaskAdded(BaseModel):
+    """A workflow gets another task."""
+
+    type: Literal["workflow.task.added"] = "workflow.task.added"
+    task_index: int
+    task: Task
+
+
+class WorkflowTaskUpdated(BaseModel):
+    """A task of a workflow is replaced."""
+
+    type: Literal["workflow.task.updated"] = "workflow.task.updated"
+    task_index: int
+    task: Task
+
+
+class GeneratedImageUpdated(BaseModel):
+    """A better version of an image is there; `progress` runs from 0 to 1."""
+
+    type: Literal["generated_image.updated"] = "generated_image.updated"
+    image: GeneratedImage
+    progress: float | None = None
+
+
+ThreadItemUpdate = (
+    AssistantMessageContentPartAdded
+    | AssistantMessageContentPartTextDelta
+    | AssistantMessageContentPartAnnotationAdded
+    | AssistantMessageContentPartDone
+    | WidgetStreamingTextValueDelta
+    | WidgetComponentUpdated
+    | WidgetRootUpdated
+    | WorkflowTaskAdded
+    | WorkflowTaskUpdated
+    | GeneratedImageUpdated
+)
+"""Anything that can happen to an item while it streams."""
+
+
+# --- Events of a stream
+
+
+class ThreadCreatedEvent(BaseModel):
+    """A thread begins."""
+
+    type: Literal["thread.created"] = "thread.created"
+    thread: Thread
+
+
+class ThreadUpdatedEvent(BaseModel):
+    """A thread's title, status or allowed domains changed."""
+
+    type: Literal["thread.updated"] = "thread.updated"
+    thread: Thread
+
+
+class ThreadItemAddedEvent(BaseModel):
+    """An item begins; updates and a done follow."""
+
+    type: Literal["thread.item.added"] = "thread.item.added"
+    item: ThreadItem
+
+
+class ThreadItemUpdatedEvent(BaseModel):
+    """An item that has begun goes on."""
+
+    type: Literal["thread.item.updated"] = "thread.item.updated"
+    item_id: str
+    # Every update has its own `type`: reading and writing one is a look-up, not a trial of ten.
+    update: ThreadItemUpdate = Field(discriminator="type")
+
+
+ThreadItemUpdated = ThreadItemUpdatedEvent
+"""Older name of `ThreadItemUpdatedEvent`."""
+
+
+class ThreadItemDoneEvent(BaseModel):
+    """An item is complete, and stored."""
+
+    type: Literal["thread.item.done"] = "thread.item.done"
+    item: ThreadItem
+
+
+class ThreadItemRemovedEvent(BaseModel):
+    """An item is gone."""
+
+    type: Literal["thread.item.removed"] = "thread.item.removed"
+    item_id: str
+
+
+class ThreadItemReplacedEvent(BaseModel):
+    """A stored item has new content."""
+
+    type: Literal["thread.item.replaced"] = "thread.item.replaced"
+    item: ThreadItem
+
+
+class StreamOptions(BaseModel):
+    """What the client may do with a stream; `allow_cancel` gives it a stop button."""
+
+    allow_cancel: bool
+
+
+class StreamOptionsEvent(BaseModel):
+    """What the client may do with this stream; the first event of an answer."""
+
+    type: Literal["stream_options"] = "stream_options"
+    stream_options: StreamOptions
+
+
+class ProgressUpdateEvent(BaseModel):
+    """A line that says what is going on; it is shown until the next event, and never stored."""
+
+    type: Literal["progress_update"] = "progress_update"
+    icon: IconName | None = None
+    text: str
+
+
+class ClientEffectEvent(BaseModel):
+    """Something the page shall do, without an answer."""
+
+    type: Literal["client_effect"] = "client_effect"
+    name: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class ErrorEvent(BaseModel):
+    """The stream failed; `message` is shown where the code is `custom`."""
+
+    type: Literal["error"] = "error"
+    code: ErrorCode | Literal["custom"] = Field(default="custom")
+    message: str | None = None
+    allow_retry: bool = Field(default=False)
+
+
+class NoticeEvent(BaseModel):
+    """A message to the user beside the conversation; `message` is Markdown."""
+
+    type: Literal["notice"] = "notice"
+    level: Literal["info", "warning", "danger"]
+    message: str
+    title: str | None = None
+
+
+ThreadStreamEvent = Annotated[
+    ThreadCreatedEvent
+    | ThreadUpdatedEvent
+    | ThreadItemDoneEvent
+    | ThreadItemAddedEvent
+    | ThreadItemUpdatedEvent
+    | ThreadItemRemovedEvent
+    | ThreadItemReplacedEvent
+    | StreamOptionsEvent
+    | ProgressUpdateEvent
+    | ClientEffectEvent
+    | ErrorEvent
+    | NoticeEvent,
+    Field(discriminator="type"),
+]
+"""Anything a stream can carry."""
+
+
+class SyncCustomActionResponse(BaseModel):
+    """What a `sync_action` hook returns: the item that changed, if any."""
+
+    updated_item: ThreadItem | None = None
+
+
+# --- Speech
+
+
+class AudioInput(BaseModel):
+    """Recorded speech; `mime_type` is as the client sent it, codecs included."""
+
+    data: bytes
+    mime_type: str
+
+    @property
+    def media_type(self) -> str:
+        """The bare media type in lower case, such as `audio/webm`."""
+        return self.mime_type.split(";", 1)[0].strip().lower()
+
+
+class TranscriptionResult(BaseModel):
+    """What was said."""
+
+    text: str
+
+
+# --- Requests
+
+
+class BaseReq(BaseModel):
+    """What every request has; `metadata` is whatever the page's integration adds."""
+
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class ThreadGetByIdParams(BaseModel):
+    """Which thread."""
+
+    thread_id: str
+
+
+class ThreadsGetByIdReq(BaseReq):
+    """Load one thread with its first items."""
+
+    type: Literal["threads.get_by_id"] = "threads.get_by_id"
+    params: ThreadGetByIdParams
+
+
+class ThreadCreateParams(BaseModel):
+    """The first message."""
+
+    input: UserMessageInput
+
+
+class ThreadsCreateReq(BaseReq):
+    """Begin a thread with a message, and answer it."""
+
+    type: Literal["threads.create"] = "threads.create"
+    params: ThreadCreateParams
+
+
+class ThreadListParams(BaseModel):
+    """Which page of the threads."""
+
+    limit: int | None = None
+    order: Literal["asc", "desc"] = "desc"
+    after: str | None = None
+
+
+class ThreadsListReq(BaseReq):
+    """List the user's threads."""
+
+    type: Literal["threads.list"] = "threads.list"
+    params: ThreadListParams
+
+
+class ThreadAddUserMessageParams(BaseModel):
+    """The message and its thread."""
+
+    input: UserMessageInput
+    thread_id: str
+
+
+class ThreadsAddUserMessageReq(BaseReq):
+    """Add a message to a thread, and answer it."""
+
+    type: Literal["threads.add_user_message"] = "threads.add_user_message"
+    params: ThreadAddUserMessageParams
+
+
+class ThreadAddClientToolOutputParams(BaseModel):
+    """What the page's function returned; it belongs to the thread's last, pending call."""
+
+    thread_id: str
+    result: Any
+
+
+class ThreadsAddClientToolOutputReq(BaseReq):
+    """Hand in the output of a client tool, and go on answering."""
+
+    type: Literal["threads.add_client_tool_output"] = "threads.add_client_tool_output"
+    params: ThreadAddClientToolOutputParams
+
+
+class StructuredInputAnswerSubmission(BaseModel):
+    """The answer to one question."""
+
+    values: list[str] = Field(default_factory=list)
+    skipped: bool = False
+
+
+class StructuredInputSubmission(BaseModel):
+    """Answers by question id, or that all were skipped."""
+
+    status: Literal["answered", "skipped"] = "answered"
+    answers: dict[str, StructuredInputAnswerSubmission] = Field(default_factory=dict)
+
+
+class ThreadAddStructuredInputParams(BaseModel):
+    """The answers and the item that asked."""
+
+    thread_id: str
+    item_id: str
+    input: StructuredInputSubmission
+
+
+class ThreadsAddStructuredInputReq(BaseReq):
+    """Answer questions, and go on."""
+
+    type: Literal["threads.add_structured_input"] = "threads.add_structured_input"
+    params: ThreadAddStructuredInputParams
+
+
+class ThreadCustomActionParams(BaseModel):
+    """The action and the item whose widget it came from, if it came from one."""
+
+    thread_id: str
+    item_id: str | None = None
+    action: Action[str, Any]
+
+
+class ThreadsCustomActionReq(BaseReq):
+    """Handle an action with a stream."""
+
+    type: Literal["threads.custom_action"] = "threads.custom_action"
+    params: ThreadCustomActionParams
+
+
+class ThreadsSyncCustomActionReq(BaseReq):
+    """Handle an action with one answer."""
+
+    type: Literal["threads.sync_custom_action"] = "threads.sync_custom_action"
+    params: ThreadCustomActionParams
+
+
+class ThreadRetryAfterItemParams(BaseModel):
+    """The user message to answer again."""
+
+    thread_id: str
+    item_id: str
+
+
+class ThreadsRetryAfterItemReq(BaseReq):
+    """Drop all that follows a user message, and answer it again."""
+
+    type: Literal["threads.retry_after_item"] = "threads.retry_after_item"
+    params: ThreadRetryAfterItemParams
+
+
+class ItemFeedbackParams(BaseModel):
+    """What the user thinks of which items."""
+
+    thread_id: str
+    item_ids: list[str]
+    kind: FeedbackKind
+
+
+class ItemsFeedbackReq(BaseReq):
+    """Rate items."""
+
+    type: Literal["items.feedback"] = "items.feedback"
+    params: ItemFeedbackParams
+
+
+class AttachmentDeleteParams(BaseModel):
+    """Which attachment."""
+
+    attachment_id: str
+
+
+class AttachmentsDeleteReq(BaseReq):
+    """Delete an attachment."""
+
+    type: Literal["attachments.delete"] = "attachments.delete"
+    params: AttachmentDeleteParams
+
+
+class AttachmentCreateParams(BaseModel):
+    """What shall be uploaded; `size` in bytes, as the client says."""
+
+    name: str
+    size: int
+    mime_type: str
+
+
+class AttachmentsCreateReq(BaseReq):
+    """Ask for a place to upload to."""
+
+    type: Literal["attachments.create"] = "attachments.create"
+    params: AttachmentCreateParams
+
+
+class InputTranscribeParams(BaseModel):
+    """Recorded speech in Base64; `mime_type` may name codecs, as `audio/webm;codecs=opus`."""
+
+    audio_base64: str
+    mime_type: str
+
+
+class InputTranscribeReq(BaseReq):
+    """Turn speech into text."""
+
+    type: Literal["input.transcribe"] = "input.transcribe"
+    params: InputTranscribeParams
+
+
+class ItemsListParams(BaseModel):
+    """Which page of a thread's items."""
+
+    thread_id: str
+    limit: int | None = None
+    order: Literal["asc", "desc"] = "desc"
+    after: str | None = None
+
+
+class ItemsListReq(BaseReq):
+    """List a thread's items."""
+
+    type: Literal["items.list"] = "items.list"
+    params: ItemsListParams
+
+
+class ThreadUpdateParams(BaseModel):
+    """A thread's new title."""
+
+    thread_id: str
+    title: str
+
+
+class ThreadsUpdateReq(BaseReq):
+    """Rename a thread."""
+
+    type: Literal["threads.update"] = "threads.update"
+    params: ThreadUpdateParams
+
+
+class ThreadDeleteParams(BaseModel):
+    """Which thread."""
+
+    thread_id: str
+
+
+class ThreadsDeleteReq(BaseReq):
+    """Delete a thread."""
+
+    type: Literal["threads.delete"] = "threads.delete"
+    params: ThreadDeleteParams
+
+
+StreamingReq = (
+    ThreadsCreateReq
+    | ThreadsAddUserMessageReq
+    | ThreadsAddClientToolOutputReq
+    | ThreadsAddStructuredInputReq
+    | ThreadsRetryAfterItemReq
+    | ThreadsCustomActionReq
+)
+"""Requests answered with a stream of events."""
+
+NonStreamingReq = (
+    ThreadsGetByIdReq
+    | ThreadsListReq
+    | ItemsListReq
+    | ItemsFeedbackReq
+    | AttachmentsCreateReq
+    | AttachmentsDeleteReq
+    | ThreadsUpdateReq
+    | ThreadsDeleteReq
+    | InputTranscribeReq
+    | ThreadsSyncCustomActionReq
+)
+"""Requests answered with one JSON document."""
+
+ChatKitReq = Annotated[StreamingReq | NonStreamingReq, Field(discriminator="type")]
+"""Any request."""
+
+
+def is_streaming_req(request: ChatKitReq) -> TypeIs[StreamingReq]:
+    """Tell whether a request is answered with a stream."""
+    return isinstance(request, StreamingReq)
