@@ -23,6 +23,7 @@ __all__ = [
     "InvalidRequestError",
     "NotFoundError",
     "ServerNotRunningError",
+    "StoreError",
     "StreamError",
     "TooLargeError",
     "WidgetTemplateError",
@@ -121,6 +122,13 @@ class ServerNotRunningError(ChatKitError, RuntimeError):
 
     http_status = 503
     code = "not_running"
+
+
+class StoreError(ChatKitError):
+    """The store can't be used: its disk is full, or its file damaged, locked or out of reach."""
+
+    http_status = 503
+    code = "store"
 
 
 class WidgetTemplateError(ChatKitError, ValueError):
