@@ -16,6 +16,7 @@ import trio
 
 from chatkit_trio.errors import StoreError
 
+from ._instance_lock import InstanceLock, remove_stale_locks
 from ._sqlite_schema import migrate
 
 T = TypeVar("T")
@@ -45,10 +46,18 @@ class Database:
         self.path = path
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
+        self._lock: InstanceLock | None = None
         self._writer: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
         self._writing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(readers)
+
+    @property
+    def instance(self) -> str:
+        """The name under which other processes see that this one lives, new at each opening."""
+        if self._lock is None:
+            raise self._not_open()
+        return self._lock.instance
 
     async def open(self) -> None:
         """Open the connections and migrate the file. Raises `StoreError`."""
@@ -85,19 +94,19 @@ class Database:
                 self._reading.release_on_behalf_of(token)
 
     def _open(self) -> None:
-        with self._explained():
-            writer = self._connect()
-            try:
-                writer.execute("PRAGMA journal_mode = WAL")
-                with _transaction(writer, "IMMEDIATE"):
-                    migrate(writer)
+        try:
+            with self._explained():
+                self._writer = self._connect()
+                self._writer.execute("PRAGMA journal_mode = WAL")
+                with _transaction(self._writer, "IMMEDIATE"):
+                    migrate(self._writer)
                 for _ in range(int(self._reading.total_tokens)):
                     self._readers.append(self._connect())
-            except BaseException:
-                self._close_readers()
-                writer.close()
-                raise
-            self._writer = writer
+                remove_stale_locks(self.path)
+                self._lock = InstanceLock(self.path)
+        except BaseException:
+            self._close()
+            raise
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -111,14 +120,14 @@ class Database:
         return connection
 
     def _close(self) -> None:
-        self._close_readers()
+        while self._readers:
+            self._readers.pop().close()
         if self._writer is not None:
             self._writer.close()  # the last to go: it empties the write-ahead log into the file
             self._writer = None
-
-    def _close_readers(self) -> None:
-        while self._readers:
-            self._readers.pop().close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _write(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
         if self._writer is None:
@@ -149,6 +158,8 @@ class Database:
             yield
         except StoreError as error:
             raise StoreError(f"can't use {self.path}: {error}") from None
+        except OSError as error:
+            raise StoreError(f"can't use {self.path}: {error}") from error
         except sqlite3.Error as error:
             # The low byte is the primary code; SQLite puts the kind of failure above it.
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF

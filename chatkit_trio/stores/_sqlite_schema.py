@@ -50,8 +50,26 @@ def _create_threads_items_and_attachments(connection: sqlite3.Connection) -> Non
     )
 
 
+def _create_turns(connection: sqlite3.Connection) -> None:
+    # thread_id is no reference: a turn may begin before its thread is saved.
+    connection.execute(
+        """
+        CREATE TABLE turns (
+            id TEXT PRIMARY KEY,
+            thread_id TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            instance TEXT NOT NULL,
+            abandoned INTEGER NOT NULL DEFAULT 0,
+            items TEXT NOT NULL DEFAULT '[]'
+        )
+        """
+    )
+    connection.execute("CREATE INDEX turns_of_thread ON turns (thread_id)")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _create_threads_items_and_attachments,
+    _create_turns,
 )
 """Step n takes a file of version n to version n + 1."""
 

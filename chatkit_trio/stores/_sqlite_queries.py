@@ -1,0 +1,213 @@
+"""What the SQLite store asks of its tables: each function is the inside of one transaction.
+
+All begin with the connection and the owner, and the owner is in every query that takes an id from
+a caller: another owner's row isn't there.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+
+from chatkit_trio.errors import ConflictError, NotFoundError
+from chatkit_trio.store import JournalEntry, Settlement
+
+from ._records import decode_items, encode_item, encode_items, encode_thread
+
+_MAX_ROWID = 2**63 - 1
+
+# One range of an index in its own order, from the cursor on: neither a sort nor rows to skip, so
+# the millionth item costs what the first one does.
+ITEM_PAGES = {
+    "asc": "SELECT id, data FROM items WHERE thread = ? AND seq > ? ORDER BY seq LIMIT ?",
+    "desc": "SELECT id, data FROM items WHERE thread = ? AND seq < ? ORDER BY seq DESC LIMIT ?",
+}
+THREAD_PAGES = {
+    "asc": "SELECT id, data FROM threads WHERE owner = ? AND seq > ? ORDER BY seq LIMIT ?",
+    "desc": "SELECT id, data FROM threads WHERE owner = ? AND seq < ? ORDER BY seq DESC LIMIT ?",
+}
+_BEFORE_ALL = {"asc": 0, "desc": _MAX_ROWID}
+
+_SAVE_ITEM = """
+    INSERT INTO items (thread, id, data) VALUES (?, ?, ?)
+    ON CONFLICT (thread, id) DO UPDATE SET data = excluded.data
+"""
+_ADD_ITEM_UNLESS_THERE = """
+    INSERT INTO items (thread, id, data) VALUES (?, ?, ?) ON CONFLICT (thread, id) DO NOTHING
+"""
+
+
+def load_thread(db: sqlite3.Connection, owner: str, thread_id: str) -> str:
+    query = "SELECT data FROM threads WHERE id = ? AND owner = ?"
+    row: tuple[str] | None = db.execute(query, (thread_id, owner)).fetchone()
+    if row is None:
+        raise NotFoundError(f"there is no thread {thread_id}")
+    return row[0]
+
+
+def save_thread(db: sqlite3.Connection, owner: str, thread_id: str, text: str) -> None:
+    query = """
+        INSERT INTO threads (owner, id, data) VALUES (?, ?, ?)
+        ON CONFLICT (id) DO UPDATE SET data = excluded.data WHERE threads.owner = excluded.owner
+    """
+    if db.execute(query, (owner, thread_id, text)).rowcount == 0:
+        raise NotFoundError(f"there is no thread {thread_id}")
+
+
+def delete_thread(db: sqlite3.Connection, owner: str, thread_id: str) -> None:
+    db.execute("DELETE FROM turns WHERE thread_id = ? AND owner = ?", (thread_id, owner))
+    db.execute("DELETE FROM threads WHERE id = ? AND owner = ?", (thread_id, owner))
+
+
+def load_threads(
+    db: sqlite3.Connection, owner: str, limit: int, after: str | None, order: str
+) -> list[tuple[str, str]]:
+    """Return (id, text) of a page of threads and of one more, which says that there are more."""
+    start = _BEFORE_ALL[order] if after is None else _thread_seq(db, owner, after)
+    return db.execute(THREAD_PAGES[order], (owner, start, _one_more(limit))).fetchall()
+
+
+def load_items(
+    db: sqlite3.Connection, owner: str, thread_id: str, after: str | None, limit: int, order: str
+) -> list[tuple[str, str]]:
+    """Return (id, text) of a page of items and of one more, which says that there are more."""
+    thread = _thread_seq(db, owner, thread_id)
+    start = _BEFORE_ALL[order] if after is None else _item_seq(db, thread, thread_id, after)
+    return db.execute(ITEM_PAGES[order], (thread, start, _one_more(limit))).fetchall()
+
+
+def load_item(db: sqlite3.Connection, owner: str, thread_id: str, item_id: str) -> str:
+    seq = _item_seq(db, _thread_seq(db, owner, thread_id), thread_id, item_id)
+    text: str = db.execute("SELECT data FROM items WHERE seq = ?", (seq,)).fetchone()[0]
+    return text
+
+
+def add_item(db: sqlite3.Connection, owner: str, thread_id: str, item_id: str, text: str) -> None:
+    thread = _thread_seq(db, owner, thread_id)
+    if db.execute(_ADD_ITEM_UNLESS_THERE, (thread, item_id, text)).rowcount == 0:
+        raise ConflictError(f"thread {thread_id} already has an item {item_id}")
+
+
+def save_item(db: sqlite3.Connection, owner: str, thread_id: str, item_id: str, text: str) -> None:
+    db.execute(_SAVE_ITEM, (_thread_seq(db, owner, thread_id), item_id, text))
+
+
+def delete_item(db: sqlite3.Connection, owner: str, thread_id: str, item_id: str) -> None:
+    query = """
+        DELETE FROM items WHERE id = ?
+        AND thread = (SELECT seq FROM threads WHERE id = ? AND owner = ?)
+    """
+    db.execute(query, (item_id, thread_id, owner))
+
+
+def delete_items_after(db: sqlite3.Connection, owner: str, thread_id: str, item_id: str) -> None:
+    thread = _thread_seq(db, owner, thread_id)
+    seq = _item_seq(db, thread, thread_id, item_id)
+    db.execute("DELETE FROM items WHERE thread = ? AND seq > ?", (thread, seq))
+
+
+def load_attachment(db: sqlite3.Connection, owner: str, attachment_id: str) -> str:
+    query = "SELECT data FROM attachments WHERE id = ? AND owner = ?"
+    row: tuple[str] | None = db.execute(query, (attachment_id, owner)).fetchone()
+    if row is None:
+        raise NotFoundError(f"there is no attachment {attachment_id}")
+    return row[0]
+
+
+def save_attachment(db: sqlite3.Connection, owner: str, attachment_id: str, text: str) -> None:
+    query = """
+        INSERT INTO attachments (owner, id, data) VALUES (?, ?, ?)
+        ON CONFLICT (id) DO UPDATE SET data = excluded.data
+        WHERE attachments.owner = excluded.owner
+    """
+    if db.execute(query, (owner, attachment_id, text)).rowcount == 0:
+        raise NotFoundError(f"there is no attachment {attachment_id}")
+
+
+def delete_attachment(db: sqlite3.Connection, owner: str, attachment_id: str) -> None:
+    db.execute("DELETE FROM attachments WHERE id = ? AND owner = ?", (attachment_id, owner))
+
+
+def settle(db: sqlite3.Connection, owner: str, settlement: Settlement) -> bool:
+    """Store what a turn leaves behind and close its entry; say whether its thread is there.
+
+    A thread that is gone isn't an error here, for an error would undo the closing of the entry.
+    """
+    db.execute("DELETE FROM turns WHERE id = ? AND owner = ?", (settlement.turn_id, owner))
+    try:
+        thread = _thread_seq(db, owner, settlement.thread_id)
+    except NotFoundError:
+        return False
+    for query, items in (
+        (_ADD_ITEM_UNLESS_THERE, settlement.new_items),
+        (_SAVE_ITEM, settlement.changed_items),
+    ):
+        db.executemany(query, [(thread, item.id, encode_item(item)) for item in items])
+    if settlement.thread is not None:
+        save_thread(db, owner, settlement.thread_id, encode_thread(settlement.thread))
+    return True
+
+
+def begin_turn(
+    db: sqlite3.Connection, owner: str, turn_id: str, thread_id: str, instance: str
+) -> None:
+    query = """
+        INSERT INTO turns (id, thread_id, owner, instance) VALUES (?, ?, ?, ?)
+        ON CONFLICT (id) DO NOTHING
+    """
+    if db.execute(query, (turn_id, thread_id, owner, instance)).rowcount == 0:
+        raise ConflictError(f"the journal already has a turn {turn_id}")
+
+
+def checkpoint_turns(
+    db: sqlite3.Connection, instance: str, entries: Sequence[JournalEntry]
+) -> None:
+    """Replace the items of these turns; one that isn't open here any more stays as it is."""
+    db.executemany(
+        "UPDATE turns SET items = ? WHERE id = ? AND instance = ?",
+        [(encode_items(entry.items), entry.turn_id, instance) for entry in entries],
+    )
+
+
+def claim_turns(
+    db: sqlite3.Connection, instance: str, is_alive: Callable[[str], bool]
+) -> list[JournalEntry]:
+    """Take over the turns of instances that are gone; return all taken over and not yet settled."""
+    others = db.execute("SELECT DISTINCT instance FROM turns WHERE instance <> ?", (instance,))
+    gone = [(instance, name) for (name,) in others.fetchall() if not is_alive(name)]
+    db.executemany("UPDATE turns SET instance = ?, abandoned = 1 WHERE instance = ?", gone)
+    query = """
+        SELECT id, thread_id, items FROM turns WHERE instance = ? AND abandoned = 1 ORDER BY rowid
+    """
+    return [
+        JournalEntry(turn_id, thread_id, tuple(decode_items(text)))
+        for turn_id, thread_id, text in db.execute(query, (instance,))
+    ]
+
+
+def settle_claimed(db: sqlite3.Connection, instance: str, settlement: Settlement) -> None:
+    """Settle a turn taken over, for its owner; one that is settled already stays as it is."""
+    query = "SELECT owner FROM turns WHERE id = ? AND instance = ? AND abandoned = 1"
+    row: tuple[str] | None = db.execute(query, (settlement.turn_id, instance)).fetchone()
+    if row is not None:
+        settle(db, row[0], settlement)
+
+
+def _thread_seq(db: sqlite3.Connection, owner: str, thread_id: str) -> int:
+    query = "SELECT seq FROM threads WHERE id = ? AND owner = ?"
+    row: tuple[int] | None = db.execute(query, (thread_id, owner)).fetchone()
+    if row is None:
+        raise NotFoundError(f"there is no thread {thread_id}")
+    return row[0]
+
+
+def _item_seq(db: sqlite3.Connection, thread: int, thread_id: str, item_id: str) -> int:
+    query = "SELECT seq FROM items WHERE thread = ? AND id = ?"
+    row: tuple[int] | None = db.execute(query, (thread, item_id)).fetchone()
+    if row is None:
+        raise NotFoundError(f"thread {thread_id} has no item {item_id}")
+    return row[0]
+
+
+def _one_more(limit: int) -> int:
+    return min(limit, _MAX_ROWID - 1) + 1  # sys.maxsize is a usual way to ask for all
