@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Generic, Literal
+from typing import Any, Generic, Literal, Self
 
-from typing_extensions import Self, TypeVar
+from typing_extensions import TypeVar
 
 from .errors import NotFoundError
 from .types import Attachment, AttachmentCreateParams, Page, ThreadItem, ThreadMetadata
@@ -240,7 +240,7 @@ class Store(ABC, Generic[TContext]):
         """
         thread_id = settlement.thread_id
         for item in settlement.new_items:
-            if not await self._has_item(thread_id, item.id, context):
+            if not await self.has_item(thread_id, item.id, context):
                 await self.add_thread_item(thread_id, item, context)
         for item in settlement.changed_items:
             await self.save_item(thread_id, item, context)
@@ -283,9 +283,9 @@ class Store(ABC, Generic[TContext]):
         traceback: TracebackType | None,
     ) -> None:
         """Close the store when the last who entered it leaves."""
-        return None
+        return
 
-    async def _has_item(self, thread_id: str, item_id: str, context: TContext) -> bool:
+    async def has_item(self, thread_id: str, item_id: str, context: TContext) -> bool:
         with suppress(NotFoundError):
             await self.load_item(thread_id, item_id, context)
             return True

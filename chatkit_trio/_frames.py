@@ -1,0 +1,158 @@
+"""The frames of one turn, from the turn that writes them to the connections that read them.
+
+A `FrameLog` keeps the latest frames, each with its number; a `FrameReader` is a place in it. So
+several readers can watch one turn, and one that comes back goes on where it was. Two bounds hold:
+
+- `max_unread` bytes wait for the *leading* reader (the connection that started the turn); when
+  they do, `wait_for_room` makes the writer wait. That is the backpressure on the model.
+- `max_kept` bytes are kept for readers that come later or lag behind; older frames are dropped,
+  and a reader that still needed them gets `FramesLost`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+
+import trio
+
+from .errors import ChatKitError
+
+
+class FramesLost(ChatKitError):
+    """The frames a reader asked for aren't kept any more: it has to load the thread instead."""
+
+    http_status = 410
+    code = "frames_lost"
+
+
+class FrameLog:
+    """A bounded run of frames with one writer and any number of readers."""
+
+    def __init__(self, *, max_unread: int, max_kept: int) -> None:
+        self._max_unread = max_unread
+        self._max_kept = max_kept
+        self._frames: deque[bytes] = deque()
+        self._size = 0
+        self._first = 0
+        self._unread = 0
+        self._leader: FrameReader | None = None
+        self._readers: set[FrameReader] = set()
+        self._waiting_readers = trio.lowlevel.ParkingLot()
+        self._waiting_writer = trio.lowlevel.ParkingLot()
+        self._closed = False
+
+    @property
+    def next_number(self) -> int:
+        """The number the next frame will have."""
+        return self._first + len(self._frames)
+
+    @property
+    def has_readers(self) -> bool:
+        """Whether anyone is reading now."""
+        return bool(self._readers)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the leading reader, if there is one, has read enough for more to be written."""
+        return self._leader is None or self._unread < self._max_unread
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the last frame has been written."""
+        return self._closed
+
+    def append(self, frame: bytes) -> None:
+        """Write a frame and wake the readers. Never waits; ask `has_room` first."""
+        self._frames.append(frame)
+        self._size += len(frame)
+        if self._leader is not None:
+            self._unread += len(frame)
+        self._drop_old_frames()
+        self._waiting_readers.unpark_all()
+
+    def close(self) -> None:
+        """Write the end: readers get what is left, then `trio.EndOfChannel`."""
+        self._closed = True
+        self._waiting_readers.unpark_all()
+        self._waiting_writer.unpark_all()
+
+    async def wait_for_room(self) -> None:
+        """Wait until the leading reader has read enough, or is gone."""
+        while not self.has_room and not self._closed:
+            await self._waiting_writer.park()
+
+    def open_reader(self, start: int | None = None, *, leads: bool = False) -> FrameReader:
+        """Return a reader that begins with frame `start` (None: the first frame written next).
+
+        Raises `FramesLost` if that frame isn't kept any more.
+        """
+        number = self.next_number if start is None else start
+        if not self._first <= number <= self.next_number:
+            raise FramesLost(
+                f"frame {number} isn't kept (kept are {self._first} to {self.next_number - 1});"
+                " load the thread instead"
+            )
+        reader = FrameReader(self, number)
+        self._readers.add(reader)
+        if leads:
+            self._leader = reader
+        return reader
+
+    def _drop_old_frames(self) -> None:
+        while self._size > self._max_kept and len(self._frames) > 1:
+            if self._leader is not None and self._first >= self._leader.number:
+                return
+            self._size -= len(self._frames.popleft())
+            self._first += 1
+
+    def _take(self, reader: FrameReader, max_bytes: int) -> list[bytes]:
+        if reader.number < self._first:
+            raise FramesLost(f"frame {reader.number} isn't kept any more; load the thread instead")
+        taken: list[bytes] = []
+        size = 0
+        for frame in islice(self._frames, reader.number - self._first, None):
+            if taken and size + len(frame) > max_bytes:
+                break
+            taken.append(frame)
+            size += len(frame)
+        reader.number += len(taken)
+        if reader is self._leader:
+            self._unread -= size
+            self._drop_old_frames()
+            self._waiting_writer.unpark_all()
+        return taken
+
+    def _leave(self, reader: FrameReader) -> None:
+        self._readers.discard(reader)
+        if reader is self._leader:
+            self._leader = None
+            self._unread = 0
+            self._drop_old_frames()
+            self._waiting_writer.unpark_all()
+
+
+class FrameReader:
+    """A place in a `FrameLog`."""
+
+    def __init__(self, log: FrameLog, number: int) -> None:
+        self._log = log
+        self.number = number
+        """The number of the frame that is read next."""
+
+    async def receive(self, max_bytes: int = 65536) -> list[bytes]:
+        """Return all frames that are ready, at least one and about `max_bytes` at most.
+
+        Always a checkpoint; a cancelled call has read nothing. Raises `trio.EndOfChannel` behind
+        the last frame and `FramesLost` when this reader has fallen too far behind.
+        """
+        await trio.lowlevel.checkpoint()
+        while self.number == self._log.next_number:
+            if self._log.is_closed:
+                raise trio.EndOfChannel
+            await self._log._waiting_readers.park()
+        return self._log._take(self, max_bytes)
+
+    def close(self) -> None:
+        """Stop reading. Closing twice is allowed."""
+        self._log._leave(self)

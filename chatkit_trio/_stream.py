@@ -1,0 +1,709 @@
+"""The turn: one streaming request, run in a nursery under an explicit cancel scope.
+
+A turn is a task of the *server's* nursery; connections only read its frames. Two tasks share the
+work. The *driver* steps the user's generator and nothing else, so that a cancel scope or nursery
+which the user holds open across a `yield` can't reach our writes. The turn's own task performs
+what an event asks for: store first, then forward.
+
+However the turn ends, the items that were begun and aren't stored are settled by the turn's own
+task, shielded with a deadline, before the user's cleanup is waited for and before anyone may read
+the thread again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic
+
+import trio
+from pydantic import BaseModel
+from typing_extensions import TypeVar
+
+from ._frames import FrameLog, FrameReader
+from ._policy import TurnPolicy
+from ._turn import (
+    ENDING_NOTES,
+    AddItem,
+    CancelReason,
+    DeleteItem,
+    SaveItem,
+    StoreEffect,
+    ThreadWatch,
+    TurnItems,
+    UpdateStoredItem,
+    as_metadata,
+    is_hidden,
+    is_visible,
+    kept_items,
+    updated_item,
+)
+from ._wire import error_event, frame, refusal_event, thread_answer
+from .errors import BaseStreamError, ChatKitError
+from .store import JournalEntry, NotFoundError, Settlement, Store
+from .types import (
+    ErrorEvent,
+    SDKHiddenContextItem,
+    StreamOptions,
+    StreamOptionsEvent,
+    ThreadItem,
+    ThreadItemDoneEvent,
+    ThreadItemRemovedEvent,
+    ThreadMetadata,
+    ThreadStreamEvent,
+    ThreadUpdatedEvent,
+    WidgetStreamingTextValueDelta,
+)
+
+if TYPE_CHECKING:
+    from ._live import LiveTurns
+    from .server import ChatKitServer
+
+logger = logging.getLogger(__name__)
+
+TContext = TypeVar("TContext", default=Any)
+_T = TypeVar("_T")
+
+_current_turn: ContextVar[Turn[Any]] = ContextVar("chatkit_trio_current_turn")
+
+_ENDING_MESSAGES = {
+    CancelReason.DEADLINE: "The answer took too long and was cut short.",
+    CancelReason.SHUTDOWN: "The server is restarting; the answer was cut short.",
+}
+
+
+class StoreTimeoutError(ChatKitError):
+    """A store write was still going on `settle_timeout` after its turn had been cancelled."""
+
+    code = "store_timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Begun(Generic[TContext]):
+    """A streaming request after its first writes: what to send, and where events come from."""
+
+    thread: ThreadMetadata
+    first_events: Sequence[ThreadStreamEvent]
+    respond: Callable[[], Any]
+    sends_options: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Opening(Generic[TContext]):
+    """A streaming request that has been checked and has written nothing yet.
+
+    `check` looks again, by reads only, whether the request still fits the thread; `begin` does
+    the first writes. Both run while no other turn can begin on the thread.
+    """
+
+    thread_id: str | None
+    check: Callable[[], Awaitable[None]]
+    begin: Callable[[], Awaitable[Begun[TContext]]]
+
+
+def current_turn() -> Turn[Any]:
+    """Return the turn that the calling task belongs to.
+
+    Works in `respond`, `action`, `handle_stream_cancelled` and every task they start. Raises
+    `RuntimeError` elsewhere.
+    """
+    try:
+        return _current_turn.get()
+    except LookupError:
+        raise RuntimeError(
+            "there is no current turn: current_turn() works only in code that a streaming request"
+            " runs, such as respond()"
+        ) from None
+
+
+class Turn(Generic[TContext]):
+    """One streaming request from its first read to its settling.
+
+    Public: `id`, `thread`, `context`, `policy`, `cancel_scope`, `nursery`, `cancel_reason`,
+    `cancel()`. Tasks started in `nursery` belong to the turn: it doesn't end before they do, and
+    cancels them when it is cancelled.
+    """
+
+    def __init__(
+        self,
+        server: ChatKitServer[TContext],
+        live: LiveTurns[TContext],
+        opening: Opening[TContext],
+        policy: TurnPolicy,
+        context: TContext,
+    ) -> None:
+        self.id = f"turn_{secrets.token_hex(16)}"
+        self.context = context
+        self.policy = policy
+        self.cancel_reason: CancelReason | None = None
+        # Shielded, so that only cancel() and the deadline end a turn, and the reason is known.
+        self.cancel_scope = trio.CancelScope(shield=True)
+        self.log = FrameLog(max_unread=policy.max_unread_bytes, max_kept=policy.max_replay_bytes)
+        self.items = TurnItems()
+        self.settled = trio.Event()
+        """Set when nothing of this turn remains to be stored."""
+        self.ended = trio.Event()
+        """Set when the user's code has ended too."""
+        self._server = server
+        self._live = live
+        self._opening = opening
+        self._begun: Begun[TContext] | None = None
+        self._nursery: trio.Nursery | None = None
+        self._watch: ThreadWatch | None = None
+        self._options = StreamOptions(allow_cancel=True)
+        self._journaled_version = 0
+        self._in_journal = False
+        self._is_over = False
+        self._pending_at_end: list[ThreadItem] | None = None
+        self._kept: list[ThreadItem] | None = None
+        self._write_scope: trio.CancelScope | None = None
+        # Holds one event, plus one for each scope of respond's own that ended while an event of
+        # its was being stored.
+        self._inbox: deque[ThreadStreamEvent] = deque()
+        self._inbox_filled = trio.lowlevel.ParkingLot()
+        self._inbox_empty = trio.lowlevel.ParkingLot()
+        self._performing = False
+        self._driver_ended = False
+        self._failure: BaseException | None = None
+
+    # --- What user code may ask and do ---------------------------------------------------------
+
+    @property
+    def thread(self) -> ThreadMetadata:
+        """The thread this turn works on; changes to it are saved after the next event."""
+        return self._started.thread
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """The nursery for tasks beside `respond`, such as one that finds a title."""
+        if self._nursery is None:
+            raise RuntimeError(f"{self.id} isn't running, so it has no nursery")
+        return self._nursery
+
+    def cancel(self, reason: CancelReason = CancelReason.STOPPED) -> None:
+        """End the turn early, keeping what it has produced. The first reason given counts."""
+        if self.cancel_reason is None and not self._is_over:
+            self.cancel_reason = reason
+            self.cancel_scope.cancel()
+            if self._write_scope is not None:
+                limit = trio.current_time() + self.policy.settle_timeout
+                self._write_scope.deadline = min(self._write_scope.deadline, limit)
+
+    # --- What the server and the connections ask -----------------------------------------------
+
+    @property
+    def allow_cancel(self) -> bool:
+        """Whether a client may end this turn; says `get_stream_options`."""
+        return self._options.allow_cancel
+
+    @property
+    def thread_id(self) -> str | None:
+        """The id of the thread, None while `threads.create` hasn't made it."""
+        return self._opening.thread_id if self._begun is None else self._begun.thread.id
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the first writes have been made."""
+        return self._begun is not None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the turn is being settled, so that a reader of the thread should wait."""
+        return self.cancel_reason is not None or self.cancel_scope.cancel_called
+
+    @property
+    def end_reason(self) -> str:
+        """How the turn ended, for clients that ask: "finished", or the `CancelReason`."""
+        return "finished" if self.cancel_reason is None else self.cancel_reason.value
+
+    @property
+    def _started_watch(self) -> ThreadWatch:
+        if self._watch is None:
+            raise RuntimeError(f"{self.id} hasn't begun")
+        return self._watch
+
+    @property
+    def _started(self) -> Begun[TContext]:
+        if self._begun is None:
+            raise RuntimeError(f"{self.id} hasn't begun")
+        return self._begun
+
+    def visible_items_so_far(self) -> list[ThreadItem]:
+        """Return what the client has seen of items that aren't done, empty ones left out."""
+        return kept_items(self.items.begun())
+
+    def forget_checkpoint(self) -> None:
+        """Take note that the last journal entry wasn't written."""
+        self._journaled_version = -1
+
+    def rename(self, title: str) -> None:
+        """Take over a title that was stored from outside, so that this turn won't undo it."""
+        self.thread.title = title
+        self._started_watch.saved_title(title)
+
+    def open_reader(self, start: int | None = None, *, leads: bool = False) -> FrameReader:
+        """Return a reader of this turn's frames; see `FrameLog.open_reader`."""
+        return self.log.open_reader(start, leads=leads)
+
+    def close_reader(self, reader: FrameReader) -> None:
+        """Take note that a reader has left; the last one to leave is a disconnect."""
+        reader.close()
+        if not self.log.has_readers and not self.log.is_closed:
+            self._on_disconnect()
+
+    def journal_entry(self) -> JournalEntry | None:
+        """Return the items to checkpoint, or None if nothing has changed since the last time."""
+        if not self._in_journal or self._journaled_version == self.items.version:
+            return None
+        self._journaled_version = self.items.version
+        return JournalEntry(self.id, self.thread.id, tuple(self.items.unfinished()))
+
+    def settlement(self, new_items: Sequence[ThreadItem]) -> Settlement:
+        """Return these items with all else that this turn has left unsaved."""
+        changed = self._started_watch.changed()
+        return Settlement(
+            thread_id=self.thread.id,
+            turn_id=self.id if self._in_journal else None,
+            new_items=(*self.items.unconfirmed(), *new_items),
+            changed_items=tuple(self.items.reopened()),
+            thread=as_metadata(self.thread) if changed else None,
+        )
+
+    async def settle(self, new_items: Sequence[ThreadItem]) -> None:
+        """Store these items with all else that is unsaved, in one step; nothing remains then."""
+        await self._store_settlement(self.settlement(new_items))
+        self._kept = list(new_items)
+
+    async def _store_settlement(self, settlement: Settlement) -> None:
+        await self._server.store.settle(settlement, self.context)
+        if settlement.thread is not None:
+            self._started_watch.saved(settlement.thread)
+        self._in_journal = False
+        self.items.clear()
+
+    # --- The turn's own task -------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run the turn to its end; an error of user code ends this turn and nothing else."""
+        _current_turn.set(self)
+        try:
+            await self._run_in_scope()
+            await self._finish()
+        finally:
+            self._release()
+            self.ended.set()
+
+    async def _run_in_scope(self) -> None:
+        try:
+            with self.cancel_scope:
+                await self._live.admit(self, self._opening, self._begin)
+                await self._stream()
+        except Exception as error:
+            self._failure = unwrapped(error)
+        self._is_over = True
+        if not self.cancel_scope.cancelled_caught:
+            # A cancellation that came too late to be delivered hasn't cut anything short.
+            self.cancel_reason = None if self._kept is None else self.cancel_reason
+        elif self.cancel_reason is None:
+            self.cancel_reason = CancelReason.DEADLINE
+
+    async def _begin(self) -> None:
+        """Do the request's first writes; once they have begun they are all made."""
+        begun = await self._write(self._opening.begin)
+        self._begun = begun
+        self._watch = ThreadWatch(begun.thread)
+        self._options = self._server.get_stream_options(begun.thread, self.context)
+        journal = self._server.store.journal
+        if journal is not None:
+            await self._write(partial(journal.begin, self.id, begun.thread.id, self.context))
+            self._in_journal = True
+        if self.policy.turn_timeout is not None:
+            self.cancel_scope.deadline = trio.current_time() + self.policy.turn_timeout
+
+    async def _stream(self) -> None:
+        for event in self._started.first_events:
+            self._forward(event)
+        await trio.lowlevel.checkpoint()
+        if self._started.sends_options:
+            self._forward(StreamOptionsEvent(stream_options=self._options))
+        await self._run_respond()
+        if self._failure is None:
+            await self._save_thread_if_changed()
+
+    async def _run_respond(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._drive)
+            if not self.log.has_readers:
+                self._on_disconnect()
+            try:
+                await self._perform_events()
+            except BaseException as error:
+                # Before the user's cleanup, which may hang, and before the nursery waits for it.
+                await self._settle_early(error)
+                raise
+            if self._failure is not None:
+                nursery.cancel_scope.cancel()
+
+    async def _perform_events(self) -> None:
+        while not self._driver_ended:
+            while self._inbox:
+                self._performing = True
+                await self._perform(self._inbox[0])
+                self._performing = False
+                self._inbox.popleft()
+            self._inbox_empty.unpark_all()
+            if not self._driver_ended:
+                await self._inbox_filled.park()
+
+    async def _perform(self, event: ThreadStreamEvent) -> None:
+        encoded = frame(event) if is_visible(event) else None
+        effect = self.items.feed(event)
+        if effect is not None:
+            await self._write(partial(self._carry_out, effect))
+        if encoded is not None:
+            await self._wait_for_room()
+            self.log.append(encoded)
+        await self._save_thread_if_changed()
+
+    async def _carry_out(self, effect: StoreEffect) -> None:
+        store, thread_id = self._server.store, self.thread.id
+        match effect:
+            case AddItem():
+                await store.add_thread_item(thread_id, effect.item, context=self.context)
+            case SaveItem():
+                await store.save_item(thread_id, effect.item, context=self.context)
+            case DeleteItem():
+                await store.delete_thread_item(thread_id, effect.item_id, context=self.context)
+            case UpdateStoredItem():
+                await self._update_stored_item(effect)
+        self.items.done(effect)
+
+    async def _update_stored_item(self, effect: UpdateStoredItem) -> None:
+        store, thread_id = self._server.store, self.thread.id
+        try:
+            item = await store.load_item(thread_id, effect.item_id, context=self.context)
+        except NotFoundError:
+            logger.warning("update of item %s, which isn't in thread %s", effect.item_id, thread_id)
+            return
+        if isinstance(effect.update, WidgetStreamingTextValueDelta):
+            # Text comes in many small pieces: collected, and saved when the turn ends.
+            self.items.reopen(item, effect.update)
+        else:
+            updated = updated_item(item, effect.update)
+            await store.save_item(thread_id, updated, context=self.context)
+
+    async def _save_thread_if_changed(self) -> None:
+        if not self._started_watch.changed():
+            return
+        snapshot = as_metadata(self.thread)
+        await self._write(partial(self._server.store.save_thread, snapshot, context=self.context))
+        self._started_watch.saved(snapshot)
+        self._forward(ThreadUpdatedEvent(thread=thread_answer(snapshot)))
+
+    async def _write(self, write: Callable[[], Awaitable[_T]]) -> _T:
+        """Run a store write to its end: a cancellation that falls on it waits for the outcome.
+
+        The shield's deadline is set when the turn is cancelled, by `cancel` or by its timeout.
+        """
+        deadline = self.cancel_scope.deadline + self.policy.settle_timeout
+        with trio.CancelScope(shield=True, deadline=deadline) as self._write_scope:
+            return await write()
+        raise StoreTimeoutError(
+            f"a store write of {self.id} hadn't ended {self.policy.settle_timeout} s after the"
+            " turn was cancelled; its outcome is unknown"
+        )
+
+    async def _wait_for_room(self) -> None:
+        if self.log.has_room:
+            return
+        timeout = self.policy.stall_timeout
+        with trio.move_on_after(float("inf") if timeout is None else timeout) as waiting:
+            await self.log.wait_for_room()
+        if waiting.cancelled_caught:
+            self.cancel(CancelReason.STALLED)
+            await trio.lowlevel.checkpoint()
+
+    def _forward(self, event: ThreadStreamEvent) -> None:
+        self.log.append(frame(event))
+
+    # --- The driver's task ---------------------------------------------------------------------
+
+    async def _drive(self) -> None:
+        try:
+            await self._drive_source(self._started.respond())
+        except trio.Cancelled:
+            raise
+        except BaseException as error:
+            cancelled, failure = split_cancelled(error)
+            if failure is not None:
+                self._note_failure(failure)
+            if cancelled is not None:
+                raise cancelled from None
+        finally:
+            self._driver_ended = True
+            self._inbox_filled.unpark_all()
+
+    def _note_failure(self, failure: BaseException) -> None:
+        if not isinstance(failure, Exception):
+            raise failure
+        self._failure = unwrapped(failure)
+        if self.is_ending:
+            logger.error("cleanup in the cancelled %s failed", self.id, exc_info=self._failure)
+
+    async def _drive_source(self, source: Any) -> None:
+        """Iterate what `respond` returned: an async iterable, or a context manager of one."""
+        if inspect.isawaitable(source):
+            source = await source
+        if isinstance(source, AbstractAsyncContextManager) and not hasattr(source, "__aiter__"):
+            async with source as channel:
+                await self._drive_iterator(aiter(channel))
+        else:
+            await self._drive_iterator(aiter(source))
+
+    async def _drive_iterator(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
+        athrow = getattr(iterator, "athrow", None)
+        step: Callable[[], Awaitable[ThreadStreamEvent]] = iterator.__anext__
+        try:
+            while True:
+                try:
+                    event = await step()
+                except StopAsyncIteration:
+                    return
+                step = iterator.__anext__
+                try:
+                    await self._take(event)
+                except trio.Cancelled as cancelled:
+                    if athrow is None:
+                        raise
+                    # The scope that was cancelled may be one the user holds across this yield:
+                    # let the cancellation come out of the yield, where that scope can catch it.
+                    step = partial(athrow, cancelled)
+        finally:
+            await self._close_iterator(iterator)
+
+    async def _close_iterator(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
+        aclose = getattr(iterator, "aclose", None)
+        if aclose is None:
+            return
+        with trio.move_on_after(self.policy.settle_timeout, shield=True):
+            try:
+                await aclose()
+            except BaseExceptionGroup as group:
+                # What closing a generator does to a nursery that is open across its yield.
+                failure = group.split(GeneratorExit)[1]
+                if failure is not None:
+                    raise failure from None
+
+    async def _take(self, event: ThreadStreamEvent) -> None:
+        """Accept an event, at once; then wait until it has been performed."""
+        if not isinstance(event, BaseModel):
+            raise TypeError(f"respond() yielded {type(event).__name__}, which is not an event")
+        if self._is_quick(event):
+            self._perform_quickly(event)
+            await trio.lowlevel.checkpoint()
+            return
+        self._inbox.append(event)
+        self._inbox_filled.unpark_all()
+        while self._inbox:
+            await self._inbox_empty.park()
+
+    def _is_quick(self, event: ThreadStreamEvent) -> bool:
+        """Say whether nothing has to be waited for: no write, no room, no earlier event."""
+        return (
+            not self._inbox
+            and self.log.has_room
+            and self.items.needs_no_write(event)
+            and not self._started_watch.changed()
+        )
+
+    def _perform_quickly(self, event: ThreadStreamEvent) -> None:
+        encoded = frame(event) if is_visible(event) else None
+        self.items.feed(event)
+        if encoded is not None:
+            self.log.append(encoded)
+
+    # --- Ends ----------------------------------------------------------------------------------
+
+    def _on_disconnect(self) -> None:
+        if self.policy.on_disconnect == "finish" or not self.allow_cancel:
+            return
+        if self.policy.on_disconnect == "cancel" or self._nursery is None:
+            self.cancel(CancelReason.DISCONNECTED)
+        else:
+            self._nursery.start_soon(self._cancel_unless_read_again, self.policy.on_disconnect)
+
+    async def _cancel_unless_read_again(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+        if not self.log.has_readers:
+            self.cancel(CancelReason.DISCONNECTED)
+
+    async def _settle_early(self, error: BaseException) -> None:
+        """Settle in the middle of an unwinding turn; the client hears of a failure later."""
+        failed = not (isinstance(error, trio.Cancelled) and self.cancel_scope.cancel_called)
+        await self._settle(CancelReason.FAILED if failed else CancelReason.DEADLINE)
+        if self.cancel_reason is not CancelReason.FAILED:
+            self._announce_items()
+            self._release()
+
+    async def _finish(self) -> None:
+        """Settle what isn't settled yet and tell the client how the turn ended."""
+        if not self.has_begun:
+            if self._failure is not None:
+                self._forward(self._refusal(self._failure))
+        elif self.cancel_reason is None and self._failure is None:
+            await self._settle_finished()
+        elif not self.settled.is_set():
+            thread_changed = self._started_watch.changed()
+            await self._settle(CancelReason.FAILED)
+            if self.cancel_reason is CancelReason.FAILED:
+                self._announce_failure(thread_changed)
+            else:
+                self._announce_items()
+
+    def _refusal(self, failure: BaseException) -> ErrorEvent:
+        if isinstance(failure, ChatKitError) and failure.http_status < 500:
+            return refusal_event(failure)
+        logger.error("a streaming request failed before its turn began", exc_info=failure)
+        return error_event(failure)
+
+    async def _settle_finished(self) -> None:
+        """Store what `respond` began and forgot to finish; close the journal's entry."""
+        left = kept_items(self.items.begun())
+        if left or self.items.unconfirmed() or self.items.reopened() or self._in_journal:
+            await self._shielded(partial(self.settle, left))
+
+    async def _settle(self, default_reason: CancelReason) -> None:
+        """Keep what the client has seen, by the hook; runs once, shielded, with a deadline."""
+        if self._pending_at_end is not None:
+            return
+        self._fold_inbox()
+        self.cancel_reason = self.cancel_reason or default_reason
+        self._pending_at_end = pending = self.items.begun()
+        if self.cancel_reason is not CancelReason.FAILED or kept_items(pending):
+            await self._shielded(partial(self._call_hook, pending))
+        await self._shielded(self._settle_rest)
+
+    def _fold_inbox(self) -> None:
+        """Take in events that were accepted and not performed: they may hold finished items."""
+        for event in [*self._inbox][self._performing :]:
+            self.items.feed(event)
+        self._inbox.clear()
+
+    async def _call_hook(self, pending: list[ThreadItem]) -> None:
+        try:
+            await self._server.handle_stream_cancelled(self.thread, pending, self.context)
+        except Exception:
+            logger.exception("handle_stream_cancelled failed for thread %s", self.thread.id)
+            if self._kept is None:
+                await settle_cancelled(self._server.store, self.thread, pending, self.context)
+
+    async def _settle_rest(self) -> None:
+        """Store what an overridden hook doesn't know of: the thread, the journal's entry."""
+        rest = self.settlement(())
+        if rest != Settlement(thread_id=rest.thread_id):
+            await self._store_settlement(rest)
+
+    async def _shielded(self, operation: Callable[[], Awaitable[None]]) -> None:
+        """Run one step of settling; it has `settle_timeout`, and failing is logged, not raised."""
+        with trio.move_on_after(self.policy.settle_timeout, shield=True) as scope:
+            try:
+                await operation()
+            except Exception:
+                self._log_lost("failed")
+        if scope.cancelled_caught:
+            self._log_lost(f"didn't end within {self.policy.settle_timeout} s")
+
+    def _log_lost(self, what: str) -> None:
+        logger.error(
+            "settling thread %s %s; items %s may be missing%s",
+            self.thread.id,
+            what,
+            [item.id for item in self.items.unfinished()],
+            " until the journal is replayed" if self._in_journal else "",
+            exc_info=True,
+        )
+
+    def _announce_failure(self, thread_changed: bool) -> None:
+        failure = self._failure or RuntimeError("a task in the turn's nursery failed")
+        if not isinstance(failure, BaseStreamError):
+            logger.error("the answer in thread %s failed", self.thread.id, exc_info=failure)
+        self._forward(error_event(failure))
+        if thread_changed:
+            self._forward(ThreadUpdatedEvent(thread=thread_answer(self.thread)))
+
+    def _announce_items(self) -> None:
+        """Tell clients that still read what was kept, and why the answer ends here."""
+        if self._kept is not None:
+            kept = {item.id: item for item in self._kept}
+            for item in self._pending_at_end or ():
+                if item.id in kept:
+                    self._forward(ThreadItemDoneEvent(item=kept[item.id]))
+                elif not is_hidden(item):
+                    self._forward(ThreadItemRemovedEvent(item_id=item.id))
+        message = _ENDING_MESSAGES.get(self.cancel_reason) if self.cancel_reason else None
+        if message is not None:
+            self._forward(ErrorEvent(code="custom", message=message, allow_retry=True))
+
+    def _release(self) -> None:
+        """End the frames and let go of the thread: all that will be stored is."""
+        self.log.close()
+        self.settled.set()
+        self._live.remove(self)
+
+
+async def settle_cancelled(
+    store: Store[TContext],
+    thread: ThreadMetadata,
+    pending_items: Sequence[ThreadItem],
+    context: TContext,
+) -> None:
+    """Store what is worth keeping of these items, and a hidden note why the answer ended."""
+    turn = _current_turn.get(None)
+    reason = CancelReason.STOPPED if turn is None else turn.cancel_reason
+    note = SDKHiddenContextItem(
+        id=store.generate_item_id("sdk_hidden_context", thread, context),
+        thread_id=thread.id,
+        created_at=datetime.now(UTC),
+        content=ENDING_NOTES[reason or CancelReason.STOPPED],
+    )
+    items = [*kept_items(pending_items), note]
+    if turn is None:
+        await store.settle(Settlement(thread.id, new_items=tuple(items)), context)
+    else:
+        await turn.settle(items)
+
+
+def split_cancelled(
+    error: BaseException,
+) -> tuple[BaseException | None, BaseException | None]:
+    """Return the cancellations in an exception, and the rest of it."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)
+    return (error, None) if isinstance(error, trio.Cancelled) else (None, error)
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """Return what a nursery's group stands for, so that nurseries don't show in what users raise.
+
+    That is its only exception, or the first that says what to tell the client.
+    """
+    leaves = list(_leaves(error))
+    told = (leaf for leaf in leaves if isinstance(leaf, BaseStreamError))
+    return leaves[0] if len(leaves) == 1 else next(told, error)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

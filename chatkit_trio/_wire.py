@@ -1,0 +1,108 @@
+"""Bytes to requests, events to frames, exceptions to error events: the protocol's text form.
+
+Nothing here waits. What a client must not see (hidden items, attachment metadata, exception
+text) is taken out here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from ._turn import is_hidden
+from .errors import (
+    ChatKitError,
+    CustomStreamError,
+    ErrorCode,
+    InvalidRequestError,
+    StreamError,
+)
+from .types import (
+    ChatKitReq,
+    ErrorEvent,
+    Page,
+    Thread,
+    ThreadItem,
+    ThreadMetadata,
+    ThreadStreamEvent,
+)
+
+_REQUEST: TypeAdapter[ChatKitReq] = TypeAdapter(ChatKitReq)
+_MAX_REPORTED_PROBLEMS = 5
+
+
+def parse_request(body: str | bytes | bytearray) -> ChatKitReq:
+    """Return the request in a body. Raises `InvalidRequestError` that names each wrong field."""
+    try:
+        return _REQUEST.validate_json(body)
+    except ValidationError as error:
+        raise InvalidRequestError(_describe(error)) from error
+
+
+def _describe(error: ValidationError) -> str:
+    """Say what is wrong and where, without repeating what the client sent."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    lines = [
+        f"{'.'.join(str(step) for step in problem['loc']) or 'body'}: {problem['msg']}"
+        for problem in problems[:_MAX_REPORTED_PROBLEMS]
+    ]
+    more = len(problems) - len(lines)
+    if more:
+        lines.append(f"and {more} more")
+    return "this is not a ChatKit request: " + "; ".join(lines)
+
+
+def decode_audio(audio_base64: str) -> bytes:
+    """Return the bytes of base64 text. Raises `InvalidRequestError` for anything else."""
+    try:
+        return base64.b64decode(audio_base64, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequestError("params.audio_base64 is not valid base64") from error
+
+
+def to_json(model: BaseModel) -> bytes:
+    """Return a model as the client gets it: no nulls, no attachment metadata."""
+    encoded: bytes = model.__pydantic_serializer__.to_json(
+        model, by_alias=True, exclude_none=True, context={"exclude_metadata": True}
+    )
+    return encoded
+
+
+def frame(event: ThreadStreamEvent) -> bytes:
+    """Return an event as one SSE frame. JSON has no raw newlines, so one line is enough."""
+    return b"data: " + to_json(event) + b"\n\n"
+
+
+def thread_answer(thread: ThreadMetadata, items: Page[ThreadItem] | None = None) -> Thread:
+    """Return a thread as the client gets it: without metadata and hidden items."""
+    return Thread(
+        id=thread.id,
+        title=thread.title,
+        created_at=thread.created_at,
+        status=thread.status,
+        allowed_image_domains=thread.allowed_image_domains,
+        items=Page() if items is None else visible(items),
+    )
+
+
+def visible(page: Page[ThreadItem]) -> Page[ThreadItem]:
+    """Return the page without its hidden items."""
+    return page.model_copy(update={"data": [item for item in page.data if not is_hidden(item)]})
+
+
+def error_event(error: BaseException) -> ErrorEvent:
+    """Return what the client is told of an exception in user code: never its text."""
+    match error:
+        case CustomStreamError():
+            return ErrorEvent(code="custom", message=error.message, allow_retry=error.allow_retry)
+        case StreamError():
+            return ErrorEvent(code=error.code, allow_retry=error.allow_retry)
+        case _:
+            return ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True)
+
+
+def refusal_event(error: ChatKitError) -> ErrorEvent:
+    """Return what the client is told when its request was refused after the stream began."""
+    return ErrorEvent(code="custom", message=str(error), allow_retry=False)

@@ -1,0 +1,421 @@
+"""What a user subclasses: `ChatKitServer`, its hooks, its lifecycle, and the results it returns.
+
+The work is done elsewhere: `_requests` has a function for every request, `_stream` the turn,
+`_live` who may begin. This module keeps the original's public names.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Generic, Self
+
+import trio
+from pydantic import BaseModel
+from typing_extensions import TypeVar
+
+from ._frames import FrameReader, FramesLost
+from ._journal import keep_journal, keep_recovering, recover
+from ._live import LiveTurns
+from ._policy import TurnPolicy
+from ._requests import ANSWERED, DEFAULT_PAGE_SIZE, STREAMING
+from ._stream import Opening, Turn, current_turn, settle_cancelled
+from ._turn import CancelReason
+from ._widget_diff import diff_widget
+from ._widget_stream import stream_widget
+from ._wire import parse_request, to_json
+from .actions import Action
+from .errors import InvalidRequestError, ServerNotRunningError
+from .store import AttachmentStore, Store
+from .types import (
+    AudioInput,
+    ChatKitReq,
+    FeedbackKind,
+    StreamOptions,
+    SyncCustomActionResponse,
+    ThreadItem,
+    ThreadMetadata,
+    ThreadStreamEvent,
+    TranscriptionResult,
+    UserMessageItem,
+    WidgetItem,
+)
+
+__all__ = [
+    "DEFAULT_PAGE_SIZE",
+    "CancelReason",
+    "ChatKitServer",
+    "FramesLost",
+    "NonStreamingResult",
+    "StreamingResult",
+    "Turn",
+    "TurnPolicy",
+    "current_turn",
+    "diff_widget",
+    "stream_widget",
+]
+
+logger = logging.getLogger(__name__)
+
+TContext = TypeVar("TContext", default=Any)
+
+
+class NonStreamingResult:
+    """The answer to a request that doesn't stream."""
+
+    def __init__(self, json: bytes) -> None:
+        self.json = json
+        """The answer's JSON text, UTF-8."""
+
+
+class StreamingResult:
+    """The SSE frames of one turn, as bytes.
+
+    The turn starts when the first frame is asked for; before that nothing is stored. Best read in
+    an `async with`: leaving it early is a disconnect, and what the turn has produced is in the
+    store when the block has been left. Without one, a cancelled read is a disconnect.
+
+        async with result as frames:
+            async for frame in frames:
+                await send(frame)
+    """
+
+    def __init__(self, start: Callable[[], tuple[Turn[Any], FrameReader]]) -> None:
+        self._start = start
+        self._reading: tuple[Turn[Any], FrameReader] | None = None
+        self._is_entered = False
+
+    @property
+    def json_events(self) -> AsyncIterator[bytes]:
+        """The frames, one at a time; the same iterator as `async for` over the result."""
+        return self
+
+    @property
+    def turn(self) -> Turn[Any]:
+        """The turn that is being read; starts it."""
+        return self._started()[0]
+
+    @property
+    def next_frame_number(self) -> int:
+        """The number, counted from 0 in this turn, of the frame that is read next."""
+        return self._started()[1].number
+
+    async def receive(self, max_bytes: int = 65536) -> list[bytes]:
+        """Return all frames that are ready, at least one and about `max_bytes` at most.
+
+        Raises `trio.EndOfChannel` behind the last frame, and `FramesLost` for a watcher that has
+        fallen too far behind. Inside `async with` a cancelled call has read nothing and changes
+        nothing; outside it is a disconnect.
+        """
+        _turn, reader = self._started()
+        try:
+            return await reader.receive(max_bytes)
+        except trio.Cancelled:
+            if not self._is_entered:
+                await self.aclose()
+            raise
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            return (await self.receive(1))[0]
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        self._is_entered = True
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop reading; if that cancels the turn, return when it is settled.
+
+        Waits even if the caller has been cancelled, for at most twice `settle_timeout`.
+        """
+        if self._reading is None:
+            return
+        turn, reader = self._reading
+        turn.close_reader(reader)
+        if turn.is_ending:
+            with trio.move_on_after(2 * turn.policy.settle_timeout, shield=True):
+                await turn.settled.wait()
+
+    def _started(self) -> tuple[Turn[Any], FrameReader]:
+        if self._reading is None:
+            self._reading = self._start()
+        return self._reading
+
+
+class ChatKitServer(ABC, Generic[TContext]):
+    """A ChatKit backend: subclass it, write `respond`, and run it as an async context manager.
+
+        async with MyServer(MemoryStore()) as server:
+            result = await server.process(body, context)
+
+    `policy` says how turns treat disconnects, rivals and the clock. `journal_interval` is how
+    often, in seconds, live answers are written to the store's journal if it has one: a crash
+    loses at most so much of an answer.
+    """
+
+    def __init__(
+        self,
+        store: Store[TContext],
+        attachment_store: AttachmentStore[TContext] | None = None,
+        *,
+        policy: TurnPolicy | None = None,
+        journal_interval: float = 0.5,
+    ) -> None:
+        self.store = store
+        self.attachment_store = attachment_store
+        self.policy = policy if policy is not None else TurnPolicy()
+        self.journal_interval = journal_interval
+        self.live_turns: LiveTurns[TContext] = LiveTurns()
+        """The turns in progress in this process."""
+        self._stack: AsyncExitStack | None = None
+        self._nursery_manager: Any = None
+        self._nursery: trio.Nursery | None = None
+        self._is_draining = False
+
+    # --- Lifecycle -----------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Open the stores, settle what a crash left behind, and begin to accept streams.
+
+        Raises what the store raises if it can't be opened.
+        """
+        if self._stack is not None:
+            raise RuntimeError("this server is running already; enter it once")
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.store)
+            if self.attachment_store is not None:
+                await stack.enter_async_context(self.attachment_store)
+            if self.store.journal is not None:
+                await recover(self.store.journal)
+            self._stack = stack.pop_all()
+        self._nursery_manager = trio.open_nursery()
+        self._nursery = await self._nursery_manager.__aenter__()
+        self._is_draining = False
+        if self.store.journal is not None:
+            self._nursery.start_soon(
+                keep_journal, self.store.journal, self.live_turns, self.journal_interval
+            )
+            self._nursery.start_soon(keep_recovering, self.store.journal)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Cancel live turns with reason `shutdown`, wait until each is settled, close the stores.
+
+        Settling is shielded from a cancellation of the caller, with each turn's own deadline.
+        """
+        stack, self._stack = self._stack, None
+        nursery, self._nursery = self._nursery, None
+        manager, self._nursery_manager = self._nursery_manager, None
+        assert stack is not None
+        assert nursery is not None
+        await self._settle_all()
+        nursery.cancel_scope.cancel()
+        is_ours = isinstance(exc_value, trio.Cancelled | BaseExceptionGroup)
+        try:
+            # An ordinary error of the caller's stays as it is: the nursery would wrap it.
+            details = (exc_type, exc_value, traceback) if is_ours else (None, None, None)
+            caught = await manager.__aexit__(*details)
+        finally:
+            with trio.move_on_after(self.policy.settle_timeout, shield=True):
+                await stack.aclose()
+        return bool(caught) and is_ours
+
+    async def drain(self, timeout: float) -> None:
+        """Refuse new streams, wait up to `timeout` seconds for live turns, cancel the rest.
+
+        Those end with reason `shutdown`, and their clients get an error that allows a retry. Call
+        it before leaving the server's block. Cancelled, it leaves the turns as they are.
+        """
+        self._is_draining = True
+        with trio.move_on_after(timeout):
+            for turn in self.live_turns:
+                await turn.settled.wait()
+        await self._settle_all()
+
+    async def _settle_all(self) -> None:
+        turns = list(self.live_turns)
+        for turn in turns:
+            turn.cancel(CancelReason.SHUTDOWN)
+        longest = max((turn.policy.settle_timeout for turn in turns), default=0.0)
+        # Three: an interrupted write, the hook, and what the hook leaves.
+        with trio.move_on_after(3 * longest + 1, shield=True):
+            for turn in turns:
+                await turn.settled.wait()
+
+    # --- Hooks ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def respond(
+        self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: TContext
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        """Yield the events that answer a message.
+
+        Called for a new message, a retry, a client tool's output and answered questions; for the
+        latter two `input_user_message` is None. Changes to `thread` are saved after the event
+        that follows them. Write it as an async generator, a `trio.as_safe_channel` one, or return
+        any async iterable; nurseries and cancel scopes in it are its own affair. When the turn is
+        cancelled it sees `trio.Cancelled`, also at a `yield`; what it has yielded is stored
+        without its help.
+
+        Raise `CustomStreamError` to tell the user something; any other error is logged, and the
+        user is offered a retry.
+        """
+
+    def action(
+        self,
+        thread: ThreadMetadata,
+        action: Action[str, Any],
+        sender: WidgetItem | None,
+        context: TContext,
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        """Yield the events that a widget's action causes; works as `respond` does."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must override action() to handle widget actions"
+        )
+
+    async def sync_action(
+        self,
+        thread: ThreadMetadata,
+        action: Action[str, Any],
+        sender: WidgetItem | None,
+        context: TContext,
+    ) -> SyncCustomActionResponse:
+        """Return what an action with `streaming=False` changes; may run beside a live turn.
+
+        An `updated_item` that is in the thread is saved.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must override sync_action() to handle actions that don't stream"
+        )
+
+    async def add_feedback(
+        self, thread_id: str, item_ids: list[str], feedback: FeedbackKind, context: TContext
+    ) -> None:
+        """Take note of feedback on items of a thread of the caller's. The default ignores it."""
+
+    async def transcribe(self, audio_input: AudioInput, context: TContext) -> TranscriptionResult:
+        """Return the text of a recording."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must override transcribe() to support dictation"
+        )
+
+    def get_stream_options(self, thread: ThreadMetadata, context: TContext) -> StreamOptions:
+        """Return the options of a turn: `allow_cancel=False` means that clients can't end it."""
+        return StreamOptions(allow_cancel=True)
+
+    def get_turn_policy(self, request: ChatKitReq, context: TContext) -> TurnPolicy:
+        """Return the policy of the turn that this request starts. The default is `policy`."""
+        return self.policy
+
+    async def handle_stream_cancelled(
+        self, thread: ThreadMetadata, pending_items: list[ThreadItem], context: TContext
+    ) -> None:
+        """Store what is worth keeping of a turn that ended early.
+
+        `pending_items` were begun and not done. Called once, for every early end, with
+        `current_turn().cancel_reason` telling which (for `failed` only if something was begun);
+        shielded from cancellation for the policy's `settle_timeout`. The default keeps all that
+        has content and adds a hidden note for the model, in one atomic step.
+        """
+        await settle_cancelled(self.store, thread, pending_items, context)
+
+    # --- Requests ------------------------------------------------------------------------------
+
+    async def process(
+        self, request: str | bytes | bytearray, context: TContext
+    ) -> StreamingResult | NonStreamingResult:
+        """Answer one request of the ChatKit protocol.
+
+        Raises `InvalidRequestError` (400), `NotFoundError` (404), `ConflictError` and `BusyError`
+        (409); each has an `http_status`. A stream's errors come as `error` events. Checkpoints; a
+        cancelled non-streaming request has either been carried out or not.
+        """
+        parsed = parse_request(request)
+        kind = type(parsed)
+        if kind in STREAMING:
+            return await self._open(parsed, context)
+        return NonStreamingResult(to_json(await self._answer(parsed, context)))
+
+    async def _answer(self, request: ChatKitReq, context: TContext) -> BaseModel:
+        return await ANSWERED[type(request)](self, request, context)
+
+    async def _open(self, request: ChatKitReq, context: TContext) -> StreamingResult:
+        self._require_running()
+        opening = STREAMING[type(request)](self, request, context)
+        policy = self.get_turn_policy(request, context)
+        await opening.check()
+        if opening.thread_id is not None and policy.on_busy == "reject":
+            self.live_turns.refuse_if_busy(opening.thread_id)
+        return StreamingResult(lambda: self._start(opening, policy, context))
+
+    def _start(
+        self, opening: Opening, policy: TurnPolicy, context: TContext
+    ) -> tuple[Turn[TContext], FrameReader]:
+        nursery = self._require_running()
+        turn = Turn(self, self.live_turns, opening, policy, context)
+        self.live_turns.add(turn)
+        reader = turn.open_reader(leads=True)
+        nursery.start_soon(turn.run, name=f"chatkit_trio {turn.id}")
+        return turn, reader
+
+    def _require_running(self) -> trio.Nursery:
+        if self._nursery is None or self._is_draining:
+            state = "shutting down" if self._is_draining else "not running"
+            raise ServerNotRunningError(
+                f"{type(self).__name__} is {state}, so it can't stream an answer; streams need"
+                " `async with server:` around them"
+            )
+        return self._nursery
+
+    # --- Beside the protocol -------------------------------------------------------------------
+
+    async def stop(self, thread_id: str) -> bool:
+        """End the live turn of a thread, keeping its answer so far; return whether there was one.
+
+        Returns when the turn is settled. Who may stop it is for the caller to check.
+        """
+        return await self.live_turns.end(thread_id, CancelReason.STOPPED)
+
+    def watch(
+        self, thread_id: str, *, turn_id: str | None = None, start: int | None = 0
+    ) -> StreamingResult | None:
+        """Return the frames of the thread's live turn from number `start`, or None.
+
+        None means that no turn is live, or another one than `turn_id`. `start=None` begins with
+        the next frame. Raises `FramesLost` if `start` isn't kept any more. A watcher doesn't slow
+        the turn down, and counts as a reader for `on_disconnect`.
+        """
+        turn = self.live_turns.on_thread(thread_id)
+        if turn is None or turn.is_ending or (turn_id is not None and turn.id != turn_id):
+            return None
+        reader = turn.open_reader(start)
+        return StreamingResult(lambda: (turn, reader))
+
+    def required_attachment_store(self) -> AttachmentStore[TContext]:
+        """Return the attachment store. Raises `InvalidRequestError` if the server has none."""
+        if self.attachment_store is None:
+            raise InvalidRequestError(
+                "this server takes no attachments: it was made without an attachment_store"
+            )
+        return self.attachment_store
