@@ -1,0 +1,161 @@
+"""From a widget template and its data to JSON, such that values stay values.
+
+A template is Jinja that writes JSON. What an expression prints is either text of the template's
+own (a string literal, a macro, `tojson`) and is printed as it is, or data, and then it is escaped
+such that it means itself inside a JSON string and is a syntax error anywhere else. So no value can
+add a prop, close a string or end the widget, whether or not the author thought of `tojson`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, Never
+
+import jinja2
+import jsonschema
+from jinja2 import nodes, pass_context
+from jinja2.runtime import Context
+from jinja2.visitor import NodeTransformer
+from jsonschema.exceptions import best_match
+from jsonschema.validators import validator_for
+from markupsafe import Markup
+from pydantic_core import to_jsonable_python
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import EMPTY_REGISTRY
+
+from .errors import WidgetTemplateError
+
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_EXCERPT = 40  # characters shown on each side of the place where JSON breaks
+_MESSAGE = 300  # characters of a schema error, which may quote all of the data
+
+
+class _Literal(str):
+    """A string literal of the template. Anything computed from it is a plain str again."""
+
+    __slots__ = ()
+
+
+# Taking the context keeps Jinja from folding literals into constants before they are marked.
+@pass_context
+def _mark(context: Context, text: str) -> _Literal:
+    return _Literal(text)
+
+
+@pass_context
+def _print(context: Context, value: Any) -> Any:
+    if isinstance(value, _Literal):
+        return Markup(str(value))  # noqa: S704  (the template's own text)
+    if hasattr(value, "__html__"):
+        return value
+    text = str(value)
+    if isinstance(value, int | float | Decimal) and _NUMBER.fullmatch(text):
+        return Markup(text)  # noqa: S704  (a JSON number)
+    return Markup(_escape(text))  # noqa: S704  (escaped for JSON)
+
+
+def _escape(text: str) -> str:
+    inner = json.dumps(text)[1:-1]
+    # JSON has backslashes in strings only: one in front makes the text an error anywhere else.
+    if inner and not inner.startswith("\\"):
+        inner = f"\\u{ord(inner[0]):04x}{inner[1:]}"
+    return inner
+
+
+class _MarkLiterals(NodeTransformer):
+    def visit_Const(self, node: nodes.Const) -> nodes.Expr:  # noqa: N802  (Jinja's name)
+        if not isinstance(node.value, str):
+            return node
+        return nodes.Filter(node, "_mark", [], [], None, None, lineno=node.lineno)
+
+
+def _environment() -> jinja2.Environment:
+    # Autoescaping makes Jinja tell what it rendered itself (macros, blocks) from strings; the
+    # HTML escaping proper never happens, because `finalize` leaves nothing for it.
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, autoescape=True, finalize=_print
+    )
+    environment.filters["_mark"] = _mark
+    return environment
+
+
+_ENVIRONMENT = _environment()
+
+
+def compile_template(name: str, source: str) -> jinja2.Template:
+    """Compile a template. Raises `WidgetTemplateError` where it isn't Jinja."""
+    try:
+        tree = _MarkLiterals().visit(_ENVIRONMENT.parse(source))
+        tree.set_environment(_ENVIRONMENT)
+        code = _ENVIRONMENT.compile(tree)
+    except jinja2.TemplateSyntaxError as error:
+        raise WidgetTemplateError(
+            f"widget template {name!r}, line {error.lineno}: {error.message}"
+        ) from error
+    return jinja2.Template.from_code(_ENVIRONMENT, code, _ENVIRONMENT.make_globals(None))
+
+
+def render(name: str, template: jinja2.Template, data: Mapping[str, Any]) -> Any:
+    """Return the JSON value a template makes of its data.
+
+    Raises `WidgetTemplateError` where the template fails, or what it wrote isn't JSON.
+    """
+    try:
+        text = template.render(data)
+    except Exception as error:
+        # What runs is the template, so whatever it raises is about the template.
+        raise WidgetTemplateError(f"widget template {name!r} can't be rendered: {error}") from error
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except json.JSONDecodeError as error:
+        raise WidgetTemplateError(
+            f"widget template {name!r} doesn't make JSON: {error.msg} at line {error.lineno},"
+            f" column {error.colno}: ...{_around(text, error.pos)}... (print a value inside"
+            " quotes, or through the tojson filter)"
+        ) from error
+    except ValueError as error:
+        raise WidgetTemplateError(f"widget template {name!r} doesn't make JSON: {error}") from error
+
+
+def _refuse(constant: str) -> Never:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _around(text: str, place: int) -> str:
+    return f"{text[max(0, place - _EXCERPT) : place]}⟨here⟩{text[place : place + _EXCERPT]}"
+
+
+def schema_check(name: str, schema: dict[str, Any]) -> Callable[[Mapping[str, Any]], None]:
+    """Return a function that raises `WidgetTemplateError` for data the schema refuses.
+
+    Raises it itself where the schema is none. References are never fetched from the network.
+    """
+    validator_class = validator_for(schema, default=jsonschema.Draft202012Validator)
+    try:
+        validator_class.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise WidgetTemplateError(
+            f"widget template {name!r} has an invalid jsonSchema at {error.json_path}:"
+            f" {error.message[:_MESSAGE]}"
+        ) from error
+    validator = validator_class(schema, registry=EMPTY_REGISTRY)
+
+    def check(data: Mapping[str, Any]) -> None:
+        as_json = to_jsonable_python(data, by_alias=False, serialize_unknown=True)
+        try:
+            error = best_match(validator.iter_errors(as_json))
+        except Unresolvable as unresolvable:
+            raise WidgetTemplateError(
+                f"widget template {name!r}: its jsonSchema refers to {unresolvable.ref!r}, which"
+                " isn't part of it"
+            ) from unresolvable
+        if error is not None:
+            raise WidgetTemplateError(
+                f"widget template {name!r} doesn't take this data: at {error.json_path}:"
+                f" {error.message[:_MESSAGE]}"
+            ) from error
+
+    return check
