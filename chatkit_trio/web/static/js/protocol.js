@@ -1,0 +1,159 @@
+// Talks to the one endpoint: plain requests, streams of events, stop, attach and upload.
+// Knows HTTP and the names of the wire; keeps no state of the conversation.
+
+import { config } from "./config.js";
+import { createParser } from "../vendor/vendor.js";
+import { strings } from "./strings.js";
+
+const STOP_TIMEOUT = 2000; // milliseconds until a stop falls back to aborting the request
+
+/** The server answered, with an error. */
+export class ServerError extends Error {
+  constructor(status, code, message) {
+    super(message || strings.errorStatus(status));
+    this.status = status;
+    this.code = code;
+  }
+}
+
+/** No answer, or one that broke off. */
+export class ConnectionLost extends Error {
+  constructor(cause) {
+    super(strings.errorNetwork, { cause });
+  }
+}
+
+async function reach(url, options) {
+  try {
+    return await fetch(url, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ConnectionLost(error);
+  }
+}
+
+async function serverError(response) {
+  const body = await response.json().catch(() => null);
+  return new ServerError(response.status, body?.error?.code, body?.error?.message);
+}
+
+function post(type, params, headers, signal) {
+  return reach(config.endpoint, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", ...headers },
+    body: JSON.stringify({ type, params }),
+    signal,
+  });
+}
+
+/** Sends a request that is answered with one JSON document, and returns it. */
+export async function call(type, params) {
+  const response = await post(type, params, { Accept: "application/json" });
+  if (!response.ok) throw await serverError(response);
+  return response.json().catch(() => {
+    throw new ServerError(response.status, "bad_answer", strings.errorBadAnswer);
+  });
+}
+
+/** Sends a request that is answered with a stream of events. */
+export async function openStream(type, params, signal) {
+  // The header asks for ids on the frames; servers without resume ignore it.
+  const headers = { Accept: "text/event-stream", "ChatKit-Event-Ids": "1" };
+  const response = await post(type, params, headers, signal);
+  if (!response.ok) throw await serverError(response);
+  return response;
+}
+
+function threadUrl(threadId, what) {
+  return `${config.endpoint}/threads/${encodeURIComponent(threadId)}/${what}`;
+}
+
+/** Attaches to the live turn of a thread; null when there is none, or no such route. */
+export async function attachStream(threadId, lastEventId, signal) {
+  const headers = { Accept: "text/event-stream", "ChatKit-Event-Ids": "1" };
+  if (lastEventId) headers["Last-Event-ID"] = lastEventId;
+  const response = await reach(threadUrl(threadId, "turn"), { headers, signal, cache: "no-store" });
+  if (response.status === 204) return null;
+  if (!response.ok) throw await serverError(response);
+  return isEventStream(response) ? response : null;
+}
+
+function isEventStream(response) {
+  return (response.headers.get("Content-Type") ?? "").startsWith("text/event-stream");
+}
+
+/** Asks the server to stop the turn of a thread; false when it couldn't be asked. */
+export async function stopTurn(threadId) {
+  try {
+    const options = { method: "POST", signal: AbortSignal.timeout(STOP_TIMEOUT) };
+    const response = await fetch(threadUrl(threadId, "stop"), options);
+    return response.ok && (await response.json()).stopped === true;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Yields the frames of an event stream as {event, id, data}.
+ * Throws ConnectionLost when the body breaks off.
+ */
+export async function* readFrames(response) {
+  const ready = [];
+  const parser = createParser({ onEvent: (frame) => ready.push(frame) });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  try {
+    for (;;) {
+      const { value, done } = await readChunk(reader);
+      if (done) return;
+      parser.feed(value);
+      yield* ready.splice(0);
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // already broken: there is nothing left to give back
+  }
+}
+
+async function readChunk(reader) {
+  try {
+    return await reader.read();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ConnectionLost(error);
+  }
+}
+
+/** Sends a file's bytes where its upload descriptor says; `onProgress` gets 0 to 100. */
+export function upload(descriptor, file, onProgress, signal) {
+  // XMLHttpRequest, since fetch doesn't report how much of a body has been sent.
+  const request = new XMLHttpRequest();
+  return new Promise((resolve, reject) => {
+    request.upload.onprogress = (event) => onProgress(percent(event));
+    request.onload = () => (request.status < 300 ? resolve() : reject(uploadError(request)));
+    request.onerror = () => reject(new ConnectionLost());
+    request.onabort = () => reject(new DOMException("Upload removed", "AbortError"));
+    signal?.addEventListener("abort", () => request.abort());
+    request.open(descriptor.method, new URL(descriptor.url, document.baseURI));
+    setHeaders(request, descriptor.headers ?? {}, file);
+    request.send(file);
+  });
+}
+
+function setHeaders(request, headers, file) {
+  for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+  const named = Object.keys(headers).some((name) => name.toLowerCase() === "content-type");
+  if (!named && file.type) request.setRequestHeader("Content-Type", file.type);
+}
+
+function percent(event) {
+  return event.lengthComputable ? Math.round((100 * event.loaded) / event.total) : 0;
+}
+
+function uploadError(request) {
+  let body = null;
+  try {
+    body = JSON.parse(request.responseText);
+  } catch {
+    // Not JSON: the status alone has to do.
+  }
+  return new ServerError(request.status, body?.error?.code, body?.error?.message);
+}
