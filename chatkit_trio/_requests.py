@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 from pydantic import BaseModel
 
@@ -335,9 +335,8 @@ async def _load_sender(
     return await server.store.load_item(thread_id, item_id, context=context)
 
 
-async def _refuse_sender() -> AsyncIterator[ThreadStreamEvent]:
+def _refuse_sender() -> Never:
     raise StreamError(ErrorCode.STREAM_ERROR, allow_retry=False)
-    yield
 
 
 # --- Non-streaming requests --------------------------------------------------------------------

@@ -158,10 +158,13 @@ class Turn(Generic[TContext]):
         self._begun: Begun[TContext] | None = None
         self._nursery: trio.Nursery | None = None
         self._watch: ThreadWatch | None = None
-        self._options = StreamOptions(allow_cancel=True)
+        self._options: StreamOptions | None = None
+        self._turn_deadline = float("inf")
+        self._grace_deadline = float("inf")
         self._journaled_version = 0
         self._in_journal = False
         self._is_over = False
+        self._thread_changed_at_end = False
         self._pending_at_end: list[ThreadItem] | None = None
         self._kept: list[ThreadItem] | None = None
         self._write_scope: trio.CancelScope | None = None
@@ -172,6 +175,7 @@ class Turn(Generic[TContext]):
         self._inbox_empty = trio.lowlevel.ParkingLot()
         self._performing = False
         self._driver_ended = False
+        self._answered = False
         self._failure: BaseException | None = None
 
     # --- What user code may ask and do ---------------------------------------------------------
@@ -202,7 +206,7 @@ class Turn(Generic[TContext]):
     @property
     def allow_cancel(self) -> bool:
         """Whether a client may end this turn; says `get_stream_options`."""
-        return self._options.allow_cancel
+        return self._options is None or self._options.allow_cancel
 
     @property
     def thread_id(self) -> str | None:
@@ -217,7 +221,7 @@ class Turn(Generic[TContext]):
     @property
     def is_ending(self) -> bool:
         """Whether the turn is being settled, so that a reader of the thread should wait."""
-        return self.cancel_reason is not None or self.cancel_scope.cancel_called
+        return self._is_over or self.cancel_reason is not None or self.cancel_scope.cancel_called
 
     @property
     def end_reason(self) -> str:
@@ -251,7 +255,10 @@ class Turn(Generic[TContext]):
 
     def open_reader(self, start: int | None = None, *, leads: bool = False) -> FrameReader:
         """Return a reader of this turn's frames; see `FrameLog.open_reader`."""
-        return self.log.open_reader(start, leads=leads)
+        reader = self.log.open_reader(start, leads=leads)
+        self._grace_deadline = float("inf")
+        self._set_deadline()
+        return reader
 
     def close_reader(self, reader: FrameReader) -> None:
         """Take note that a reader has left; the last one to leave is a disconnect."""
@@ -309,28 +316,29 @@ class Turn(Generic[TContext]):
         except Exception as error:
             self._failure = unwrapped(error)
         self._is_over = True
-        if not self.cancel_scope.cancelled_caught:
+        if self.cancel_scope.cancelled_caught:
+            self.cancel_reason = self.cancel_reason or self._expired_reason()
+        elif self._pending_at_end is None:
             # A cancellation that came too late to be delivered hasn't cut anything short.
-            self.cancel_reason = None if self._kept is None else self.cancel_reason
-        elif self.cancel_reason is None:
-            self.cancel_reason = CancelReason.DEADLINE
+            self.cancel_reason = None
 
     async def _begin(self) -> None:
         """Do the request's first writes; once they have begun they are all made."""
         begun = await self._write(self._opening.begin)
         self._begun = begun
         self._watch = ThreadWatch(begun.thread)
-        self._options = self._server.get_stream_options(begun.thread, self.context)
         journal = self._server.store.journal
         if journal is not None:
             await self._write(partial(journal.begin, self.id, begun.thread.id, self.context))
             self._in_journal = True
         if self.policy.turn_timeout is not None:
-            self.cancel_scope.deadline = trio.current_time() + self.policy.turn_timeout
+            self._turn_deadline = trio.current_time() + self.policy.turn_timeout
+            self._set_deadline()
 
     async def _stream(self) -> None:
         for event in self._started.first_events:
             self._forward(event)
+        self._options = self._server.get_stream_options(self.thread, self.context)
         await trio.lowlevel.checkpoint()
         if self._started.sends_options:
             self._forward(StreamOptionsEvent(stream_options=self._options))
@@ -348,13 +356,14 @@ class Turn(Generic[TContext]):
                 await self._perform_events()
             except BaseException as error:
                 # Before the user's cleanup, which may hang, and before the nursery waits for it.
-                await self._settle_early(error)
+                # Every write in it is shielded, with a deadline.
+                await self._settle_early(error)  # noqa: ASYNC102
                 raise
             if self._failure is not None:
                 nursery.cancel_scope.cancel()
 
     async def _perform_events(self) -> None:
-        while not self._driver_ended:
+        while self._inbox or not self._driver_ended:
             while self._inbox:
                 self._performing = True
                 await self._perform(self._inbox[0])
@@ -365,11 +374,12 @@ class Turn(Generic[TContext]):
                 await self._inbox_filled.park()
 
     async def _perform(self, event: ThreadStreamEvent) -> None:
-        encoded = frame(event) if is_visible(event) else None
+        # Before it is taken in: what can't be written as JSON couldn't be stored either.
+        encoded = frame(event)
         effect = self.items.feed(event)
         if effect is not None:
             await self._write(partial(self._carry_out, effect))
-        if encoded is not None:
+        if is_visible(event):
             await self._wait_for_room()
             self.log.append(encoded)
         await self._save_thread_if_changed()
@@ -440,6 +450,7 @@ class Turn(Generic[TContext]):
     async def _drive(self) -> None:
         try:
             await self._drive_source(self._started.respond())
+            self._answered = True
         except trio.Cancelled:
             raise
         except BaseException as error:
@@ -481,14 +492,14 @@ class Turn(Generic[TContext]):
                 step = iterator.__anext__
                 try:
                     await self._take(event)
-                except trio.Cancelled as cancelled:
+                except trio.Cancelled as cancelled:  # noqa: ASYNC103
                     if athrow is None:
                         raise
                     # The scope that was cancelled may be one the user holds across this yield:
                     # let the cancellation come out of the yield, where that scope can catch it.
                     step = partial(athrow, cancelled)
         finally:
-            await self._close_iterator(iterator)
+            await self._close_iterator(iterator)  # noqa: ASYNC102 (it shields itself)
 
     async def _close_iterator(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
         aclose = getattr(iterator, "aclose", None)
@@ -526,30 +537,36 @@ class Turn(Generic[TContext]):
         )
 
     def _perform_quickly(self, event: ThreadStreamEvent) -> None:
-        encoded = frame(event) if is_visible(event) else None
+        encoded = frame(event)
         self.items.feed(event)
-        if encoded is not None:
+        if is_visible(event):
             self.log.append(encoded)
 
     # --- Ends ----------------------------------------------------------------------------------
 
     def _on_disconnect(self) -> None:
-        if self.policy.on_disconnect == "finish" or not self.allow_cancel:
+        undecided = self.has_begun and self._options is None
+        if self.policy.on_disconnect == "finish" or not self.allow_cancel or undecided:
             return
-        if self.policy.on_disconnect == "cancel" or self._nursery is None:
+        if self.policy.on_disconnect == "cancel":
             self.cancel(CancelReason.DISCONNECTED)
         else:
-            self._nursery.start_soon(self._cancel_unless_read_again, self.policy.on_disconnect)
+            self._grace_deadline = trio.current_time() + self.policy.on_disconnect
+            self._set_deadline()
 
-    async def _cancel_unless_read_again(self, seconds: float) -> None:
-        await trio.sleep(seconds)
-        if not self.log.has_readers:
-            self.cancel(CancelReason.DISCONNECTED)
+    def _set_deadline(self) -> None:
+        self.cancel_scope.deadline = min(self._turn_deadline, self._grace_deadline)
+
+    def _expired_reason(self) -> CancelReason:
+        """Say which of the deadlines has ended the turn, when `cancel` wasn't called."""
+        if self._grace_deadline < self._turn_deadline:
+            return CancelReason.DISCONNECTED
+        return CancelReason.DEADLINE
 
     async def _settle_early(self, error: BaseException) -> None:
         """Settle in the middle of an unwinding turn; the client hears of a failure later."""
         failed = not (isinstance(error, trio.Cancelled) and self.cancel_scope.cancel_called)
-        await self._settle(CancelReason.FAILED if failed else CancelReason.DEADLINE)
+        await self._settle(CancelReason.FAILED if failed else self._expired_reason())
         if self.cancel_reason is not CancelReason.FAILED:
             self._announce_items()
             self._release()
@@ -559,13 +576,12 @@ class Turn(Generic[TContext]):
         if not self.has_begun:
             if self._failure is not None:
                 self._forward(self._refusal(self._failure))
-        elif self.cancel_reason is None and self._failure is None:
+        elif self._failure is None and (self._answered or self.cancel_reason is None):
             await self._settle_finished()
         elif not self.settled.is_set():
-            thread_changed = self._started_watch.changed()
             await self._settle(CancelReason.FAILED)
             if self.cancel_reason is CancelReason.FAILED:
-                self._announce_failure(thread_changed)
+                self._announce_failure()
             else:
                 self._announce_items()
 
@@ -587,15 +603,22 @@ class Turn(Generic[TContext]):
             return
         self._fold_inbox()
         self.cancel_reason = self.cancel_reason or default_reason
+        self._thread_changed_at_end = self._started_watch.changed()
         self._pending_at_end = pending = self.items.begun()
+        is_kept = True
         if self.cancel_reason is not CancelReason.FAILED or kept_items(pending):
-            await self._shielded(partial(self._call_hook, pending))
-        await self._shielded(self._settle_rest)
+            is_kept = await self._shielded(partial(self._call_hook, pending))
+        if is_kept:
+            await self._shielded(self._settle_rest)
 
     def _fold_inbox(self) -> None:
         """Take in events that were accepted and not performed: they may hold finished items."""
         for event in [*self._inbox][self._performing :]:
-            self.items.feed(event)
+            try:
+                frame(event)
+                self.items.feed(event)
+            except Exception:
+                logger.exception("the last event of thread %s can't be kept", self.thread.id)
         self._inbox.clear()
 
     async def _call_hook(self, pending: list[ThreadItem]) -> None:
@@ -612,32 +635,39 @@ class Turn(Generic[TContext]):
         if rest != Settlement(thread_id=rest.thread_id):
             await self._store_settlement(rest)
 
-    async def _shielded(self, operation: Callable[[], Awaitable[None]]) -> None:
-        """Run one step of settling; it has `settle_timeout`, and failing is logged, not raised."""
-        with trio.move_on_after(self.policy.settle_timeout, shield=True) as scope:
+    async def _shielded(self, operation: Callable[[], Awaitable[None]]) -> bool:
+        """Run one step of settling and return whether it was done.
+
+        It has `settle_timeout`; failing is logged, not raised. What couldn't be stored is still
+        in the journal if the store has one: its entry stays open.
+        """
+        with trio.move_on_after(self.policy.settle_timeout, shield=True):
             try:
                 await operation()
-            except Exception:
-                self._log_lost("failed")
-        if scope.cancelled_caught:
-            self._log_lost(f"didn't end within {self.policy.settle_timeout} s")
+                return True
+            except Exception as error:
+                self._log_lost("failed", error)
+                return False
+        self._log_lost(f"hadn't ended after {self.policy.settle_timeout} s", None)
+        return False
 
-    def _log_lost(self, what: str) -> None:
+    def _log_lost(self, what: str, error: Exception | None) -> None:
         logger.error(
-            "settling thread %s %s; items %s may be missing%s",
+            "settling %s of thread %s %s; items %s may be missing%s",
+            self.id,
             self.thread.id,
             what,
             [item.id for item in self.items.unfinished()],
-            " until the journal is replayed" if self._in_journal else "",
-            exc_info=True,
+            ", and are in the journal" if self._in_journal else "",
+            exc_info=error,
         )
 
-    def _announce_failure(self, thread_changed: bool) -> None:
+    def _announce_failure(self) -> None:
         failure = self._failure or RuntimeError("a task in the turn's nursery failed")
         if not isinstance(failure, BaseStreamError):
             logger.error("the answer in thread %s failed", self.thread.id, exc_info=failure)
         self._forward(error_event(failure))
-        if thread_changed:
+        if self._thread_changed_at_end:
             self._forward(ThreadUpdatedEvent(thread=thread_answer(self.thread)))
 
     def _announce_items(self) -> None:
@@ -668,6 +698,8 @@ async def settle_cancelled(
 ) -> None:
     """Store what is worth keeping of these items, and a hidden note why the answer ended."""
     turn = _current_turn.get(None)
+    if turn is not None and turn.thread_id != thread.id:
+        turn = None
     reason = CancelReason.STOPPED if turn is None else turn.cancel_reason
     note = SDKHiddenContextItem(
         id=store.generate_item_id("sdk_hidden_context", thread, context),

@@ -58,6 +58,6 @@ async def stream_widget(
         # No shield: it closes the caller's generator, whose own cleanup decides what it protects.
         aclose = getattr(widget, "aclose", None)
         if aclose is not None:
-            await aclose()
+            await aclose()  # noqa: ASYNC102
     if last is not None:
         yield ThreadItemDoneEvent(item=item(last))

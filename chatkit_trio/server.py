@@ -229,26 +229,26 @@ class ChatKitServer(ABC, Generic[TContext]):
         manager, self._nursery_manager = self._nursery_manager, None
         assert stack is not None
         assert nursery is not None
-        await self._settle_all()
+        await self._settle_all()  # noqa: ASYNC102 (it shields itself)
         nursery.cancel_scope.cancel()
         is_ours = isinstance(exc_value, trio.Cancelled | BaseExceptionGroup)
         try:
             # An ordinary error of the caller's stays as it is: the nursery would wrap it.
             details = (exc_type, exc_value, traceback) if is_ours else (None, None, None)
-            caught = await manager.__aexit__(*details)
+            caught = await manager.__aexit__(*details)  # noqa: ASYNC102
         finally:
             with trio.move_on_after(self.policy.settle_timeout, shield=True):
                 await stack.aclose()
         return bool(caught) and is_ours
 
-    async def drain(self, timeout: float) -> None:
-        """Refuse new streams, wait up to `timeout` seconds for live turns, cancel the rest.
+    async def drain(self, seconds: float) -> None:
+        """Refuse new streams, wait up to so many seconds for live turns, cancel the rest.
 
         Those end with reason `shutdown`, and their clients get an error that allows a retry. Call
         it before leaving the server's block. Cancelled, it leaves the turns as they are.
         """
         self._is_draining = True
-        with trio.move_on_after(timeout):
+        with trio.move_on_after(seconds):
             for turn in self.live_turns:
                 await turn.settled.wait()
         await self._settle_all()
