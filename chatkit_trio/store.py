@@ -214,7 +214,10 @@ class Store(ABC, Generic[TContext]):
 
     @abstractmethod
     async def add_thread_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
-        """Append an item to a thread. Raises `NotFoundError` for an unknown thread."""
+        """Append an item to a thread.
+
+        Raises `NotFoundError` for an unknown thread, `ConflictError` for an id the thread has.
+        """
 
     @abstractmethod
     async def save_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
@@ -235,10 +238,11 @@ class Store(ABC, Generic[TContext]):
     async def settle(self, settlement: Settlement, context: TContext) -> None:
         """Store all that a turn leaves behind; see `Settlement`.
 
-        Doing it twice is the same as doing it once. This default takes one write an item; a
-        store with transactions overrides it with one.
+        Doing it twice is the same as doing it once. Raises `NotFoundError` if the thread is gone.
+        This default takes one write an item; a store with transactions overrides it with one.
         """
         thread_id = settlement.thread_id
+        await self.load_thread(thread_id, context)  # one that was deleted isn't brought back
         for item in settlement.new_items:
             if not await self.has_item(thread_id, item.id, context):
                 await self.add_thread_item(thread_id, item, context)

@@ -1,0 +1,737 @@
+"""The tests every store has to pass: subclass `StoreConformance` in your test suite.
+
+The class knows the contract in `chatkit_trio.store` and nothing of any store's insides. What can
+only be tried from outside (a process that dies) goes through hooks that a subclass may offer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from typing import Any, get_args
+
+import pytest
+import trio
+
+from chatkit_trio.errors import ConflictError, NotFoundError
+from chatkit_trio.store import Journal, JournalEntry, Settlement, Store, StoreItemType
+from chatkit_trio.types import Page, Thread, ThreadItem, ThreadMetadata
+
+from ._store_samples import (
+    ITEM_KINDS,
+    MANY_STEPS,
+    NOON,
+    READS,
+    WRITES,
+    Snapshot,
+    attachment,
+    item_of_kind,
+    note,
+    prepare,
+    snapshot,
+    thread,
+)
+
+__all__ = ["StoreConformance"]
+
+_BOTH_ORDERS = pytest.mark.parametrize("order", ["asc", "desc"])
+
+
+class StoreConformance:
+    """Tests of the storage contract, for a store of your own.
+
+        class TestMyStore(StoreConformance):
+            @asynccontextmanager
+            async def open_store(self):
+                async with MyStore(...) as store:
+                    yield store
+
+    That is enough for a first run; each test opens the store itself and expects it to be empty the
+    first time. The attributes and the other methods below say what more your store promises. Needs
+    pytest and pytest-trio only, and never waits on a real clock.
+    """
+
+    pytestmark = pytest.mark.trio
+
+    persistent = False
+    """Opening it twice in one test, also at the same time, gives the same data."""
+
+    atomic = True
+    """`settle` and `delete_items_after` happen whole or not at all."""
+
+    exact_cancellation = True
+    """A write that raises `trio.Cancelled` hasn't happened (else it may have, but whole)."""
+
+    @asynccontextmanager
+    async def open_store(self) -> AsyncIterator[Store[Any]]:
+        """Open the store under test. It is empty when a test opens it for the first time."""
+        raise NotImplementedError(f"{type(self).__name__} must override open_store()")
+        yield
+
+    def context(self) -> Any:
+        """Return a context as your server passes it."""
+        return None
+
+    def other_context(self) -> Any:
+        """Return a context of another owner, or None if everyone shares everything."""
+        return None
+
+    async def crash_during(self, operation: str, thread_id: str, statement: int) -> bool:
+        """Run `perform` in another process that dies as it begins its n-th statement (from 1).
+
+        Return False if the operation has fewer statements and the process ended well. Skip, as
+        this default does, if there is no way to tell.
+        """
+        pytest.skip("the store has no crash_during()")
+
+    @staticmethod
+    async def perform(operation: str, store: Store[Any], thread_id: str, context: Any) -> None:
+        """Run one of the kit's writes; for a process that `crash_during` starts."""
+        await WRITES[operation](store, thread_id, context)
+
+    # --- Ids
+
+    async def test_generated_ids_are_never_the_same(self) -> None:
+        async with self.open_store() as store:
+            context, metadata = self.context(), thread("thr_1")
+            ids = [store.generate_thread_id(context) for _ in range(100)]
+            for kind in get_args(StoreItemType):
+                ids += [store.generate_item_id(kind, metadata, context) for _ in range(100)]
+            assert len(set(ids)) == len(ids)
+            assert all(isinstance(id_, str) and id_ for id_ in ids)
+
+    # --- Threads
+
+    async def test_a_thread_comes_back_as_it_was_saved(self) -> None:
+        async with self.open_store() as store:
+            await store.save_thread(thread("thr_1", "Träume\u2028✓"), self.context())
+            loaded = await store.load_thread("thr_1", self.context())
+            assert loaded == thread("thr_1", "Träume\u2028✓")
+
+    async def test_an_unknown_thread_is_not_found(self) -> None:
+        async with self.open_store() as store:
+            with pytest.raises(NotFoundError):
+                await store.load_thread("thr_none", self.context())
+
+    async def test_a_thread_saved_again_is_replaced_in_its_place(self) -> None:
+        async with self.open_store() as store:
+            for thread_id in ("thr_1", "thr_2"):
+                await store.save_thread(thread(thread_id, "before"), self.context())
+            await store.save_thread(thread("thr_1", "after"), self.context())
+            page = await store.load_threads(10, None, "asc", self.context())
+            assert page.data == [thread("thr_1", "after"), thread("thr_2", "before")]
+
+    async def test_a_thread_with_items_is_narrowed_to_its_metadata(self) -> None:
+        full = Thread(**thread("thr_1", "t").model_dump(), items=Page(data=[note("i1", "thr_1")]))
+        async with self.open_store() as store:
+            await store.save_thread(full, self.context())
+            page = await store.load_threads(10, None, "asc", self.context())
+            loaded = [await store.load_thread("thr_1", self.context()), *page.data]
+            assert [type(one) for one in loaded] == [ThreadMetadata, ThreadMetadata]
+            assert loaded == [thread("thr_1", "t"), thread("thr_1", "t")]
+
+    async def test_what_a_caller_does_to_its_objects_changes_nothing_in_the_store(self) -> None:
+        mine, item = thread("thr_1", "stored"), note("i1", "thr_1", "stored")
+        async with self.open_store() as store:
+            await store.save_thread(mine, self.context())
+            await store.add_thread_item("thr_1", item, self.context())
+            _spoil(mine, item)
+            _spoil(
+                await store.load_thread("thr_1", self.context()),
+                await store.load_item("thr_1", "i1", self.context()),
+            )
+            assert await store.load_thread("thr_1", self.context()) == thread("thr_1", "stored")
+            loaded = await store.load_item("thr_1", "i1", self.context())
+            assert loaded == note("i1", "thr_1", "stored")
+
+    async def test_a_deleted_thread_takes_its_items_along(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await store.delete_thread("thr_1", self.context())
+            await store.delete_thread("thr_1", self.context())
+            with pytest.raises(NotFoundError):
+                await store.load_thread("thr_1", self.context())
+            with pytest.raises(NotFoundError):
+                await store.load_item("thr_1", "i1", self.context())
+            await store.save_thread(thread("thr_1"), self.context())
+            assert await _item_ids(store, "thr_1", self.context()) == []
+
+    @_BOTH_ORDERS
+    @pytest.mark.parametrize("limit", [1, 2, 3, 5, 6, sys.maxsize])
+    async def test_pages_hold_every_thread_once_in_order(self, order: str, limit: int) -> None:
+        ids = [f"thr_{n}" for n in (3, 1, 4, 0, 5)]
+        async with self.open_store() as store:
+            for thread_id in ids:
+                await store.save_thread(thread(thread_id), self.context())
+            pages = await _pages(
+                lambda after: store.load_threads(limit, after, order, self.context())
+            )
+            assert [one.id for page in pages for one in page] == _ordered(ids, order)
+            assert max(map(len, pages)) <= limit
+
+    async def test_an_unknown_cursor_is_not_found(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            with pytest.raises(NotFoundError):
+                await store.load_threads(10, "thr_none", "asc", self.context())
+            with pytest.raises(NotFoundError):
+                await store.load_thread_items("thr_1", "none", 10, "asc", self.context())
+
+    # --- Items
+
+    @pytest.mark.parametrize("kind", ITEM_KINDS)
+    async def test_an_item_of_each_kind_comes_back_as_it_was_stored(self, kind: str) -> None:
+        item = item_of_kind(kind, "thr_1")
+        async with self.open_store() as store:
+            await store.save_thread(thread("thr_1"), self.context())
+            await store.add_thread_item("thr_1", item, self.context())
+            assert await store.load_item("thr_1", item.id, self.context()) == item
+            page = await store.load_thread_items("thr_1", None, 10, "asc", self.context())
+            assert page == Page(data=[item], has_more=False, after=None)
+
+    @_BOTH_ORDERS
+    @pytest.mark.parametrize("limit", [1, 2, 3, 5, 6, sys.maxsize])
+    async def test_pages_hold_every_item_once_in_order_of_insertion(
+        self, order: str, limit: int
+    ) -> None:
+        # Two share a time, and the clock went back: neither may change the order.
+        hours = {"i3": 0, "i1": 0, "i4": 5, "i0": -3, "i5": 0}
+        async with self.open_store() as store:
+            await store.save_thread(thread("thr_1"), self.context())
+            for item_id, hour in hours.items():
+                item = note(item_id, "thr_1", at=NOON + timedelta(hours=hour))
+                await store.add_thread_item("thr_1", item, self.context())
+            pages = await _pages(
+                lambda after: store.load_thread_items("thr_1", after, limit, order, self.context())
+            )
+            assert [one.id for page in pages for one in page] == _ordered(list(hours), order)
+            assert max(map(len, pages)) <= limit
+
+    @_BOTH_ORDERS
+    async def test_a_page_goes_on_behind_its_cursor_when_items_were_added(self, order: str) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await store.add_thread_item("thr_1", note("i5", "thr_1"), self.context())
+            page = await store.load_thread_items("thr_1", "i3", 10, order, self.context())
+            expected = {"asc": ["i4", "i5"], "desc": ["i2", "i1"]}
+            assert [item.id for item in page.data] == expected[order]
+
+    async def test_an_unknown_thread_has_no_items(self) -> None:
+        async with self.open_store() as store:
+            with pytest.raises(NotFoundError):
+                await store.load_thread_items("thr_none", None, 10, "asc", self.context())
+            with pytest.raises(NotFoundError):
+                await store.add_thread_item("thr_none", note("i", "thr_none"), self.context())
+            with pytest.raises(NotFoundError):
+                await store.save_item("thr_none", note("i", "thr_none"), self.context())
+            with pytest.raises(NotFoundError):
+                await store.load_thread("thr_none", self.context())
+
+    async def test_adding_an_item_twice_is_a_conflict_and_keeps_the_first(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            with pytest.raises(ConflictError):
+                await store.add_thread_item("thr_1", note("i2", "thr_1", "no"), self.context())
+            assert await snapshot(store, "thr_1", self.context()) == _PREPARED
+
+    async def test_a_saved_item_is_replaced_in_its_place(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await store.save_item("thr_1", note("i2", "thr_1", "after"), self.context())
+            items = (await snapshot(store, "thr_1", self.context())).items
+            assert items == (("i1", "before"), ("i2", "after"), *_PREPARED.items[2:])
+
+    async def test_a_saved_item_that_is_new_is_appended(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await store.save_item("thr_1", note("i0", "thr_1", "new"), self.context())
+            items = (await snapshot(store, "thr_1", self.context())).items
+            assert items == (*_PREPARED.items, ("i0", "new"))
+
+    async def test_an_item_of_another_thread_is_not_found(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await store.save_thread(thread("thr_2"), self.context())
+            with pytest.raises(NotFoundError):
+                await store.load_item("thr_2", "i1", self.context())
+            with pytest.raises(NotFoundError):
+                await store.load_thread_items("thr_2", "i1", 10, "asc", self.context())
+            with pytest.raises(NotFoundError):
+                await store.delete_items_after("thr_2", "i1", self.context())
+            await store.delete_thread_item("thr_2", "i1", self.context())
+            assert await snapshot(store, "thr_1", self.context()) == _PREPARED
+
+    async def test_two_threads_may_have_an_item_of_the_same_id(self) -> None:
+        async with self.open_store() as store:
+            for thread_id in ("thr_1", "thr_2"):
+                await store.save_thread(thread(thread_id), self.context())
+                item = note("same", thread_id, thread_id)
+                await store.add_thread_item(thread_id, item, self.context())
+            await store.delete_thread_item("thr_1", "same", self.context())
+            loaded = await store.load_item("thr_2", "same", self.context())
+            assert loaded == note("same", "thr_2", "thr_2")
+
+    async def test_a_deleted_item_is_gone_and_deleting_it_again_is_no_error(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await store.delete_thread_item("thr_1", "i2", self.context())
+            await store.delete_thread_item("thr_1", "i2", self.context())
+            await store.delete_thread_item("thr_none", "i2", self.context())
+            with pytest.raises(NotFoundError):
+                await store.load_item("thr_1", "i2", self.context())
+            assert await _item_ids(store, "thr_1", self.context()) == ["i1", "i3", "i4"]
+
+    @pytest.mark.parametrize(
+        "text",
+        ["\u2028\u2029\x85", "\r\n\t\x1b\x7f", "e\u0301 \U0001f469\u200d\U0001f52c", "'\"\\%_;--"],
+        ids=["separators", "controls", "composed", "quotes"],
+    )
+    async def test_any_text_comes_back_as_it_was_stored(self, text: str) -> None:
+        async with self.open_store() as store:
+            await store.save_thread(thread("thr_1"), self.context())
+            await store.add_thread_item("thr_1", note("i1", "thr_1", text), self.context())
+            loaded = await store.load_item("thr_1", "i1", self.context())
+            assert loaded == note("i1", "thr_1", text)
+
+    @pytest.mark.parametrize("text", ["a\x00b", "a\ud83db"], ids=["nul", "lone surrogate"])
+    async def test_text_a_database_may_refuse_is_stored_or_refused_whole(self, text: str) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            refusal = None
+            try:
+                await store.add_thread_item("thr_1", note("i5", "thr_1", text), self.context())
+            except Exception as error:  # which one is the store's business
+                refusal = str(error)
+            assert refusal != "", "an error that says nothing helps nobody"
+            ids = await _item_ids(store, "thr_1", self.context())
+            assert ids == ["i1", "i2", "i3", "i4"] + (["i5"] if refusal is None else [])
+
+    async def test_an_item_of_a_megabyte_comes_back(self) -> None:
+        async with self.open_store() as store:
+            await store.save_thread(thread("thr_1"), self.context())
+            item = note("i1", "thr_1", "ä" * 500_000)
+            await store.add_thread_item("thr_1", item, self.context())
+            assert await store.load_item("thr_1", "i1", self.context()) == item
+
+    # --- Attachments
+
+    async def test_an_attachment_comes_back_as_it_was_saved(self) -> None:
+        async with self.open_store() as store:
+            await store.save_attachment(attachment("atc_1"), self.context())
+            assert await store.load_attachment("atc_1", self.context()) == attachment("atc_1")
+
+    async def test_an_attachment_saved_again_is_replaced(self) -> None:
+        async with self.open_store() as store:
+            await store.save_attachment(attachment("atc_1", "before"), self.context())
+            await store.save_attachment(attachment("atc_1", "after"), self.context())
+            loaded = await store.load_attachment("atc_1", self.context())
+            assert loaded == attachment("atc_1", "after")
+
+    async def test_a_deleted_attachment_is_gone(self) -> None:
+        async with self.open_store() as store:
+            await store.save_attachment(attachment("atc_1"), self.context())
+            await store.delete_attachment("atc_1", self.context())
+            await store.delete_attachment("atc_1", self.context())
+            with pytest.raises(NotFoundError):
+                await store.load_attachment("atc_1", self.context())
+
+    # --- Isolation
+
+    @pytest.mark.parametrize("operation", [*READS, *WRITES])
+    async def test_another_owner_finds_and_changes_nothing(self, operation: str) -> None:
+        mine, theirs = self.context(), self._context_of_another_owner()
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", mine)
+            perform = (READS | WRITES)[operation]
+            if operation == "load_threads":
+                assert await perform(store, "thr_1", theirs) == Page(data=[])
+            elif operation.startswith("delete_") and operation != "delete_items_after":
+                await perform(store, "thr_1", theirs)
+            else:
+                with pytest.raises(NotFoundError):
+                    await perform(store, "thr_1", theirs)
+            assert await snapshot(store, "thr_1", mine) == _PREPARED
+            assert await snapshot(store, "thr_1", theirs) == _NOTHING
+
+    async def test_two_owners_threads_have_separate_pages(self) -> None:
+        mine, theirs = self.context(), self._context_of_another_owner()
+        async with self.open_store() as store:
+            for thread_id, context in (("thr_1", mine), ("thr_2", theirs), ("thr_3", mine)):
+                await store.save_thread(thread(thread_id), context)
+            with pytest.raises(NotFoundError):
+                await store.load_threads(1, "thr_2", "asc", mine)
+            pages = await _pages(lambda after: store.load_threads(1, after, "desc", mine))
+            assert [[one.id for one in page] for page in pages] == [["thr_3"], ["thr_1"]]
+
+    # --- Many callers at once
+
+    async def test_concurrent_writers_lose_nothing(self) -> None:
+        async with self.open_store() as store:
+            await store.save_thread(thread("thr_1"), self.context())
+
+            async def write(writer: int) -> None:
+                for n in range(5):
+                    item = note(f"{writer}-{n}", "thr_1")
+                    await store.add_thread_item("thr_1", item, self.context())
+
+            async with trio.open_nursery() as nursery:
+                for writer in range(20):
+                    nursery.start_soon(write, writer)
+            ids = await _item_ids(store, "thr_1", self.context())
+            assert len(ids) == 100
+            for writer in range(20):
+                own = [item_id for item_id in ids if item_id.startswith(f"{writer}-")]
+                assert own == [f"{writer}-{n}" for n in range(5)]
+
+    async def test_of_many_who_add_the_same_item_one_succeeds(self) -> None:
+        outcomes: list[str] = []
+        async with self.open_store() as store:
+            await store.save_thread(thread("thr_1"), self.context())
+
+            async def add(n: int) -> None:
+                try:
+                    item = note("same", "thr_1", str(n))
+                    await store.add_thread_item("thr_1", item, self.context())
+                except ConflictError:
+                    outcomes.append("conflict")
+                else:
+                    outcomes.append("added")
+
+            async with trio.open_nursery() as nursery:
+                for n in range(10):
+                    nursery.start_soon(add, n)
+            assert sorted(outcomes) == ["added"] + ["conflict"] * 9
+            assert await _item_ids(store, "thr_1", self.context()) == ["same"]
+
+    async def test_callers_cancelled_in_the_queue_do_not_hold_up_the_others(self) -> None:
+        async with self.open_store() as store:
+            await store.save_thread(thread("thr_1"), self.context())
+
+            async def add(item_id: str) -> None:
+                await store.add_thread_item("thr_1", note(item_id, "thr_1"), self.context())
+
+            async with trio.open_nursery() as nursery, trio.open_nursery() as doomed:
+                for n in range(10):
+                    nursery.start_soon(add, f"stays-{n}")
+                    doomed.start_soon(add, f"doomed-{n}")
+                await trio.lowlevel.checkpoint()
+                doomed.cancel_scope.cancel()
+            ids = await _item_ids(store, "thr_1", self.context())
+            assert {f"stays-{n}" for n in range(10)} <= set(ids)
+            assert len(ids) == len(set(ids))
+
+    async def test_nobody_sees_half_a_settlement(self) -> None:
+        self._needs_atomic_operations()
+        seen: set[Snapshot] = set()
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await prepare(store, "thr_2", self.context())
+            await self.perform("settle", store, "thr_2", self.context())
+            after = (await snapshot(store, "thr_2", self.context())).items
+
+            async def watch(until: trio.Event) -> None:
+                while not until.is_set():
+                    seen.add(await snapshot(store, "thr_1", self.context()))
+
+            async with trio.open_nursery() as nursery:
+                done = trio.Event()
+                for _ in range(4):
+                    nursery.start_soon(watch, done)
+                await self.perform("settle", store, "thr_1", self.context())
+                done.set()
+            assert {one.items for one in seen} <= {_PREPARED.items, after}
+
+    # --- Cancellation
+
+    @pytest.mark.parametrize("operation", [*READS, *WRITES])
+    async def test_a_cancel_at_any_checkpoint_leaves_all_or_nothing(self, operation: str) -> None:
+        """Whatever the step at which the cancel falls, and whether or not it is noticed."""
+        perform = (READS | WRITES)[operation]
+        whole = operation not in MANY_STEPS or self.atomic
+        async with self.open_store() as store:
+            await prepare(store, "thr_whole", self.context())
+            await perform(store, "thr_whole", self.context())
+            after = await snapshot(store, "thr_whole", self.context())
+            for step in itertools.count():
+                thread_id = f"thr_{step}"
+                await prepare(store, thread_id, self.context())
+                cancel = _CancelAtStep(step)
+                await cancel.run(partial(perform, store, thread_id, self.context()))
+                now = await snapshot(store, thread_id, self.context())
+                if not cancel.raised:
+                    assert now == after
+                elif whole and self.exact_cancellation:
+                    assert now == _PREPARED
+                elif whole:
+                    assert now in (_PREPARED, after)
+                with suppress(ConflictError):  # adding again what was added
+                    await perform(store, thread_id, self.context())
+                assert await snapshot(store, thread_id, self.context()) == after
+                if not cancel.happened:
+                    break
+
+    # --- Settling, and retrying after an item
+
+    async def test_settling_adds_changes_and_renames(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await self.perform("settle", store, "thr_1", self.context())
+            assert await snapshot(store, "thr_1", self.context()) == _SETTLED
+
+    async def test_settling_twice_is_settling_once(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await self.perform("settle", store, "thr_1", self.context())
+            await self.perform("settle", store, "thr_1", self.context())
+            assert await snapshot(store, "thr_1", self.context()) == _SETTLED
+
+    async def test_settling_in_an_unknown_thread_is_not_found_and_makes_none(self) -> None:
+        settlement = Settlement("thr_none", thread=thread("thr_none"))
+        async with self.open_store() as store:
+            with pytest.raises(NotFoundError):
+                await store.settle(settlement, self.context())
+            assert (await store.load_threads(10, None, "asc", self.context())).data == []
+
+    async def test_deleting_after_an_item_keeps_it_and_those_before(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            for _ in range(2):
+                await store.delete_items_after("thr_1", "i2", self.context())
+                assert await _item_ids(store, "thr_1", self.context()) == ["i1", "i2"]
+
+    async def test_deleting_after_an_unknown_item_deletes_nothing(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            with pytest.raises(NotFoundError):
+                await store.delete_items_after("thr_1", "none", self.context())
+            assert await snapshot(store, "thr_1", self.context()) == _PREPARED
+
+    # --- Opening
+
+    async def test_an_open_store_answers_a_ping(self) -> None:
+        async with self.open_store() as store:
+            assert await store.ping() is None  # type: ignore[func-returns-value]
+
+    async def test_entering_again_and_leaving_does_not_close(self) -> None:
+        async with self.open_store() as store:
+            async with store:
+                await prepare(store, "thr_1", self.context())
+            assert await snapshot(store, "thr_1", self.context()) == _PREPARED
+
+    async def test_what_was_stored_is_there_after_opening_again(self) -> None:
+        self._needs_persistence()
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+        async with self.open_store() as store:
+            assert await snapshot(store, "thr_1", self.context()) == _PREPARED
+
+    async def test_two_open_at_once_see_each_others_writes(self) -> None:
+        self._needs_persistence()
+        async with self.open_store() as one, self.open_store() as other:
+            await prepare(one, "thr_1", self.context())
+            await self.perform("settle", other, "thr_1", self.context())
+            assert await snapshot(one, "thr_1", self.context()) == _SETTLED
+
+    @pytest.mark.parametrize("operation", WRITES)
+    async def test_a_crash_at_any_statement_leaves_all_or_nothing(self, operation: str) -> None:
+        self._needs_persistence()
+        async with self.open_store() as store:
+            await prepare(store, "thr_whole", self.context())
+            await self.perform(operation, store, "thr_whole", self.context())
+            after = await snapshot(store, "thr_whole", self.context())
+        for statement in itertools.count(1):
+            thread_id = f"thr_{statement}"
+            async with self.open_store() as store:
+                await prepare(store, thread_id, self.context())
+            crashed = await self.crash_during(operation, thread_id, statement)
+            async with self.open_store() as store:
+                now = await snapshot(store, thread_id, self.context())
+            if not crashed:
+                assert now == after
+                break
+            assert now in (_PREPARED, after)
+
+    # --- The journal, if there is one
+
+    async def test_settling_closes_the_turns_entry(self) -> None:
+        self._needs_persistence()
+        async with self.open_store() as store:
+            journal = _journal(store)
+            await prepare(store, "thr_1", self.context())
+            await journal.begin("turn_1", "thr_1", self.context())
+            await journal.checkpoint([_entry("turn_1", "thr_1", "partial")])
+            settlement = Settlement("thr_1", "turn_1", (note("i5", "thr_1", "whole"),))
+            await store.settle(settlement, self.context())
+        async with self.open_store() as store:
+            assert await _journal(store).abandoned() == []
+            items = (await snapshot(store, "thr_1", self.context())).items
+            assert items == (*_PREPARED.items, ("i5", "whole"))
+
+    async def test_the_last_checkpoint_of_an_unsettled_turn_is_found_once(self) -> None:
+        self._needs_persistence()
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await self._leave_turn_open(store, "partial", "partial answer")
+        async with self.open_store() as store, self.open_store() as another:
+            found = await _journal(store).abandoned()
+            assert found == [_entry("turn_1", "thr_1", "partial answer")]
+            assert await _journal(another).abandoned() == []
+
+    async def test_a_turn_that_is_live_elsewhere_is_not_abandoned(self) -> None:
+        self._needs_persistence()
+        async with self.open_store() as store, self.open_store() as another:
+            await prepare(store, "thr_1", self.context())
+            await self._leave_turn_open(store, "partial")
+            assert await _journal(another).abandoned() == []
+            assert await _journal(store).abandoned() == []
+
+    async def test_a_checkpoint_after_the_end_brings_nothing_back(self) -> None:
+        self._needs_persistence()
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await self._leave_turn_open(store, "partial")
+            await store.settle(Settlement("thr_1", "turn_1"), self.context())
+            await _journal(store).checkpoint([_entry("turn_1", "thr_1", "late")])
+        async with self.open_store() as store:
+            assert await _journal(store).abandoned() == []
+
+    async def test_an_abandoned_turn_is_settled_for_its_owner_once(self) -> None:
+        self._needs_persistence()
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await self._leave_turn_open(store, "partial")
+        settlement = Settlement("thr_1", "turn_1", (note("i5", "thr_1", "partial"),))
+        async with self.open_store() as store:
+            await _journal(store).abandoned()
+            await _journal(store).settle_abandoned(settlement)
+            await _journal(store).settle_abandoned(settlement)
+            items = (await snapshot(store, "thr_1", self.context())).items
+            assert items == (*_PREPARED.items, ("i5", "partial"))
+            assert await _journal(store).abandoned() == []
+
+    async def test_an_abandoned_turn_of_a_thread_that_is_gone_is_closed(self) -> None:
+        self._needs_persistence()
+        async with self.open_store() as store:
+            await _journal(store).begin("turn_1", "thr_none", self.context())
+        settlement = Settlement("thr_none", "turn_1", (note("i5", "thr_none"),))
+        async with self.open_store() as store:
+            assert await _journal(store).abandoned() == [JournalEntry("turn_1", "thr_none")]
+            await _journal(store).settle_abandoned(settlement)
+        async with self.open_store() as store:
+            assert await _journal(store).abandoned() == []
+            assert (await store.load_threads(10, None, "asc", self.context())).data == []
+
+    # --- What the tests share
+
+    async def _leave_turn_open(self, store: Store[Any], *texts: str) -> None:
+        await _journal(store).begin("turn_1", "thr_1", self.context())
+        for text in texts:
+            await _journal(store).checkpoint([_entry("turn_1", "thr_1", text)])
+
+    def _context_of_another_owner(self) -> Any:
+        theirs = self.other_context()
+        if theirs is None:
+            pytest.skip("the store has no owners: other_context() is None")
+        return theirs
+
+    def _needs_persistence(self) -> None:
+        if not self.persistent:
+            pytest.skip("the store isn't persistent")
+
+    def _needs_atomic_operations(self) -> None:
+        if not self.atomic:
+            pytest.skip("the store isn't atomic")
+
+
+_PREPARED = Snapshot("before", tuple((f"i{n}", "before") for n in range(1, 5)), "before")
+_NOTHING = Snapshot("gone", (), "gone")
+_SETTLED = Snapshot(
+    "after",
+    (
+        ("i1", "after"),
+        ("i2", "after"),
+        ("i3", "before"),
+        ("i4", "before"),
+        ("i5", "new"),
+        ("i6", "new"),
+    ),
+    "before",
+)
+
+
+class _CancelAtStep(trio.abc.Instrument):
+    """Cancel a call when its task has given way to others so many times."""
+
+    def __init__(self, step: int) -> None:
+        self.raised = False
+        self._steps_left = step
+        self._scope = trio.CancelScope()
+
+    @property
+    def happened(self) -> bool:
+        return self._scope.cancel_called
+
+    async def run(self, call: Callable[[], Awaitable[object]]) -> None:
+        self._task = trio.lowlevel.current_task()
+        with self._scope:
+            self._cancel_at_zero()
+            trio.lowlevel.add_instrument(self)
+            try:
+                await call()
+            except trio.Cancelled:
+                self.raised = True
+                raise
+            finally:
+                trio.lowlevel.remove_instrument(self)
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task:
+            self._steps_left -= 1
+            self._cancel_at_zero()
+
+    def _cancel_at_zero(self) -> None:
+        if self._steps_left == 0:
+            self._scope.cancel()
+
+
+def _journal(store: Store[Any]) -> Journal[Any]:
+    if store.journal is None:
+        pytest.skip("the store has no journal")
+    return store.journal
+
+
+def _entry(turn_id: str, thread_id: str, text: str) -> JournalEntry:
+    return JournalEntry(turn_id, thread_id, (note("i5", thread_id, text),))
+
+
+def _spoil(metadata: ThreadMetadata, item: ThreadItem) -> None:
+    metadata.title = "spoilt"
+    metadata.metadata["k"].append("spoilt")
+    item.id = "spoilt"
+
+
+def _ordered(ids: list[str], order: str) -> list[str]:
+    return ids if order == "asc" else ids[::-1]
+
+
+async def _item_ids(store: Store[Any], thread_id: str, context: Any) -> list[str]:
+    page = await store.load_thread_items(thread_id, None, 1000, "asc", context)
+    return [item.id for item in page.data]
+
+
+async def _pages(load: Callable[[str | None], Awaitable[Page[Any]]]) -> list[list[Any]]:
+    """Follow the cursors to the last page."""
+    pages: list[list[Any]] = []
+    after: str | None = None
+    while True:
+        page = await load(after)
+        pages.append(page.data)
+        if not page.has_more:
+            assert page.after is None
+            return pages
+        assert page.after == page.data[-1].id
+        after = page.after

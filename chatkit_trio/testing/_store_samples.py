@@ -1,0 +1,226 @@
+"""What the store conformance kit stores: one item of each kind, and one call of each method.
+
+An operation is run on a thread prepared for it; what it did is read back as a `Snapshot`, which
+says the same of two threads in the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from chatkit_trio.errors import NotFoundError
+from chatkit_trio.store import Settlement, Store
+from chatkit_trio.types import Attachment, HiddenContextItem, ThreadItem, ThreadMetadata
+
+NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
+
+# One of each kind, with every field that a store could lose.
+_FIELDS: dict[str, dict[str, Any]] = {
+    "user_message": {
+        "content": [
+            {"type": "input_text", "text": "What is in here?"},
+            {
+                "type": "input_tag",
+                "id": "tag_1",
+                "text": "@sales",
+                "data": {"row": 3, "tags": ["a", None, 1.5]},
+                "group": "tables",
+                "interactive": True,
+            },
+        ],
+        "attachments": [
+            {"type": "file", "id": "atc_1", "name": "a.pdf", "mime_type": "application/pdf"},
+            {
+                "type": "image",
+                "id": "atc_2",
+                "name": "b.png",
+                "mime_type": "image/png",
+                "preview_url": "https://files.example/b.png",
+                "thread_id": "thr_1",
+                "metadata": {"sha256": "00ff"},
+            },
+        ],
+        "quoted_text": "the line above",
+        "inference_options": {"tool_choice": {"id": "search"}, "model": "large"},
+    },
+    "assistant_message": {
+        "content": [
+            {
+                "text": "A table.",
+                "annotations": [
+                    {
+                        "source": {
+                            "type": "url",
+                            "url": "https://example.com/",
+                            "title": "Example",
+                            "attribution": "Somebody",
+                        },
+                        "index": 3,
+                    },
+                    {"source": {"type": "entity", "id": "e", "title": "E", "data": {"k": "v"}}},
+                ],
+            },
+            {"text": ""},
+        ]
+    },
+    "client_tool_call": {
+        "status": "completed",
+        "call_id": "call_1",
+        "name": "get_selection",
+        "arguments": {"deep": {"list": [1, 2, {"x": None}]}},
+        "output": {"rows": [1, 2]},
+    },
+    "widget": {
+        "widget": {"type": "Card", "children": [{"type": "Text", "id": "t", "value": "hello"}]},
+        "copy_text": "hello",
+    },
+    "generated_image": {"image": {"id": "img_1", "url": "data:image/png;base64,AAAA"}},
+    "structured_input": {
+        "status": "answered",
+        "inputs": [
+            {
+                "type": "multiple_choice",
+                "id": "q1",
+                "question": "Which?",
+                "options": [{"value": "red"}, {"value": "blue"}],
+                "multiple": True,
+                "answer": {"values": ["red"], "skipped": False},
+            },
+            {"type": "freeform", "id": "q2", "question": "Why?", "description": "in short"},
+        ],
+    },
+    "task": {"task": {"type": "web_search", "title": "Search", "queries": ["trio"]}},
+    "workflow": {
+        "workflow": {
+            "type": "reasoning",
+            "tasks": [
+                {"type": "thought", "content": "Hm.", "status_indicator": "complete"},
+                {"type": "custom", "title": "Look", "icon": "search"},
+                {"type": "file", "sources": [{"filename": "a.pdf", "title": "A"}]},
+                {"type": "image", "title": "Draw"},
+            ],
+            "summary": {"duration": 7},
+            "expanded": True,
+        }
+    },
+    "end_of_turn": {},
+    "hidden_context_item": {"content": {"note": ["for the model", 1, None]}},
+    "sdk_hidden_context": {"content": "The user stopped the answer."},
+}
+
+ITEM_KINDS = tuple(_FIELDS)
+
+_ITEM: TypeAdapter[ThreadItem] = TypeAdapter(ThreadItem)
+_ATTACHMENT: TypeAdapter[Attachment] = TypeAdapter(Attachment)
+
+
+def item_of_kind(kind: str, thread_id: str) -> ThreadItem:
+    return _ITEM.validate_python(
+        {"type": kind, "id": f"{kind}_1", "thread_id": thread_id, "created_at": NOON}
+        | _FIELDS[kind]
+    )
+
+
+def note(item_id: str, thread_id: str, content: str = "", at: datetime = NOON) -> ThreadItem:
+    """Make a small item of any text."""
+    return HiddenContextItem(id=item_id, thread_id=thread_id, created_at=at, content=content)
+
+
+def thread(thread_id: str, title: str | None = None) -> ThreadMetadata:
+    return ThreadMetadata(id=thread_id, title=title, created_at=NOON, metadata={"k": [title]})
+
+
+def attachment(attachment_id: str, name: str = "a.txt") -> Attachment:
+    return _ATTACHMENT.validate_python(
+        {
+            "type": "image",
+            "id": attachment_id,
+            "name": name,
+            "mime_type": "image/png",
+            "preview_url": "https://files.example/a.png",
+            "metadata": {"path": "a/b", "deep": [1, {"x": None}]},
+            "upload_descriptor": {
+                "url": "https://files.example/upload",
+                "method": "PUT",
+                "headers": {"x-token": "t"},
+            },
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What can be seen of a prepared thread: its title, its items and its attachment's name."""
+
+    title: str | None
+    items: tuple[tuple[str, str], ...]
+    attachment: str | None
+
+
+GONE = "gone"
+
+
+async def prepare(store: Store[Any], thread_id: str, context: Any) -> None:
+    """Store the thread an operation is run on."""
+    await store.save_thread(thread(thread_id, "before"), context)
+    for item_id in ("i1", "i2", "i3", "i4"):
+        await store.add_thread_item(thread_id, note(item_id, thread_id, "before"), context)
+    await store.save_attachment(attachment(f"atc_{thread_id}", "before"), context)
+
+
+async def snapshot(store: Store[Any], thread_id: str, context: Any) -> Snapshot:
+    try:
+        title = (await store.load_thread(thread_id, context)).title
+        page = await store.load_thread_items(thread_id, None, 100, "asc", context)
+        items = tuple((item.id, getattr(item, "content", "")) for item in page.data)
+    except NotFoundError:
+        title, items = GONE, ()
+    try:
+        name = (await store.load_attachment(f"atc_{thread_id}", context)).name
+    except NotFoundError:
+        name = GONE
+    return Snapshot(title, items, name)
+
+
+Operation = Callable[[Store[Any], str, Any], Awaitable[object]]
+
+
+def _settlement(thread_id: str) -> Settlement:
+    return Settlement(
+        thread_id,
+        new_items=tuple(note(item_id, thread_id, "new") for item_id in ("i4", "i5", "i6")),
+        changed_items=(note("i1", thread_id, "after"), note("i2", thread_id, "after")),
+        thread=thread(thread_id, "after"),
+    )
+
+
+READS: dict[str, Operation] = {
+    "load_thread": lambda store, thr, c: store.load_thread(thr, c),
+    "load_threads": lambda store, thr, c: store.load_threads(2, None, "desc", c),
+    "load_thread_items": lambda store, thr, c: store.load_thread_items(thr, "i1", 2, "asc", c),
+    "load_item": lambda store, thr, c: store.load_item(thr, "i2", c),
+    "load_attachment": lambda store, thr, c: store.load_attachment(f"atc_{thr}", c),
+}
+
+WRITES: dict[str, Operation] = {
+    "save_thread": lambda store, thr, c: store.save_thread(thread(thr, "after"), c),
+    "delete_thread": lambda store, thr, c: store.delete_thread(thr, c),
+    "add_thread_item": lambda store, thr, c: store.add_thread_item(thr, note("i5", thr), c),
+    "save_item": lambda store, thr, c: store.save_item(thr, note("i2", thr, "after"), c),
+    "save_item (a new one)": lambda store, thr, c: store.save_item(thr, note("i5", thr), c),
+    "delete_thread_item": lambda store, thr, c: store.delete_thread_item(thr, "i2", c),
+    "save_attachment": lambda store, thr, c: store.save_attachment(
+        attachment(f"atc_{thr}", "after"), c
+    ),
+    "delete_attachment": lambda store, thr, c: store.delete_attachment(f"atc_{thr}", c),
+    "settle": lambda store, thr, c: store.settle(_settlement(thr), c),
+    "delete_items_after": lambda store, thr, c: store.delete_items_after(thr, "i2", c),
+}
+
+MANY_STEPS = ("settle", "delete_items_after")
+"""The operations that a store without transactions does in more than one step."""
