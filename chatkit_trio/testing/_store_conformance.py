@@ -38,7 +38,9 @@ from ._store_samples import (
 
 __all__ = ["StoreConformance"]
 
-_BOTH_ORDERS = pytest.mark.parametrize("order", ["asc", "desc"])
+_both_orders = pytest.mark.parametrize("order", ["asc", "desc"])
+_needs_persistence = pytest.mark.usefixtures("persistence")
+_needs_atomicity = pytest.mark.usefixtures("atomicity")
 
 
 class StoreConformance:
@@ -92,6 +94,25 @@ class StoreConformance:
     async def perform(operation: str, store: Store[Any], thread_id: str, context: Any) -> None:
         """Run one of the kit's writes; for a process that `crash_during` starts."""
         await WRITES[operation](store, thread_id, context)
+
+    # Skipping in a fixture and not in a test: pytest-trio loses the reason otherwise.
+
+    @pytest.fixture
+    def persistence(self) -> None:
+        if not self.persistent:
+            pytest.skip("the store isn't persistent")
+
+    @pytest.fixture
+    def atomicity(self) -> None:
+        if not self.atomic:
+            pytest.skip("the store isn't atomic")
+
+    @pytest.fixture
+    def theirs(self) -> Any:
+        context = self.other_context()
+        if context is None:
+            pytest.skip("the store has no owners: other_context() is None")
+        return context
 
     # --- Ids
 
@@ -160,7 +181,7 @@ class StoreConformance:
             await store.save_thread(thread("thr_1"), self.context())
             assert await _item_ids(store, "thr_1", self.context()) == []
 
-    @_BOTH_ORDERS
+    @_both_orders
     @pytest.mark.parametrize("limit", [1, 2, 3, 5, 6, sys.maxsize])
     async def test_pages_hold_every_thread_once_in_order(self, order: str, limit: int) -> None:
         ids = [f"thr_{n}" for n in (3, 1, 4, 0, 5)]
@@ -193,7 +214,7 @@ class StoreConformance:
             page = await store.load_thread_items("thr_1", None, 10, "asc", self.context())
             assert page == Page(data=[item], has_more=False, after=None)
 
-    @_BOTH_ORDERS
+    @_both_orders
     @pytest.mark.parametrize("limit", [1, 2, 3, 5, 6, sys.maxsize])
     async def test_pages_hold_every_item_once_in_order_of_insertion(
         self, order: str, limit: int
@@ -211,7 +232,7 @@ class StoreConformance:
             assert [one.id for page in pages for one in page] == _ordered(list(hours), order)
             assert max(map(len, pages)) <= limit
 
-    @_BOTH_ORDERS
+    @_both_orders
     async def test_a_page_goes_on_behind_its_cursor_when_items_were_added(self, order: str) -> None:
         async with self.open_store() as store:
             await prepare(store, "thr_1", self.context())
@@ -342,8 +363,10 @@ class StoreConformance:
     # --- Isolation
 
     @pytest.mark.parametrize("operation", [*READS, *WRITES])
-    async def test_another_owner_finds_and_changes_nothing(self, operation: str) -> None:
-        mine, theirs = self.context(), self._context_of_another_owner()
+    async def test_another_owner_finds_and_changes_nothing(
+        self, operation: str, theirs: Any
+    ) -> None:
+        mine = self.context()
         async with self.open_store() as store:
             await prepare(store, "thr_1", mine)
             perform = (READS | WRITES)[operation]
@@ -357,8 +380,8 @@ class StoreConformance:
             assert await snapshot(store, "thr_1", mine) == _PREPARED
             assert await snapshot(store, "thr_1", theirs) == _NOTHING
 
-    async def test_two_owners_threads_have_separate_pages(self) -> None:
-        mine, theirs = self.context(), self._context_of_another_owner()
+    async def test_two_owners_threads_have_separate_pages(self, theirs: Any) -> None:
+        mine = self.context()
         async with self.open_store() as store:
             for thread_id, context in (("thr_1", mine), ("thr_2", theirs), ("thr_3", mine)):
                 await store.save_thread(thread(thread_id), context)
@@ -424,8 +447,8 @@ class StoreConformance:
             assert {f"stays-{n}" for n in range(10)} <= set(ids)
             assert len(ids) == len(set(ids))
 
+    @_needs_atomicity
     async def test_nobody_sees_half_a_settlement(self) -> None:
-        self._needs_atomic_operations()
         seen: set[Snapshot] = set()
         async with self.open_store() as store:
             await prepare(store, "thr_1", self.context())
@@ -522,23 +545,23 @@ class StoreConformance:
                 await prepare(store, "thr_1", self.context())
             assert await snapshot(store, "thr_1", self.context()) == _PREPARED
 
+    @_needs_persistence
     async def test_what_was_stored_is_there_after_opening_again(self) -> None:
-        self._needs_persistence()
         async with self.open_store() as store:
             await prepare(store, "thr_1", self.context())
         async with self.open_store() as store:
             assert await snapshot(store, "thr_1", self.context()) == _PREPARED
 
+    @_needs_persistence
     async def test_two_open_at_once_see_each_others_writes(self) -> None:
-        self._needs_persistence()
         async with self.open_store() as one, self.open_store() as other:
             await prepare(one, "thr_1", self.context())
             await self.perform("settle", other, "thr_1", self.context())
             assert await snapshot(one, "thr_1", self.context()) == _SETTLED
 
     @pytest.mark.parametrize("operation", WRITES)
+    @_needs_persistence
     async def test_a_crash_at_any_statement_leaves_all_or_nothing(self, operation: str) -> None:
-        self._needs_persistence()
         async with self.open_store() as store:
             await prepare(store, "thr_whole", self.context())
             await self.perform(operation, store, "thr_whole", self.context())
@@ -557,8 +580,8 @@ class StoreConformance:
 
     # --- The journal, if there is one
 
+    @_needs_persistence
     async def test_settling_closes_the_turns_entry(self) -> None:
-        self._needs_persistence()
         async with self.open_store() as store:
             journal = _journal(store)
             await prepare(store, "thr_1", self.context())
@@ -571,8 +594,8 @@ class StoreConformance:
             items = (await snapshot(store, "thr_1", self.context())).items
             assert items == (*_PREPARED.items, ("i5", "whole"))
 
+    @_needs_persistence
     async def test_the_last_checkpoint_of_an_unsettled_turn_is_found_once(self) -> None:
-        self._needs_persistence()
         async with self.open_store() as store:
             await prepare(store, "thr_1", self.context())
             await self._leave_turn_open(store, "partial", "partial answer")
@@ -581,16 +604,16 @@ class StoreConformance:
             assert found == [_entry("turn_1", "thr_1", "partial answer")]
             assert await _journal(another).abandoned() == []
 
+    @_needs_persistence
     async def test_a_turn_that_is_live_elsewhere_is_not_abandoned(self) -> None:
-        self._needs_persistence()
         async with self.open_store() as store, self.open_store() as another:
             await prepare(store, "thr_1", self.context())
             await self._leave_turn_open(store, "partial")
             assert await _journal(another).abandoned() == []
             assert await _journal(store).abandoned() == []
 
+    @_needs_persistence
     async def test_a_checkpoint_after_the_end_brings_nothing_back(self) -> None:
-        self._needs_persistence()
         async with self.open_store() as store:
             await prepare(store, "thr_1", self.context())
             await self._leave_turn_open(store, "partial")
@@ -599,8 +622,8 @@ class StoreConformance:
         async with self.open_store() as store:
             assert await _journal(store).abandoned() == []
 
+    @_needs_persistence
     async def test_an_abandoned_turn_is_settled_for_its_owner_once(self) -> None:
-        self._needs_persistence()
         async with self.open_store() as store:
             await prepare(store, "thr_1", self.context())
             await self._leave_turn_open(store, "partial")
@@ -613,8 +636,8 @@ class StoreConformance:
             assert items == (*_PREPARED.items, ("i5", "partial"))
             assert await _journal(store).abandoned() == []
 
+    @_needs_persistence
     async def test_an_abandoned_turn_of_a_thread_that_is_gone_is_closed(self) -> None:
-        self._needs_persistence()
         async with self.open_store() as store:
             await _journal(store).begin("turn_1", "thr_none", self.context())
         settlement = Settlement("thr_none", "turn_1", (note("i5", "thr_none"),))
@@ -631,20 +654,6 @@ class StoreConformance:
         await _journal(store).begin("turn_1", "thr_1", self.context())
         for text in texts:
             await _journal(store).checkpoint([_entry("turn_1", "thr_1", text)])
-
-    def _context_of_another_owner(self) -> Any:
-        theirs = self.other_context()
-        if theirs is None:
-            pytest.skip("the store has no owners: other_context() is None")
-        return theirs
-
-    def _needs_persistence(self) -> None:
-        if not self.persistent:
-            pytest.skip("the store isn't persistent")
-
-    def _needs_atomic_operations(self) -> None:
-        if not self.atomic:
-            pytest.skip("the store isn't atomic")
 
 
 _PREPARED = Snapshot("before", tuple((f"i{n}", "before") for n in range(1, 5)), "before")

@@ -24,3 +24,10 @@ class TestMemoryStore(StoreConformance):
 
     def other_context(self) -> User:
         return User("bob")
+
+
+class TestMemoryStoreWithoutOwners(StoreConformance):
+    @asynccontextmanager
+    async def open_store(self) -> AsyncIterator[MemoryStore[object]]:
+        async with MemoryStore[object]() as store:
+            yield store

@@ -95,7 +95,7 @@ async def test_deleting_after_an_item_goes_through_more_than_one_page(count: int
     assert left == ["i1", "i2"]
 
 
-async def test_a_store_without_a_journal_says_so() -> None:
+def test_a_store_without_a_journal_says_so() -> None:
     assert TwelveMethodStore().journal is None
 
 
