@@ -17,7 +17,6 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -474,11 +473,11 @@ class Turn(Generic[TContext]):
         """Iterate what `respond` returned: an async iterable, or a context manager of one."""
         if inspect.isawaitable(source):
             source = await source
-        if isinstance(source, AbstractAsyncContextManager) and not hasattr(source, "__aiter__"):
+        if hasattr(source, "__aiter__"):
+            await self._drive_iterator(aiter(source))
+        else:
             async with source as channel:
                 await self._drive_iterator(aiter(channel))
-        else:
-            await self._drive_iterator(aiter(source))
 
     async def _drive_iterator(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
         athrow = getattr(iterator, "athrow", None)

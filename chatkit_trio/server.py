@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
 from typing import Any, Generic, Self
 
@@ -184,7 +184,7 @@ class ChatKitServer(ABC, Generic[TContext]):
         self.live_turns: LiveTurns[TContext] = LiveTurns()
         """The turns in progress in this process."""
         self._stack: AsyncExitStack | None = None
-        self._nursery_manager: Any = None
+        self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._nursery: trio.Nursery | None = None
         self._is_draining = False
 
@@ -204,14 +204,14 @@ class ChatKitServer(ABC, Generic[TContext]):
             if self.store.journal is not None:
                 await recover(self.store.journal)
             self._stack = stack.pop_all()
-        self._nursery_manager = trio.open_nursery()
-        self._nursery = await self._nursery_manager.__aenter__()
+        self._nursery_manager = manager = trio.open_nursery()
+        self._nursery = nursery = await manager.__aenter__()
         self._is_draining = False
         if self.store.journal is not None:
-            self._nursery.start_soon(
+            nursery.start_soon(
                 keep_journal, self.store.journal, self.live_turns, self.journal_interval
             )
-            self._nursery.start_soon(keep_recovering, self.store.journal)
+            nursery.start_soon(keep_recovering, self.store.journal)
         return self
 
     async def __aexit__(
@@ -229,6 +229,7 @@ class ChatKitServer(ABC, Generic[TContext]):
         manager, self._nursery_manager = self._nursery_manager, None
         assert stack is not None
         assert nursery is not None
+        assert manager is not None
         await self._settle_all()  # noqa: ASYNC102 (it shields itself)
         nursery.cancel_scope.cancel()
         is_ours = isinstance(exc_value, trio.Cancelled | BaseExceptionGroup)

@@ -1,0 +1,78 @@
+"""The map of the house, held against the imports: lower layers never import higher ones."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "chatkit_trio"
+
+LAYERS = [
+    {"icons", "actions", "errors", "widgets", "types", "_widget_rendering"},
+    {"store"},
+    {"_turn", "_wire", "_widget_diff", "_policy"},
+    {"_frames", "_stream", "_live", "_journal", "_requests", "_widget_stream", "server"},
+    {"stores", "agents", "web", "testing", "demo", "cli", "__main__"},
+]
+
+WAITS_FROM_LAYER = 3
+"""Only the engine and the edges may import trio."""
+
+OUTSIDE = {"quart", "quart_trio", "hypercorn", "openai", "agents", "click", "sqlite3"}
+"""What only the edges may import."""
+
+
+def layer_of(module: str) -> int:
+    top = module.split(".")[0]
+    return next(number for number, names in enumerate(LAYERS) if top in names)
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if name != "__init__":
+            yield name, path
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield what a module imports, our own names as `chatkit_trio.x`."""
+    package = ["chatkit_trio", *path.relative_to(PACKAGE).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module or ""
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1]
+            target = [*base, *(node.module.split(".") if node.module else [])]
+            names = [alias.name for alias in node.names] if target == ["chatkit_trio"] else [""]
+            yield from (".".join([*target, name]).rstrip(".") for name in names)
+
+
+@pytest.mark.parametrize(("name", "path"), list(modules()), ids=str)
+def test_module_imports_nothing_above_its_layer(name: str, path: Path) -> None:
+    layer = layer_of(name)
+
+    for imported in imports(path):
+        top, _, rest = imported.partition(".")
+        if top == "chatkit_trio" and rest:
+            assert layer_of(rest) <= layer, f"{name} imports {imported}"
+        if top == "trio":
+            assert layer >= WAITS_FROM_LAYER or name == "widgets", f"{name} imports trio"
+        if top in OUTSIDE:
+            assert layer == len(LAYERS) - 1, f"{name} imports {imported}"
+        assert top != "chatkit", f"{name} imports the original"
+
+
+def test_importing_the_server_imports_no_edge() -> None:
+    script = "import sys, chatkit_trio.server; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+
+    loaded = {name.split(".")[0] for name in run.stdout.split()}
+
+    assert loaded & {"quart", "openai", "agents", "psycopg", "jinja2", "jsonschema"} == set()
