@@ -164,14 +164,13 @@ def _with_child(parent: Any, old: WidgetComponentBase, new: WidgetComponentBase)
     """Return a copy of the parent with another child, in a class that may have it."""
     if isinstance(parent, DynamicWidgetComponent) and not isinstance(new, DynamicWidgetComponent):
         new = DynamicWidgetComponent.model_validate(new.model_dump())
-    elif isinstance(parent, ListView) and not isinstance(new, ListViewItem):
-        parent = DynamicWidgetRoot.model_validate(parent.model_dump())
-    children = parent.children
-    if isinstance(children, list):
-        new_children: Any = [new if child is old else child for child in children]
-    else:
-        new_children = new
-    return parent.model_copy(update={"children": new_children})
+    if not isinstance(parent.children, list):
+        return parent.model_copy(update={"children": new})
+    children = [new if child is old else child for child in parent.children]
+    if isinstance(parent, ListView) and not isinstance(new, ListViewItem):
+        dumped = [child.model_dump() for child in children]
+        return DynamicWidgetRoot.model_validate({**parent.model_dump(), "children": dumped})
+    return parent.model_copy(update={"children": children})
 
 
 def _append(component: WidgetComponentBase, delta: str) -> WidgetComponentBase:

@@ -16,7 +16,7 @@ import errno
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
@@ -903,16 +903,21 @@ class WidgetTemplate:
         return cls._from_bases(Path(file_path), _bases(base))
 
     @classmethod
-    async def load(
+    def load(
         cls, file_path: str | PathLike[str], *, base: str | PathLike[str] | None = None
-    ) -> Self:
-        """Read a template as `from_file` does, in a worker thread.
+    ) -> Coroutine[Any, Any, Self]:
+        """Read a template as `from_file` does, but in a worker thread: `await` what it returns.
 
         A checkpoint. A cancellation waits for the read to end.
         """
+        # No async function: a caller is on the stack when it calls, not always when it awaits.
+        return cls._load(Path(file_path), _bases(base))
+
+    @classmethod
+    async def _load(cls, path: Path, bases: Iterable[Path]) -> Self:
         import trio
 
-        return await trio.to_thread.run_sync(cls._from_bases, Path(file_path), _bases(base))
+        return await trio.to_thread.run_sync(cls._from_bases, path, bases)
 
     @classmethod
     def _from_bases(cls, path: Path, bases: Iterable[Path]) -> Self:
@@ -944,11 +949,17 @@ class WidgetTemplate:
         try:
             return root_class.model_validate(self._render(self.name, self.template, values))
         except ValidationError as error:
-            flaw = error.errors(include_url=False)[0]
-            place = ".".join(str(step) for step in flaw["loc"]) or "the root"
             raise WidgetTemplateError(
-                f"widget template {self.name!r} makes no widget: at {place}: {flaw['msg']}"
+                f"widget template {self.name!r} makes no widget: at {_first_flaw(error)}"
             ) from error
+
+
+def _first_flaw(error: ValidationError) -> str:
+    # Children are one component or a list: the branch that got further is the one that was meant.
+    flaw = max(error.errors(include_url=False), key=lambda flaw: len(flaw["loc"]))
+    steps = [str(step) for step in flaw["loc"]]
+    place = ".".join(step for step in steps if DynamicWidgetComponent.__name__ not in step)
+    return f"{place or 'the root'}: {flaw['msg']}"
 
 
 def _entry(definition: Mapping[str, Any], key: str) -> Any:
