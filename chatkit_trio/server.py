@@ -242,6 +242,11 @@ class ChatKitServer(ABC, Generic[TContext]):
                 await stack.aclose()
         return bool(caught) and is_ours
 
+    @property
+    def is_running(self) -> bool:
+        """Whether new streams are taken: the server has been entered and isn't shutting down."""
+        return self._nursery is not None and not self._is_draining
+
     async def drain(self, seconds: float) -> None:
         """Refuse new streams, wait up to so many seconds for live turns, cancel the rest.
 
