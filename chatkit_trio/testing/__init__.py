@@ -1,10 +1,31 @@
-"""Tools for testing servers and stores built with chatkit_trio."""
+"""Tools for testing servers, applications and stores built with chatkit_trio.
 
-import pytest
+`ChatClient` speaks the protocol in this process or over a socket, `explore_cancellations` cancels
+a turn at every point where it waits, `StoreConformance` checks a store of your own, and the rest
+are parts to build tests of: scripts instead of a model, stores that are slow or fail, a clock
+that jumps.
+"""
 
-# The kit's asserts explain themselves only if pytest rewrites them, before the first import.
-pytest.register_assert_rewrite("chatkit_trio.testing._store_conformance")
+from typing import TYPE_CHECKING, Any
 
-from ._store_conformance import StoreConformance  # noqa: E402
+from ._client import ChatClient
+from ._client_turn import ClientTurn
+from ._transport import RequestRefused
 
-__all__ = ["StoreConformance"]
+if TYPE_CHECKING:
+    from ._store_conformance import StoreConformance
+
+__all__ = ["ChatClient", "ClientTurn", "RequestRefused", "StoreConformance"]
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported above: it needs pytest, which an application that runs hasn't got.
+    if name != "StoreConformance":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import pytest
+
+    # Its asserts explain themselves only if pytest rewrites them, before the first import.
+    pytest.register_assert_rewrite("chatkit_trio.testing._store_conformance")
+    from ._store_conformance import StoreConformance
+
+    return StoreConformance

@@ -1,0 +1,303 @@
+"""A ChatKit client for tests: every request of the protocol, typed, over any transport."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import TypeAdapter
+
+from chatkit_trio.actions import Action
+from chatkit_trio.server import ChatKitServer
+from chatkit_trio.types import (
+    Attachment,
+    AttachmentCreateParams,
+    AttachmentDeleteParams,
+    AttachmentsCreateReq,
+    AttachmentsDeleteReq,
+    BaseReq,
+    FeedbackKind,
+    InferenceOptions,
+    InputTranscribeParams,
+    InputTranscribeReq,
+    ItemFeedbackParams,
+    ItemsFeedbackReq,
+    ItemsListParams,
+    ItemsListReq,
+    Page,
+    StructuredInputAnswerSubmission,
+    StructuredInputSubmission,
+    SyncCustomActionResponse,
+    Thread,
+    ThreadAddClientToolOutputParams,
+    ThreadAddStructuredInputParams,
+    ThreadAddUserMessageParams,
+    ThreadCreateParams,
+    ThreadCustomActionParams,
+    ThreadDeleteParams,
+    ThreadGetByIdParams,
+    ThreadItem,
+    ThreadListParams,
+    ThreadRetryAfterItemParams,
+    ThreadsAddClientToolOutputReq,
+    ThreadsAddStructuredInputReq,
+    ThreadsAddUserMessageReq,
+    ThreadsCreateReq,
+    ThreadsCustomActionReq,
+    ThreadsDeleteReq,
+    ThreadsGetByIdReq,
+    ThreadsListReq,
+    ThreadsRetryAfterItemReq,
+    ThreadsSyncCustomActionReq,
+    ThreadsUpdateReq,
+    ThreadUpdateParams,
+    ToolChoice,
+    TranscriptionResult,
+    UserMessageInput,
+    UserMessageTextContent,
+)
+
+from ._asgi import ASGIApp, ASGITransport
+from ._client_turn import ClientTurn
+from ._http import SocketTransport
+from ._transport import Connection, Headers, ServerTransport, Transport
+
+__all__ = ["ChatClient"]
+
+_T = TypeVar("_T")
+Order = Literal["asc", "desc"]
+
+_THREAD = TypeAdapter(Thread)
+_THREADS = TypeAdapter(Page[Thread])
+_ITEMS: TypeAdapter[Page[ThreadItem]] = TypeAdapter(Page[ThreadItem])
+_ATTACHMENT: TypeAdapter[Attachment] = TypeAdapter(Attachment)
+_TRANSCRIPTION = TypeAdapter(TranscriptionResult)
+_SYNC_ACTION = TypeAdapter(SyncCustomActionResponse)
+_NOTHING: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
+
+_PAGE_SIZE = 100
+
+
+class ChatClient:
+    """A user's browser, as far as the protocol goes. Make one with `of_server`, `of_app` or `at`.
+
+        async with MyServer(MemoryStore()) as server, ChatClient.of_server(server) as client:
+            async with client.send("Hello") as turn:
+                await turn.read()
+            assert turn.text == "Hi!"
+
+    Every method raises `RequestRefused` if the server answers with an error status.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    @classmethod
+    def of_server(cls, server: ChatKitServer[Any], context: Any = None) -> Self:
+        """Return a client that calls a server, which must be running, without HTTP.
+
+        `context` goes to the server with every request.
+        """
+        return cls(ServerTransport(server, context))
+
+    @classmethod
+    def of_app(cls, app: ASGIApp | Any, path: str = "/chatkit", *, headers: Headers = ()) -> Self:
+        """Return a client that calls an ASGI application in this process, without sockets.
+
+        Entering the client runs the application's start-up, leaving it its shutdown.
+        """
+        return cls(ASGITransport(app, path, headers))
+
+    @classmethod
+    def at(cls, url: str, *, headers: Headers = ()) -> Self:
+        """Return a client of the server at a URL, such as `http://127.0.0.1:8000/chatkit`."""
+        return cls(SocketTransport(url, headers))
+
+    async def __aenter__(self) -> Self:
+        await self._transport.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._transport.__aexit__(*exc_info)
+
+    # --- Streaming requests --------------------------------------------------------------------
+
+    def send(
+        self,
+        text: str,
+        thread_id: str | None = None,
+        *,
+        attachments: Sequence[str] = (),
+        quoted_text: str | None = None,
+        model: str | None = None,
+        tool: str | None = None,
+    ) -> AbstractAsyncContextManager[ClientTurn]:
+        """Send a message and stream the answer; without `thread_id` it begins a new thread."""
+        choice = None if tool is None else ToolChoice(id=tool)
+        message = UserMessageInput(
+            content=[UserMessageTextContent(text=text)],
+            attachments=list(attachments),
+            quoted_text=quoted_text,
+            inference_options=InferenceOptions(model=model, tool_choice=choice),
+        )
+        if thread_id is None:
+            return self.stream(ThreadsCreateReq(params=ThreadCreateParams(input=message)))
+        params = ThreadAddUserMessageParams(thread_id=thread_id, input=message)
+        return self.stream(ThreadsAddUserMessageReq(params=params))
+
+    def send_tool_output(
+        self, thread_id: str, result: Any
+    ) -> AbstractAsyncContextManager[ClientTurn]:
+        """Hand in the output of the thread's pending client tool call."""
+        params = ThreadAddClientToolOutputParams(thread_id=thread_id, result=result)
+        return self.stream(ThreadsAddClientToolOutputReq(params=params))
+
+    def send_answers(
+        self, thread_id: str, item_id: str, answers: Mapping[str, Sequence[str]] | None
+    ) -> AbstractAsyncContextManager[ClientTurn]:
+        """Answer a structured input, by question id; None skips all of it."""
+        given = {
+            question: StructuredInputAnswerSubmission(values=list(values))
+            for question, values in (answers or {}).items()
+        }
+        submission = StructuredInputSubmission(
+            status="skipped" if answers is None else "answered", answers=given
+        )
+        params = ThreadAddStructuredInputParams(
+            thread_id=thread_id, item_id=item_id, input=submission
+        )
+        return self.stream(ThreadsAddStructuredInputReq(params=params))
+
+    def retry(self, thread_id: str, item_id: str) -> AbstractAsyncContextManager[ClientTurn]:
+        """Have a user message answered again; all behind it goes."""
+        params = ThreadRetryAfterItemParams(thread_id=thread_id, item_id=item_id)
+        return self.stream(ThreadsRetryAfterItemReq(params=params))
+
+    def act(
+        self, thread_id: str, action: Action[str, Any], item_id: str | None = None
+    ) -> AbstractAsyncContextManager[ClientTurn]:
+        """Send a widget's action and stream what it causes."""
+        params = ThreadCustomActionParams(thread_id=thread_id, item_id=item_id, action=action)
+        return self.stream(ThreadsCustomActionReq(params=params))
+
+    def stream(self, request: BaseReq) -> AbstractAsyncContextManager[ClientTurn]:
+        """Send any streaming request."""
+        thread_id = getattr(getattr(request, "params", None), "thread_id", None)
+        return self._reading(self._transport.stream(_encoded(request)), thread_id)
+
+    def watch(self, thread_id: str, start: int = 0) -> AbstractAsyncContextManager[ClientTurn]:
+        """Read along a thread's live turn, from frame `start`; a page that was reloaded does."""
+        return self._reading(self._transport.watch(thread_id, start), thread_id)
+
+    async def stop(self, thread_id: str) -> None:
+        """End the thread's live turn, if it has one; returns when that is settled."""
+        await self._transport.stop(thread_id)
+
+    @asynccontextmanager
+    async def _reading(
+        self, connecting: AbstractAsyncContextManager[Connection], thread_id: str | None
+    ) -> AsyncIterator[ClientTurn]:
+        async with connecting as connection:
+            turn = ClientTurn(connection, self.stop)
+            turn.belongs_to(thread_id)
+            yield turn
+
+    # --- Requests with one answer --------------------------------------------------------------
+
+    async def thread(self, thread_id: str) -> Thread:
+        """Return a thread with its first page of items."""
+        params = ThreadGetByIdParams(thread_id=thread_id)
+        return await self._ask(ThreadsGetByIdReq(params=params), _THREAD)
+
+    async def threads(self) -> list[Thread]:
+        """Return all threads, the oldest first, by as many requests as it takes."""
+        return await _all_pages(partial(self.threads_page, order="asc"))
+
+    async def threads_page(
+        self, *, limit: int | None = None, order: Order = "desc", after: str | None = None
+    ) -> Page[Thread]:
+        """Return one page of the threads."""
+        params = ThreadListParams(limit=limit, order=order, after=after)
+        return await self._ask(ThreadsListReq(params=params), _THREADS)
+
+    async def items(self, thread_id: str) -> list[ThreadItem]:
+        """Return all visible items of a thread in order, by as many requests as it takes."""
+        return await _all_pages(partial(self.items_page, thread_id, order="asc"))
+
+    async def items_page(
+        self,
+        thread_id: str,
+        *,
+        limit: int | None = None,
+        order: Order = "desc",
+        after: str | None = None,
+    ) -> Page[ThreadItem]:
+        """Return one page of a thread's items."""
+        params = ItemsListParams(thread_id=thread_id, limit=limit, order=order, after=after)
+        return await self._ask(ItemsListReq(params=params), _ITEMS)
+
+    async def rename(self, thread_id: str, title: str) -> Thread:
+        """Give a thread a title."""
+        params = ThreadUpdateParams(thread_id=thread_id, title=title)
+        return await self._ask(ThreadsUpdateReq(params=params), _THREAD)
+
+    async def delete(self, thread_id: str) -> None:
+        """Delete a thread."""
+        params = ThreadDeleteParams(thread_id=thread_id)
+        await self._ask(ThreadsDeleteReq(params=params), _NOTHING)
+
+    async def give_feedback(
+        self, thread_id: str, item_ids: Sequence[str], kind: FeedbackKind
+    ) -> None:
+        """Rate items."""
+        params = ItemFeedbackParams(thread_id=thread_id, item_ids=list(item_ids), kind=kind)
+        await self._ask(ItemsFeedbackReq(params=params), _NOTHING)
+
+    async def create_attachment(self, name: str, size: int, mime_type: str) -> Attachment:
+        """Ask for a place to upload a file of `size` bytes to."""
+        params = AttachmentCreateParams(name=name, size=size, mime_type=mime_type)
+        return await self._ask(AttachmentsCreateReq(params=params), _ATTACHMENT)
+
+    async def delete_attachment(self, attachment_id: str) -> None:
+        """Delete an attachment."""
+        params = AttachmentDeleteParams(attachment_id=attachment_id)
+        await self._ask(AttachmentsDeleteReq(params=params), _NOTHING)
+
+    async def transcribe(self, audio: bytes, mime_type: str) -> TranscriptionResult:
+        """Return the text of a recording."""
+        encoded = base64.b64encode(audio).decode()
+        params = InputTranscribeParams(audio_base64=encoded, mime_type=mime_type)
+        return await self._ask(InputTranscribeReq(params=params), _TRANSCRIPTION)
+
+    async def act_and_wait(
+        self, thread_id: str, action: Action[str, Any], item_id: str | None = None
+    ) -> SyncCustomActionResponse:
+        """Send a widget's action that doesn't stream, and return what it changed."""
+        params = ThreadCustomActionParams(thread_id=thread_id, item_id=item_id, action=action)
+        return await self._ask(ThreadsSyncCustomActionReq(params=params), _SYNC_ACTION)
+
+    async def ask(self, request: BaseReq | bytes) -> bytes:
+        """Send any request that has one answer, or any bytes, and return the answer's JSON."""
+        return await self._transport.ask(
+            request if isinstance(request, bytes) else _encoded(request)
+        )
+
+    async def _ask(self, request: BaseReq, answer: TypeAdapter[_T]) -> _T:
+        return answer.validate_json(await self.ask(request))
+
+
+def _encoded(request: BaseReq) -> bytes:
+    return request.model_dump_json(exclude_none=True).encode()
+
+
+async def _all_pages(load: Callable[..., Awaitable[Page[_T]]]) -> list[_T]:
+    found: list[_T] = []
+    page: Page[_T] = await load(limit=_PAGE_SIZE)
+    found += page.data
+    while page.has_more:
+        page = await load(limit=_PAGE_SIZE, after=page.after)
+        found += page.data
+    return found

@@ -1,0 +1,211 @@
+"""A streamed answer as a client sees it: its events so far, and the items they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+from pydantic import TypeAdapter
+
+from chatkit_trio._turn import draft_of
+from chatkit_trio.types import (
+    AssistantMessageItem,
+    ErrorEvent,
+    StreamOptionsEvent,
+    Thread,
+    ThreadCreatedEvent,
+    ThreadItem,
+    ThreadItemAddedEvent,
+    ThreadItemDoneEvent,
+    ThreadItemRemovedEvent,
+    ThreadItemReplacedEvent,
+    ThreadItemUpdatedEvent,
+    ThreadStreamEvent,
+    ThreadUpdatedEvent,
+)
+
+from ._sse import SSEReader
+from ._transport import Connection, ServerConnection
+
+__all__ = ["ClientTurn", "SeenItems"]
+
+_EVENT: TypeAdapter[ThreadStreamEvent] = TypeAdapter(ThreadStreamEvent)
+
+
+class SeenItems:
+    """The items that a stream's events make; the last word on an item is its `done`."""
+
+    def __init__(self) -> None:
+        self._drafts: dict[str, Any] = {}
+
+    def feed(self, event: ThreadStreamEvent) -> None:
+        """Take in an event; those that aren't about items change nothing."""
+        match event:
+            case ThreadItemAddedEvent() | ThreadItemDoneEvent() | ThreadItemReplacedEvent():
+                self._drafts[event.item.id] = draft_of(event.item)
+            case ThreadItemUpdatedEvent() if event.item_id in self._drafts:
+                self._drafts[event.item_id].apply(event.update)
+            case ThreadItemRemovedEvent():
+                self._drafts.pop(event.item_id, None)
+
+    def items(self) -> list[ThreadItem]:
+        """Return the items in the order in which they appeared."""
+        return [draft.item() for draft in self._drafts.values()]
+
+
+class ClientTurn:
+    """A streamed answer that is being read; `ChatClient` makes it.
+
+        async with client.send("Hello") as turn:
+            async for event in turn:
+                ...
+
+    Read it with `async for`, `read` or `wait_for`, in any mixture. What you don't read waits in
+    the server, as with a client that has stalled. Leaving the block early disconnects.
+    """
+
+    def __init__(self, connection: Connection, stop: Callable[[str], Any]) -> None:
+        self.connection = connection
+        self.events: list[ThreadStreamEvent] = []
+        """All events received so far."""
+        self.frames: list[bytes] = []
+        """The JSON text of those events."""
+        self.is_complete = False
+        """Whether the server has ended the stream."""
+        self.last_event_id: str | None = None
+        """The id of the last event that had one; the server gives them only where it can resume."""
+        self._stop = stop
+        self._sse = SSEReader()
+        self._waiting: list[ThreadStreamEvent] = []
+        self._seen = SeenItems()
+        self._thread: Thread | None = None
+        self._thread_id: str | None = None
+
+    # --- Reading -------------------------------------------------------------------------------
+
+    def __aiter__(self) -> ClientTurn:
+        return self
+
+    async def __anext__(self) -> ThreadStreamEvent:
+        while not self._waiting:
+            await self._receive()
+        event = self._waiting.pop(0)
+        self._note(event)
+        return event
+
+    async def read(self, count: int | None = None) -> list[ThreadStreamEvent]:
+        """Read `count` events, or to the end, and return them. Fewer come if the stream ends.
+
+        A cancelled call loses nothing: what it has read is in `events`.
+        """
+        read: list[ThreadStreamEvent] = []
+        while count is None or len(read) < count:
+            try:
+                read.append(await anext(self))
+            except StopAsyncIteration:
+                break
+        return read
+
+    async def wait_for(
+        self, wanted: type[Any] | Callable[[ThreadStreamEvent], bool]
+    ) -> ThreadStreamEvent:
+        """Read until an event of this class, or one for which the function says yes.
+
+        Raises `AssertionError` if the stream ends before.
+        """
+        async for event in self:
+            if isinstance(event, wanted) if isinstance(wanted, type) else wanted(event):
+                return event
+        kinds = [event.type for event in self.events]
+        raise AssertionError(f"the stream ended without the event that was waited for: {kinds}")
+
+    # --- Ending --------------------------------------------------------------------------------
+
+    async def disconnect(self) -> None:
+        """Break the connection, as closing a tab does.
+
+        In this process it returns when the server has dealt with it; over a real network it
+        returns at once. Nothing can be read afterwards.
+        """
+        await self.connection.disconnect()
+        self._waiting.clear()
+
+    async def stop(self) -> None:
+        """Ask the server to end the answer, as the stop button does; the stream goes on to its end.
+
+        Returns when the answer so far is stored.
+        """
+        if self.thread_id is None:
+            raise RuntimeError("the stream hasn't said yet which thread it is on; read on first")
+        await self._stop(self.thread_id)
+
+    # --- What has been seen --------------------------------------------------------------------
+
+    @property
+    def items(self) -> list[ThreadItem]:
+        """The items seen in this stream, in order, each in its latest state."""
+        return self._seen.items()
+
+    @property
+    def text(self) -> str:
+        """The text of all assistant messages seen in this stream, one after the other."""
+        messages = [item for item in self.items if isinstance(item, AssistantMessageItem)]
+        return "".join(part.text for message in messages for part in message.content)
+
+    @property
+    def thread_id(self) -> str | None:
+        """The thread's id; None as long as a stream that makes a new thread hasn't told it."""
+        return self._thread_id
+
+    @property
+    def thread(self) -> Thread | None:
+        """The thread as this stream last showed it, without items; None if it hasn't."""
+        return self._thread
+
+    @property
+    def error(self) -> ErrorEvent | None:
+        """The `error` event of this stream, if one has come."""
+        return next((event for event in self.events if isinstance(event, ErrorEvent)), None)
+
+    @property
+    def allow_cancel(self) -> bool | None:
+        """Whether the page may show a stop button; None as long as the server hasn't said."""
+        options = [event for event in self.events if isinstance(event, StreamOptionsEvent)]
+        return options[-1].stream_options.allow_cancel if options else None
+
+    @property
+    def heartbeats(self) -> int:
+        """How many comments have come that only keep the connection open."""
+        return self._sse.heartbeats
+
+    @property
+    def server_turn(self) -> Any:
+        """The engine's `Turn`; only for a client that is connected straight to a server."""
+        if not isinstance(self.connection, ServerConnection):
+            raise TypeError("over HTTP a client doesn't get hold of the server's turn")
+        return self.connection.turn
+
+    def belongs_to(self, thread_id: str | None) -> None:
+        """Note which thread the request named."""
+        self._thread_id = thread_id
+
+    # --- Taking events in ----------------------------------------------------------------------
+
+    async def _receive(self) -> None:
+        try:
+            chunk = await self.connection.receive()
+        except trio.EndOfChannel:
+            self.is_complete = True
+            raise StopAsyncIteration from None
+        for message in self._sse.feed(chunk):
+            self._waiting.append(_EVENT.validate_json(message.data))
+            self.frames.append(message.data)
+            self.last_event_id = message.id or self.last_event_id
+
+    def _note(self, event: ThreadStreamEvent) -> None:
+        self.events.append(event)
+        self._seen.feed(event)
+        if isinstance(event, ThreadCreatedEvent | ThreadUpdatedEvent):
+            self._thread = event.thread
+            self._thread_id = event.thread.id

@@ -1,0 +1,237 @@
+"""How a client's requests travel: straight to a server object, or as HTTP.
+
+A `Transport` knows four errands: ask, open a stream, watch a stream, stop a turn. Over HTTP all
+four are one method, `exchange`, which the ASGI and the socket transport implement.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import quote
+
+import trio
+
+from chatkit_trio.errors import ChatKitError
+from chatkit_trio.server import (
+    ChatKitServer,
+    NonStreamingResult,
+    StreamingResult,
+    Turn,
+)
+
+__all__ = [
+    "Connection",
+    "HTTPResponse",
+    "HTTPTransport",
+    "Headers",
+    "RequestRefused",
+    "ServerConnection",
+    "ServerTransport",
+    "Transport",
+]
+
+Headers = Sequence[tuple[str, str]]
+
+
+class RequestRefused(Exception):
+    """The server answered with an error status.
+
+    `status` is the HTTP status, `body` the answer's JSON (its text, if it isn't JSON). Without
+    HTTP they are what the web layer would have answered, and the server's own exception is the
+    `__cause__`.
+    """
+
+    def __init__(self, status: int, body: Any) -> None:
+        super().__init__(f"HTTP {status}: {body}")
+        self.status = status
+        self.body = body
+
+    @property
+    def code(self) -> str | None:
+        """The error's stable code, such as "not_found"; None if the body has none."""
+        error = self.body.get("error") if isinstance(self.body, dict) else None
+        return error.get("code") if isinstance(error, dict) else None
+
+
+class Connection(ABC):
+    """A stream that is being read."""
+
+    @abstractmethod
+    async def receive(self) -> bytes:
+        """Return the next bytes. Raises `trio.EndOfChannel` at the end; a cancelled call has
+        taken nothing."""
+
+    @abstractmethod
+    async def disconnect(self) -> None:
+        """Break the connection; twice is allowed."""
+
+
+class Transport(ABC):
+    """The way to a server. Enter it before use."""
+
+    @abstractmethod
+    async def ask(self, request: bytes) -> bytes:
+        """Return the JSON that answers a request. Raises `RequestRefused`."""
+
+    @abstractmethod
+    def stream(self, request: bytes) -> AbstractAsyncContextManager[Connection]:
+        """Open the stream that answers a request. Raises `RequestRefused` when entered."""
+
+    @abstractmethod
+    def watch(self, thread_id: str, start: int) -> AbstractAsyncContextManager[Connection]:
+        """Open the stream of a thread's live turn. Raises `RequestRefused` when entered."""
+
+    @abstractmethod
+    async def stop(self, thread_id: str) -> None:
+        """End a thread's live turn; returns when it is settled."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        return None
+
+
+# --- Straight to a server object ---------------------------------------------------------------
+
+
+class ServerConnection(Connection):
+    """The reading of a `StreamingResult`."""
+
+    def __init__(self, result: StreamingResult) -> None:
+        self.result = result
+
+    @property
+    def turn(self) -> Turn[Any]:
+        """The engine's turn behind the stream; starts it."""
+        return self.result.turn
+
+    async def receive(self) -> bytes:
+        return b"".join(await self.result.receive())
+
+    async def disconnect(self) -> None:
+        await self.result.aclose()
+
+
+class ServerTransport(Transport):
+    """Calls `ChatKitServer.process`, with one context for all requests."""
+
+    def __init__(self, server: ChatKitServer[Any], context: Any) -> None:
+        self._server = server
+        self._context = context
+
+    async def ask(self, request: bytes) -> bytes:
+        with _refusals():
+            result = await self._server.process(request, self._context)
+        assert isinstance(result, NonStreamingResult)
+        return result.json
+
+    @asynccontextmanager
+    async def stream(self, request: bytes) -> AsyncIterator[Connection]:
+        with _refusals():
+            result = await self._server.process(request, self._context)
+        assert isinstance(result, StreamingResult)
+        async with result:
+            with _refusals():
+                connection = ServerConnection(result)
+                _ = connection.turn
+            yield connection
+
+    @asynccontextmanager
+    async def watch(self, thread_id: str, start: int) -> AsyncIterator[Connection]:
+        with _refusals():
+            result = self._server.watch(thread_id, start=start)
+        if result is None:
+            raise RequestRefused(404, _body("not_found", f"thread {thread_id} has no live turn"))
+        async with result:
+            yield ServerConnection(result)
+
+    async def stop(self, thread_id: str) -> None:
+        await self._server.stop(thread_id)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except ChatKitError as error:
+        raise RequestRefused(error.http_status, _body(error.code, str(error))) from error
+
+
+def _body(code: str, message: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message}}
+
+
+# --- Over HTTP ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPResponse:
+    """The head of an answer, and the connection its body comes from."""
+
+    status: int
+    headers: Headers
+    connection: Connection
+
+    async def body(self) -> bytes:
+        """Read the body to its end."""
+        chunks: list[bytes] = []
+        try:
+            while True:
+                chunks.append(await self.connection.receive())
+        except trio.EndOfChannel:
+            return b"".join(chunks)
+
+
+class HTTPTransport(Transport):
+    """The protocol over HTTP, with the paths of `chatkit_trio.web` below one base path."""
+
+    def __init__(self, path: str, headers: Headers) -> None:
+        self._path = path.rstrip("/")
+        self._headers = headers
+
+    @abstractmethod
+    def exchange(
+        self, method: str, path: str, body: bytes, headers: Headers
+    ) -> AbstractAsyncContextManager[HTTPResponse]:
+        """Send a request; entering returns when the head of the answer has come, and leaving
+        breaks the connection if the body hasn't been read to its end."""
+
+    async def ask(self, request: bytes) -> bytes:
+        async with self._accepted("POST", "", request) as response:
+            return await response.body()
+
+    @asynccontextmanager
+    async def stream(self, request: bytes) -> AsyncIterator[Connection]:
+        async with self._accepted("POST", "", request) as response:
+            yield response.connection
+
+    @asynccontextmanager
+    async def watch(self, thread_id: str, start: int) -> AsyncIterator[Connection]:
+        path = f"/threads/{quote(thread_id, safe='')}/turn?start={start}"
+        async with self._accepted("GET", path, b"") as response:
+            yield response.connection
+
+    async def stop(self, thread_id: str) -> None:
+        async with self._accepted("POST", f"/threads/{quote(thread_id, safe='')}/stop", b""):
+            pass
+
+    @asynccontextmanager
+    async def _accepted(self, method: str, path: str, body: bytes) -> AsyncIterator[HTTPResponse]:
+        headers = [("content-type", "application/json"), *self._headers]
+        async with self.exchange(method, self._path + path, body, headers) as response:
+            if response.status >= 400:
+                raise RequestRefused(response.status, _parsed(await response.body()))
+            yield response
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body.decode(errors="replace")
