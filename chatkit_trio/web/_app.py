@@ -1,0 +1,58 @@
+"""A whole app around one server: the endpoint, the health check, and the chat page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quart import Response
+from quart_trio import QuartTrio
+from typing_extensions import TypeVar
+from werkzeug.exceptions import HTTPException
+
+from chatkit_trio.server import ChatKitServer
+
+from ._blueprint import DEFAULT_MAX_BODY_BYTES, CorsOrigins, chatkit_blueprint
+from ._border import refusal_response
+from ._endpoint import ContextFunction
+from ._errors import refusal_of
+from ._page import page_blueprint
+
+TContext = TypeVar("TContext", default=Any)
+
+
+def create_app(
+    server: ChatKitServer[TContext],
+    *,
+    context: ContextFunction[TContext] | None = None,
+    path: str = "/chatkit",
+    page: bool = True,
+    health_path: str | None = "/healthz",
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    cors_origins: CorsOrigins = None,
+) -> QuartTrio:
+    """Return a Quart-Trio app that serves the ChatKit protocol and, with `page`, a chat page.
+
+    The page is at `/`, its files at `/static/`. The other arguments are those of
+    `chatkit_blueprint`. Serve the app with `chatkit-trio serve`, or with Hypercorn's trio worker.
+    """
+    app = QuartTrio(__name__, static_folder=None)
+    # Room for the message that tells of the limit: the blueprint counts for itself.
+    app.config["MAX_CONTENT_LENGTH"] = max_body_bytes + 1024 * 1024
+    app.register_error_handler(HTTPException, _refuse)
+    app.register_blueprint(
+        chatkit_blueprint(
+            server,
+            context=context,
+            path=path,
+            health_path=health_path,
+            max_body_bytes=max_body_bytes,
+            cors_origins=cors_origins,
+        )
+    )
+    if page:
+        app.register_blueprint(page_blueprint(server, path))
+    return app
+
+
+async def _refuse(error: HTTPException) -> Response:
+    return refusal_response(refusal_of(error))

@@ -1,0 +1,139 @@
+"""The endpoint's requests: what each answers when all goes well.
+
+`_border` stands around them: methods, other origins and exceptions are its affair.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeAlias
+
+import trio
+from quart import Request, Response, current_app, request
+from typing_extensions import TypeVar
+from werkzeug.exceptions import Forbidden, RequestTimeout
+
+from chatkit_trio.errors import ConflictError, TooLargeError
+from chatkit_trio.server import ChatKitServer, StreamingResult
+
+from ._event_stream import EventStreamBody, event_stream
+from ._watch import WatchBody, parse_event_id
+
+TContext = TypeVar("TContext", default=Any)
+
+ContextFunction: TypeAlias = Callable[[Request], TContext | Awaitable[TContext]]
+"""Makes the context of a request: who asks, and whatever else the hooks want to know."""
+
+_PING_TIMEOUT = 2.0  # seconds
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+def json_response(body: bytes, status: int = 200) -> Response:
+    """Return a response with JSON text that nobody may keep."""
+    response: Response = current_app.response_class(
+        body, status=status, headers=_NO_STORE, content_type="application/json"
+    )
+    return response
+
+
+class Endpoint(Generic[TContext]):
+    """A server's HTTP face."""
+
+    def __init__(
+        self,
+        server: ChatKitServer[TContext],
+        context: ContextFunction[TContext] | None,
+        max_body_bytes: int,
+    ) -> None:
+        self._server = server
+        self._make_context = context
+        self._max_body_bytes = max_body_bytes
+
+    async def process(self) -> Response:
+        """Answer one request of the protocol."""
+        context = await self._context()
+        result = await self._server.process(await self._body(), context)
+        if isinstance(result, StreamingResult):
+            with_ids = "ChatKit-Event-Ids" in request.headers
+            return self._stream(EventStreamBody(result, with_ids=with_ids))
+        return json_response(result.json)
+
+    async def watch(self, thread_id: str) -> Response:
+        """Go on with the thread's live turn, if there is one."""
+        context = await self._context()
+        last = parse_event_id(
+            request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
+        )
+        await self._server.store.load_thread(thread_id, context=context)
+        turn = self._server.live_turns.on_thread(thread_id)
+        if turn is None or turn.is_ending or (last is not None and last.turn_id != turn.id):
+            return self._nothing()
+        return self._stream(WatchBody(self._server, thread_id, last, context))
+
+    async def stop(self, thread_id: str) -> Response:
+        """End the thread's live turn, keeping its answer so far."""
+        context = await self._context()
+        await self._server.store.load_thread(thread_id, context=context)
+        turn = self._server.live_turns.on_thread(thread_id)
+        if turn is not None and not turn.allow_cancel:
+            raise ConflictError("this answer can't be stopped")
+        stopped = await self._server.stop(thread_id)
+        return json_response(json.dumps({"stopped": stopped}).encode())
+
+    async def health(self) -> Response:
+        """Say whether this process can answer; it has no context, so anyone may ask."""
+        store_is_well = await self._store_answers()
+        is_well = store_is_well and self._server.is_running
+        state = {
+            "status": "ok" if is_well else "unavailable",
+            "store": "ok" if store_is_well else "unavailable",
+            "live_turns": len(self._server.live_turns),
+        }
+        return json_response(json.dumps(state).encode(), 200 if is_well else 503)
+
+    async def _store_answers(self) -> bool:
+        with trio.move_on_after(_PING_TIMEOUT):
+            try:
+                await self._server.store.ping()
+            except Exception:
+                current_app.logger.exception("the store doesn't answer")
+                return False
+            return True
+        return False
+
+    async def _context(self) -> Any:
+        if self._make_context is None:
+            return None
+        try:
+            context = self._make_context(request)
+            return await context if inspect.isawaitable(context) else context
+        except PermissionError as error:
+            raise Forbidden("You may not use this chat.") from error
+
+    async def _body(self) -> bytes:
+        """Return the request's body; one that is too large is refused while it is read."""
+        if (request.content_length or 0) > self._max_body_bytes:
+            raise self._too_large()
+        body = bytearray()
+        timeout = request.body_timeout
+        with trio.move_on_after(math.inf if timeout is None else timeout):
+            async for chunk in request.body:
+                body += chunk
+                if len(body) > self._max_body_bytes:
+                    raise self._too_large()
+            return bytes(body)
+        raise RequestTimeout("The request took too long to arrive.")
+
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(f"a request may have {self._max_body_bytes} bytes at most")
+
+    def _stream(self, body: EventStreamBody) -> Response:
+        response: Response = event_stream(current_app.response_class, body, {})
+        return response
+
+    def _nothing(self) -> Response:
+        response: Response = current_app.response_class("", status=204, headers=_NO_STORE)
+        return response

@@ -1,0 +1,110 @@
+"""The body of a streamed answer: what is ready goes out as one chunk, and silence is filled.
+
+A send costs the server the same for one frame as for fifty, so a chunk holds all frames that are
+ready; nothing ever waits for a chunk to fill. Frames pass unchanged unless the client asked for
+ids.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import trio
+from quart.wrappers.response import ResponseBody
+
+from chatkit_trio.server import FramesLost, StreamingResult
+
+HEARTBEAT = b": ping\n\n"
+RELOAD = b"event: reload\ndata: {}\n\n"
+
+EVENT_STREAM_HEADERS = {
+    "Content-Type": "text/event-stream",
+    # no-transform: a proxy that compresses would hold events back to fill its blocks.
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+
+
+def numbered(turn_id: str, first: int, frames: Iterable[bytes]) -> bytes:
+    """Return frames with their ids, `<turn id>.<number of the frame in its turn>`."""
+    return b"".join(
+        b"id: %s.%d\n%s" % (turn_id.encode(), number, frame)
+        for number, frame in enumerate(frames, first)
+    )
+
+
+def end_event(reason: str) -> bytes:
+    """Return the event that tells a client which asked for ids how the turn ended."""
+    return b"event: turn.end\ndata: " + json.dumps({"reason": reason}).encode() + b"\n\n"
+
+
+class EventStreamBody(ResponseBody):
+    """The frames of a turn, as chunks of a response.
+
+    Entered and left by the task that sends the response, so that leaving it early, by a
+    disconnect, is leaving the result early.
+    """
+
+    def __init__(self, result: StreamingResult | None, *, with_ids: bool) -> None:
+        self._result = result
+        self._with_ids = with_ids
+        self._is_over = False
+
+    async def __aenter__(self) -> Self:
+        if self._result is not None:
+            await self._result.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._result is not None:
+            await self._result.__aexit__(exc_type, exc_value, traceback)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._is_over or self._result is None:
+            raise StopAsyncIteration
+        try:
+            return await self._next_chunk(self._result)
+        except FramesLost:
+            self._is_over = True
+            return RELOAD
+        except trio.EndOfChannel:
+            self._is_over = True
+            return self._end(self._result)
+
+    async def _next_chunk(self, result: StreamingResult) -> bytes:
+        heartbeat = result.turn.policy.heartbeat
+        # Safe inside the result's `async with`: a cancelled receive() has read nothing.
+        with trio.move_on_after(math.inf if heartbeat is None else heartbeat):
+            frames = await result.receive()
+            return self._encoded(result, frames)
+        return HEARTBEAT
+
+    def _encoded(self, result: StreamingResult, frames: list[bytes]) -> bytes:
+        if not self._with_ids:
+            return b"".join(frames)
+        return numbered(result.turn.id, result.next_frame_number - len(frames), frames)
+
+    def _end(self, result: StreamingResult) -> bytes:
+        if not self._with_ids:
+            raise StopAsyncIteration
+        return end_event(result.turn.end_reason)
+
+
+def event_stream(response_class: type[Any], body: ResponseBody, headers: dict[str, str]) -> Any:
+    """Return the response that sends this body for as long as it takes."""
+    response = response_class(body, headers={**EVENT_STREAM_HEADERS, **headers})
+    # Quart's default cuts any response after 60 seconds.
+    response.timeout = None
+    return response

@@ -1,0 +1,116 @@
+"""Coming back to a live turn: what a client missed, then the live rest, each event once.
+
+A client that says which event it saw last goes on behind it. One that doesn't (a page that has
+just been loaded) gets the turn from its beginning, or, when the beginning isn't kept any more,
+its state so far. The frames are looked up when the body is entered, not before: a reader that is
+opened for a response which is never sent would count as a reader for ever.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Self
+
+from chatkit_trio._turn import is_hidden
+from chatkit_trio._wire import frame
+from chatkit_trio.errors import InvalidRequestError
+from chatkit_trio.server import ChatKitServer, FramesLost, StreamingResult
+from chatkit_trio.types import (
+    ThreadItem,
+    ThreadItemAddedEvent,
+    ThreadItemDoneEvent,
+    UserMessageItem,
+)
+
+from ._event_stream import RELOAD, EventStreamBody, numbered
+
+RETRY = b"retry: 1000\n\n"
+"""An EventSource that loses the connection comes back after so many milliseconds."""
+
+_STATE_PAGE_SIZE = 50
+
+
+class EventId(NamedTuple):
+    """The id of an event, as given out by `numbered`."""
+
+    turn_id: str
+    number: int
+
+
+def parse_event_id(text: str | None) -> EventId | None:
+    """Return the id a client saw last, None if it has seen none. Raises `InvalidRequestError`."""
+    if not text:
+        return None
+    turn_id, _, number = text.rpartition(".")
+    # isdecimal() alone takes digits of every script; an id of ours has at most 18 of them.
+    if not (turn_id and number.isascii() and number.isdecimal() and len(number) <= 18):
+        raise InvalidRequestError("Last-Event-ID is not an event id of this server")
+    return EventId(turn_id, int(number))
+
+
+class WatchBody(EventStreamBody):
+    """The rest of a live turn for a client that comes back to it or watches it too."""
+
+    def __init__(
+        self, server: ChatKitServer[Any], thread_id: str, last: EventId | None, context: Any
+    ) -> None:
+        super().__init__(None, with_ids=True)
+        self._server = server
+        self._thread_id = thread_id
+        self._last = last
+        self._context = context
+        self._opening = RETRY
+        self._begun: list[ThreadItem] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._result = self._watch()
+        if self._result is None:
+            # Over since we looked: the thread in the store is complete.
+            self._opening += RELOAD
+        return await super().__aenter__()
+
+    async def __anext__(self) -> bytes:
+        if self._opening:
+            chunk, self._opening = self._opening, b""
+            return chunk
+        if self._begun is not None and self._result is not None:
+            begun, self._begun = self._begun, None
+            return await self._state_so_far(self._result, begun)
+        return await super().__anext__()
+
+    def _watch(self) -> StreamingResult | None:
+        try:
+            if self._last is None:
+                return self._server.watch(self._thread_id)
+            turn_id, number = self._last
+            return self._server.watch(self._thread_id, turn_id=turn_id, start=number + 1)
+        except FramesLost:
+            return None if self._last is not None else self._watch_from_now()
+
+    def _watch_from_now(self) -> StreamingResult | None:
+        result = self._server.watch(self._thread_id, start=None)
+        if result is not None:
+            # Taken in the same step as the place in the frames: nothing falls between them.
+            self._begun = [item for item in result.turn.items.begun() if not is_hidden(item)]
+        return result
+
+    async def _state_so_far(self, result: StreamingResult, begun: list[ThreadItem]) -> bytes:
+        """Return events that make up for those not kept; doing them over the rest is harmless."""
+        last_lost = result.next_frame_number - 1
+        stored = await self._items_of_turn()
+        frames = [
+            *(frame(ThreadItemDoneEvent(item=item)) for item in stored),
+            *(frame(ThreadItemAddedEvent(item=item)) for item in begun),
+        ]
+        return b"".join(numbered(result.turn.id, last_lost, [each]) for each in frames)
+
+    async def _items_of_turn(self) -> list[ThreadItem]:
+        page = await self._server.store.load_thread_items(
+            self._thread_id, None, _STATE_PAGE_SIZE, "desc", self._context
+        )
+        items: list[ThreadItem] = []
+        for item in page.data:
+            if not is_hidden(item):
+                items.append(item)
+            if isinstance(item, UserMessageItem):
+                break
+        return items[::-1]
