@@ -6,9 +6,9 @@ import { config } from "./config.js";
 import { Dialog } from "./dialog.js";
 import { Icon, Mark } from "./icons.js";
 import { Failure, Log } from "./log.js";
-import { changed, dismissToast, state } from "./state.js";
+import { dismissToast, state } from "./state.js";
 import { strings } from "./strings.js";
-import { closeMenu, Sidebar, startNewChat, TitleField, titleOf } from "./thread_list.js";
+import { closeMenu, openMenu, Sidebar, startNewChat, TitleField, titleOf } from "./thread_list.js";
 
 const QUOTE_LENGTH = 600; // characters of an answer that are quoted at most
 
@@ -16,11 +16,6 @@ function quote(conversation, text) {
   const short = text.length > QUOTE_LENGTH ? `${text.slice(0, QUOTE_LENGTH)}…` : text;
   setDraft(conversation, { quote: short });
   focusComposer();
-}
-
-function openMenu() {
-  state.menuOpen = true;
-  changed();
 }
 
 function Header({ conversation, menuOpen }) {
@@ -104,7 +99,7 @@ export function App() {
   return html`<div class="app">
     <a class="skip" href="#composer-input" onClick=${skip}>${strings.skipToComposer}</a>
     <${Sidebar} threads=${threads} currentId=${conversation.threadId} open=${menuOpen} />
-    <main class="main">
+    <main class="main" inert=${menuOpen}>
       <${Header} conversation=${conversation} menuOpen=${menuOpen} />
       <${Conversation} key=${conversation.key} conversation=${conversation} />
       <${Composer} conversation=${conversation} onNew=${startNewChat} />

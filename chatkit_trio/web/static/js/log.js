@@ -68,7 +68,7 @@ function useScrolling(conversation) {
   const [away, setAway] = useState(false);
   const toEnd = (behavior = "instant") => {
     follows.current = true;
-    box.current.scrollTo({ top: box.current.scrollHeight, behavior });
+    box.current?.scrollTo({ top: box.current.scrollHeight, behavior });
   };
   const onScroll = () => {
     const { scrollHeight, scrollTop, clientHeight } = box.current;

@@ -99,17 +99,25 @@ function Block({ token, domains, links }) {
   return html`<div class="md-block" dangerouslySetInnerHTML=${{ __html: inner }} />`;
 }
 
-/** Returns the text with citation marks put in where annotations point into it. */
+// An index that points into a word means the end of that word.
+function endOfWord(text, at) {
+  if (at === 0 || !/\w/.test(text[at - 1] ?? "")) return at;
+  return at + /^\w*/.exec(text.slice(at))[0].length;
+}
+
+/**
+ * Returns the text with citation marks put in where annotations point into it.
+ * Numbers go on from `before`, the count of those in earlier parts of the message.
+ */
 export function withCitations(text, annotations, before = 0) {
   const placed = annotations
     .map((annotation, order) => ({ at: annotation.index, number: before + order + 1 }))
     .filter(({ at }) => Number.isInteger(at) && at >= 0)
     .sort((a, b) => b.at - a.at || b.number - a.number);
-  return placed.reduce(
-    (marked, { at, number }) =>
-      `${marked.slice(0, at)}${CITE_START}${number}${CITE_END}${marked.slice(at)}`,
-    text,
-  );
+  return placed.reduce((cited, { at: index, number }) => {
+    const at = endOfWord(text, index);
+    return `${cited.slice(0, at)}${CITE_START}${number}${CITE_END}${cited.slice(at)}`;
+  }, text);
 }
 
 export function Markdown({ text, domains = null, streaming = false }) {

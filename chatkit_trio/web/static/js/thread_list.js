@@ -147,9 +147,21 @@ function ThemeToggle() {
 }
 
 export function closeMenu() {
+  if (!state.menuOpen) return;
   state.menuOpen = false;
   changed();
+  document.querySelector("[data-testid=menu]")?.focus();
 }
+
+/** Shows the panel as a drawer, with the focus in it; for narrow screens. */
+export function openMenu() {
+  state.menuOpen = true;
+  changed();
+  requestAnimationFrame(() => document.querySelector("[data-testid=new-thread]")?.focus());
+}
+
+// A window made wider has no drawer, and nothing behind one.
+matchMedia("(min-width: 48.01rem)").addEventListener("change", closeMenu);
 
 export function Sidebar({ threads, currentId, open }) {
   return html`<aside id="sidebar" class=${`sidebar ${open ? "is-open" : ""}`} aria-label=${strings.threadsTitle}>

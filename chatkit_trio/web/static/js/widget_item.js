@@ -1,4 +1,23 @@
-import { html } from "../vendor/vendor.js";
-export function WidgetItem({ item }) {
-  return html`<div data-testid="widget"><pre>${JSON.stringify(item.widget, null, 1)}</pre></div>`;
+// A widget in the transcript: its root, its state of loading, and its way to the server.
+
+import { html, useMemo, useState } from "../vendor/vendor.js";
+import { runAction } from "./widget_actions.js";
+import { Node } from "./widgets.js";
+import { WidgetContext } from "./widget_context.js";
+
+export function WidgetItem({ item, conversation }) {
+  const [busy, setBusy] = useState(false);
+  const context = useMemo(
+    () => ({
+      item,
+      busy,
+      setBusy,
+      dispatch: (config, values) => runAction(conversation, item, config, values),
+    }),
+    [item, busy, conversation],
+  );
+  return html`<div class=${`widget ${busy ? "is-busy" : ""}`} data-testid="widget"
+    data-item-id=${item.id} aria-busy=${String(busy)} inert=${busy}>
+    <${WidgetContext.Provider} value=${context}><${Node} node=${item.widget} /><//>
+  </div>`;
 }
