@@ -1,0 +1,220 @@
+"""Stores that are slow or fail, around a real one.
+
+Both work by one method, `StoreWrapper.around`, through which every operation passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, Self
+
+import trio
+from typing_extensions import TypeVar
+
+from chatkit_trio.errors import StoreError
+from chatkit_trio.store import Journal, JournalEntry, Settlement, Store, StoreItemType
+from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
+
+__all__ = ["FaultyStore", "SlowStore", "StoreWrapper"]
+
+TContext = TypeVar("TContext", default=Any)
+_T = TypeVar("_T")
+
+READS = frozenset(
+    {"load_thread", "load_threads", "load_thread_items", "load_item", "load_attachment", "ping"}
+)
+"""The names of the operations that change nothing."""
+
+
+class StoreWrapper(Store[TContext]):
+    """Pass every operation on to another store, through `around`."""
+
+    def __init__(self, store: Store[TContext]) -> None:
+        self.wrapped = store
+        if store.journal is not None:
+            self.journal = _JournalWrapper(store.journal, self)
+
+    async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Carry out the operation `name`; override it to do something before or after."""
+        return await call()
+
+    def generate_thread_id(self, context: TContext) -> str:
+        return self.wrapped.generate_thread_id(context)
+
+    def generate_item_id(
+        self, item_type: StoreItemType, thread: ThreadMetadata, context: TContext
+    ) -> str:
+        return self.wrapped.generate_item_id(item_type, thread, context)
+
+    async def load_thread(self, thread_id: str, context: TContext) -> ThreadMetadata:
+        call = partial(self.wrapped.load_thread, thread_id, context=context)
+        return await self.around("load_thread", call)
+
+    async def save_thread(self, thread: ThreadMetadata, context: TContext) -> None:
+        call = partial(self.wrapped.save_thread, thread, context=context)
+        await self.around("save_thread", call)
+
+    async def load_thread_items(
+        self, thread_id: str, after: str | None, limit: int, order: str, context: TContext
+    ) -> Page[ThreadItem]:
+        call = partial(
+            self.wrapped.load_thread_items, thread_id, after, limit, order, context=context
+        )
+        return await self.around("load_thread_items", call)
+
+    async def save_attachment(self, attachment: Attachment, context: TContext) -> None:
+        call = partial(self.wrapped.save_attachment, attachment, context=context)
+        await self.around("save_attachment", call)
+
+    async def load_attachment(self, attachment_id: str, context: TContext) -> Attachment:
+        call = partial(self.wrapped.load_attachment, attachment_id, context=context)
+        return await self.around("load_attachment", call)
+
+    async def delete_attachment(self, attachment_id: str, context: TContext) -> None:
+        call = partial(self.wrapped.delete_attachment, attachment_id, context=context)
+        await self.around("delete_attachment", call)
+
+    async def load_threads(
+        self, limit: int, after: str | None, order: str, context: TContext
+    ) -> Page[ThreadMetadata]:
+        call = partial(self.wrapped.load_threads, limit, after, order, context=context)
+        return await self.around("load_threads", call)
+
+    async def add_thread_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
+        call = partial(self.wrapped.add_thread_item, thread_id, item, context=context)
+        await self.around("add_thread_item", call)
+
+    async def save_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
+        call = partial(self.wrapped.save_item, thread_id, item, context=context)
+        await self.around("save_item", call)
+
+    async def load_item(self, thread_id: str, item_id: str, context: TContext) -> ThreadItem:
+        call = partial(self.wrapped.load_item, thread_id, item_id, context=context)
+        return await self.around("load_item", call)
+
+    async def delete_thread(self, thread_id: str, context: TContext) -> None:
+        call = partial(self.wrapped.delete_thread, thread_id, context=context)
+        await self.around("delete_thread", call)
+
+    async def delete_thread_item(self, thread_id: str, item_id: str, context: TContext) -> None:
+        call = partial(self.wrapped.delete_thread_item, thread_id, item_id, context=context)
+        await self.around("delete_thread_item", call)
+
+    async def settle(self, settlement: Settlement, context: TContext) -> None:
+        await self.around("settle", partial(self.wrapped.settle, settlement, context))
+
+    async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:
+        call = partial(self.wrapped.delete_items_after, thread_id, item_id, context)
+        await self.around("delete_items_after", call)
+
+    async def ping(self) -> None:
+        await self.around("ping", self.wrapped.ping)
+
+    async def __aenter__(self) -> Self:
+        await self.wrapped.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.wrapped.__aexit__(exc_type, exc_value, traceback)
+
+
+class _JournalWrapper(Journal[TContext], Generic[TContext]):
+    def __init__(self, journal: Journal[TContext], store: StoreWrapper[TContext]) -> None:
+        self._journal = journal
+        self._store = store
+
+    async def begin(self, turn_id: str, thread_id: str, context: TContext) -> None:
+        call = partial(self._journal.begin, turn_id, thread_id, context)
+        await self._store.around("journal.begin", call)
+
+    async def checkpoint(self, entries: Sequence[JournalEntry]) -> None:
+        call = partial(self._journal.checkpoint, entries)
+        await self._store.around("journal.checkpoint", call)
+
+    async def abandoned(self) -> list[JournalEntry]:
+        return await self._store.around("journal.abandoned", self._journal.abandoned)
+
+    async def settle_abandoned(self, settlement: Settlement) -> None:
+        call = partial(self._journal.settle_abandoned, settlement)
+        await self._store.around("journal.settle_abandoned", call)
+
+
+class SlowStore(StoreWrapper[TContext]):
+    """Wait on trio's clock before every operation, and after it too if `answer_seconds` is given.
+
+    `SlowStore(MemoryStore(), 0.002)` is a database 2 ms away. A cancellation during the first wait
+    leaves nothing done; during the second it leaves a change that the caller doesn't know of, which
+    a store of yours must never do (`trio.Cancelled` says that nothing happened), so the second
+    wait is shielded.
+    """
+
+    def __init__(
+        self, store: Store[TContext], seconds: float, *, answer_seconds: float = 0.0
+    ) -> None:
+        super().__init__(store)
+        self.seconds = seconds
+        self.answer_seconds = answer_seconds
+
+    async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Wait, carry out the operation, and wait again."""
+        await trio.sleep(self.seconds)
+        answer = await call()
+        if self.answer_seconds:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(self.answer_seconds)
+        return answer
+
+
+class FaultyStore(StoreWrapper[TContext]):
+    """Fail at the n-th operation, counted from 1 after `arm()`, and work at all others.
+
+    Counted are the operations named in `operations`; None counts all that write. With
+    `happens=True` the failing operation is carried out before the error is raised, as when a
+    connection breaks under the answer.
+    """
+
+    def __init__(
+        self,
+        store: Store[TContext],
+        at: int = 1,
+        *,
+        operations: Collection[str] | None = None,
+        happens: bool = False,
+        error: Exception | None = None,
+    ) -> None:
+        super().__init__(store)
+        self.calls: list[str] = []
+        """The names of the operations counted so far."""
+        self._at = at
+        self._operations = operations
+        self._happens = happens
+        self._error = error if error is not None else StoreError("the disk is full")
+        self._is_armed = True
+
+    def arm(self, at: int | None = None) -> None:
+        """Begin to count afresh, and fail at operation `at` if it is given."""
+        self.calls.clear()
+        self._at = self._at if at is None else at
+        self._is_armed = True
+
+    def disarm(self) -> None:
+        """Fail no more, and count no more."""
+        self._is_armed = False
+
+    async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Carry out the operation or fail."""
+        counts = name not in READS if self._operations is None else name in self._operations
+        if counts and self._is_armed:
+            self.calls.append(name)
+            if len(self.calls) == self._at:
+                if self._happens:
+                    await call()
+                raise self._error
+        return await call()
