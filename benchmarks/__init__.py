@@ -1,0 +1,1 @@
+"""Programs that measure chatkit_trio, beside the original where there is something to compare."""

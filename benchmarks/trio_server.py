@@ -1,0 +1,128 @@
+"""chatkit_trio on Quart-Trio and Hypercorn, answering as scripted.
+
+Started by the benchmarks as a process of its own: `python -m benchmarks.trio_server --help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import hypercorn
+import hypercorn.trio
+import trio
+
+import chatkit_trio.types as types
+from benchmarks.scripted import Script, command_of
+from chatkit_trio.server import ChatKitServer, TurnPolicy
+from chatkit_trio.store import Settlement, Store
+from chatkit_trio.stores.memory import MemoryStore
+from chatkit_trio.stores.sqlite import SQLiteStore
+from chatkit_trio.web import create_app
+
+
+class SlowSQLiteStore(SQLiteStore[Any]):
+    """The SQLite store; every write takes `delay` seconds more, half before and half behind it."""
+
+    def __init__(self, path: str, delay: float) -> None:
+        super().__init__(path)
+        self.noted_at: dict[str, float] = {}
+        write = self._database.write
+
+        async def slow_write(transaction: Callable[[Any], Any]) -> Any:
+            await trio.sleep(delay / 2)
+            result = await write(transaction)
+            await trio.sleep(delay / 2)
+            return result
+
+        if not delay:
+            return
+        # The journal writes through the same database, so its writes are slow too.
+        self._database.write = slow_write  # type: ignore[method-assign]
+
+    async def settle(self, settlement: Settlement, context: Any) -> None:
+        await super().settle(settlement, context)
+        if any(item.type == "sdk_hidden_context" for item in settlement.new_items):
+            self.noted_at[settlement.thread_id] = time.monotonic()
+
+
+class ScriptedServer(ChatKitServer[Any]):
+    """Ours with the scripted respond."""
+
+    def __init__(self, store: Store[Any], policy: TurnPolicy) -> None:
+        super().__init__(store, policy=policy)
+        self.script = Script(types, store, sleep)
+
+    def respond(self, thread: Any, input_user_message: Any, context: Any) -> AsyncIterator[Any]:
+        return self.script.respond(thread, input_user_message, context)
+
+    def get_turn_policy(self, request: Any, context: Any) -> TurnPolicy:
+        message = getattr(request.params, "input", None)
+        deadline = command_of(message).deadline if message is not None else None
+        return dataclasses.replace(self.policy, turn_timeout=deadline)
+
+
+async def sleep(seconds: float) -> None:
+    # What asyncio.sleep(0) is to the original, a checkpoint is to us.
+    if seconds:
+        await trio.sleep(seconds)
+    else:
+        await trio.lowlevel.checkpoint()
+
+
+def make_app(server: ScriptedServer) -> Any:
+    app = create_app(server, context=lambda request: None)
+
+    @app.get("/bench")
+    async def bench() -> dict[str, Any]:
+        noted_at = getattr(server.store, "noted_at", {})
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        return {"tasks": tasks, "turns": len(server.live_turns), "noted_at": noted_at}
+
+    return app
+
+
+async def serve(app: Any, config: hypercorn.Config) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+
+        async def signalled() -> None:
+            async for _ in signals:
+                return
+
+        await hypercorn.trio.serve(app, config, shutdown_trigger=signalled, mode="asgi")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--database", default=None)
+    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--graceful-timeout", type=float, default=1.0)
+    parser.add_argument("--stall-timeout", type=float, default=60.0)
+    parser.add_argument("--on-disconnect", choices=["cancel", "finish"], default="cancel")
+    parser.add_argument("--no-journal", action="store_true")
+    arguments = parser.parse_args()
+    store: Store[Any] = (
+        MemoryStore()
+        if arguments.database is None
+        else SlowSQLiteStore(arguments.database, arguments.delay)
+    )
+    if arguments.no_journal:
+        store.journal = None
+    policy = TurnPolicy(
+        stall_timeout=arguments.stall_timeout, on_disconnect=arguments.on_disconnect
+    )
+    config = hypercorn.Config()
+    config.bind = [f"fd://{arguments.fd}"]
+    config.backlog = 2048
+    config.errorlog = None
+    config.graceful_timeout = arguments.graceful_timeout
+    trio.run(serve, make_app(ScriptedServer(store, policy)), config)
+
+
+if __name__ == "__main__":
+    main()
