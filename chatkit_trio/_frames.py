@@ -48,6 +48,11 @@ class FrameLog:
         return self._first + len(self._frames)
 
     @property
+    def kept_bytes(self) -> int:
+        """How much is kept now."""
+        return self._size
+
+    @property
     def has_readers(self) -> bool:
         """Whether anyone is reading now."""
         return bool(self._readers)
