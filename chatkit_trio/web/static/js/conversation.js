@@ -135,7 +135,7 @@ export class Conversation {
   /** Asks for another answer to the last message of the user. */
   retry() {
     const last = this.items.findLast((item) => item.type === "user_message" && !isLocal(item));
-    if (!last) return undefined;
+    if (!last || this.phase !== "idle") return undefined;
     this.items = keepThrough(this.items, last.id);
     return this.#start(() => [
       "threads.retry_after_item",
@@ -181,11 +181,11 @@ export class Conversation {
   }
 
   async #start(request) {
+    if (this.phase !== "idle") return; // a second click before the first was drawn
     await this.#run((signal) => openStream(...request(), signal), () => this.#start(request));
   }
 
   async #run(open, again = null) {
-    if (this.#turn) throw new Error("a turn of this conversation is already being read");
     const turn = new Turn(this);
     this.#begin(turn);
     try {
@@ -259,6 +259,11 @@ export class Conversation {
     announce(strings.stopping);
     const asked = this.threadId && (await stopTurn(this.threadId));
     if (!asked && this.#turn === turn) turn.abort();
+  }
+
+  /** Lets go of the turn: the thread is gone. */
+  leave() {
+    this.#turn?.abort();
   }
 
   setReconnecting(now) {

@@ -124,7 +124,8 @@ export function Log({ conversation, onQuote, children }) {
   const { box, away, onScroll, toEnd } = useScrolling(conversation);
   const { failure, endMark, older, phase } = conversation;
   return html`<div class="log-frame">
-    <div class="log" ref=${box} onScroll=${onScroll} onClick=${onLogClick} tabindex="-1">
+    <div class="log" ref=${box} onScroll=${onScroll} onClick=${onLogClick}
+      tabindex="0" role="region" aria-label=${strings.transcript}>
       <div class="log-content">
         <${Older} older=${older} onOlder=${() => conversation.loadOlder()} />
         <div class="items" role="log" aria-live="polite" aria-label=${strings.log}

@@ -70,13 +70,21 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
     node.setAttribute("rel", "noopener noreferrer");
   }
   if (node.tagName === "IMG") checkImage(node);
-  if (node.tagName === "INPUT") node.setAttribute("disabled", "");
+  if (node.tagName === "INPUT") checkTask(node);
 });
+
+// The only field that Markdown has: the box of a task list.
+function checkTask(input) {
+  input.setAttribute("type", "checkbox");
+  input.setAttribute("disabled", "");
+  input.setAttribute("aria-label", input.hasAttribute("checked") ? strings.taskDone : strings.taskOpen);
+}
 
 // A thread may name the sites its images can come from; loading any other could leak what
 // the model was told into an address. Done before the image is in a document that loads it.
 function checkImage(image) {
   image.setAttribute("loading", "lazy");
+  image.setAttribute("alt", image.getAttribute("alt") ?? "");
   if (!imageDomains || isAllowed(image.getAttribute("src") ?? "")) return;
   image.removeAttribute("src");
   image.setAttribute("title", strings.imageBlocked);

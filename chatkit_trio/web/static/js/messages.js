@@ -12,7 +12,7 @@ import { strings } from "./strings.js";
 
 function UserPart({ part }) {
   if (part.type !== "input_tag") return part.text;
-  return html`<span class="tag" title=${part.group ?? null}>@${part.text}</span>`;
+  return html`<span class="tag" title=${part.group}>@${part.text}</span>`;
 }
 
 export function UserMessage({ item }) {
@@ -61,15 +61,14 @@ function SourceText({ source, number }) {
 /** One source: a link, a button for an entity one can open, or just its name. */
 export function Source({ source, number, messageId }) {
   const title = [sourceTitle(source), source.description].filter(Boolean).join(" — ");
-  const label = strings.source(number, sourceTitle(source));
   const inner = html`<${SourceText} source=${source} number=${number} />`;
-  const id = messageId ? `source-${messageId}-${number}` : null;
+  const id = messageId ? `source-${messageId}-${number}` : undefined;
   if (source.type === "url" && isWebUrl(source.url)) {
     return html`<a id=${id} class="source" href=${source.url} target="_blank"
-      rel="noopener noreferrer" title=${title} aria-label=${label}>${inner}</a>`;
+      rel="noopener noreferrer" title=${title}>${inner}</a>`;
   }
   if (source.type === "entity" && source.interactive) {
-    return html`<button type="button" id=${id} class="source" title=${title} aria-label=${label}
+    return html`<button type="button" id=${id} class="source" title=${title}
       onClick=${() => dispatch("chatkit.entity", { entity: source })}>${inner}</button>`;
   }
   return html`<span id=${id} class="source" tabindex="-1" title=${title}>${inner}</span>`;
@@ -124,10 +123,14 @@ function selectionIn(element) {
   return inside ? selection.toString().trim() : "";
 }
 
+function shownText(article) {
+  return [...article.querySelectorAll(".md")].map((each) => each.innerText.trim()).join("\n");
+}
+
 function MessageButtons({ item, conversation, canRetry, onQuote }) {
   const quote = (event) => {
     const article = event.currentTarget.closest("article");
-    onQuote(selectionIn(article) || textOf(item));
+    onQuote(selectionIn(article) || shownText(article));
   };
   return html`<div class="message-buttons">
     <${CopyButton} item=${item} />

@@ -39,12 +39,12 @@ export const strings = {
 
   // Conversation
   log: "Messages",
+  transcript: "Conversation",
   you: "You said",
   assistant: "Assistant",
   answerStarted: "Answering…",
   answerFinished: "Answer finished.",
   answerStopped: "Answer stopped.",
-  stoppedMark: "You stopped this answer",
   endedMarks: {
     stopped: "You stopped this answer",
     deadline: "The answer took too long and was cut off",
@@ -68,7 +68,8 @@ export const strings = {
   unhelpful: "Bad answer",
   regenerate: "Try again with a new answer",
   sources: "Sources",
-  source: (n, title) => `Source ${n}: ${title}`,
+  taskDone: "Done",
+  taskOpen: "Not done",
   imageBlocked: "Image not shown: its site isn’t allowed here",
 
   // Composer
@@ -134,7 +135,6 @@ export const strings = {
     file: "Reading files",
     image: "Looking at an image",
     thoughtTask: "Thought",
-    step: "Step",
   },
   image: {
     alt: "Generated image",
@@ -161,6 +161,5 @@ export const strings = {
     clear: "Clear",
     select: "Choose…",
     chart: "Chart",
-    total: "Total",
   },
 };

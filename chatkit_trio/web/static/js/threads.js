@@ -128,6 +128,7 @@ export async function deleteThread(thread) {
   } catch (error) {
     return toast(error.message, { level: "danger" });
   }
+  conversations.get(thread.id)?.leave();
   conversations.delete(thread.id);
   state.threads.data = state.threads.data.filter((each) => each.id !== thread.id);
   if (state.conversation.threadId === thread.id) showNew();

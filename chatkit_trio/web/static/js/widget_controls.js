@@ -155,7 +155,7 @@ export function DatePicker({ node }) {
   const { value, change, busy } = useChanging(node, day(node.defaultValue));
   return html`<span class=${`w-clearable ${node.block ? "is-block" : ""}`}>
     <input ref=${field} type="date" id=${id} name=${node.name} class=${`w-field ${look(node)}`}
-      style=${css.controlStyle(node)} value=${value} min=${day(node.min) || null} max=${day(node.max) || null}
+      style=${css.controlStyle(node)} value=${value} min=${day(node.min) || undefined} max=${day(node.max) || undefined}
       aria-label=${node.placeholder ?? node.name} aria-labelledby=${`${id}-label`} title=${node.placeholder}
       disabled=${node.disabled || busy} onChange=${(event) => change(event.currentTarget, event.currentTarget.value)} />
     <${ClearButton} node=${node} value=${value} onClear=${() => change(field.current, "")} />

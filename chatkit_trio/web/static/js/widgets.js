@@ -1,6 +1,6 @@
 // The components of a widget that show and hold things, and the table of all of them.
 
-import { html, useState } from "../vendor/vendor.js";
+import { html, useId, useState } from "../vendor/vendor.js";
 import { Chart } from "./chart.js";
 import { Icon } from "./icons.js";
 import { Markdown } from "./markdown.js";
@@ -97,21 +97,19 @@ function ListView({ node }) {
 
 function ListViewItem({ node }) {
   const { run, busy } = useAction(node.onClickAction);
+  const id = useId();
   const style = { gap: css.spacing(node.gap ?? 2), alignItems: node.align ?? "center" };
   const inner = html`<${Children} of=${node} />${busy ? html`<span class="spinner"></span>` : null}`;
   if (!node.onClickAction) return html`<li class="w-row" style=${style}>${inner}</li>`;
-  // The row can hold buttons of its own, so it can't be a <button>.
-  const onOwn = (act) => (event) => {
-    if (!event.target.closest("button, a, input, select, textarea, label")) act(event);
+  // The row can hold buttons of its own, so it can't be a <button>: the whole row takes the
+  // mouse, and a button without looks the keyboard.
+  const onClick = (event) => {
+    const own = event.target.closest("button, a, input, select, textarea, label");
+    if (!own || own.matches(".w-row-button")) run(event.currentTarget);
   };
-  const onKeyDown = onOwn((event) => {
-    if (event.key !== "Enter" && event.key !== " ") return;
-    event.preventDefault();
-    run(event.currentTarget);
-  });
-  return html`<li><div class="w-row is-action" role="button" tabindex="0" style=${style}
-    aria-busy=${String(busy)} onClick=${onOwn((event) => run(event.currentTarget))}
-    onKeyDown=${onKeyDown}>${inner}</div></li>`;
+  return html`<li class="w-row is-action" style=${style} aria-busy=${String(busy)} onClick=${onClick}>
+    <button type="button" class="w-row-button" aria-labelledby=${id}></button>
+    <div class="w-row-content" id=${id} style=${style}>${inner}</div></li>`;
 }
 
 // Words
@@ -226,7 +224,7 @@ function TableCell({ node, header = false }) {
     ...css.spacingStyle("padding", node.padding),
   };
   const span = { colspan: node.colSpan ?? node.colspan, rowspan: node.rowSpan ?? node.rowspan };
-  return html`<${header ? "th" : "td"} scope=${header ? "col" : null} style=${style} ...${span}>
+  return html`<${header ? "th" : "td"} scope=${header ? "col" : undefined} style=${style} ...${span}>
     ${node.value ?? null}<${Children} of=${node} /><//>`;
 }
 
