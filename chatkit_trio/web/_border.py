@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import TypeAlias
 
-from quart import Response, current_app, request
+from quart import Response, request
 from werkzeug.exceptions import Forbidden, MethodNotAllowed
 
 from chatkit_trio._stream import split_cancelled, unwrapped
 
 from ._cors import Cors
 from ._errors import Refusal, refusal_of
+from ._responses import empty_response, json_response
 
 View: TypeAlias = Callable[..., Awaitable[Response]]
 
@@ -62,10 +63,8 @@ def _check(method: str, cors: Cors) -> None:
 
 
 def _preflight(method: str, cors: Cors) -> Response:
-    response: Response = current_app.response_class("", status=204)
-    response.headers["Allow"] = f"{method}, OPTIONS"
-    response.headers.extend(cors.preflight_headers(request.headers, method))
-    return response
+    allowed = cors.preflight_headers(request.headers, method)
+    return empty_response({"Allow": f"{method}, OPTIONS", **allowed})
 
 
 def _refused(error: BaseException) -> Response:
@@ -74,10 +73,4 @@ def _refused(error: BaseException) -> Response:
 
 def refusal_response(refusal: Refusal) -> Response:
     """Return a refusal as a response."""
-    response: Response = current_app.response_class(
-        refusal.body(),
-        status=refusal.status,
-        headers={"Cache-Control": "no-store", **refusal.headers},
-        content_type="application/json",
-    )
-    return response
+    return json_response(refusal.body(), refusal.status, refusal.headers)

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeAlias
 
 import trio
-from quart import Request, Response, current_app, request
+from quart import Request, Response, request
 from typing_extensions import TypeVar
 from werkzeug.exceptions import Forbidden, RequestTimeout
 
 from chatkit_trio.errors import ConflictError, TooLargeError
 from chatkit_trio.server import ChatKitServer, StreamingResult
 
-from ._event_stream import EventStreamBody, event_stream
+from ._event_stream import EventStreamBody
+from ._responses import empty_response, event_stream, json_response
 from ._watch import WatchBody, parse_event_id
+
+logger = logging.getLogger(__name__)
 
 TContext = TypeVar("TContext", default=Any)
 
@@ -28,15 +32,6 @@ ContextFunction: TypeAlias = Callable[[Request], TContext | Awaitable[TContext]]
 """Makes the context of a request: who asks, and whatever else the hooks want to know."""
 
 _PING_TIMEOUT = 2.0  # seconds
-_NO_STORE = {"Cache-Control": "no-store"}
-
-
-def json_response(body: bytes, status: int = 200) -> Response:
-    """Return a response with JSON text that nobody may keep."""
-    response: Response = current_app.response_class(
-        body, status=status, headers=_NO_STORE, content_type="application/json"
-    )
-    return response
 
 
 class Endpoint(Generic[TContext]):
@@ -58,7 +53,7 @@ class Endpoint(Generic[TContext]):
         result = await self._server.process(await self._body(), context)
         if isinstance(result, StreamingResult):
             with_ids = "ChatKit-Event-Ids" in request.headers
-            return self._stream(EventStreamBody(result, with_ids=with_ids))
+            return event_stream(EventStreamBody(result, with_ids=with_ids))
         return json_response(result.json)
 
     async def watch(self, thread_id: str) -> Response:
@@ -70,8 +65,8 @@ class Endpoint(Generic[TContext]):
         await self._server.store.load_thread(thread_id, context=context)
         turn = self._server.live_turns.on_thread(thread_id)
         if turn is None or turn.is_ending or (last is not None and last.turn_id != turn.id):
-            return self._nothing()
-        return self._stream(WatchBody(self._server, thread_id, last, context))
+            return empty_response()
+        return event_stream(WatchBody(self._server, thread_id, last, context))
 
     async def stop(self, thread_id: str) -> Response:
         """End the thread's live turn, keeping its answer so far."""
@@ -99,7 +94,7 @@ class Endpoint(Generic[TContext]):
             try:
                 await self._server.store.ping()
             except Exception:
-                current_app.logger.exception("the store doesn't answer")
+                logger.exception("the store doesn't answer")
                 return False
             return True
         return False
@@ -129,11 +124,3 @@ class Endpoint(Generic[TContext]):
 
     def _too_large(self) -> TooLargeError:
         return TooLargeError(f"a request may have {self._max_body_bytes} bytes at most")
-
-    def _stream(self, body: EventStreamBody) -> Response:
-        response: Response = event_stream(current_app.response_class, body, {})
-        return response
-
-    def _nothing(self) -> Response:
-        response: Response = current_app.response_class("", status=204, headers=_NO_STORE)
-        return response

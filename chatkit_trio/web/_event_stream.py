@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import trio
 from quart.wrappers.response import ResponseBody
@@ -20,13 +20,6 @@ from chatkit_trio.server import FramesLost, StreamingResult
 
 HEARTBEAT = b": ping\n\n"
 RELOAD = b"event: reload\ndata: {}\n\n"
-
-EVENT_STREAM_HEADERS = {
-    "Content-Type": "text/event-stream",
-    # no-transform: a proxy that compresses would hold events back to fill its blocks.
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-}
 
 
 def numbered(turn_id: str, first: int, frames: Iterable[bytes]) -> bytes:
@@ -66,7 +59,7 @@ class EventStreamBody(ResponseBody):
         traceback: TracebackType | None,
     ) -> None:
         if self._result is not None:
-            await self._result.__aexit__(exc_type, exc_value, traceback)
+            await self._result.aclose()  # noqa: ASYNC102 (it shields itself)
 
     def __aiter__(self) -> Self:
         return self
@@ -100,11 +93,3 @@ class EventStreamBody(ResponseBody):
         if not self._with_ids:
             raise StopAsyncIteration
         return end_event(result.turn.end_reason)
-
-
-def event_stream(response_class: type[Any], body: ResponseBody, headers: dict[str, str]) -> Any:
-    """Return the response that sends this body for as long as it takes."""
-    response = response_class(body, headers={**EVENT_STREAM_HEADERS, **headers})
-    # Quart's default cuts any response after 60 seconds.
-    response.timeout = None
-    return response

@@ -39,7 +39,9 @@ class ServerLifespan:
         with trio.move_on_after(_LEAVING_TIMEOUT, shield=True):
             await self._stopped.wait()
 
-    async def _keep_running(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _keep_running(  # noqa: ASYNC114
+        self, task_status: trio.TaskStatus[None]
+    ) -> None:
         try:
             async with self._server:
                 task_status.started()

@@ -1,0 +1,42 @@
+"""Putting the demo together: which assistant, which store, which policy."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from quart_trio import QuartTrio
+
+from chatkit_trio.server import ChatKitServer, TurnPolicy
+from chatkit_trio.stores import SQLiteStore
+from chatkit_trio.web import create_app
+
+from ._scripted import ScriptedAssistant
+from ._slow_store import SlowSQLiteStore
+
+# A reload is a disconnect too: the answer goes on, and the page finds it again.
+DEMO_POLICY = TurnPolicy(on_disconnect="finish")
+
+
+def demo_server(
+    database: str | os.PathLike[str], *, slow_writes: float = 0.0
+) -> ChatKitServer[Any]:
+    """Return the demo's server: scripted, or with a model if `OPENAI_API_KEY` is set.
+
+    `slow_writes` is how many seconds each write waits. Raises `ImportError` if there is a key and
+    the `openai` package isn't installed.
+    """
+    store: SQLiteStore[Any] = SQLiteStore(database)
+    if slow_writes > 0:
+        store = SlowSQLiteStore(database, delay=slow_writes)
+    if not os.environ.get("OPENAI_API_KEY"):
+        return ScriptedAssistant(store, policy=DEMO_POLICY)
+    # Only now: the package is an extra.
+    from ._model import ModelAssistant
+
+    return ModelAssistant(store, policy=DEMO_POLICY)
+
+
+def demo_app(database: str | os.PathLike[str], *, slow_writes: float = 0.0) -> QuartTrio:
+    """Return the demo's app: `demo_server` with the chat page, for everyone alike."""
+    return create_app(demo_server(database, slow_writes=slow_writes))

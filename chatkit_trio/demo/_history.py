@@ -1,0 +1,88 @@
+"""What a conversation has been so far, read from the items in the store. Nothing here waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from chatkit_trio._turn import ENDING_NOTES
+from chatkit_trio.server import CancelReason
+from chatkit_trio.types import (
+    AssistantMessageItem,
+    HiddenContextItem,
+    SDKHiddenContextItem,
+    ThreadItem,
+    UserMessageItem,
+)
+
+MAX_TITLE_LENGTH = 48
+_REASON_OF_NOTE = {note: reason for reason, note in ENDING_NOTES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class CutAnswer:
+    """The previous answer, where it ended early: what there is of it, and why it ended."""
+
+    text: str
+    reason: CancelReason
+
+
+def text_of(item: UserMessageItem | AssistantMessageItem) -> str:
+    """Return the text of a message."""
+    return "".join(content.text for content in item.content)
+
+
+def cut_answer(items: Sequence[ThreadItem]) -> CutAnswer | None:
+    """Return the answer before the latest message if it was cut short.
+
+    `items` are those of the thread, the oldest first, the latest message being the last.
+    """
+    text, reason = "", None
+    for item in _previous_exchange(items):
+        if isinstance(item, AssistantMessageItem):
+            text += text_of(item)
+        elif isinstance(item, SDKHiddenContextItem):
+            reason = _REASON_OF_NOTE.get(item.content, reason)
+    return None if reason is None else CutAnswer(text, reason)
+
+
+def _previous_exchange(items: Sequence[ThreadItem]) -> Sequence[ThreadItem]:
+    """Return what lies between the last two messages of the user."""
+    places = [place for place, item in enumerate(items) if isinstance(item, UserMessageItem)]
+    end = places[-1] if places else len(items)
+    start = places[-2] + 1 if len(places) > 1 else 0
+    return items[start:end]
+
+
+def title_of(message: str) -> str:
+    """Return a title made of a message's first words."""
+    words = " ".join(message.split())
+    if len(words) <= MAX_TITLE_LENGTH:
+        return words or "New chat"
+    return words[:MAX_TITLE_LENGTH].rsplit(" ", 1)[0] + "…"
+
+
+def as_model_messages(items: Iterable[ThreadItem]) -> list[dict[str, str]]:
+    """Return the conversation as chat messages; hidden notes are text of the user's side.
+
+    Not of the system's: a note may quote what users wrote, and must not rank above instructions.
+    """
+    messages: list[dict[str, str]] = []
+    for item in items:
+        match item:
+            case UserMessageItem():
+                messages.append({"role": "user", "content": _with_quote(item)})
+            case AssistantMessageItem():
+                messages.append({"role": "assistant", "content": text_of(item)})
+            case HiddenContextItem() | SDKHiddenContextItem():
+                note = f"<note-from-the-application>{item.content}</note-from-the-application>"
+                messages.append({"role": "user", "content": note})
+            case _:
+                pass
+    return messages
+
+
+def _with_quote(message: UserMessageItem) -> str:
+    if message.quoted_text is None:
+        return text_of(message)
+    return f"> {message.quoted_text}\n\n{text_of(message)}"

@@ -1,0 +1,83 @@
+"""An assistant with a model: any server that speaks OpenAI's chat completions.
+
+The client runs natively on trio. The stream is open in an `async with`, so a cancelled turn
+closes its connection, and the model stops working (and costing) at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+from openai import AsyncOpenAI
+
+from chatkit_trio.server import ChatKitServer, TurnPolicy
+from chatkit_trio.store import Store
+from chatkit_trio.types import (
+    AssistantMessageContent,
+    AssistantMessageContentPartTextDelta,
+    AssistantMessageItem,
+    ThreadItemAddedEvent,
+    ThreadItemDoneEvent,
+    ThreadItemUpdatedEvent,
+    ThreadMetadata,
+    ThreadStreamEvent,
+    UserMessageItem,
+)
+
+from ._history import as_model_messages, text_of, title_of
+
+DEFAULT_MODEL = "gpt-5-mini"
+_HISTORY_LENGTH = 60
+_INSTRUCTIONS = (
+    "You are a friendly assistant in a chat. Answer in Markdown. Text in"
+    " <note-from-the-application> comes from the application, not from the user: it says how an"
+    " earlier answer of yours ended. Take it into account, and don't quote it."
+)
+
+
+class ModelAssistant(ChatKitServer[Any]):
+    """Answers with the model that `OPENAI_MODEL` names, found by the client's own settings.
+
+    Those are the environment's `OPENAI_API_KEY` and `OPENAI_BASE_URL`.
+    """
+
+    def __init__(self, store: Store[Any], *, policy: TurnPolicy) -> None:
+        super().__init__(store, policy=policy)
+        self._model = os.environ.get("OPENAI_MODEL", DEFAULT_MODEL)
+
+    async def respond(
+        self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: Any
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        if input_user_message is not None:
+            thread.title = thread.title or title_of(text_of(input_user_message))
+        item = AssistantMessageItem(
+            id=self.store.generate_item_id("message", thread, context),
+            thread_id=thread.id,
+            created_at=datetime.now(UTC),
+            content=[],
+        )
+        yield ThreadItemAddedEvent(item=item)
+        said: list[str] = []
+        # The engine steps and closes this generator in one task, so blocks may span its yields.
+        async with (
+            AsyncOpenAI() as client,
+            await client.chat.completions.create(
+                model=self._model, messages=await self._messages(thread, context), stream=True
+            ) as stream,
+        ):
+            async for chunk in stream:
+                delta = chunk.choices[0].delta.content if chunk.choices else None
+                if delta:
+                    said.append(delta)
+                    update = AssistantMessageContentPartTextDelta(content_index=0, delta=delta)
+                    yield ThreadItemUpdatedEvent(item_id=item.id, update=update)  # noqa: ASYNC119
+        item.content = [AssistantMessageContent(text="".join(said))]
+        yield ThreadItemDoneEvent(item=item)
+
+    async def _messages(self, thread: ThreadMetadata, context: Any) -> list[Any]:
+        page = await self.store.load_thread_items(thread.id, None, _HISTORY_LENGTH, "desc", context)
+        instructions = {"role": "system", "content": _INSTRUCTIONS}
+        return [instructions, *as_model_messages(page.data[::-1])]
