@@ -60,15 +60,24 @@ class InstanceLock:
         _remove(self._path)  # where an open file can't be removed
 
 
+def live_instances(database: Path) -> set[str]:
+    """Return the names of the stores that are open, in any process; remove the files of the dead.
+
+    One caller at a time, or each may take the other's look for a held lock.
+    """
+    prefix = _lock_path(database, "").name
+    files = database.parent.glob(f"{glob.escape(prefix)}*")
+    return {file.name.removeprefix(prefix) for file in files if _is_held(file)}
+
+
 def is_alive(database: Path, instance: str) -> bool:
-    """Say whether the store with this name is still open somewhere; remove its file if not."""
+    """Say whether the store of this name is open, in any process; remove its file if it is not."""
     return _is_held(_lock_path(database, instance))
 
 
 def remove_stale_locks(database: Path) -> None:
     """Remove the lock files that dead processes left beside the database."""
-    for path in database.parent.glob(f"{glob.escape(database.name)}-instance-*"):
-        _is_held(path)
+    live_instances(database)
 
 
 def _lock_path(database: Path, instance: str) -> Path:

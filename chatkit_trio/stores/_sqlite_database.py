@@ -16,7 +16,7 @@ import trio
 
 from chatkit_trio.errors import StoreError
 
-from ._instance_lock import InstanceLock, remove_stale_locks
+from ._instance_lock import InstanceLock
 from ._sqlite_schema import migrate
 
 T = TypeVar("T")
@@ -43,7 +43,8 @@ class Database:
         readers: int,
         busy_timeout: float,
     ) -> None:
-        self.path = path
+        # Resolved, so that all who open the file look for its locks in the same place.
+        self.path = path.resolve()
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._lock: InstanceLock | None = None
@@ -102,7 +103,6 @@ class Database:
                     migrate(self._writer)
                 for _ in range(int(self._reading.total_tokens)):
                     self._readers.append(self._connect())
-                remove_stale_locks(self.path)
                 self._lock = InstanceLock(self.path)
         except BaseException:
             self._close()

@@ -12,7 +12,7 @@ from typing import TypeVar
 from chatkit_trio.store import Journal, JournalEntry, Settlement
 
 from . import _sqlite_queries as queries
-from ._instance_lock import is_alive
+from ._instance_lock import live_instances
 from ._records import check_settlement, owner_of
 from ._sqlite_database import Database
 
@@ -45,8 +45,9 @@ class SQLiteJournal(Journal[TContext]):
         that failed can be tried again without a restart.
         """
         instance, path = self._database.instance, self._database.path
+        # Inside the transaction, so that no two processes look at the locks at the same time.
         return await self._database.write(
-            lambda db: queries.claim_turns(db, instance, lambda other: is_alive(path, other))
+            lambda db: queries.claim_turns(db, instance, live_instances(path))
         )
 
     async def settle_abandoned(self, settlement: Settlement) -> None:

@@ -7,7 +7,7 @@ a caller: another owner's row isn't there.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from chatkit_trio.errors import ConflictError, NotFoundError
 from chatkit_trio.store import JournalEntry, Settlement
@@ -169,12 +169,10 @@ def checkpoint_turns(
     )
 
 
-def claim_turns(
-    db: sqlite3.Connection, instance: str, is_alive: Callable[[str], bool]
-) -> list[JournalEntry]:
+def claim_turns(db: sqlite3.Connection, instance: str, alive: set[str]) -> list[JournalEntry]:
     """Take over the turns of instances that are gone; return all taken over and not yet settled."""
-    others = db.execute("SELECT DISTINCT instance FROM turns WHERE instance <> ?", (instance,))
-    gone = [(instance, name) for (name,) in others.fetchall() if not is_alive(name)]
+    instances = db.execute("SELECT DISTINCT instance FROM turns").fetchall()
+    gone = [(instance, name) for (name,) in instances if name not in alive]
     db.executemany("UPDATE turns SET instance = ?, abandoned = 1 WHERE instance = ?", gone)
     query = """
         SELECT id, thread_id, items FROM turns WHERE instance = ? AND abandoned = 1 ORDER BY rowid

@@ -334,7 +334,7 @@ async def test_reads_go_on_while_a_write_is_held_up(path: Path) -> None:
 
 
 def copy_after_power_cut(path: Path, copy: Path, seed: int) -> None:
-    """Copy an open database as a power cut may leave it: of its log, some sectors weren't written."""
+    """Copy an open database as a power cut may: some sectors of its log weren't written."""
     chance = random.Random(seed)
     log = bytearray(path.with_name(f"{path.name}-wal").read_bytes())
     for start in range(0, len(log), 512):
@@ -450,6 +450,15 @@ class TestRecovery:
 
     async def test_a_live_process_keeps_its_turn(self, path: Path) -> None:
         async with process_with_an_open_turn(path), SQLiteStore(path, owner=str) as store:
+            assert await store.journal.abandoned() == []
+
+    async def test_a_live_process_keeps_its_turn_from_one_that_came_by_a_link(
+        self, path: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "links").mkdir()
+        link = tmp_path / "links" / "other.db"
+        link.symlink_to(path)
+        async with process_with_an_open_turn(path), SQLiteStore(link, owner=str) as store:
             assert await store.journal.abandoned() == []
 
     async def test_a_stopped_process_keeps_its_turn(self, path: Path) -> None:
