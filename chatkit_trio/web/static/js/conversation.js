@@ -9,6 +9,7 @@ import { announce, changed } from "./state.js";
 import { strings } from "./strings.js";
 
 const PAGE = 30; // items a page
+const PATIENCE = 6000; // milliseconds for a stopped turn to end its stream
 
 let localCount = 0;
 let conversationCount = 0;
@@ -220,7 +221,7 @@ export class Conversation {
   }
 
   async #explain(error, turn, again) {
-    if (error.name === "AbortError") return;
+    if (error.name === "AbortError") return this.#afterAbort(turn);
     if (error instanceof TurnLost) return this.#explainLoss();
     const known = error instanceof ServerError || !turn.accepted;
     if (!known) console.error(error);
@@ -228,6 +229,11 @@ export class Conversation {
       message: known ? error.message : strings.errorBadAnswer,
       retry: turn.accepted ? () => this.retry() : again,
     };
+  }
+
+  // The server has ended the turn without our hearing of it: what it kept is in the store.
+  async #afterAbort(turn) {
+    if (turn.refreshesAfterAbort) await this.refresh().catch((error) => console.warn(error.message));
   }
 
   // Without resume the server has cut the answer off, and kept what there was of it.
@@ -257,8 +263,10 @@ export class Conversation {
     if (!turn || this.stopping || !this.allowCancel) return;
     this.stopping = true;
     announce(strings.stopping);
-    const asked = this.threadId && (await stopTurn(this.threadId));
-    if (!asked && this.#turn === turn) turn.abort();
+    const outcome = this.threadId ? await stopTurn(this.threadId) : "unasked";
+    if (outcome === "unasked") turn.abort();
+    else if (outcome === "none") turn.abort({ thenRefresh: true });
+    else setTimeout(() => turn.abort({ thenRefresh: true }), PATIENCE);
   }
 
   /** Lets go of the turn: the thread is gone. */

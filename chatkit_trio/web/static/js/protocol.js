@@ -82,14 +82,15 @@ function isEventStream(response) {
   return (response.headers.get("Content-Type") ?? "").startsWith("text/event-stream");
 }
 
-/** Asks the server to stop the turn of a thread; false when it couldn't be asked. */
+/** Asks the server to stop the turn of a thread: "stopped", "none" live, or "unasked". */
 export async function stopTurn(threadId) {
   try {
     const options = { method: "POST", signal: AbortSignal.timeout(STOP_TIMEOUT) };
     const response = await fetch(threadUrl(threadId, "stop"), options);
-    return response.ok && (await response.json()).stopped === true;
+    if (!response.ok) return "unasked";
+    return (await response.json()).stopped ? "stopped" : "none";
   } catch {
-    return false;
+    return "unasked";
   }
 }
 

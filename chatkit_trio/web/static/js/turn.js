@@ -16,13 +16,16 @@ export class Turn {
   #lastEventId = null;
   #reloads = 0;
   reason = null; // how the server says it ended
+  refreshesAfterAbort = false;
   accepted = false; // whether the server took the request
 
   constructor(conversation) {
     this.#conversation = conversation;
   }
 
-  abort() {
+  /** Hangs up; without effect on a turn that has ended. */
+  abort({ thenRefresh = false } = {}) {
+    this.refreshesAfterAbort = thenRefresh;
     this.#controller.abort();
   }
 
@@ -49,7 +52,8 @@ export class Turn {
       if (!(error instanceof ConnectionLost)) throw error;
       return "lost";
     }
-    return this.#endedTooSoon() ? "lost" : "ended";
+    // A proxy may end a broken body politely; a server that numbers its events also says the end.
+    return this.#lastEventId === null ? "ended" : "lost";
   }
 
   #take(frame) {
@@ -61,11 +65,6 @@ export class Turn {
     }
     this.#conversation.apply(JSON.parse(frame.data));
     return null;
-  }
-
-  // A proxy may end a broken body politely. With ids on the frames the server can be asked.
-  #endedTooSoon() {
-    return this.#lastEventId !== null && this.#conversation.hasLiveItems;
   }
 
   async #reattach(outcome) {
