@@ -22,9 +22,11 @@ from chatkit_trio.store import Journal, JournalEntry, Settlement, Store, StoreIt
 from chatkit_trio.types import Page, Thread, ThreadItem, ThreadMetadata
 
 from ._store_samples import (
+    A_TURN,
     ITEM_KINDS,
     MANY_STEPS,
     NOON,
+    OPERATIONS,
     READS,
     WRITES,
     Snapshot,
@@ -92,8 +94,8 @@ class StoreConformance:
 
     @staticmethod
     async def perform(operation: str, store: Store[Any], thread_id: str, context: Any) -> None:
-        """Run one of the kit's writes; for a process that `crash_during` starts."""
-        await WRITES[operation](store, thread_id, context)
+        """Run one of the kit's operations; for a process that `crash_during` starts."""
+        await OPERATIONS[operation](store, thread_id, context)
 
     # Skipping in a fixture and not in a test: pytest-trio loses the reason otherwise.
 
@@ -369,7 +371,7 @@ class StoreConformance:
         mine = self.context()
         async with self.open_store() as store:
             await prepare(store, "thr_1", mine)
-            perform = (READS | WRITES)[operation]
+            perform = OPERATIONS[operation]
             if operation == "load_threads":
                 assert await perform(store, "thr_1", theirs) == Page(data=[])
             elif operation.startswith("delete_") and operation != "delete_items_after":
@@ -473,7 +475,7 @@ class StoreConformance:
     @pytest.mark.parametrize("operation", [*READS, *WRITES])
     async def test_a_cancel_at_any_checkpoint_leaves_all_or_nothing(self, operation: str) -> None:
         """Whatever the step at which the cancel falls, and whether or not it is noticed."""
-        perform = (READS | WRITES)[operation]
+        perform = OPERATIONS[operation]
         whole = operation not in MANY_STEPS or self.atomic
         async with self.open_store() as store:
             await prepare(store, "thr_whole", self.context())
@@ -648,7 +650,34 @@ class StoreConformance:
             assert await _journal(store).abandoned() == []
             assert (await store.load_threads(10, None, "asc", self.context())).data == []
 
+    @_needs_persistence
+    async def test_a_crash_at_any_statement_leaves_a_turn_in_the_journal_or_settled(self) -> None:
+        states: list[str] = []
+        crashed = True
+        while crashed:
+            thread_id = f"thr_{len(states)}"
+            async with self.open_store() as store:
+                _journal(store)
+                await prepare(store, thread_id, self.context())
+            crashed = await self.crash_during(A_TURN, thread_id, len(states) + 1)
+            async with self.open_store() as store:
+                states.append(await self._state_of_turn(store, thread_id))
+        order = ["not begun", "begun", "written down", "settled"]
+        assert states == sorted(states, key=order.index)
+        assert set(states) == set(order)
+
     # --- What the tests share
+
+    async def _state_of_turn(self, store: Store[Any], thread_id: str) -> str:
+        entries = await _journal(store).abandoned()
+        mine = [entry for entry in entries if entry.thread_id == thread_id]
+        items = (await snapshot(store, thread_id, self.context())).items
+        settled = items == (*_PREPARED.items, ("i5", "answer"))
+        assert settled or items == _PREPARED.items
+        assert not (settled and mine), "settled, and yet open in the journal"
+        if mine:
+            return "written down" if mine[0].items else "begun"
+        return "settled" if settled else "not begun"
 
     async def _leave_turn_open(self, store: Store[Any], *texts: str) -> None:
         await _journal(store).begin("turn_1", "thr_1", self.context())

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from chatkit_trio.errors import NotFoundError
-from chatkit_trio.store import Settlement, Store
+from chatkit_trio.store import JournalEntry, Settlement, Store
 from chatkit_trio.types import Attachment, HiddenContextItem, ThreadItem, ThreadMetadata
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
@@ -221,6 +221,20 @@ WRITES: dict[str, Operation] = {
     "settle": lambda store, thr, c: store.settle(_settlement(thr), c),
     "delete_items_after": lambda store, thr, c: store.delete_items_after(thr, "i2", c),
 }
+
+
+async def live_a_turn(store: Store[Any], thread_id: str, context: Any) -> None:
+    """Begin a turn, write down what it has so far, and settle it."""
+    assert store.journal is not None
+    turn_id, item = f"turn_{thread_id}", note("i5", thread_id, "answer")
+    await store.journal.begin(turn_id, thread_id, context)
+    await store.journal.checkpoint([JournalEntry(turn_id, thread_id, (item,))])
+    await store.settle(Settlement(thread_id, turn_id, (item,)), context)
+
+
+A_TURN = "a whole turn"
+
+OPERATIONS: dict[str, Operation] = READS | WRITES | {A_TURN: live_a_turn}
 
 MANY_STEPS = ("settle", "delete_items_after")
 """The operations that a store without transactions does in more than one step."""

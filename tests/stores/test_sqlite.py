@@ -148,6 +148,22 @@ class TestFile:
                 await trio.lowlevel.checkpoint()
         assert beside(path) == [path]
 
+    async def test_closing_waits_for_a_write_that_has_begun(self, path: Path) -> None:
+        store = SQLiteStore(path)
+        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        with closing(other):
+            async with trio.open_nursery() as nursery:
+                await store.__aenter__()
+                await prepare(store, "thr_1", None)
+                other.execute("BEGIN IMMEDIATE")  # so that the write is held up half way
+                nursery.start_soon(store.delete_thread_item, "thr_1", "i1", None)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(store.__aexit__, None, None, None)
+                await trio.testing.wait_all_tasks_blocked()
+                other.execute("ROLLBACK")
+        async with store:
+            assert await item_ids(store) == ["i2", "i3", "i4"]
+
     @pytest.mark.parametrize(("synchronous", "level"), [("NORMAL", 1), ("FULL", 2)])
     async def test_synchronous_is_set_on_the_connection(
         self, path: Path, synchronous: Any, level: int
