@@ -203,7 +203,7 @@ def main() -> None:
     print(f"kills {arguments.kills}, turns each {arguments.turns}, seed {arguments.seed}")
     print(f"journal every {JOURNAL_INTERVAL} s\n")
     print(
-        "| threads | partial answer kept | one note | doubled | not a prefix | older than allowed"
+        "| threads | owed an answer | kept | one note | doubled | not a prefix | older than allowed"
         " | oldest text lost |"
     )
     print("|---|---|---|---|---|---|---|---|")
