@@ -42,10 +42,10 @@ function Welcome({ conversation }) {
   };
   return html`<div class="welcome" data-testid="welcome">
     <span class="welcome-mark"><${Mark} size=${44} /></span>
-    <h2>${config.greeting ?? strings.greeting}</h2>
+    <h2>${config.greeting || strings.greeting}</h2>
     <p>${strings.greetingNote}</p>
     <ul class="prompts">${(config.prompts ?? strings.prompts).map(({ icon, label, prompt }) => html`
-      <li key=${label}><button type="button" data-testid="prompt" onClick=${() => start(prompt)}>
+      <li key=${label}><button type="button" data-testid="prompt" onClick=${() => start(prompt ?? label)}>
         <${Icon} name=${icon ?? "sparkle"} /><span>${label}</span></button></li>`)}</ul>
   </div>`;
 }

@@ -4,6 +4,7 @@ function meta(name, fallback) {
   return document.querySelector(`meta[name="${name}"]`)?.content ?? fallback;
 }
 
+// Starter prompts: a JSON list of { label, prompt?, icon? }.
 function promptsFrom(text) {
   if (!text) return null;
   try {
@@ -19,6 +20,6 @@ export const config = Object.freeze({
   attachments: meta("chatkit-attachments", "off") === "on",
   dictation: meta("chatkit-dictation", "off") === "on",
   appName: meta("application-name", "chatkit_trio"),
-  greeting: meta("chatkit-greeting", null),
+  greeting: meta("chatkit-greeting", ""),
   prompts: promptsFrom(meta("chatkit-prompts", "")),
 });

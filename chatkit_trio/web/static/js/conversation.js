@@ -54,13 +54,7 @@ export class Conversation {
     return status && status.type !== "active" ? status : null;
   }
 
-  get hasLiveItems() {
-    return this.#live.size > 0;
-  }
-
-  isLive(itemId) {
-    return this.#live.has(itemId);
-  }
+  isLive = (itemId) => this.#live.has(itemId);
 
   // Loading
 

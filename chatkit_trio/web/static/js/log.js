@@ -4,6 +4,7 @@ import { html, useEffect, useLayoutEffect, useRef, useState } from "../vendor/ve
 import { copyCodeOf } from "./clipboard.js";
 import { Icon } from "./icons.js";
 import { Item } from "./items.js";
+import { textOf } from "./messages.js";
 import { strings } from "./strings.js";
 
 const NEAR = 96; // pixels from the end that still count as being there
@@ -18,10 +19,14 @@ function Progress({ conversation }) {
   </div>`;
 }
 
-// While text streams, the text is the progress; otherwise something has to move.
+// While something grows, that is the progress; otherwise something has to move.
 function showsProgress(conversation) {
   if (conversation.phase !== "streaming") return false;
-  return Boolean(conversation.progress || conversation.reconnecting || !conversation.hasLiveItems);
+  return Boolean(conversation.progress || conversation.reconnecting || !isGrowing(conversation));
+}
+
+function isGrowing({ items, isLive }) {
+  return items.some((item) => isLive(item.id) && (item.type !== "assistant_message" || textOf(item)));
 }
 
 export function Failure({ failure }) {

@@ -6,6 +6,7 @@ import { createParser } from "../vendor/vendor.js";
 import { strings } from "./strings.js";
 
 const STOP_TIMEOUT = 2000; // milliseconds until a stop falls back to aborting the request
+const SILENCE = 60_000; // milliseconds without a byte, from a server that sends heartbeats
 
 /** The server answered, with an error. */
 export class ServerError extends Error {
@@ -96,15 +97,21 @@ export async function stopTurn(threadId) {
 
 /**
  * Yields the frames of an event stream as {event, id, data}.
- * Throws ConnectionLost when the body breaks off.
+ * Throws ConnectionLost when the body breaks off, or when the heartbeats in it stop.
  */
 export async function* readFrames(response) {
   const ready = [];
-  const parser = createParser({ onEvent: (frame) => ready.push(frame) });
+  let patience = Infinity; // until a heartbeat has shown that this server sends some
+  const parser = createParser({
+    onEvent: (frame) => ready.push(frame),
+    onComment: () => {
+      patience = SILENCE;
+    },
+  });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   try {
     for (;;) {
-      const { value, done } = await readChunk(reader);
+      const { value, done } = await readChunk(reader, patience);
       if (done) return;
       parser.feed(value);
       yield* ready.splice(0);
@@ -114,13 +121,21 @@ export async function* readFrames(response) {
   }
 }
 
-async function readChunk(reader) {
+async function readChunk(reader, patience) {
   try {
-    return await reader.read();
+    return await inTime(reader.read(), patience);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ConnectionLost(error);
   }
+}
+
+function inTime(promise, milliseconds) {
+  if (milliseconds === Infinity) return promise;
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Error("the server went silent")), milliseconds);
+    promise.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
 }
 
 /** Sends a file's bytes where its upload descriptor says; `onProgress` gets 0 to 100. */

@@ -31,10 +31,10 @@ export const strings = {
   greeting: "How can I help?",
   greetingNote: "Ask anything, or start with one of these.",
   prompts: [
-    { icon: "sparkle", label: "Show what you can do", prompt: "What can you do?" },
-    { icon: "write", label: "Tell a long story", prompt: "Tell me a long story." },
-    { icon: "square-image", label: "Show a widget", prompt: "Show me a widget." },
-    { icon: "lightbulb", label: "Think it through", prompt: "Think step by step about a hard problem." },
+    { icon: "sparkle", label: "What can you help me with?" },
+    { icon: "lightbulb", label: "Explain structured concurrency" },
+    { icon: "cube", label: "Which database fits a chat app?" },
+    { icon: "stop", label: "What happens when I stop an answer?" },
   ],
 
   // Conversation
@@ -134,7 +134,6 @@ export const strings = {
     search: "Searching the web",
     file: "Reading files",
     image: "Looking at an image",
-    thoughtTask: "Thought",
   },
   image: {
     alt: "Generated image",

@@ -67,8 +67,8 @@ export function isAnswering(threadId) {
 // The address: #/t/<id> shows a thread, anything else a new chat.
 
 function setAddress(threadId) {
-  const hash = threadId ? `#/t/${encodeURIComponent(threadId)}` : "#/";
-  if (location.hash !== hash) history.pushState(null, "", hash);
+  if (addressed() === threadId) return;
+  history.pushState(null, "", threadId ? `#/t/${encodeURIComponent(threadId)}` : "#/");
 }
 
 function addressed() {

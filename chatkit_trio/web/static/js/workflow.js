@@ -28,7 +28,7 @@ function summaryOf(workflow, live) {
 
 const taskTitles = {
   web_search: (task) => task.title_query || task.title || words.search,
-  thought: (task) => task.title || words.thoughtTask,
+  thought: (task) => task.title || (task.content ? null : words.thinking),
   file: (task) => task.title || words.file,
   image: (task) => task.title || words.image,
 };
