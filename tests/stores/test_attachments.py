@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -30,7 +30,6 @@ from chatkit_trio.stores.attachments import (
     UnsupportedTypeError,
 )
 from chatkit_trio.types import Attachment, AttachmentCreateParams, ImageAttachment, ThreadMetadata
-from datetime import UTC, datetime
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 HTML = b"<!doctype html><script>alert(1)</script>"
@@ -67,9 +66,9 @@ def make_files(directory: Path, metadata: Any, **options: Any) -> DiskAttachment
 
 @asynccontextmanager
 async def opened(tmp_path: Path, **options: Any) -> AsyncIterator[DiskAttachmentStore[User]]:
-    async with MemoryStore[User](owner=name_of) as metadata:
-        async with make_files(tmp_path / "files", metadata, **options) as files:
-            yield files
+    metadata = MemoryStore[User](owner=name_of)
+    async with metadata, make_files(tmp_path / "files", metadata, **options) as files:
+        yield files
 
 
 async def create(
@@ -90,10 +89,32 @@ def query_of(url: object) -> dict[str, str]:
     return {key: values[0] for key, values in parse_qs(urlsplit(str(url)).query).items()}
 
 
-async def in_pieces(*pieces: bytes) -> AsyncIterator[bytes]:
-    for piece in pieces:
+def upload_query(attachment: Attachment) -> dict[str, str]:
+    assert attachment.upload_descriptor is not None
+    return query_of(attachment.upload_descriptor.url)
+
+
+class Pieces:
+    """A body that comes in pieces; `before` is called with the number of each before it comes."""
+
+    def __init__(
+        self, *pieces: bytes, before: Callable[[int], Awaitable[None]] | None = None
+    ) -> None:
+        self._pieces = pieces
+        self._before = before
+        self.taken = 0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
         await trio.lowlevel.checkpoint()
-        yield piece
+        if self.taken == len(self._pieces):
+            raise StopAsyncIteration
+        if self._before is not None:
+            await self._before(self.taken)
+        self.taken += 1
+        return self._pieces[self.taken - 1]
 
 
 def caller(user: User) -> Callable[[], Awaitable[User]]:
@@ -105,23 +126,19 @@ def caller(user: User) -> Callable[[], Awaitable[User]]:
 
 
 async def nobody() -> User:
+    await trio.lowlevel.checkpoint()
     raise AssertionError("the caller must not be asked for")
 
 
 async def upload(
     files: DiskAttachmentStore[User],
     attachment: Attachment,
-    pieces: Sequence[bytes] = (PNG,),
+    body: AsyncIterator[bytes] | None = None,
     ask: Callable[[], Awaitable[User]] | None = None,
 ) -> Attachment:
-    assert attachment.upload_descriptor is not None
-    query = query_of(attachment.upload_descriptor.url)
+    body = Pieces(PNG) if body is None else body
     return await files.receive_upload(
-        attachment.id,
-        query["expires"],
-        query["signature"],
-        in_pieces(*pieces),
-        ask or caller(ANN),
+        attachment.id, **upload_query(attachment), chunks=body, caller=ask or caller(ANN)
     )
 
 
@@ -136,7 +153,7 @@ def stored(tmp_path: Path) -> list[str]:
 async def test_uploaded_bytes_are_read_back_and_the_descriptor_is_cleared(tmp_path: Path) -> None:
     async with opened(tmp_path) as files:
         created = await create(files)
-        await upload(files, created, [PNG[:5], PNG[5:]])
+        await upload(files, created, Pieces(PNG[:5], PNG[5:]))
         assert await files.read_attachment(created.id, ANN) == PNG
         assert await files.metadata.load_attachment(created.id, ANN) == created.model_copy(
             update={"upload_descriptor": None}
@@ -173,7 +190,7 @@ async def test_what_could_carry_a_script_has_no_preview_and_is_only_downloaded(
 ) -> None:
     async with opened(tmp_path) as files:
         created = await create(files, name, mime_type, len(content))
-        await upload(files, created, [content])
+        await upload(files, created, Pieces(content))
         signature = query_of(files.view_url(created.id))["signature"]
         download = await files.open_download(created.id, signature, caller(ANN))
         assert (created.type, download.is_inline) == ("file", False)
@@ -184,7 +201,7 @@ async def test_an_upload_url_works_once(tmp_path: Path) -> None:
         created = await create(files)
         await upload(files, created)
         with pytest.raises(ConflictError, match="has been uploaded already"):
-            await upload(files, created, [PNG[::-1]])
+            await upload(files, created, Pieces(PNG[::-1]))
         assert await files.read_attachment(created.id, ANN) == PNG
 
 
@@ -210,25 +227,13 @@ async def test_two_uploads_at_once_to_one_url_leave_one_file(tmp_path: Path) -> 
 async def test_of_two_processes_that_receive_one_upload_only_one_keeps_it(tmp_path: Path) -> None:
     async with opened(tmp_path) as files, make_files(tmp_path / "files", files.metadata) as twin:
         created = await create(files)
-        first_came, go_on = trio.Event(), trio.Event()
 
-        async def slow_bytes() -> AsyncIterator[bytes]:
-            yield PNG[:10]
-            first_came.set()
-            await go_on.wait()
-            yield PNG[10:]
+        async def upload_to_twin_first(number: int) -> None:
+            if number == 1:
+                await upload(twin, created)
 
-        async def slow_upload() -> None:
-            assert created.upload_descriptor is not None
-            query = query_of(created.upload_descriptor.url)
-            with pytest.raises(ConflictError):
-                await files.receive_upload(created.id, **query, chunks=slow_bytes(), caller=caller(ANN))
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(slow_upload)
-            await first_came.wait()
-            await upload(twin, created)
-            go_on.set()
+        with pytest.raises(ConflictError):
+            await upload(files, created, Pieces(PNG, b"", before=upload_to_twin_first))
         assert await files.read_attachment(created.id, ANN) == PNG
         assert stored(tmp_path) == [f"{created.id}.bin", f"{created.id}.json"]
 
@@ -248,23 +253,20 @@ async def test_an_upload_url_expires_and_can_be_used_until_then(tmp_path: Path) 
 async def test_a_changed_upload_url_is_refused(tmp_path: Path, field: str) -> None:
     async with opened(tmp_path) as files:
         created = await create(files)
-        assert created.upload_descriptor is not None
-        query = query_of(created.upload_descriptor.url)
+        query = upload_query(created)
         query[field] += "0"
         with pytest.raises(ForbiddenError):
-            await files.receive_upload(created.id, **query, chunks=in_pieces(PNG), caller=nobody)
+            await files.receive_upload(created.id, **query, chunks=Pieces(PNG), caller=nobody)
 
 
 async def test_a_url_to_see_is_no_url_to_upload_and_the_other_way_round(tmp_path: Path) -> None:
     async with opened(tmp_path) as files:
         created = await create(files)
-        assert created.upload_descriptor is not None
-        upload_query = query_of(created.upload_descriptor.url)
         view_signature = query_of(files.view_url(created.id))["signature"]
         with pytest.raises(ForbiddenError):
-            await files.open_download(created.id, upload_query["signature"], nobody)
+            await files.open_download(created.id, upload_query(created)["signature"], nobody)
         with pytest.raises(ForbiddenError):
-            await files.receive_upload(created.id, "", view_signature, in_pieces(PNG), nobody)
+            await files.receive_upload(created.id, "", view_signature, Pieces(PNG), nobody)
 
 
 async def test_another_secret_makes_the_urls_invalid(tmp_path: Path) -> None:
@@ -294,7 +296,7 @@ async def test_a_refused_upload_leaves_nothing_and_may_be_repeated(
     async with opened(tmp_path) as files:
         created = await create(files)
         with pytest.raises(error):
-            await upload(files, created, [content])
+            await upload(files, created, Pieces(content))
         assert stored(tmp_path) == [f"{created.id}.json"]
         await upload(files, created)
         assert await files.read_attachment(created.id, ANN) == PNG
@@ -303,20 +305,10 @@ async def test_a_refused_upload_leaves_nothing_and_may_be_repeated(
 async def test_a_disguised_file_is_refused_before_all_of_it_has_come(tmp_path: Path) -> None:
     async with opened(tmp_path) as files:
         created = await create(files, size=1_000_000)
-        taken = 0
-
-        async def chunks() -> AsyncIterator[bytes]:
-            nonlocal taken
-            for _ in range(1000):
-                await trio.lowlevel.checkpoint()
-                taken += 1
-                yield HTML.ljust(1000)
-
-        assert created.upload_descriptor is not None
-        query = query_of(created.upload_descriptor.url)
+        body = Pieces(*[HTML.ljust(1000)] * 1000)
         with pytest.raises(UnsupportedTypeError, match="the file's content is not image/png"):
-            await files.receive_upload(created.id, **query, chunks=chunks(), caller=caller(ANN))
-        assert taken == 5
+            await upload(files, created, body)
+        assert body.taken == 5
 
 
 @pytest.mark.parametrize(
@@ -443,7 +435,7 @@ async def test_contexts_that_do_not_lead_back_to_the_owner_are_noticed_at_once(
 
 async def test_a_direct_upload_saves_its_metadata(tmp_path: Path) -> None:
     async with opened(tmp_path) as files:
-        taken = await files.receive_direct("cat.png", "image/png", in_pieces(PNG), caller(ANN))
+        taken = await files.receive_direct("cat.png", "image/png", Pieces(PNG), caller(ANN))
         assert await files.metadata.load_attachment(taken.id, ANN) == taken
         assert await files.read_attachment(taken.id, ANN) == PNG
         with pytest.raises(NotFoundError):
@@ -458,7 +450,7 @@ async def test_a_refused_direct_upload_leaves_nothing(
 ) -> None:
     async with opened(tmp_path, max_bytes=100) as files:
         with pytest.raises(error):
-            await files.receive_direct("a.txt", "text/plain", in_pieces(content), caller(ANN))
+            await files.receive_direct("a.txt", "text/plain", Pieces(content), caller(ANN))
         assert stored(tmp_path) == []
 
 
@@ -481,7 +473,7 @@ async def test_metadata_that_cannot_be_saved_takes_the_bytes_with_it(tmp_path: P
         with pytest.raises(StoreError):
             await upload(files, created)
         with pytest.raises(StoreError):
-            await files.receive_direct("cat.png", "image/png", in_pieces(PNG), caller(ANN))
+            await files.receive_direct("cat.png", "image/png", Pieces(PNG), caller(ANN))
         assert stored(tmp_path) == [f"{created.id}.json"]
         metadata.is_full = False
         await upload(files, created)
@@ -506,8 +498,8 @@ class CancelAtStep(trio.abc.Instrument):
                 self.scope.cancel()
 
 
-@asynccontextmanager
-async def cancelled_at(step: int) -> AsyncIterator[trio.CancelScope]:
+@contextmanager
+def cancelled_at(step: int) -> Iterator[trio.CancelScope]:
     with trio.CancelScope() as scope:
         instrument = CancelAtStep(scope, step)
         trio.lowlevel.add_instrument(instrument)
@@ -523,8 +515,8 @@ async def test_an_upload_cancelled_anywhere_is_whole_or_leaves_nothing(tmp_path:
     async with opened(tmp_path) as files:
         for step in range(1, 100):
             created = await create(files, size=len(content))
-            async with cancelled_at(step) as scope:
-                await upload(files, created, pieces)
+            with cancelled_at(step) as scope:
+                await upload(files, created, Pieces(*pieces))
             is_there = (tmp_path / "files" / f"{created.id}.bin").exists()
             kept = await files.metadata.load_attachment(created.id, ANN)
             assert (kept.upload_descriptor is None) == is_there
@@ -543,8 +535,8 @@ async def test_a_direct_upload_cancelled_anywhere_is_whole_or_leaves_nothing(
     async with opened(tmp_path) as files:
         for step in range(1, 100):
             taken: Attachment | None = None
-            async with cancelled_at(step) as scope:
-                taken = await files.receive_direct("a.png", "image/png", in_pieces(PNG), caller(ANN))
+            with cancelled_at(step) as scope:
+                taken = await files.receive_direct("a.png", "image/png", Pieces(PNG), caller(ANN))
             if taken is None:
                 assert stored(tmp_path) == []
             else:
@@ -572,15 +564,11 @@ async def test_deleting_while_it_is_uploaded_ends_the_upload(tmp_path: Path) -> 
     async with opened(tmp_path) as files:
         created = await create(files)
 
-        async def chunks() -> AsyncIterator[bytes]:
-            yield PNG[:10]
+        async def delete_it(number: int) -> None:
             await files.delete_attachment(created.id, ANN)
-            yield PNG[10:]
 
-        assert created.upload_descriptor is not None
-        query = query_of(created.upload_descriptor.url)
         with pytest.raises(NotFoundError):
-            await files.receive_upload(created.id, **query, chunks=chunks(), caller=caller(ANN))
+            await upload(files, created, Pieces(PNG, before=delete_it))
         assert stored(tmp_path) == []
 
 
@@ -624,7 +612,9 @@ async def test_a_killed_upload_leaves_no_visible_file_and_the_next_start_removes
         assert stored(tmp_path) == [f"{attachment_id}.json"]
         with pytest.raises(NotFoundError):
             await files.open_download(
-                attachment_id, query_of(files.view_url(attachment_id))["signature"], caller(User(""))
+                attachment_id,
+                query_of(files.view_url(attachment_id))["signature"],
+                caller(User("")),
             )
 
 
@@ -632,15 +622,11 @@ async def test_a_start_leaves_the_uploads_of_living_processes_alone(tmp_path: Pa
     async with opened(tmp_path) as files:
         created = await create(files)
 
-        async def chunks() -> AsyncIterator[bytes]:
-            yield PNG[:10]
+        async def start_another(number: int) -> None:
             async with make_files(tmp_path / "files", files.metadata):
                 pass
-            yield PNG[10:]
 
-        assert created.upload_descriptor is not None
-        query = query_of(created.upload_descriptor.url)
-        await files.receive_upload(created.id, **query, chunks=chunks(), caller=caller(ANN))
+        await upload(files, created, Pieces(PNG[:10], PNG[10:], before=start_another))
         assert await files.read_attachment(created.id, ANN) == PNG
 
 
@@ -707,28 +693,26 @@ async def send_in_thread(files: DiskAttachmentStore[User], attachment: Attachmen
 
 async def test_orphans_are_collected_once_they_are_old_and_nothing_else(tmp_path: Path) -> None:
     clock = Clock()
-    async with SQLiteStore[User](tmp_path / "chat.db", owner=name_of) as metadata:
-        async with make_files(
-            tmp_path / "files", metadata, clock=clock, context_for_owner=User
-        ) as files:
-            never_uploaded, never_sent, sent, thread_gone = [await create(files) for _ in range(4)]
-            for each in (never_sent, sent, thread_gone):
-                await upload(files, each)
-            await send_in_thread(files, sent)
-            await metadata.delete_thread(await send_in_thread(files, thread_gone), ANN)
-            clock.now += DAY - 1
-            assert await files.collect_orphans() == []
-            clock.now += 1
-            young = await create(files)
-            orphans = sorted([never_uploaded.id, never_sent.id, thread_gone.id])
-            assert await files.collect_orphans() == orphans
-            assert stored(tmp_path) == sorted(
-                [f"{sent.id}.bin", f"{sent.id}.json", f"{young.id}.json"]
-            )
-            for orphan in orphans:
-                with pytest.raises(NotFoundError):
-                    await metadata.load_attachment(orphan, ANN)
-            assert await metadata.load_attachment(sent.id, ANN)
+    async with (
+        SQLiteStore[User](tmp_path / "chat.db", owner=name_of) as metadata,
+        make_files(tmp_path / "files", metadata, clock=clock, context_for_owner=User) as files,
+    ):
+        never_uploaded, never_sent, sent, thread_gone = [await create(files) for _ in range(4)]
+        for each in (never_sent, sent, thread_gone):
+            await upload(files, each)
+        await send_in_thread(files, sent)
+        await metadata.delete_thread(await send_in_thread(files, thread_gone), ANN)
+        clock.now += DAY - 1
+        assert await files.collect_orphans() == []
+        clock.now += 1
+        young = await create(files)
+        orphans = sorted([never_uploaded.id, never_sent.id, thread_gone.id])
+        assert await files.collect_orphans() == orphans
+        assert stored(tmp_path) == sorted([f"{sent.id}.bin", f"{sent.id}.json", f"{young.id}.json"])
+        for orphan in orphans:
+            with pytest.raises(NotFoundError):
+                await metadata.load_attachment(orphan, ANN)
+        assert await metadata.load_attachment(sent.id, ANN)
 
 
 async def test_without_contexts_only_what_was_never_uploaded_is_collected(tmp_path: Path) -> None:
@@ -741,25 +725,31 @@ async def test_without_contexts_only_what_was_never_uploaded_is_collected(tmp_pa
         assert await files.read_attachment(never_sent.id, ANN) == PNG
 
 
+class FailingOnce(DiskAttachmentStore[User]):
+    """Notes when it is asked to collect; the first time it can't."""
+
+    def __init__(self, directory: Path) -> None:
+        metadata = MemoryStore[User]()
+        super().__init__(directory, metadata=metadata, base_url="https://x/a", secret=SECRET)
+        self.asked_at: list[float] = []
+
+    async def collect_orphans(self) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        self.asked_at.append(trio.current_time())
+        if len(self.asked_at) == 1:
+            raise StoreError("disk on fire")
+        return []
+
+
 async def test_collecting_goes_on_after_an_error(
     tmp_path: Path, autojump_clock: trio.abc.Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clock = Clock()
-    async with opened(tmp_path, clock=clock, context_for_owner=User) as files:
-        created = await create(files)
-        clock.now += DAY
-        record = tmp_path / "files" / f"{created.id}.json"
-        text = record.read_bytes()
-        record.write_bytes(b"broken")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(files.keep_collecting, 100)
-            await trio.sleep(50)
-            assert stored(tmp_path) == [record.name]
-            record.write_bytes(text)
-            await trio.sleep(100)
-            nursery.cancel_scope.cancel()
-        assert stored(tmp_path) == []
-        assert "could not be collected" in caplog.text
+    files = FailingOnce(tmp_path)
+    start = trio.current_time()
+    with trio.move_on_after(250):
+        await files.keep_collecting(interval=100)
+    assert [at - start for at in files.asked_at] == [0, 100, 200]
+    assert "disk on fire" in caplog.text
 
 
 # --- Settings

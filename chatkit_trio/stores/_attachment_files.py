@@ -1,0 +1,223 @@
+"""The directory of a `DiskAttachmentStore`: what lies in it and under which names.
+
+For each attachment a record (`ID.json`) and, once they have arrived, its bytes (`ID.bin`). Bytes
+arrive in a `.part` file of another name, and get theirs when all are on the disk: who can see
+`ID.bin` sees all of it, whatever crashed. A record is there before its bytes and goes before them.
+
+Everything here blocks, and is for worker threads. Names are made of ids that have been checked,
+never of anything a client chose.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from chatkit_trio.errors import ConflictError, NotFoundError, StoreError
+
+from ._instance_lock import InstanceLock, live_instances
+
+_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
+
+
+def is_id(attachment_id: str) -> bool:
+    """Say whether this can be the id of an attachment here.
+
+    Small letters only: file systems that ignore case must keep any two apart.
+    """
+    return _ID.fullmatch(attachment_id) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the disk knows of an attachment. `size` is as declared, None if it wasn't."""
+
+    id: str
+    owner: str
+    name: str
+    mime_type: str
+    size: int | None
+    created_at: float
+
+
+class PartFile:
+    """A file that is being received. Ends with `AttachmentFiles.publish` or `discard`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("xb")
+
+    def write(self, chunk: bytes) -> None:
+        with explained(self.path.parent):
+            self._file.write(chunk)
+
+    def finish(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def discard(self) -> None:
+        """Close and remove the file; harmless when it is gone."""
+        with suppress(OSError):  # what a full disk didn't take is not needed any more
+            self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+class AttachmentFiles:
+    """The files of one directory; methods may run in several threads at once."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._base = directory / "store"  # names the locks that say who is alive
+        self._lock: InstanceLock | None = None
+        self._naming = threading.Lock()
+
+    def open(self) -> None:
+        """Make the directory, and remove what uploads of dead processes left in it."""
+        with explained(self.directory):
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = InstanceLock(self._base)
+            self._remove_stale_parts()
+            self._remove_strays()
+
+    def close(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def bytes_path(self, attachment_id: str) -> Path:
+        return self.directory / f"{attachment_id}.bin"
+
+    def save_record(self, record: Record) -> None:
+        """Write the record of a new attachment. Raises `ConflictError` if its id is taken."""
+        with explained(self.directory):
+            part = self._new_part()
+            try:
+                part.write(json.dumps(asdict(record)).encode())
+                part.finish()
+                self._name(part, self._record_path(record.id))
+            finally:
+                part.discard()
+
+    def load_record(self, attachment_id: str) -> Record:
+        """Return the record of an attachment. Raises `NotFoundError`."""
+        if not is_id(attachment_id):
+            raise _not_found(attachment_id)
+        with explained(self.directory):
+            try:
+                text = self._record_path(attachment_id).read_bytes()
+            except FileNotFoundError:
+                raise _not_found(attachment_id) from None
+        return Record(**json.loads(text))
+
+    def record_ids(self) -> list[str]:
+        with explained(self.directory):
+            return sorted(path.stem for path in self.directory.glob("*.json") if is_id(path.stem))
+
+    def size(self, attachment_id: str) -> int | None:
+        """Return how many bytes of an attachment are here, or None if they haven't arrived."""
+        with explained(self.directory):
+            try:
+                return self.bytes_path(attachment_id).stat().st_size
+            except FileNotFoundError:
+                return None
+
+    def begin(self) -> PartFile:
+        """Return a new file to receive bytes into."""
+        with explained(self.directory):
+            return self._new_part()
+
+    def publish(self, part: PartFile, attachment_id: str) -> None:
+        """Make what was received the bytes of an attachment, whole and on the disk.
+
+        Raises `NotFoundError` if the attachment has been deleted meanwhile, and `ConflictError` if
+        it has its bytes already.
+        """
+        with explained(self.directory):
+            part.finish()
+            with self._naming:  # or a delete falls between the question and the name
+                if not self._record_path(attachment_id).exists():
+                    raise _not_found(attachment_id)
+                self._name(part, self.bytes_path(attachment_id))
+            part.discard()
+
+    def remove_bytes(self, attachment_id: str) -> None:
+        with explained(self.directory):
+            self.bytes_path(attachment_id).unlink(missing_ok=True)
+
+    def remove(self, attachment_id: str) -> None:
+        """Remove the record and the bytes of an attachment; what isn't there is no error."""
+        with explained(self.directory), self._naming:
+            self._record_path(attachment_id).unlink(missing_ok=True)
+            self.bytes_path(attachment_id).unlink(missing_ok=True)
+
+    def _record_path(self, attachment_id: str) -> Path:
+        return self.directory / f"{attachment_id}.json"
+
+    def _new_part(self) -> PartFile:
+        if self._lock is None:
+            raise RuntimeError(
+                f"the attachment store {self.directory} isn't open: use it inside 'async with"
+                " store:' (ChatKitServer does that for its own attachment_store)"
+            )
+        name = f"{self._lock.instance}-{secrets.token_hex(8)}.part"
+        return PartFile(self.directory / name)
+
+    def _name(self, part: PartFile, path: Path) -> None:
+        # A link and not a rename: of two processes that got the same upload only one succeeds.
+        try:
+            os.link(part.path, path)
+        except FileExistsError:
+            raise ConflictError(f"attachment {path.stem} has been uploaded already") from None
+        _sync_directory(self.directory)
+
+    def _remove_stale_parts(self) -> None:
+        # The files first: an instance that begins meanwhile isn't among the living.
+        parts = list(self.directory.glob("*.part"))
+        living = live_instances(self._base)
+        for path in parts:
+            if path.name.partition("-")[0] not in living:
+                path.unlink(missing_ok=True)
+
+    def _remove_strays(self) -> None:
+        """Remove bytes without a record: a crash, or another process, fell into a deletion."""
+        for path in self.directory.glob("*.bin"):
+            if not self._record_path(path.stem).exists():
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def explained(directory: Path) -> Iterator[None]:
+    """Turn an `OSError` into a `StoreError` that names the directory."""
+    try:
+        yield
+    except OSError as error:
+        way_out = " (free some space)" if error.errno == errno.ENOSPC else ""
+        raise StoreError(f"can't use {directory}: {error}{way_out}") from error
+
+
+def _not_found(attachment_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no attachment {attachment_id[:100]}")
+
+
+def _open_and_sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _nothing_to_sync(directory: Path) -> None:
+    """Do nothing: Windows has no such thing as a directory one can sync."""
+
+
+_sync_directory: Callable[[Path], None] = _nothing_to_sync if os.name == "nt" else _open_and_sync
