@@ -7,7 +7,7 @@ back when the user triggers it.
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+from typing import Any, Generic, Literal, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -66,7 +66,8 @@ class Action(BaseModel, Generic[TType, TPayload]):
         BookAction.model_validate(action.model_dump()).payload     # from the client
     """
 
-    type: TType = Field(default=..., frozen=True)
+    # Required, but not where the class names one type; the cast tells checkers the latter.
+    type: TType = Field(default=cast("Any", ...), frozen=True)
     # Actions without payload are common; they are typed Action[..., None].
     payload: TPayload = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 

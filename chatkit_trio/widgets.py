@@ -20,7 +20,16 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import datetime
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, Self, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,
+    Self,
+    TypeVar,
+    dataclass_transform,
+)
 
 from pydantic import (
     BaseModel,
@@ -58,6 +67,7 @@ _DEPRECATION = (
 _named = deprecated(_DEPRECATION, category=None)
 
 
+@dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
 class _NamedMeta(_ModelMeta):
     """Warns when a named class is called, which validation doesn't do."""
 

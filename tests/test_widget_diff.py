@@ -309,11 +309,12 @@ def test_an_update_of_the_root_by_its_id_replaces_it() -> None:
     after = apply_widget_update(
         named(card(id="c")),
         WidgetComponentUpdated(
-            component_id="c", component=DynamicWidgetComponent(type="Card", id="c", size="lg")
+            component_id="c",
+            component=DynamicWidgetComponent.model_validate(card(id="c", size="lg")),
         ),
     )
 
-    assert wire(after) == {"type": "Card", "id": "c", "size": "lg"}
+    assert wire(after) == card(id="c", size="lg")
 
 
 def test_a_root_update_is_the_new_widget() -> None:
