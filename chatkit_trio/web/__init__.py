@@ -1,10 +1,12 @@
 """The web edge: a ChatKit server behind Quart-Trio, with a chat page if wanted.
 
-`chatkit_blueprint` adds the endpoint to an app of yours; `create_app` makes a whole one. HTTP is
+`chatkit_blueprint` adds the endpoint to an app of yours; `create_app` makes a whole one, which
+`serve` runs. HTTP is
 known here and nowhere below: docs/reference/http.md says what goes over the wire.
 """
 
 from ._app import create_app
-from ._blueprint import EXTENSION, chatkit_blueprint, servers_of
+from ._blueprint import chatkit_blueprint
+from ._serving import serve
 
-__all__ = ["EXTENSION", "chatkit_blueprint", "create_app", "servers_of"]
+__all__ = ["chatkit_blueprint", "create_app", "serve"]

@@ -16,7 +16,10 @@ from typing import Self
 import trio
 from quart.wrappers.response import ResponseBody
 
+from chatkit_trio._wire import frame
+from chatkit_trio.errors import ErrorCode, ServerNotRunningError
 from chatkit_trio.server import FramesLost, StreamingResult
+from chatkit_trio.types import ErrorEvent
 
 HEARTBEAT = b": ping\n\n"
 RELOAD = b"event: reload\ndata: {}\n\n"
@@ -25,8 +28,8 @@ RELOAD = b"event: reload\ndata: {}\n\n"
 def numbered(turn_id: str, first: int, frames: Iterable[bytes]) -> bytes:
     """Return frames with their ids, `<turn id>.<number of the frame in its turn>`."""
     return b"".join(
-        b"id: %s.%d\n%s" % (turn_id.encode(), number, frame)
-        for number, frame in enumerate(frames, first)
+        b"id: %s.%d\n%s" % (turn_id.encode(), number, each)
+        for number, each in enumerate(frames, first)
     )
 
 
@@ -75,6 +78,10 @@ class EventStreamBody(ResponseBody):
         except trio.EndOfChannel:
             self._is_over = True
             return self._end(self._result)
+        except ServerNotRunningError:
+            # The turn would have begun now, but the server has begun to shut down.
+            self._is_over = True
+            return frame(ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True))
 
     async def _next_chunk(self, result: StreamingResult) -> bytes:
         heartbeat = result.turn.policy.heartbeat

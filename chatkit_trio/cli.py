@@ -1,0 +1,128 @@
+"""The command line: serve an app, see the demo, look into a database."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, cast
+
+import click
+import trio
+from hypercorn.utils import LifespanFailureError
+from quart import Quart
+
+from ._stream import unwrapped
+from .server import ChatKitServer
+from .web import create_app, serve
+from .web._serving import ASGIApp
+
+__all__ = ["main"]
+
+
+@click.group()
+@click.version_option(package_name="chatkit-trio")
+@click.option("--verbose", is_flag=True, help="Log more.")
+def main(verbose: bool) -> None:
+    """A ChatKit server on Trio that never loses a cancelled answer."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    if not verbose:
+        logging.getLogger("hypercorn.error").setLevel(logging.WARNING)
+
+
+@main.command("serve")
+@click.argument("target", metavar="MODULE:NAME")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0: a free one.")
+@click.option(
+    "--drain-timeout",
+    default=10.0,
+    show_default=True,
+    help="Seconds that live answers get to finish when the server is told to stop.",
+)
+def serve_command(target: str, host: str, port: int, drain_timeout: float) -> None:
+    """Serve MODULE:NAME, a ChatKit server or an ASGI app, until SIGTERM or Ctrl-C.
+
+    A ChatKit server gets an app of its own, with the chat page, for everyone alike. To know your
+    users, make the app yourself with chatkit_trio.web.create_app, and name that.
+    """
+    _run(load_app(target), host, port, drain_timeout)
+
+
+@main.command()
+@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0: a free one.")
+@click.option(
+    "--database",
+    default="chatkit-demo.sqlite3",
+    show_default=True,
+    type=click.Path(dir_okay=False),
+    help="Where the conversations are kept.",
+)
+@click.option(
+    "--slow-writes",
+    default=0.0,
+    metavar="SECONDS",
+    help="Let each write wait, to see that a stop is safe even then.",
+)
+def demo(port: int, database: str, slow_writes: float) -> None:
+    """Serve a chat to try on this machine: offline, or with a model if OPENAI_API_KEY is set."""
+    from .demo import demo_app
+
+    try:
+        app = demo_app(database, slow_writes=slow_writes)
+    except ImportError as error:
+        raise click.ClickException(
+            "OPENAI_API_KEY is set, but the openai package is missing: install"
+            " chatkit-trio[openai], or unset the key to see the offline demo"
+        ) from error
+    _run(app, "127.0.0.1", port, drain_timeout=5.0)
+
+
+def load_app(target: str) -> ASGIApp | Quart:
+    """Return the app that `MODULE:NAME` names, or one around the ChatKit server it names."""
+    module_name, _, name = target.partition(":")
+    if not module_name or not name:
+        raise click.BadParameter(f"{target} is not of the form MODULE:NAME", param_hint="target")
+    # As python -m does: a script's own directory is not on the path of an installed command.
+    sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise click.ClickException(f"{target} can't be loaded: {error}") from error
+    if isinstance(found, ChatKitServer):
+        return create_app(found)
+    if not callable(found):
+        raise click.ClickException(f"{target} is neither a ChatKit server nor an ASGI app")
+    return cast(ASGIApp, found)
+
+
+def _run(app: ASGIApp | Quart, host: str, port: int, drain_timeout: float) -> None:
+    serving = partial(
+        serve, app, host=host, port=port, drain_timeout=drain_timeout, on_ready=_tell_urls
+    )
+    try:
+        trio.run(serving)
+    except (BaseExceptionGroup, OSError) as error:
+        raise _explained(unwrapped(error)) from error
+
+
+def _tell_urls(urls: Sequence[str]) -> None:
+    for url in urls:
+        click.echo(f"Serving on {url}")
+
+
+def _explained(error: BaseException) -> BaseException:
+    """Return what to tell of an error: one that the user can mend without its traceback."""
+    if isinstance(error, OSError):
+        return click.ClickException(f"the server can't listen: {error}")
+    if isinstance(error, LifespanFailureError):
+        return click.ClickException(str(error))
+    return error
