@@ -10,12 +10,65 @@ from typing import TYPE_CHECKING, Any
 
 from ._client import ChatClient
 from ._client_turn import ClientTurn
+from ._clock import JumpClock
+from ._explore import (
+    EVERY_REASON,
+    Aftermath,
+    CancellationBroken,
+    Exploration,
+    explore_cancellations,
+)
+from ._script import (
+    Scene,
+    ScriptedModel,
+    ScriptedRespond,
+    ScriptedServer,
+    Step,
+    do,
+    emit,
+    fail,
+    pause,
+    say,
+    scripted_server,
+    set_title,
+    show_widget,
+    work,
+)
+from ._store_doubles import FaultyStore, SlowStore, StoreWrapper
 from ._transport import RequestRefused
 
 if TYPE_CHECKING:
     from ._store_conformance import StoreConformance
 
-__all__ = ["ChatClient", "ClientTurn", "RequestRefused", "StoreConformance"]
+__all__ = [
+    "EVERY_REASON",
+    "Aftermath",
+    "CancellationBroken",
+    "ChatClient",
+    "ClientTurn",
+    "Exploration",
+    "FaultyStore",
+    "JumpClock",
+    "RequestRefused",
+    "Scene",
+    "ScriptedModel",
+    "ScriptedRespond",
+    "ScriptedServer",
+    "SlowStore",
+    "Step",
+    "StoreConformance",
+    "StoreWrapper",
+    "do",
+    "emit",
+    "explore_cancellations",
+    "fail",
+    "pause",
+    "say",
+    "scripted_server",
+    "set_title",
+    "show_widget",
+    "work",
+]
 
 
 def __getattr__(name: str) -> Any:

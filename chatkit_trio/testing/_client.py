@@ -121,7 +121,7 @@ class ChatClient:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._transport.__aexit__(*exc_info)
+        await self._transport.__aexit__(*exc_info)  # noqa: ASYNC102  (passed on)
 
     # --- Streaming requests --------------------------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import trio
 from pydantic import TypeAdapter
 
 from chatkit_trio._turn import draft_of
+from chatkit_trio.server import Turn
 from chatkit_trio.types import (
     AssistantMessageItem,
     ErrorEvent,
@@ -28,7 +29,7 @@ from chatkit_trio.types import (
 from ._sse import SSEReader
 from ._transport import Connection, ServerConnection
 
-__all__ = ["ClientTurn", "SeenItems"]
+__all__ = ["ClientTurn", "SeenItems", "ids_of"]
 
 _EVENT: TypeAdapter[ThreadStreamEvent] = TypeAdapter(ThreadStreamEvent)
 
@@ -52,6 +53,16 @@ class SeenItems:
     def items(self) -> list[ThreadItem]:
         """Return the items in the order in which they appeared."""
         return [draft.item() for draft in self._drafts.values()]
+
+
+def ids_of(events: Sequence[ThreadStreamEvent], *kinds: str) -> set[str]:
+    """Return the ids of the items that events of these kinds are about."""
+    return {
+        event.item_id if isinstance(event, ThreadItemRemovedEvent) else event.item.id
+        for event in events
+        if isinstance(event, ThreadItemDoneEvent | ThreadItemReplacedEvent | ThreadItemRemovedEvent)
+        and event.type in kinds
+    }
 
 
 class ClientTurn:
@@ -180,7 +191,7 @@ class ClientTurn:
         return self._sse.heartbeats
 
     @property
-    def server_turn(self) -> Any:
+    def server_turn(self) -> Turn[Any]:
         """The engine's `Turn`; only for a client that is connected straight to a server."""
         if not isinstance(self.connection, ServerConnection):
             raise TypeError("over HTTP a client doesn't get hold of the server's turn")

@@ -51,7 +51,7 @@ class SocketTransport(HTTPTransport):
             given = [(name.decode(), value.decode()) for name, value in response.headers]
             yield HTTPResponse(response.status_code, given, connection)
         finally:
-            await connection.disconnect()
+            await connection.disconnect()  # noqa: ASYNC102  (forceful: it doesn't wait)
 
     async def _open(self) -> trio.abc.Stream:
         if self._is_secure:

@@ -76,6 +76,8 @@ class Scene:
 
 Step: TypeAlias = Callable[[Scene], AsyncIterator[ThreadStreamEvent]]
 
+_NO_EVENTS: tuple[ThreadStreamEvent, ...] = ()
+
 
 def say(*deltas: str, every: float = 0.0, finish: bool = True) -> Step:
     """Stream an assistant message, waiting `every` seconds before each piece of text.
@@ -130,6 +132,7 @@ def show_widget(widget: WidgetRoot) -> Step:
     """Show a finished widget."""
 
     async def step(scene: Scene) -> AsyncIterator[ThreadStreamEvent]:
+        await trio.lowlevel.checkpoint()
         yield ThreadItemDoneEvent(item=WidgetItem(widget=widget, **scene.item_fields()))
 
     return step
@@ -140,6 +143,7 @@ def emit(*events: ThreadStreamEvent | Callable[[Scene], ThreadStreamEvent]) -> S
 
     async def step(scene: Scene) -> AsyncIterator[ThreadStreamEvent]:
         for event in events:
+            await trio.lowlevel.checkpoint()
             yield event(scene) if callable(event) else event
 
     return step
@@ -147,7 +151,11 @@ def emit(*events: ThreadStreamEvent | Callable[[Scene], ThreadStreamEvent]) -> S
 
 def pause(seconds: float) -> Step:
     """Wait, as for a model that is thinking."""
-    return do(lambda scene: trio.sleep(seconds))
+
+    async def wait(scene: Scene) -> None:
+        await trio.sleep(seconds)
+
+    return do(wait)
 
 
 def do(action: Callable[[Scene], Awaitable[object] | None]) -> Step:
@@ -157,7 +165,7 @@ def do(action: Callable[[Scene], Awaitable[object] | None]) -> Step:
         awaitable = action(scene)
         if awaitable is not None:
             await awaitable
-        for event in ():
+        for event in _NO_EVENTS:
             yield event
 
     return step

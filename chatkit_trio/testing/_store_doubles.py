@@ -122,7 +122,9 @@ class StoreWrapper(Store[TContext]):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.wrapped.__aexit__(exc_type, exc_value, traceback)
+        await self.wrapped.__aexit__(  # noqa: ASYNC102  (passed on)
+            exc_type, exc_value, traceback
+        )
 
 
 class _JournalWrapper(Journal[TContext], Generic[TContext]):

@@ -117,6 +117,11 @@ class ServerConnection(Connection):
     async def disconnect(self) -> None:
         await self.result.aclose()
 
+    def hang_up(self) -> None:
+        """Stop reading now, without waiting for what that causes."""
+        turn, reader = self.result._started()
+        turn.close_reader(reader)
+
 
 class ServerTransport(Transport):
     """Calls `ChatKitServer.process`, with one context for all requests."""

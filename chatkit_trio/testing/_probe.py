@@ -1,0 +1,123 @@
+"""Counting the checkpoints of one turn, and doing something at one of them.
+
+A checkpoint is a moment at which a task of the turn gives up control: the only moments at which a
+cancellation can strike. Trio tells an `Instrument` of each, after the task has been suspended and
+before anything else runs; so what is done there is done exactly there.
+"""
+
+from __future__ import annotations
+
+import linecache
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from trio.abc import Instrument
+from trio.lowlevel import Task
+
+__all__ = ["Probe", "can_repeat_schedules", "same_schedule"]
+
+_TURN_TASK = "chatkit_trio turn_"
+
+
+class Probe(Instrument):
+    """Counts the steps of the tasks of the first turn that starts once it has been armed."""
+
+    def __init__(self, at: int | None, act: Callable[[], None]) -> None:
+        self.count = 0
+        """How many checkpoints have passed."""
+        self.failure: Exception | None = None
+        """What `act` raised, which trio would drop."""
+        self.place: list[str] = []
+        """Where the turn was when `act` was called."""
+        self.living: set[Task] = set()
+        """The turn's tasks that haven't ended."""
+        self._at = at
+        self._act = act
+        self._is_armed = False
+        self._found_turn = False
+
+    def arm(self) -> None:
+        """Wait for the turn."""
+        self._is_armed = True
+
+    def begin(self) -> None:
+        """Act if that is to be before the turn's first step."""
+        if self._at == 0:
+            self._act_now()
+
+    def task_spawned(self, task: Task) -> None:
+        """Take note of the turn's tasks."""
+        nursery = task.parent_nursery
+        parent = None if nursery is None else nursery.parent_task
+        if self._is_armed and not self._found_turn and task.name.startswith(_TURN_TASK):
+            self._found_turn = True
+            self.living.add(task)
+        elif parent in self.living:
+            self.living.add(task)
+
+    def task_exited(self, task: Task) -> None:
+        """Take note of a task's end."""
+        self.living.discard(task)
+
+    def after_task_step(self, task: Task) -> None:
+        """Count, and act when it's time."""
+        if task not in self.living:
+            return
+        self.count += 1
+        if self.count == self._at:
+            self.place = [f"task {task.name}", *_where(task)]
+            self._act_now()
+
+    def _act_now(self) -> None:
+        try:
+            self._act()
+        except Exception as error:
+            self.failure = error
+
+
+def _where(task: Task) -> list[str]:
+    """Return where a suspended task waits, the innermost frame first, without Trio's own."""
+    frames = [(frame.f_code, line) for frame, line in task.iter_await_frames()]
+    lines = [
+        f"{code.co_filename}:{line} in {code.co_name}: "
+        + linecache.getline(code.co_filename, line).strip()
+        for code, line in reversed(frames)
+        if "/trio/_" not in code.co_filename
+    ]
+    return lines[:6]
+
+
+# Trio shuffles the tasks of each tick with this generator. It isn't public, but pytest-trio and
+# hypothesis seed it too; without it every schedule is still explored, only not the same one twice.
+def _schedule_source() -> tuple[Any, random.Random | None]:
+    from trio._core import _run
+
+    source = getattr(_run, "_r", None)
+    is_usable = isinstance(source, random.Random) and hasattr(
+        _run, "_ALLOW_DETERMINISTIC_SCHEDULING"
+    )
+    return _run, source if is_usable else None
+
+
+def can_repeat_schedules() -> bool:
+    """Say whether this version of Trio lets a seed decide the order in which tasks run."""
+    return _schedule_source()[1] is not None
+
+
+@contextmanager
+def same_schedule(seed: int) -> Iterator[None]:
+    """Make Trio run tasks in the order that this seed gives, if it can be made to."""
+    module, source = _schedule_source()
+    if source is None:
+        yield
+        return
+    state, is_deterministic = source.getstate(), module._ALLOW_DETERMINISTIC_SCHEDULING
+    source.seed(seed)
+    module._ALLOW_DETERMINISTIC_SCHEDULING = True
+    try:
+        yield
+    finally:
+        source.setstate(state)
+        module._ALLOW_DETERMINISTIC_SCHEDULING = is_deterministic
