@@ -2,7 +2,7 @@ from string import ascii_letters
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -260,6 +260,7 @@ def two_states(draw: st.DrawFn) -> tuple[Json, Json]:
 readers = st.sampled_from([named, dynamic])
 
 
+@settings(deadline=None)
 @given(two_states(), readers, readers, st.booleans())
 def test_applying_the_difference_to_before_makes_after(
     states: tuple[Json, Json], read_before: Any, read_after: Any, over_the_wire: bool
@@ -276,6 +277,7 @@ def test_applying_the_difference_to_before_makes_after(
     assert [wire(widget), wire(before)] == [wire(expected), untouched]
 
 
+@settings(deadline=None)
 @given(two_states())
 def test_what_did_not_change_makes_no_update(states: tuple[Json, Json]) -> None:
     for state in states:

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
@@ -237,6 +237,7 @@ def test_any_value_can_be_printed_inside_quotes(value: Any, printed: str) -> Non
     assert built('{"type":"Card","name":"{{ value }}"}', value=value)["name"] == printed
 
 
+@settings(deadline=None)
 @given(ANYTHING, ANYTHING)
 def test_no_value_inside_quotes_changes_the_structure(a: str, b: str) -> None:
     source = '{"type":"Card","x":"{{ a }}","y":"{{ a ~ \'"\' ~ b }}: {{ b | upper }}"}'
@@ -244,6 +245,7 @@ def test_no_value_inside_quotes_changes_the_structure(a: str, b: str) -> None:
     assert built(source, a=a, b=b) == {"type": "Card", "x": a, "y": f'{a}"{b}: {b.upper()}'}
 
 
+@settings(deadline=None)
 @given(ANYTHING.filter(bool))
 def test_text_outside_quotes_is_an_error_whatever_it_says(value: str) -> None:
     for source in ('{"type":"Card","x":{{ v }}}', '{"type":"Card","x":[{{ v }}]{{ v }}}'):
@@ -251,6 +253,7 @@ def test_text_outside_quotes_is_an_error_whatever_it_says(value: str) -> None:
             template(source).build({"v": value})
 
 
+@settings(deadline=None)
 @given(ANYTHING)
 def test_tojson_prints_any_value_anywhere(value: str) -> None:
     assert built('{"type":"Card","x":{{ [v] | tojson }}}', v=value)["x"] == [value]

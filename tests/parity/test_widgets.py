@@ -61,6 +61,7 @@ def test_a_template_builds_the_same_widget_byte_by_byte(file: str, data: Json) -
     )
 
 
+@settings(deadline=None)
 @given(st.text(), st.text(), st.floats(allow_nan=False, allow_infinity=False))
 def test_values_through_tojson_render_the_same_text(film: str, note: str, price: float) -> None:
     path = str(DATA / "ticket.widget")
