@@ -150,14 +150,19 @@ export function closeMenu() {
   if (!state.menuOpen) return;
   state.menuOpen = false;
   changed();
-  document.querySelector("[data-testid=menu]")?.focus();
+  focusSoon("[data-testid=menu]");
 }
 
 /** Shows the panel as a drawer, with the focus in it; for narrow screens. */
 export function openMenu() {
   state.menuOpen = true;
   changed();
-  requestAnimationFrame(() => document.querySelector("[data-testid=new-thread]")?.focus());
+  focusSoon("[data-testid=new-thread]");
+}
+
+// What is to have the focus can't take it before the change has been drawn.
+function focusSoon(selector) {
+  requestAnimationFrame(() => document.querySelector(selector)?.focus());
 }
 
 // A window made wider has no drawer, and nothing behind one.
