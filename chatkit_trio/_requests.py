@@ -9,7 +9,7 @@ not found.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Never
@@ -52,7 +52,6 @@ from .types import (
     ThreadsListReq,
     ThreadsRetryAfterItemReq,
     ThreadsSyncCustomActionReq,
-    ThreadStreamEvent,
     ThreadsUpdateReq,
     UserMessageInput,
     UserMessageItem,
@@ -158,10 +157,13 @@ def threads_add_structured_input(
         thread = await server.store.load_thread(thread_id, context=context)
         item = await _pending_structured_input(server, thread_id, item_id, context)
         answered = _answered(item, request.params.input)
-        # Saved here, before another tab can answer the same questions; the event that tells the
-        # client saves it a second time, which changes nothing.
         await server.store.save_item(thread_id, answered, context=context)
-        return Begun(thread, [], partial(_respond_to_answers, server, thread, answered, context))
+        return Begun(
+            thread,
+            [],
+            partial(server.respond, thread, None, context),
+            events_after_options=[ThreadItemReplacedEvent(item=answered)],
+        )
 
     return Opening(thread_id, check, begin)
 
@@ -305,14 +307,6 @@ def _answer_to(
         return StructuredInputAnswer(skipped=True)
     takes_one = isinstance(question, StructuredInputMultipleChoice) and not question.multiple
     return StructuredInputAnswer(values=answer.values[:1] if takes_one else answer.values)
-
-
-async def _respond_to_answers(
-    server: ChatKitServer[Any], thread: ThreadMetadata, answered: StructuredInputItem, context: Any
-) -> AsyncIterator[ThreadStreamEvent]:
-    yield ThreadItemReplacedEvent(item=answered)
-    async for event in server.respond(thread, None, context):
-        yield event
 
 
 async def _load_user_message(

@@ -87,12 +87,16 @@ class StoreTimeoutError(ChatKitError):
 
 @dataclass(frozen=True, slots=True)
 class Begun(Generic[TContext]):
-    """A streaming request after its first writes: what to send, and where events come from."""
+    """A streaming request after its first writes: what to send, and where events come from.
+
+    The events here tell of those writes; they are sent as they are.
+    """
 
     thread: ThreadMetadata
     first_events: Sequence[ThreadStreamEvent]
     respond: Callable[[], Any]
     sends_options: bool = True
+    events_after_options: Sequence[ThreadStreamEvent] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +345,8 @@ class Turn(Generic[TContext]):
         await trio.lowlevel.checkpoint()
         if self._started.sends_options:
             self._forward(StreamOptionsEvent(stream_options=self._options))
+        for event in self._started.events_after_options:
+            self._forward(event)
         await self._run_respond()
         if self._failure is None:
             await self._save_thread_if_changed()
