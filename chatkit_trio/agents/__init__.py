@@ -1,0 +1,40 @@
+"""Models to thread events: OpenAI Responses on trio, the Agents SDK from trio, and converters.
+
+On trio alone: `run_model` and `stream_response` (extra `openai`). With the Agents SDK, which is
+taken to an asyncio thread: `Runner` and `stream_agent_response` (extra `agents`). Importing this
+package needs neither.
+"""
+
+from chatkit_trio.server import stream_widget
+
+from ._agents_sdk import AgentRun, Runner, stream_agent_response
+from ._asyncio_thread import run_on_asyncio, run_on_trio
+from ._context import AgentContext, ClientToolCall
+from ._converter import ThreadItemConverter, simple_to_agent_input
+from ._event_stream import EventStream
+from ._model_run import ModelError, ModelRun, run_model, stream_response
+from ._responses import ResponseStreamConverter
+from ._text_widget import accumulate_text
+from ._tools import Tool, tool
+
+__all__ = [
+    "AgentContext",
+    "AgentRun",
+    "ClientToolCall",
+    "EventStream",
+    "ModelError",
+    "ModelRun",
+    "ResponseStreamConverter",
+    "Runner",
+    "ThreadItemConverter",
+    "Tool",
+    "accumulate_text",
+    "run_model",
+    "run_on_asyncio",
+    "run_on_trio",
+    "simple_to_agent_input",
+    "stream_agent_response",
+    "stream_response",
+    "stream_widget",
+    "tool",
+]

@@ -1,0 +1,165 @@
+"""Runs of the OpenAI Agents SDK, which needs asyncio, read from trio.
+
+`Runner` stands in for the SDK's: `from chatkit_trio.agents import Runner` is the only line that
+changes. The run and its tools live on the asyncio thread; a run starts when it's first read, and
+ends when its reader does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from ._asyncio_thread import in_trio, run_on_asyncio
+from ._context import AgentContext
+from ._event_stream import AsyncioSource, EventStream, ModelEvents
+from ._extras import require
+from ._queue import EventQueue
+from ._responses import DEFAULT_CONVERTER, ResponseFold, ResponseStreamConverter
+
+if TYPE_CHECKING:
+    from agents import Agent, RunResult, RunResultStreaming, StreamEvent, TResponseInputItem
+
+
+class Runner:
+    """Runs agents of the Agents SDK from trio; arguments are those of the SDK's `Runner`.
+
+    In code that runs on asyncio already, such as a tool of an agent, it is the SDK's.
+    """
+
+    @classmethod
+    async def run(
+        cls,
+        starting_agent: Agent[Any],
+        input: str | list[TResponseInputItem],
+        *args: Any,
+        **options: Any,
+    ) -> RunResult:
+        """Run an agent to its end and return the SDK's result.
+
+        Raises what the SDK raises. Cancelled, it cancels the run and waits for its end.
+        """
+        run = partial(require("agents").Runner.run, starting_agent, input, *args, **options)
+        return cast("RunResult", await run_on_asyncio(run))
+
+    @classmethod
+    def run_streamed(
+        cls,
+        starting_agent: Agent[Any],
+        input: str | list[TResponseInputItem],
+        *args: Any,
+        **options: Any,
+    ) -> AgentRun:
+        """Return a run that starts when it is first read, by `stream_agent_response`."""
+        run = require("agents").Runner.run_streamed
+        start = partial(run, starting_agent, input, *args, **options)
+        return AgentRun(start) if in_trio() else cast("AgentRun", start())
+
+
+class AgentRun:
+    """A streamed run of the Agents SDK, to be read once.
+
+    Has the attributes of the SDK's `RunResultStreaming` (`final_output`, `last_response_id`,
+    `to_input_list()`) from the run's start on.
+    """
+
+    def __init__(self, start: Callable[[], RunResultStreaming]) -> None:
+        self._start = start
+        self._is_read = False
+        self._cancel_mode: Literal["immediate", "after_turn"] | None = None
+        self._started: tuple[RunResultStreaming, asyncio.AbstractEventLoop] | None = None
+
+    def stream_events(self) -> AsyncIterator[StreamEvent]:
+        """Return the SDK's events, to be read on trio instead of `stream_agent_response`."""
+        return ModelEvents(EventQueue(), self.source())
+
+    def cancel(self, mode: Literal["immediate", "after_turn"] = "immediate") -> None:
+        """End the run early; its stream then ends without an error.
+
+        `"after_turn"` lets the model's present answer and its tools finish.
+        """
+        self._cancel_mode = mode
+        if self._started is not None:
+            result, loop = self._started
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(result.cancel, mode)
+
+    def source(self) -> AsyncioSource:
+        """Return what a reader reads. Raises `RuntimeError` the second time."""
+        if self._is_read:
+            raise RuntimeError("a streamed run can be read once; start another one")
+        self._is_read = True
+        return _AgentSource(self._iterate)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or self._started is None:
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r}: a run has the attributes of the SDK's"
+                " result once it has been read"
+            )
+        return getattr(self._started[0], name)
+
+    async def _iterate(self) -> AsyncIterator[StreamEvent]:
+        """Run it, on the asyncio thread; whoever closes this early leaves no task behind."""
+        result = self._start()
+        self._started = (result, asyncio.get_running_loop())
+        if self._cancel_mode is not None:
+            result.cancel(self._cancel_mode)
+        is_over = False
+        try:
+            async for event in result.stream_events():
+                yield event
+            is_over = True
+        except Exception:
+            is_over = True
+            raise
+        finally:
+            if not is_over:
+                await _cancel(result)
+
+
+async def _cancel(result: RunResultStreaming) -> None:
+    """Cancel a run and wait until its tasks have ended, which takes reading it to its end."""
+    result.cancel()
+    with suppress(Exception):
+        async for _event in result.stream_events():
+            pass
+
+
+class _AgentSource(AsyncioSource):
+    def takes_back(self, error: Exception) -> bool:
+        """Say whether a guardrail tripped: what it guards mustn't be seen or remembered."""
+        exceptions = require("agents.exceptions")
+        return isinstance(
+            error,
+            exceptions.InputGuardrailTripwireTriggered
+            | exceptions.OutputGuardrailTripwireTriggered,
+        )
+
+
+def stream_agent_response(
+    context: AgentContext[Any],
+    result: AgentRun,
+    *,
+    converter: ResponseStreamConverter = DEFAULT_CONVERTER,
+) -> EventStream:
+    """Turn a streamed run of the Agents SDK into thread events.
+
+        result = Runner.run_streamed(agent, input, context=agent_context)
+        async for event in stream_agent_response(agent_context, result):
+            yield event
+
+    The first read starts the run. Errors of the run, guardrail tripwires among them, are raised as
+    they are; a tripwire first takes back every item produced. Cancelled, closed or dropped, it
+    cancels the run, which leaves no task behind. Raises `TypeError` for a run of the SDK's own
+    `Runner`, and `RuntimeError` if the context or the run is being read already.
+    """
+    if not isinstance(result, AgentRun):
+        raise TypeError(
+            f"stream_agent_response() reads runs of chatkit_trio.agents.Runner, not"
+            f" {type(result).__module__}.{type(result).__name__}: import Runner from there"
+        )
+    return EventStream(context, result.source(), ResponseFold(context, converter))

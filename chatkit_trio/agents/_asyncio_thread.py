@@ -1,0 +1,290 @@
+"""An asyncio event loop beside trio, for libraries that know nothing else.
+
+The loop runs in a thread of its own, one for each `trio.run` that asks for it, and ends with it.
+What crosses over is a coroutine and its outcome, a stream of entries with credits, and calls back
+into trio; context variables cross with them. A coroutine never outlives the one who waits for it:
+whoever gives up waiting cancels it first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
+from typing import Generic, TypeVar, TypeVarTuple
+
+import outcome
+import trio
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+CLOSE_TIMEOUT = 2.0
+"""How long, in seconds, a cancelled coroutine may take to clean up before it's left to itself."""
+
+CREDIT = 256
+"""How many entries a stream may have on their way before its producer waits."""
+
+_home: ContextVar[trio.lowlevel.TrioToken] = ContextVar("chatkit_trio_home")
+_thread_var: trio.lowlevel.RunVar[AsyncioThread | None] = trio.lowlevel.RunVar(
+    "chatkit_trio_asyncio", None
+)
+
+
+def in_trio() -> bool:
+    """Say whether the caller is in a trio task."""
+    return trio.lowlevel.in_trio_task()
+
+
+class AsyncioThread:
+    """The thread, its loop, and the way back to the trio run it belongs to."""
+
+    def __init__(self) -> None:
+        self.token = trio.lowlevel.current_trio_token()
+        self.loop: asyncio.AbstractEventLoop
+        self._started = trio.Event()
+        self._stop: asyncio.Event
+        self._thread = threading.Thread(
+            target=self._run_loop, name="chatkit_trio asyncio", daemon=True
+        )
+
+    async def wait_started(self) -> None:
+        """Wait until the loop takes work."""
+        await self._started.wait()
+
+    async def keep(self) -> None:
+        """Run the thread until cancelled; what still runs on the loop is cancelled with it."""
+        self._thread.start()
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await self._started.wait()
+                self.loop.call_soon_threadsafe(self._stop.set)
+                await trio.to_thread.run_sync(self._thread.join, abandon_on_cancel=True)
+
+    def _run_loop(self) -> None:
+        # Its own loop, whatever policy the process has: trio-asyncio patches the default one.
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self.token.run_sync_soon(self._started.set)
+        await self._stop.wait()
+
+
+async def asyncio_thread() -> AsyncioThread:
+    """Return this trio run's asyncio thread, starting it the first time."""
+    thread = _thread_var.get()
+    if thread is None:
+        thread = AsyncioThread()
+        _thread_var.set(thread)
+        # A system task: it has to outlive whoever happens to ask first.
+        trio.lowlevel.spawn_system_task(thread.keep, context=Context())
+    await thread.wait_started()
+    return thread
+
+
+class AsyncioTask(Generic[T]):
+    """One coroutine on the loop, watched from trio."""
+
+    def __init__(self, thread: AsyncioThread, async_fn: Callable[[], Awaitable[T]]) -> None:
+        self._thread = thread
+        self._async_fn = async_fn
+        self._task: asyncio.Task[None] | None = None
+        self._is_cancelled = False
+        self._outcome: outcome.Outcome[T] | None = None
+        self.ended = trio.Event()
+        context = copy_context()
+        context.run(_home.set, thread.token)
+        thread.loop.call_soon_threadsafe(self._start, context=context)
+
+    def cancel(self) -> None:
+        """Cancel the coroutine, without waiting; callable from any thread, also more than once."""
+        # The loop is closed when the trio run is over; then so is the coroutine.
+        with suppress(RuntimeError):
+            self._thread.loop.call_soon_threadsafe(self._cancel)
+
+    async def aclose(self) -> None:
+        """Cancel the coroutine and wait for its end, for `CLOSE_TIMEOUT` at most."""
+        self.cancel()
+        with trio.move_on_after(CLOSE_TIMEOUT, shield=True) as scope:
+            await self.ended.wait()
+        if scope.cancelled_caught:
+            logger.error("a cancelled asyncio task is still running after %s s", CLOSE_TIMEOUT)
+
+    async def result(self) -> T:
+        """Wait for the coroutine and return its value or raise its error; cancelled, cancel it."""
+        try:
+            await self.ended.wait()
+        except BaseException:
+            await self.aclose()
+            raise
+        assert self._outcome is not None
+        return self._outcome.unwrap()
+
+    def _start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        if self._is_cancelled:
+            self._task.cancel()
+        self._task.add_done_callback(self._report)
+
+    def _cancel(self) -> None:
+        self._is_cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        self._outcome = outcome.Value(await self._async_fn())
+
+    def _report(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            # Not by us: then nobody asks any more.
+            self._outcome = outcome.Error(RuntimeError("the asyncio task cancelled itself"))
+        elif (error := task.exception()) is not None:
+            self._outcome = outcome.Error(error)
+        with suppress(trio.RunFinishedError):
+            self._thread.token.run_sync_soon(self.ended.set)
+
+
+class Outlet(Generic[T]):
+    """The asyncio end of a stream of entries that are taken on the trio thread.
+
+    At most `credit` entries are sent and not yet taken. Entries sent in one go cross over with one
+    wake-up.
+    """
+
+    def __init__(
+        self, thread: AsyncioThread, deliver: Callable[[T], None], credit: int = CREDIT
+    ) -> None:
+        self._thread = thread
+        self._deliver = deliver
+        self._credit = credit
+        self._refill_size = max(1, credit // 2)
+        self._refilled: asyncio.Event | None = None
+        self._crossing: deque[T] = deque()
+        self._taken = 0
+
+    async def send(self, entry: T) -> None:
+        """Hand an entry over, waiting while too many aren't taken. On the loop."""
+        while self._credit == 0:
+            self._refilled = asyncio.Event()
+            await self._refilled.wait()
+        self._credit -= 1
+        self.send_last(entry)
+
+    def send_last(self, entry: T) -> None:
+        """Hand over an entry after which none comes, without waiting. On the loop."""
+        self._crossing.append(entry)
+        # With more than one in it, a wake-up is under way that hasn't seen the last one yet.
+        if len(self._crossing) == 1:
+            self._thread.token.run_sync_soon(self._land)
+
+    def taken(self) -> None:
+        """Note that an entry has been taken. On the trio thread."""
+        self._taken += 1
+        if self._taken == self._refill_size:
+            self._taken = 0
+            with suppress(RuntimeError):
+                self._thread.loop.call_soon_threadsafe(self._refill)
+
+    def _land(self) -> None:
+        while self._crossing:
+            self._deliver(self._crossing.popleft())
+
+    def _refill(self) -> None:
+        self._credit += self._refill_size
+        if self._refilled is not None:
+            self._refilled.set()
+
+
+async def run_on_asyncio(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+    """Run a coroutine function on the asyncio thread and return what it returns.
+
+    Context variables are those of the caller. Cancelled, it cancels the coroutine and waits for
+    its end. Called on that thread, it just awaits the coroutine.
+    """
+    if not in_trio():
+        return await async_fn(*args)
+    thread = await asyncio_thread()
+    return await AsyncioTask(thread, partial(async_fn, *args)).result()
+
+
+async def run_on_trio(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+    """Run an async function on trio and return what it returns, from wherever it's called.
+
+    This is how a tool that an asyncio library runs reaches a store or anything else that lives on
+    trio. In a trio task it just awaits the function. If the asyncio task is cancelled meanwhile,
+    the function is cancelled and has ended when this raises. Raises `RuntimeError` outside a run
+    that trio started.
+    """
+    if in_trio():
+        return await async_fn(*args)
+    token = _home.get(None)
+    if token is None:
+        raise RuntimeError(
+            "there is no trio to go to: call this in a trio task, or in code that a run started"
+            " by chatkit_trio.agents (Runner.run_streamed, run_on_asyncio) runs"
+        )
+    call = _CallOnTrio(token, partial(async_fn, *args))
+    return await call.result()
+
+
+class _CallOnTrio(Generic[T]):
+    """A call from the loop to trio."""
+
+    def __init__(
+        self, token: trio.lowlevel.TrioToken, async_fn: Callable[[], Awaitable[T]]
+    ) -> None:
+        self._token = token
+        self._async_fn = async_fn
+        self._scope = trio.CancelScope()
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[T] = self._loop.create_future()
+        self._context = copy_context()
+
+    async def result(self) -> T:
+        self._token.run_sync_soon(self._spawn)
+        try:
+            return await asyncio.shield(self._future)
+        except asyncio.CancelledError:
+            if not self._future.done():
+                self._token.run_sync_soon(self._scope.cancel)
+                await asyncio.wait([self._future])  # noqa: ASYNC102  (asyncio cancels once)
+            if not self._future.cancelled():
+                self._future.exception()  # seen: nobody is left to tell
+            raise
+
+    def _spawn(self) -> None:
+        try:
+            trio.lowlevel.spawn_system_task(self._run, context=self._context)
+        except RuntimeError:
+            # The trio run is over, all but its cleanup.
+            self._send(self._future.cancel)
+
+    async def _run(self) -> None:
+        answer: Callable[[], object] = self._future.cancel
+        try:
+            with self._scope:
+                answer = partial(self._future.set_result, await self._async_fn())
+        except Exception as error:
+            answer = partial(self._future.set_exception, error)
+        finally:
+            self._send(answer)
+
+    def _send(self, answer: Callable[[], object]) -> None:
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._answer, answer)
+
+    def _answer(self, answer: Callable[[], object]) -> None:
+        if not self._future.done():
+            answer()

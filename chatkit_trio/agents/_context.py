@@ -1,0 +1,207 @@
+"""`AgentContext`: what the tools of a model run may use, and where their events go.
+
+Its methods work in trio tasks and in tools that an asyncio library runs: those are taken to trio,
+which alone changes the context's state and its queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated, Any, Generic
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr, SkipValidation
+from typing_extensions import TypeVar
+
+from chatkit_trio.icons import IconName
+from chatkit_trio.server import stream_widget
+from chatkit_trio.store import Store, StoreItemType
+from chatkit_trio.types import (
+    DurationSummary,
+    GeneratedImageItem,
+    ProgressUpdateEvent,
+    Task,
+    ThreadItemAddedEvent,
+    ThreadItemDoneEvent,
+    ThreadItemReplacedEvent,
+    ThreadItemUpdatedEvent,
+    ThreadMetadata,
+    ThreadStreamEvent,
+    Workflow,
+    WorkflowItem,
+    WorkflowSummary,
+    WorkflowTaskAdded,
+    WorkflowTaskUpdated,
+)
+from chatkit_trio.widgets import WidgetRoot
+
+from ._asyncio_thread import run_on_trio
+from ._queue import EventQueue
+
+TContext = TypeVar("TContext", default=Any)
+
+
+class ClientToolCall(BaseModel):
+    """A call of a function in the page; a tool sets it on its context to end the turn with it."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class AgentContext(BaseModel, Generic[TContext]):
+    """The turn as the tools of a model run see it.
+
+    Pass it to the run and to `stream_agent_response` or `run_model`; it serves one such stream at
+    a time. Subclass it to add fields of your own. Up to 256 events wait for the stream to begin.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    thread: ThreadMetadata
+    store: Annotated[Store[TContext], SkipValidation]
+    request_context: TContext
+    previous_response_id: str | None = None
+    client_tool_call: ClientToolCall | None = None
+    workflow_item: WorkflowItem | None = None
+    """The workflow in progress; changed by the methods below and by the stream."""
+    generated_image_item: GeneratedImageItem | None = None
+    """The image in progress."""
+
+    _queue: EventQueue = PrivateAttr(default_factory=EventQueue)
+    _resumed_workflow_id: str | None = PrivateAttr(default=None)
+
+    def generate_id(self, type: StoreItemType, thread: ThreadMetadata | None = None) -> str:
+        """Return a new id of the store's for an item of this kind."""
+        return self.store.generate_item_id(type, thread or self.thread, self.request_context)
+
+    async def stream(self, event: ThreadStreamEvent) -> None:
+        """Send an event to the client, in order with those of the model.
+
+        Waits while 256 events haven't been read; raises `RuntimeError` if so many wait and the
+        stream hasn't begun. Cancelled, it has sent nothing.
+        """
+        await run_on_trio(self._queue.put, event)
+
+    async def stream_progress(self, text: str, icon: IconName | None = None) -> None:
+        """Show what is going on; the client drops it when the turn ends."""
+        await self.stream(ProgressUpdateEvent(text=text, icon=icon))
+
+    async def stream_widget(
+        self, widget: WidgetRoot | AsyncIterator[WidgetRoot], copy_text: str | None = None
+    ) -> None:
+        """Send a widget, or the growing states of one, and return when it's complete.
+
+        An async iterator is iterated by the calling task. Cancelled, it's closed.
+        """
+        async for event in stream_widget(self.thread, widget, copy_text, self.generate_id):
+            await self.stream(event)
+
+    async def start_workflow(self, workflow: Workflow) -> None:
+        """Begin a workflow and end the one in progress.
+
+        A workflow without tasks is shown with its first task, a reasoning one at once.
+        """
+        await run_on_trio(self._start_workflow, workflow)
+
+    async def add_workflow_task(self, task: Task) -> None:
+        """Append a task to the workflow in progress, beginning one if there is none."""
+        await run_on_trio(self._add_workflow_task, task)
+
+    async def update_workflow_task(self, task: Task, task_index: int) -> None:
+        """Replace a task of the workflow in progress.
+
+        Raises `ValueError` without a workflow, and `IndexError` without such a task.
+        """
+        await run_on_trio(self._update_workflow_task, task, task_index)
+
+    async def end_workflow(
+        self, summary: WorkflowSummary | None = None, expanded: bool = False
+    ) -> None:
+        """End the workflow in progress, if there is one.
+
+        Without a summary it says how long it took.
+        """
+        await run_on_trio(self._end_workflow, summary, expanded)
+
+    # --- On trio -------------------------------------------------------------------------------
+
+    async def _start_workflow(self, workflow: Workflow) -> None:
+        if self.workflow_item is not None and is_shown(self.workflow_item.workflow):
+            await self._end_workflow(None, False)
+        self.workflow_item = self._new_workflow(workflow)
+        if is_shown(workflow):
+            await self._queue.put(ThreadItemAddedEvent(item=snapshot(self.workflow_item)))
+
+    async def _add_workflow_task(self, task: Task) -> None:
+        if self.workflow_item is None:
+            self.workflow_item = self._new_workflow(Workflow(type="custom", tasks=[]))
+        item = self.workflow_item
+        was_shown = is_shown(item.workflow)
+        item.workflow.tasks.append(task)
+        if was_shown:
+            await self._queue.put(task_added(item, len(item.workflow.tasks) - 1))
+        else:
+            await self._queue.put(ThreadItemAddedEvent(item=snapshot(item)))
+
+    async def _update_workflow_task(self, task: Task, task_index: int) -> None:
+        item = self.workflow_item
+        if item is None:
+            raise ValueError("there is no workflow in progress: start one, or add a task, first")
+        count = len(item.workflow.tasks)
+        if not 0 <= task_index < count:
+            raise IndexError(f"task_index {task_index} of workflow {item.id}, which has {count}")
+        item.workflow.tasks[task_index] = task
+        await self._queue.put(task_updated(item, task_index))
+
+    async def _end_workflow(self, summary: WorkflowSummary | None, expanded: bool) -> None:
+        item = self.workflow_item
+        if item is not None:
+            if summary is not None:
+                item.workflow.summary = summary
+            self.workflow_item = None
+            await self._queue.put(self._ended(item, expanded))
+
+    def _new_workflow(self, workflow: Workflow) -> WorkflowItem:
+        return WorkflowItem(
+            id=self.generate_id("workflow"),
+            thread_id=self.thread.id,
+            created_at=datetime.now(UTC),
+            workflow=workflow,
+        )
+
+    def _ended(self, item: WorkflowItem, expanded: bool) -> ThreadStreamEvent:
+        if item.workflow.summary is None:
+            seconds = (datetime.now(UTC) - item.created_at).total_seconds()
+            item.workflow.summary = DurationSummary(duration=int(seconds))
+        item.workflow.expanded = expanded
+        return self._finished(item)
+
+    def _finished(self, item: WorkflowItem) -> ThreadStreamEvent:
+        """Return the event that stores a workflow: a new one, or an earlier turn's in its place."""
+        if item.id == self._resumed_workflow_id:
+            return ThreadItemReplacedEvent(item=snapshot(item))
+        return ThreadItemDoneEvent(item=snapshot(item))
+
+
+def snapshot(item: WorkflowItem) -> WorkflowItem:
+    """Return a copy for an event: the item goes on changing, the event mustn't."""
+    return item.model_copy(deep=True)
+
+
+def is_shown(workflow: Workflow) -> bool:
+    """Say whether the client has been told of the workflow: an empty custom one waits."""
+    return workflow.type == "reasoning" or bool(workflow.tasks)
+
+
+def task_added(item: WorkflowItem, task_index: int) -> ThreadItemUpdatedEvent:
+    """Return the event that tells of a new task."""
+    task = item.workflow.tasks[task_index].model_copy(deep=True)
+    update = WorkflowTaskAdded(task_index=task_index, task=task)
+    return ThreadItemUpdatedEvent(item_id=item.id, update=update)
+
+
+def task_updated(item: WorkflowItem, task_index: int) -> ThreadItemUpdatedEvent:
+    """Return the event that tells of a changed task."""
+    task = item.workflow.tasks[task_index].model_copy(deep=True)
+    update = WorkflowTaskUpdated(task_index=task_index, task=task)
+    return ThreadItemUpdatedEvent(item_id=item.id, update=update)

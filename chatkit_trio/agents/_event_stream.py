@@ -1,0 +1,357 @@
+"""The streams of one model run, and the sources it can come from.
+
+The run isn't part of the reader: it's a task of a trio nursery (`Worker`) or of the asyncio thread
+(`AsyncioSource`), and puts what it produces into the context's queue. So no nursery is open across
+a `yield`, and a stream may be closed, dropped or cancelled anywhere: each ends the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, Self, TypeVar
+
+import trio
+
+from chatkit_trio._stream import unwrapped
+from chatkit_trio.types import ThreadStreamEvent
+
+from ._asyncio_thread import CLOSE_TIMEOUT, AsyncioTask, Outlet, asyncio_thread
+from ._context import AgentContext
+from ._queue import EventQueue
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class FromModel:
+    """An entry of the queue: an event of the model's."""
+
+    source: Source
+    event: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An entry of the queue: the run is over, by an error or without."""
+
+    source: Source
+    error: Exception | None
+
+
+class Source(ABC):
+    """A run that can be started once and ended at any time."""
+
+    @abstractmethod
+    async def start(self, queue: EventQueue) -> None:
+        """Start the run; it puts `FromModel` entries into the queue and `Ended` at its end."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Cancel the run, without waiting. Does nothing if it has ended."""
+
+    @abstractmethod
+    async def wait_ended(self) -> None:
+        """Wait until nothing of the run is left."""
+
+    async def receive(self, queue: EventQueue) -> Any:
+        """Return the next entry."""
+        return await queue.get()
+
+    def taken(self) -> None:
+        """Note that one of the entries has been taken from the queue."""
+        return
+
+    def takes_back(self, error: Exception) -> bool:
+        """Say whether the error means that nothing the run produced may stay."""
+        return False
+
+
+class Fold(Protocol):
+    """Turns the events of one run into thread events."""
+
+    async def resume(self) -> None: ...
+
+    async def feed(self, event: Any, /) -> Iterable[ThreadStreamEvent]: ...
+
+    def pass_on(self, event: ThreadStreamEvent, /) -> Iterable[ThreadStreamEvent]: ...
+
+    def finish(self) -> Iterable[ThreadStreamEvent]: ...
+
+    def withdraw(self) -> Iterable[ThreadStreamEvent]: ...
+
+
+@asynccontextmanager
+async def _closing(events: AsyncIterator[Any]) -> AsyncIterator[AsyncIterator[Any]]:
+    """Close the iterator at the end of the block, if it can be closed."""
+    try:
+        yield events
+    finally:
+        aclose = getattr(events, "aclose", None)
+        if aclose is not None:
+            await aclose()  # noqa: ASYNC102  (on asyncio, which cancels once)
+
+
+class Worker(Source):
+    """A run that is a task of a trio nursery."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        work: Callable[[Callable[[Any], Awaitable[None]]], Awaitable[None]],
+    ) -> None:
+        self._nursery = nursery
+        self._work = work
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+
+    async def start(self, queue: EventQueue) -> None:
+        self._nursery.start_soon(self._run, queue)
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+    async def wait_ended(self) -> None:
+        await self._ended.wait()
+
+    async def _run(self, queue: EventQueue) -> None:
+        async def emit(event: Any) -> None:
+            await queue.put(FromModel(self, event))
+
+        error: Exception | None = None
+        try:
+            with self._scope:
+                await self._work(emit)
+        except Exception as raised:
+            error = self._told(raised)
+        finally:
+            self._ended.set()
+        if not self._scope.cancel_called:
+            queue.put_nowait(Ended(self, error))
+
+    def _told(self, raised: Exception) -> Exception:
+        error = unwrapped(raised)
+        assert isinstance(error, Exception)
+        if self._scope.cancel_called:
+            logger.error("cleanup in a cancelled model run failed", exc_info=error)
+        return error
+
+
+class Pulled(Source):
+    """A stream of the caller's that is read by whoever reads its thread events.
+
+    What tools have sent meanwhile goes out before the model's next event. Closing the stream is
+    left to the caller.
+    """
+
+    def __init__(self, stream: AsyncIterable[Any]) -> None:
+        self._stream = stream
+        self._events: AsyncIterator[Any] | None = None
+
+    async def start(self, queue: EventQueue) -> None:
+        self._events = aiter(self._stream)
+
+    def cancel(self) -> None:
+        pass
+
+    async def wait_ended(self) -> None:
+        pass
+
+    async def receive(self, queue: EventQueue) -> Any:
+        assert self._events is not None
+        if queue:
+            return queue.get_nowait()
+        try:
+            return FromModel(self, await anext(self._events))
+        except StopAsyncIteration:
+            return Ended(self, None)
+
+
+class AsyncioSource(Source):
+    """A run that is a task of the asyncio thread; `iterate` is called there."""
+
+    def __init__(self, iterate: Callable[[], AsyncIterator[Any]]) -> None:
+        self._iterate = iterate
+        self._task: AsyncioTask[None] | None = None
+        self._outlet: Outlet[FromModel | Ended] | None = None
+
+    async def start(self, queue: EventQueue) -> None:
+        thread = await asyncio_thread()
+        self._outlet = Outlet(thread, queue.put_nowait)
+        self._task = AsyncioTask(thread, partial(self._pump, self._outlet))
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def wait_ended(self) -> None:
+        if self._task is not None:
+            await self._task.ended.wait()
+
+    def taken(self) -> None:
+        if self._outlet is not None:
+            self._outlet.taken()
+
+    async def _pump(self, outlet: Outlet[FromModel | Ended]) -> None:
+        try:
+            async with _closing(self._iterate()) as events:
+                async for event in events:
+                    await outlet.send(FromModel(self, event))
+        except Exception as error:
+            await outlet.send(Ended(self, error))
+        except asyncio.CancelledError:
+            # Ours, and then nobody reads this; or the library's own.
+            outlet.send_last(Ended(self, RuntimeError("the model run was cancelled by itself")))
+            raise
+        else:
+            await outlet.send(Ended(self, None))
+
+
+class RunReader(AsyncIterator[T]):
+    """Reads one run; the base of what is given to callers.
+
+    The first read starts the run. A read that is cancelled ends it, and so does `aclose()`: both
+    return when nothing of it is left, after two seconds at the latest. Dropping the reader ends
+    the run too.
+    """
+
+    _token: trio.lowlevel.TrioToken | None = None
+    _is_over = False
+
+    def __init__(self, queue: EventQueue, source: Source) -> None:
+        self._queue = queue
+        self._source = source
+        self._ready: deque[T] = deque()
+        self._error: Exception | None = None
+
+    @abstractmethod
+    async def _convert(self, event: Any) -> Iterable[T]:
+        """Return what an event of the model's comes to."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        while not self._ready:
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            if self._is_over:
+                raise StopAsyncIteration
+            await self._read_more()
+        return self._ready.popleft()
+
+    async def aclose(self) -> None:
+        """End the run and wait until nothing of it is left, for two seconds at most."""
+        if self._is_over:
+            return
+        self._is_over = True
+        if self._token is None:
+            return
+        self._source.cancel()
+        with trio.move_on_after(CLOSE_TIMEOUT, shield=True) as scope:
+            await self._source.wait_ended()
+        if scope.cancelled_caught:
+            logger.error("a cancelled model run is still going on after %s s", CLOSE_TIMEOUT)
+        self._queue.detach_reader()
+
+    def __del__(self) -> None:
+        if self._token is not None and not self._is_over:
+            # The collector may run in any thread.
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(_abandon, self._source, self._queue)
+
+    async def _read_more(self) -> None:
+        try:
+            if self._token is None:
+                await self._begin()
+            self._ready += await self._take(await self._source.receive(self._queue))
+        except Exception as error:
+            self._error = error
+            self._fail(error)
+            await self.aclose()
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def _begin(self) -> None:
+        self._queue.attach_reader()
+        self._token = trio.lowlevel.current_trio_token()
+        await self._source.start(self._queue)
+
+    async def _take(self, entry: Any) -> Iterable[T]:
+        match entry:
+            case FromModel() if entry.source is self._source:
+                self._source.taken()
+                return await self._convert(entry.event)
+            case Ended() if entry.source is self._source:
+                return self._end(entry.error)
+            case FromModel() | Ended():
+                return ()  # of an earlier run that was abandoned
+        return self._pass_on(entry)
+
+    def _end(self, error: Exception | None) -> Iterable[T]:
+        if error is not None:
+            raise error
+        rest: list[T] = []
+        while self._queue:
+            entry = self._queue.get_nowait()
+            if not isinstance(entry, FromModel | Ended):
+                rest += self._pass_on(entry)
+        self._is_over = True
+        self._queue.detach_reader()
+        return [*rest, *self._finish()]
+
+    def _pass_on(self, entry: Any) -> Iterable[T]:
+        return ()
+
+    def _finish(self) -> Iterable[T]:
+        return ()
+
+    def _fail(self, error: Exception) -> None:
+        pass
+
+
+def _abandon(source: Source, queue: EventQueue) -> None:
+    source.cancel()
+    queue.detach_reader()
+
+
+class ModelEvents(RunReader[Any]):
+    """The events of a run as its library made them."""
+
+    async def _convert(self, event: Any) -> Iterable[Any]:
+        return (event,)
+
+
+class EventStream(RunReader[ThreadStreamEvent]):
+    """Thread events of a run and its tools, in the order of production."""
+
+    def __init__(self, context: AgentContext[Any], source: Source, fold: Fold) -> None:
+        super().__init__(context._queue, source)
+        self._fold = fold
+
+    async def _begin(self) -> None:
+        await self._fold.resume()
+        await super()._begin()
+
+    async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
+        return await self._fold.feed(event)
+
+    def _pass_on(self, entry: Any) -> Iterable[ThreadStreamEvent]:
+        return self._fold.pass_on(entry)
+
+    def _finish(self) -> Iterable[ThreadStreamEvent]:
+        return self._fold.finish()
+
+    def _fail(self, error: Exception) -> None:
+        if self._source.takes_back(error):
+            self._ready += self._fold.withdraw()

@@ -1,0 +1,22 @@
+"""The optional packages this edge can work with, and the error when one isn't installed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_EXTRAS = {"openai": "openai", "agents": "agents", "pydantic_ai": "pydantic-ai"}
+
+
+def require(module: str) -> Any:
+    """Return a module of an optional package.
+
+    Raises `ImportError` that names the extra to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS[module.partition(".")[0]]
+        raise ImportError(
+            f"this needs the package of {module!r}: pip install 'chatkit-trio[{extra}]'"
+        ) from error

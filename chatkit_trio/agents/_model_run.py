@@ -1,0 +1,202 @@
+"""OpenAI Responses on trio, with nothing in between: one answer, or a loop with tools.
+
+The OpenAI client runs on trio as it is. The model's connection and the tools belong to one task
+of the turn's nursery; the reader only gets what they produce, so cancelling the turn closes the
+connection at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from chatkit_trio.errors import ChatKitError
+from chatkit_trio.server import current_turn
+
+from ._context import AgentContext
+from ._event_stream import EventStream, FromModel, Pulled, Worker
+from ._responses import DEFAULT_CONVERTER, ResponseFold, ResponseStreamConverter
+from ._tools import Tool
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+    from openai.types.responses import Response, ResponseInputItemParam, ResponseStreamEvent
+
+_Emit = Callable[[Any], Awaitable[None]]
+
+
+class ModelError(ChatKitError):
+    """The model ended its answer with an error, or went on calling tools for too long."""
+
+    code = "model"
+
+
+def stream_response(
+    context: AgentContext[Any],
+    stream: AsyncIterable[ResponseStreamEvent],
+    *,
+    converter: ResponseStreamConverter = DEFAULT_CONVERTER,
+) -> EventStream:
+    """Turn one streamed answer of the Responses API into thread events.
+
+        async with await client.responses.create(..., stream=True) as stream:
+            async for event in stream_response(context, stream):
+                yield event
+
+    The `async with` is what closes the connection when the turn is cancelled. Events that other
+    tasks send by the context go out before the model's next one. Raises `ModelError` if the model
+    reports one, and what the client raises.
+    """
+    return EventStream(context, _PulledResponse(stream), ResponseFold(context, converter))
+
+
+def run_model(
+    context: AgentContext[Any],
+    client: AsyncOpenAI,
+    *,
+    input: str | Sequence[ResponseInputItemParam],
+    tools: Sequence[Tool | dict[str, Any]] = (),
+    converter: ResponseStreamConverter = DEFAULT_CONVERTER,
+    max_rounds: int = 10,
+    nursery: trio.Nursery | None = None,
+    **request: Any,
+) -> ModelRun:
+    """Let a model answer, calling tools, and return the thread events of it.
+
+        async for event in run_model(
+            context, client, model="gpt-5", instructions="...", input=items, tools=[weather]
+        ):
+            yield event
+
+    `request` is passed to `client.responses.create`. `tools` are those of `tool` and, as dicts,
+    the API's own. Tools the model asks for at once run at once, in the turn's nursery; outside a
+    turn pass a `nursery`. The model is asked `max_rounds` times at most, and not again after a
+    tool has set `context.client_tool_call`. `input` gets longer by the model's output and the
+    tools' every round, so any server that speaks the Responses API will do.
+
+    Raises `ModelError` and what the client raises. Cancelled, closed or dropped, it closes the
+    model's connection and cancels the tools.
+    """
+    loop = _ToolLoop(context, client, input, tools, max_rounds, request)
+    return ModelRun(context, loop, nursery or _turn_nursery(), ResponseFold(context, converter))
+
+
+def _turn_nursery() -> trio.Nursery:
+    try:
+        return current_turn().nursery
+    except RuntimeError as error:
+        raise RuntimeError("outside a turn run_model() needs a nursery: pass nursery=") from error
+
+
+class ModelRun(EventStream):
+    """The thread events of `run_model`."""
+
+    def __init__(
+        self,
+        context: AgentContext[Any],
+        loop: _ToolLoop,
+        nursery: trio.Nursery,
+        fold: ResponseFold,
+    ) -> None:
+        super().__init__(context, Worker(nursery, loop.run), fold)
+        self._loop = loop
+
+    @property
+    def last_response(self) -> Response | None:
+        """The newest complete response: its `id` and `usage`. None before there is one."""
+        return self._loop.last_response
+
+
+class _ToolLoop:
+    """Asks the model, runs the tools it calls, and asks again."""
+
+    def __init__(
+        self,
+        context: AgentContext[Any],
+        client: AsyncOpenAI,
+        input: str | Sequence[ResponseInputItemParam],
+        tools: Sequence[Tool | dict[str, Any]],
+        max_rounds: int,
+        request: dict[str, Any],
+    ) -> None:
+        self._context = context
+        self._client = client
+        self._items: list[Any] = (
+            [{"type": "message", "role": "user", "content": input}]
+            if isinstance(input, str)
+            else list(input)
+        )
+        self._tools = {tool.name: tool for tool in tools if isinstance(tool, Tool)}
+        self._max_rounds = max_rounds
+        self._request = dict(request)
+        if tools:
+            params = [tool.param() if isinstance(tool, Tool) else tool for tool in tools]
+            self._request["tools"] = params
+        self.last_response: Response | None = None
+
+    async def run(self, emit: _Emit) -> None:
+        for _round in range(self._max_rounds):
+            output = await self._ask(emit)
+            calls = [item for item in output if item.type == "function_call"]
+            results = await self._call_tools(calls)
+            if not calls or self._context.client_tool_call is not None:
+                return
+            self._items += [item.model_dump(mode="json", exclude_unset=True) for item in output]
+            self._items += results
+        raise ModelError(f"the model still called tools when asked {self._max_rounds} times")
+
+    async def _ask(self, emit: _Emit) -> list[Any]:
+        """Stream one answer and return its items."""
+        output: list[Any] = []
+        async with await self._client.responses.create(
+            input=self._items, stream=True, **self._request
+        ) as stream:
+            async for event in stream:
+                check_failure(event)
+                if event.type == "response.output_item.done":
+                    output.append(event.item)
+                elif event.type == "response.completed" or event.type == "response.incomplete":
+                    self.last_response = event.response
+                await emit(event)
+        return output
+
+    async def _call_tools(self, calls: Sequence[Any]) -> list[Any]:
+        """Run the tools at once and return their results in the order of the calls."""
+        results: list[Any] = [None] * len(calls)
+
+        async def call(index: int) -> None:
+            results[index] = {
+                "type": "function_call_output",
+                "call_id": calls[index].call_id,
+                "output": await self._call_tool(calls[index]),
+            }
+
+        async with trio.open_nursery() as nursery:
+            for index in range(len(calls)):
+                nursery.start_soon(call, index)
+        return results
+
+    async def _call_tool(self, call: Any) -> str:
+        tool = self._tools.get(call.name)
+        if tool is None:
+            return f"There is no tool {call.name}."
+        return await tool.answer(self._context, call.arguments)
+
+
+class _PulledResponse(Pulled):
+    async def receive(self, queue: Any) -> Any:
+        entry = await super().receive(queue)
+        if isinstance(entry, FromModel):
+            check_failure(entry.event)
+        return entry
+
+
+def check_failure(event: Any) -> None:
+    """Raise `ModelError` if the event says that the answer failed."""
+    if event.type == "error":
+        raise ModelError(f"the model's stream failed: {event.message}")
+    if event.type == "response.failed":
+        error = event.response.error
+        raise ModelError(f"the model's answer failed: {error.message if error else 'no reason'}")

@@ -1,0 +1,113 @@
+"""Tools: trio functions a model may call, and what their signatures tell it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from chatkit_trio.errors import BaseStreamError
+
+from ._context import AgentContext
+
+logger = logging.getLogger(__name__)
+
+_FAILED = "The tool failed. Do without it, or tell the user."
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function a model may call; made by `tool`, or by hand for a schema of your own."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    """The JSON schema of the arguments."""
+    call: Callable[[AgentContext[Any], str], Awaitable[str]]
+    """Takes the turn's context and the arguments as JSON text; returns what the model is told."""
+
+    def param(self) -> dict[str, Any]:
+        """Return the tool as the Responses API wants it."""
+        return {
+            "type": "function",
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.parameters,
+            "strict": False,
+        }
+
+    async def answer(self, context: AgentContext[Any], arguments: str) -> str:
+        """Call the function and return what the model is told.
+
+        Of wrong arguments the model hears what is wrong, of any other error only that there was
+        one. A `StreamError` or `CustomStreamError` is raised, and ends the answer.
+        """
+        try:
+            return await self.call(context, arguments)
+        except BaseStreamError:
+            raise
+        except ValidationError as error:
+            problems = error.json(include_url=False, include_input=False)
+            return f"The arguments don't fit the tool's schema: {problems}"
+        except Exception:
+            logger.exception("tool %s failed", self.name)
+            return _FAILED
+
+
+def tool(function: Callable[..., Awaitable[Any]]) -> Tool:
+    """Make a tool of an async function that runs on trio.
+
+        @tool
+        async def weather(context: AgentContext, city: str) -> str:
+            \"\"\"Look up the weather in a city.\"\"\"
+
+    The name is the function's, the description its docstring, and the arguments' schema comes
+    from its annotations (`Annotated[..., Field(description=...)]` describes one). A parameter
+    annotated with `AgentContext`, or a subclass, gets the turn's context. What isn't a string
+    already is returned to the model as JSON.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    context_name, fields = _parameters(function, hints)
+    name: str = function.__name__
+    arguments_model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+
+    async def call(context: AgentContext[Any], arguments: str) -> str:
+        given = arguments_model.model_validate_json(arguments or "{}")
+        values = {field: getattr(given, field) for field in fields}
+        if context_name is not None:
+            values[context_name] = context
+        return _told(await function(**values))
+
+    return Tool(name, inspect.getdoc(function) or "", arguments_model.model_json_schema(), call)
+
+
+def _parameters(
+    function: Callable[..., Any], hints: dict[str, Any]
+) -> tuple[str | None, dict[str, Any]]:
+    """Return the name of the parameter for the context, and the fields for the others."""
+    context_name: str | None = None
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if _is_context(hints.get(name)):
+            context_name = name
+        else:
+            is_needed = parameter.default is inspect.Parameter.empty
+            fields[name] = (hints.get(name, Any), ... if is_needed else parameter.default)
+    return context_name, fields
+
+
+def _is_context(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, AgentContext)
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, BaseModel):
+        return value.model_dump_json()
+    return pydantic_core.to_json(value, fallback=str).decode()

@@ -1,0 +1,49 @@
+"""A model for the Agents SDK that says what is written down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from agents import Agent, Model, RunConfig, set_tracing_disabled
+
+from . import script
+
+set_tracing_disabled(True)
+
+Step = script.Json | Callable[[], Awaitable[None]]
+"""An event, or something to wait for before the next one."""
+
+
+class ScriptedModel(Model):
+    """Plays one list of steps each time it is asked."""
+
+    def __init__(self, *answers: list[Any]) -> None:
+        self._answers = list(answers)
+        self.inputs: list[Any] = []
+        self.was_cancelled = False
+
+    async def get_response(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError("only streams are scripted")
+
+    async def stream_response(  # type: ignore[override]
+        self, system_instructions: Any, input: Any, *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        self.inputs.append(input)
+        try:
+            for step in self._answers.pop(0):
+                if callable(step):
+                    await step()
+                else:
+                    yield script.parsed([step])[0]
+        except asyncio.CancelledError:
+            self.was_cancelled = True
+            raise
+
+
+def agent(model: Model, **options: Any) -> Agent[Any]:
+    return Agent(name="scripted", model=model, **options)
+
+
+RUN_CONFIG = RunConfig(tracing_disabled=True)
