@@ -183,8 +183,13 @@ function onKeyDown(event, conversation) {
   sendDraft(conversation);
 }
 
+function hintOf({ phase, allowCancel, stopping }) {
+  if (phase !== "streaming" || !allowCancel) return strings.composerHint;
+  return stopping ? strings.stopping : strings.composerHintStop;
+}
+
 export function Composer({ conversation, onNew }) {
-  const { draft, blocked, phase } = conversation;
+  const { draft, blocked } = conversation;
   const area = useAutoHeight(draft.text);
   const over = useDropping(draft);
   const submit = (event) => {
@@ -209,7 +214,6 @@ export function Composer({ conversation, onNew }) {
       </div>
       ${over ? html`<div class="drop-note">${strings.dropHere}</div>` : null}
     </div>
-    <p class="composer-hint">${phase === "streaming" && conversation.allowCancel
-      ? strings.composerHintStop : strings.composerHint}</p>
+    <p class="composer-hint">${hintOf(conversation)}</p>
   </form>`;
 }
