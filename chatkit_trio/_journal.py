@@ -49,12 +49,19 @@ async def keep_recovering(journal: Journal[Any]) -> None:
 
 async def recover(journal: Journal[Any]) -> int:
     """Settle every abandoned turn, with reason `crashed`, and return how many there were."""
-    entries = await journal.abandoned()
-    for entry in entries:
-        await journal.settle_abandoned(_crash_settlement(entry))
-    if entries:
-        logger.warning("settled %d turns that a crash had cut short", len(entries))
-    return len(entries)
+    settled = 0
+    for entry in await journal.abandoned():
+        try:
+            await journal.settle_abandoned(_crash_settlement(entry))
+            settled += 1
+        except Exception:
+            # One that can't be settled mustn't keep the server, or the others, from starting.
+            logger.exception(
+                "turn %s of thread %s can't be settled", entry.turn_id, entry.thread_id
+            )
+    if settled:
+        logger.warning("settled %d turns that a crash had cut short", settled)
+    return settled
 
 
 def _crash_settlement(entry: JournalEntry) -> Settlement:

@@ -650,6 +650,9 @@ class Turn(Generic[TContext]):
             try:
                 await operation()
                 return True
+            except NotFoundError:
+                logger.info("thread %s was deleted; %s is settled", self.thread.id, self.id)
+                return True
             except Exception as error:
                 self._log_lost("failed", error)
                 return False

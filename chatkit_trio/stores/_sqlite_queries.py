@@ -6,6 +6,7 @@ a caller: another owner's row isn't there.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Sequence
 
@@ -13,6 +14,8 @@ from chatkit_trio.errors import ConflictError, NotFoundError
 from chatkit_trio.store import JournalEntry, Settlement
 
 from ._records import decode_items, encode_item, encode_items, encode_thread
+
+logger = logging.getLogger(__name__)
 
 _MAX_ROWID = 2**63 - 1
 
@@ -177,10 +180,17 @@ def claim_turns(db: sqlite3.Connection, instance: str, alive: set[str]) -> list[
     query = """
         SELECT id, thread_id, items FROM turns WHERE instance = ? AND abandoned = 1 ORDER BY rowid
     """
-    return [
-        JournalEntry(turn_id, thread_id, tuple(decode_items(text)))
-        for turn_id, thread_id, text in db.execute(query, (instance,))
-    ]
+    rows: list[tuple[str, str, str]] = db.execute(query, (instance,)).fetchall()
+    return [entry for row in rows if (entry := _journal_entry(*row)) is not None]
+
+
+def _journal_entry(turn_id: str, thread_id: str, text: str) -> JournalEntry | None:
+    """Return an entry, or None for one of another version, which stays where it is."""
+    try:
+        return JournalEntry(turn_id, thread_id, tuple(decode_items(text)))
+    except ValueError:
+        logger.exception("the journal's entry of turn %s can't be read; it is kept", turn_id)
+        return None
 
 
 def settle_claimed(db: sqlite3.Connection, instance: str, settlement: Settlement) -> None:
