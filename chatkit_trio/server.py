@@ -22,7 +22,7 @@ from ._journal import keep_journal, keep_recovering, recover
 from ._live import LiveTurns
 from ._policy import TurnPolicy
 from ._requests import ANSWERED, DEFAULT_PAGE_SIZE, STREAMING
-from ._stream import Opening, Turn, current_turn, settle_cancelled
+from ._stream import Opening, Turn, current_turn, settle_cancelled, split_cancelled
 from ._turn import CancelReason
 from ._widget_diff import diff_widget
 from ._widget_stream import stream_widget
@@ -232,9 +232,9 @@ class ChatKitServer(ABC, Generic[TContext]):
         assert manager is not None
         await self._settle_all()  # noqa: ASYNC102 (it shields itself)
         nursery.cancel_scope.cancel()
-        is_ours = isinstance(exc_value, trio.Cancelled | BaseExceptionGroup)
+        # An ordinary error of the caller's stays as it is: the nursery would wrap it in a group.
+        is_ours = exc_value is not None and split_cancelled(exc_value)[0] is not None
         try:
-            # An ordinary error of the caller's stays as it is: the nursery would wrap it.
             details = (exc_type, exc_value, traceback) if is_ours else (None, None, None)
             caught = await manager.__aexit__(*details)  # noqa: ASYNC102
         finally:
