@@ -17,7 +17,7 @@ LAYERS = [
     {"store"},
     {"_turn", "_wire", "_widget_diff", "_policy"},
     {"_frames", "_stream", "_live", "_journal", "_requests", "_widget_stream", "server"},
-    {"stores", "agents", "web", "testing", "demo", "cli", "__main__"},
+    {"stores", "agents", "web", "testing", "_pytest_plugin", "demo", "cli", "__main__"},
 ]
 
 WAITS_FROM_LAYER = 3

@@ -23,10 +23,18 @@ __all__ = ["describe", "problems"]
 def problems(aftermath: Aftermath) -> list[str]:
     """Return what is wrong, in words; nothing if all is well."""
     found = list(aftermath.problems)
-    if aftermath.has_begun and not found:
-        for invariant in _INVARIANTS:
-            found += invariant(aftermath)
+    if found:
+        return found
+    for invariant in _INVARIANTS if aftermath.has_begun else (_nothing_begun,):
+        found += invariant(aftermath)
     return found
+
+
+def _nothing_begun(aftermath: Aftermath) -> Iterator[str]:
+    """A turn that hadn't begun has left nothing; a store that fails half way may keep the half."""
+    store_failed = aftermath.cut is not None and aftermath.cut.reason is CancelReason.FAILED
+    if aftermath.is_half_begun and not store_failed:
+        yield "the turn hadn't begun, and something of its first writes is in the store"
 
 
 def _nothing_twice(aftermath: Aftermath) -> Iterator[str]:
@@ -58,10 +66,15 @@ def _lacks(aftermath: Aftermath, item: ThreadItem, who: str, *, is_finished: boo
     if stored is None:
         if is_finished or kept_items([item]):
             yield f"{who} {describe(item)}, and the store hasn't got it"
-    elif is_finished and stored != item and aftermath.reason is not None:
+    elif is_finished and stored not in (item, _final(aftermath, item)):
         yield f"{who} {describe(item)} as done, and the store has {describe(stored)}"
     elif not _extent(stored).startswith(_extent(item)):
         yield f"{who} {describe(item)}, and the store has {describe(stored)}"
+
+
+def _final(aftermath: Aftermath, item: ThreadItem) -> ThreadItem | None:
+    """Return what `respond` made of the item in the end; it may have gone on after the cut."""
+    return next((other for other in aftermath.produced_at_end if other.id == item.id), None)
 
 
 def _stored_was_yielded(aftermath: Aftermath) -> Iterator[str]:

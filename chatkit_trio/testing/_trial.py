@@ -20,6 +20,7 @@ from chatkit_trio.types import (
     ThreadItem,
     ThreadMetadata,
     ThreadStreamEvent,
+    UserMessageItem,
 )
 
 from ._client import ChatClient
@@ -72,6 +73,8 @@ class Aftermath:
     """Why the turn ended, None if it finished."""
     has_begun: bool = False
     """Whether it had stored the user's message."""
+    is_half_begun: bool = False
+    """Whether it had not begun, and yet something of it is stored."""
     stored: list[ThreadItem] = field(default_factory=list)
     """All items in the store, hidden ones too, in order."""
     thread: ThreadMetadata | None = None
@@ -338,9 +341,11 @@ class _Trial:
         self._faulty.disarm()
         self._look_at_turn()
         thread_id = self._turn.thread_id
-        if thread_id is not None:
-            await self._look_at_store(thread_id)
-            await self._send_next(server, thread_id)
+        if thread_id is None:
+            await self._look_for_traces()
+            return
+        await self._look_at_store(thread_id)
+        await self._send_next(server, thread_id)
 
     def _look_at_turn(self) -> None:
         assert self._client_turn is not None
@@ -364,6 +369,11 @@ class _Trial:
         if any(generator.ag_frame is not None for generator in recording.generators):
             aftermath.problems.append("the generator that respond() returned isn't closed")
 
+    async def _look_for_traces(self) -> None:
+        """Look whether a turn that was to begin the first thread has left a part of one."""
+        page = await self._raw.load_threads(1, None, "asc", context=self._context)
+        self.aftermath.is_half_begun = bool(page.data)
+
     async def _look_at_store(self, thread_id: str) -> None:
         aftermath = self.aftermath
         aftermath.problems += [
@@ -372,6 +382,11 @@ class _Trial:
             if times > 1
         ]
         aftermath.stored = await self._stored_items(thread_id)
+        messages = [item for item in aftermath.stored if isinstance(item, UserMessageItem)]
+        has_message = len(messages) == len(self._scenario.messages)
+        aftermath.is_half_begun = has_message and not aftermath.has_begun
+        if aftermath.has_begun and not has_message:
+            aftermath.problems.append("the user's message isn't in the store, once")
         aftermath.thread = await self._raw.load_thread(thread_id, context=self._context)
 
     async def _stored_items(self, thread_id: str) -> list[ThreadItem]:

@@ -1,0 +1,52 @@
+"""The pytest plugin: fixtures for tests of servers built with chatkit_trio.
+
+Pytest loads it wherever the package is installed, so it imports nothing of weight until a test
+asks for a fixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pytest_trio import trio_fixture  # type: ignore[import-untyped]
+
+if TYPE_CHECKING:
+    from chatkit_trio.server import ChatKitServer
+    from chatkit_trio.stores import MemoryStore
+    from chatkit_trio.testing import ChatClient, JumpClock
+
+
+@pytest.fixture
+def jump_clock() -> JumpClock:
+    """Run the test on virtual time that waits for worker threads, so for SQLite too."""
+    from chatkit_trio.testing import JumpClock
+
+    return JumpClock()
+
+
+@pytest.fixture
+def chatkit_store() -> MemoryStore[Any]:
+    """Return a new store in memory."""
+    from chatkit_trio.stores import MemoryStore
+
+    return MemoryStore()
+
+
+@pytest.fixture
+def chatkit_server() -> ChatKitServer[Any]:
+    """Return the server that `chatkit_client` talks to: a fixture of this name that you define."""
+    pytest.fail(
+        "chatkit_client needs a server: define a fixture chatkit_server that returns yours, not"
+        " yet running"
+    )
+
+
+@trio_fixture  # type: ignore[untyped-decorator]
+async def chatkit_client(chatkit_server: ChatKitServer[Any]) -> AsyncIterator[ChatClient]:
+    """Run `chatkit_server` and return a client of it, without HTTP."""
+    from chatkit_trio.testing import ChatClient
+
+    async with chatkit_server as server, ChatClient.of_server(server) as client:
+        yield client  # noqa: ASYNC119  (pytest-trio ends it, in the task that began it)
