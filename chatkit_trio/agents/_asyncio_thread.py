@@ -3,7 +3,7 @@
 The loop runs in a thread of its own, one for each `trio.run` that asks for it, and ends with it.
 What crosses over is a coroutine and its outcome, a stream of entries with credits, and calls back
 into trio; context variables cross with them. A coroutine never outlives the one who waits for it:
-whoever gives up waiting cancels it first.
+whoever gives up waiting cancels it first, with all tasks it has started.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
-from typing import Generic, TypeVar, TypeVarTuple
+from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import outcome
 import trio
@@ -33,6 +33,7 @@ CREDIT = 256
 """How many entries a stream may have on their way before its producer waits."""
 
 _home: ContextVar[trio.lowlevel.TrioToken] = ContextVar("chatkit_trio_home")
+_family: ContextVar[set[asyncio.Task[Any]]] = ContextVar("chatkit_trio_family")
 _thread_var: trio.lowlevel.RunVar[AsyncioThread | None] = trio.lowlevel.RunVar(
     "chatkit_trio_asyncio", None
 )
@@ -77,9 +78,24 @@ class AsyncioThread:
 
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self.loop.set_task_factory(_new_task)
         self._stop = asyncio.Event()
         self.token.run_sync_soon(self._started.set)
         await self._stop.wait()
+
+
+def _new_task(
+    loop: asyncio.AbstractEventLoop,
+    coro: Coroutine[Any, Any, Any],
+    context: Context | None = None,
+) -> asyncio.Task[Any]:
+    """Make a task that its family knows: libraries don't wait for all that they cancel."""
+    task = asyncio.Task(coro, loop=loop, context=context)
+    family = _family.get(None) if context is None else context.get(_family)
+    if family is not None:
+        family.add(task)
+        task.add_done_callback(family.discard)
+    return task
 
 
 async def asyncio_thread() -> AsyncioThread:
@@ -95,7 +111,11 @@ async def asyncio_thread() -> AsyncioThread:
 
 
 class AsyncioTask(Generic[T]):
-    """One coroutine on the loop, watched from trio."""
+    """One coroutine on the loop, watched from trio.
+
+    Cancelled, it ends when all tasks that were started in it have ended, which are cancelled too.
+    Otherwise they may outlive it, as anywhere on asyncio.
+    """
 
     def __init__(self, thread: AsyncioThread, async_fn: Callable[[], Awaitable[T]]) -> None:
         self._thread = thread
@@ -103,9 +123,11 @@ class AsyncioTask(Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self._is_cancelled = False
         self._outcome: outcome.Outcome[T] | None = None
+        self._family: set[asyncio.Task[Any]] = set()
         self.ended = trio.Event()
         context = copy_context()
         context.run(_home.set, thread.token)
+        context.run(_family.set, self._family)
         thread.loop.call_soon_threadsafe(self._start, context=context)
 
     def cancel(self) -> None:
@@ -139,12 +161,22 @@ class AsyncioTask(Generic[T]):
         self._task.add_done_callback(self._report)
 
     def _cancel(self) -> None:
-        self._is_cancelled = True
-        if self._task is not None:
+        if self._task is not None and not self._is_cancelled:
             self._task.cancel()
+        self._is_cancelled = True
 
     async def _run(self) -> None:
-        self._outcome = outcome.Value(await self._async_fn())
+        try:
+            self._outcome = outcome.Value(await self._async_fn())
+        finally:
+            if self._is_cancelled:
+                await self._end_family()  # noqa: ASYNC102  (asyncio cancels once)
+
+    async def _end_family(self) -> None:
+        while others := self._family - {self._task}:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
 
     def _report(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import trio
 from agents import Agent, Model, RunConfig, set_tracing_disabled
 
 from . import script
@@ -21,8 +22,9 @@ class ScriptedModel(Model):
 
     def __init__(self, *answers: list[Any]) -> None:
         self._answers = list(answers)
+        self._token = trio.lowlevel.current_trio_token()
         self.inputs: list[Any] = []
-        self.was_cancelled = False
+        self.cancelled = trio.Event()
 
     async def get_response(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError("only streams are scripted")
@@ -38,7 +40,7 @@ class ScriptedModel(Model):
                 else:
                     yield script.parsed([step])[0]
         except asyncio.CancelledError:
-            self.was_cancelled = True
+            self._token.run_sync_soon(self.cancelled.set)
             raise
 
 

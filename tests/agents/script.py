@@ -61,9 +61,7 @@ def _in_part(kind: str, model_id: str, **fields: Any) -> Json:
 
 
 def part_added(model_id: str, part: Json, content_index: int = 0) -> Json:
-    return _in_part(
-        "response.content_part.added", model_id, part=part, content_index=content_index
-    )
+    return _in_part("response.content_part.added", model_id, part=part, content_index=content_index)
 
 
 def text_delta(model_id: str, delta: str, content_index: int = 0) -> Json:
