@@ -39,12 +39,7 @@ class _Literal(str):
     __slots__ = ()
 
 
-# Taking the context keeps Jinja from folding literals into constants before they are marked.
-@pass_context
-def _mark(context: Context, text: str) -> _Literal:
-    return _Literal(text)
-
-
+# Taking the context keeps Jinja from calling this when it compiles, with the result of `escape`.
 @pass_context
 def _print(context: Context, value: Any) -> Any:
     if isinstance(value, _Literal):
@@ -78,7 +73,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, autoescape=True, finalize=_print
     )
-    environment.filters["_mark"] = _mark
+    environment.filters["_mark"] = _Literal
     return environment
 
 

@@ -150,6 +150,16 @@ CASES: dict[str, tuple[Json, Json, list[Json]]] = {
         card(text("a", id="t")),
         [root(card(text("a", id="t")))],
     ),
+    "a key changed": (
+        card(row(text("a", key="k"), id="r")),
+        card(row(text("a", key="l"), id="r")),
+        [component("r", row(text("a", key="l"), id="r"))],
+    ),
+    "an id that occurred twice names nothing yet": (
+        card(row(text("x", id="t"), id="r"), text("a", id="t")),
+        card(row(text("x", id="u"), id="r"), text("ab", id="t")),
+        [root(card(row(text("x", id="u"), id="r"), text("ab", id="t")))],
+    ),
     "an id changed": (
         card(row(text("a", id="t"), id="r")),
         card(row(text("a", id="u"), id="r")),
@@ -294,16 +304,25 @@ def test_text_is_appended_without_touching_the_widget_given() -> None:
     assert wire(before) == card(row(text("a", id="t")), text("x"))
 
 
+def test_a_named_component_takes_its_place_in_a_dynamic_widget() -> None:
+    update = UPDATE.validate_python(component("r", row(text("new", glow=1), id="r")))
+
+    after = apply_widget_update(dynamic(card(row(id="r"), size="sm")), update)
+
+    assert wire(after) == card(row(text("new", glow=1), id="r"), size="sm")
+    assert isinstance(after, DynamicWidgetRoot)
+    assert after == dynamic(card(row(text("new", glow=1), id="r"), size="sm"))
+
+
 def test_a_component_is_replaced_in_a_list_that_takes_rows_only() -> None:
     before = ListView.model_validate(
         {"type": "ListView", "children": [{"type": "ListViewItem", "id": "i", "children": []}]}
     )
-    component = DynamicWidgetComponent(type="Banner", id="i")
+    banner = DynamicWidgetComponent(type="Banner", id="i")
 
-    after = apply_widget_update(
-        before, WidgetComponentUpdated(component_id="i", component=component)
-    )
+    after = apply_widget_update(before, WidgetComponentUpdated(component_id="i", component=banner))
 
+    assert isinstance(after, DynamicWidgetRoot)
     assert wire(after) == {"type": "ListView", "children": [{"type": "Banner", "id": "i"}]}
 
 

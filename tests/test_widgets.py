@@ -3,7 +3,9 @@ import textwrap
 from collections.abc import Callable
 from datetime import date
 from enum import IntEnum
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import jinja2
@@ -221,6 +223,11 @@ class Level(IntEnum):
     HIGH = 3
 
 
+class Seat(int):
+    def __str__(self) -> str:
+        return f'seat "{int(self)}"'
+
+
 @pytest.mark.parametrize(
     ("value", "printed"),
     [(3, 3), (-1.5, -1.5), (1e30, 1e30), (Level.HIGH, 3)],
@@ -231,7 +238,13 @@ def test_a_number_needs_no_quotes(value: Any, printed: Any) -> None:
 
 @pytest.mark.parametrize(
     ("value", "printed"),
-    [(True, "True"), (date(2024, 5, 1), "2024-05-01"), (["a"], "['a']"), ("", "")],
+    [
+        (True, "True"),
+        (Seat(4), 'seat "4"'),
+        (date(2024, 5, 1), "2024-05-01"),
+        (["a"], "['a']"),
+        ("", ""),
+    ],
 )
 def test_any_value_can_be_printed_inside_quotes(value: Any, printed: str) -> None:
     assert built('{"type":"Card","name":"{{ value }}"}', value=value)["name"] == printed
@@ -353,11 +366,27 @@ def test_a_tuple_is_an_array_to_the_schema(data: Any) -> None:
     assert widget.model_dump(exclude_none=True) == {"type": "Card", "n": [1, 2]}
 
 
-def test_a_schema_is_never_fetched_from_the_network() -> None:
-    schema = {"properties": {"x": {"$ref": "http://127.0.0.1:9/schema.json"}}}
+class AnySchema(BaseHTTPRequestHandler):
+    """Serves a schema that takes everything."""
 
-    with pytest.raises(WidgetTemplateError, match=r"refers to 'http://127.0.0.1:9/schema.json'"):
-        template('{"type":"Card"}', jsonSchema=schema).build({"x": 1})
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"true")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+def test_a_schema_is_never_fetched_from_the_network() -> None:
+    with HTTPServer(("127.0.0.1", 0), AnySchema) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        schema = {"properties": {"x": {"$ref": f"http://127.0.0.1:{server.server_port}/x.json"}}}
+        try:
+            with pytest.raises(WidgetTemplateError, match=r"refers to 'http://127.*/x\.json'"):
+                template('{"type":"Card"}', jsonSchema=schema).build({"x": 1})
+        finally:
+            server.shutdown()
 
 
 # --- Templates: where they are read from
