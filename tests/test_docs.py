@@ -1,0 +1,82 @@
+"""The examples of the README and the tutorial, run as they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatkit_trio.stores import MemoryStore
+from chatkit_trio.testing import ChatClient, JumpClock, explore_cancellations
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def python_of(page: str) -> str:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.S | re.M)
+    return "\n\n".join(blocks)
+
+
+@pytest.fixture
+def in_tmp_path(tmp_path: Path) -> Iterator[None]:
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    yield
+    os.chdir(before)
+
+
+def names_of(page: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "documentation"}
+    exec(compile(python_of(page), page, "exec"), names)
+    return names
+
+
+@pytest.mark.usefixtures("in_tmp_path")
+async def test_the_readmes_server_answers_over_http(
+    jump_clock: JumpClock,
+) -> None:
+    app = names_of("README.md")["app"]
+    async with ChatClient.of_app(app) as client, client.send("Good morning to you") as turn:
+        await turn.read()
+
+    assert turn.text == "Good morning to you "
+
+
+@pytest.mark.usefixtures("in_tmp_path")
+def test_the_readmes_test_passes() -> None:
+    names_of("README.md")["test_my_answer_survives_being_cut_anywhere"]()
+
+
+@pytest.mark.usefixtures("in_tmp_path")
+def test_the_tutorials_test_passes() -> None:
+    counter = names_of("docs/tutorial/first-chat.md")["Titled"]
+
+    exploration = explore_cancellations(counter, "count", step=5)
+
+    assert exploration.total_runs > 50
+
+
+@pytest.mark.usefixtures("in_tmp_path")
+async def test_the_tutorials_chat_goes_on_where_it_was_stopped(
+    jump_clock: JumpClock,
+) -> None:
+    server = names_of("docs/tutorial/first-chat.md")["Titled"](MemoryStore())
+    async with server, ChatClient.of_server(server) as client:
+        async with client.send("count") as turn:
+            await turn.wait_for(lambda _: turn.text.endswith("7 "))
+        async with client.send("on", thread_id=turn.thread_id) as turn:
+            await turn.read()
+
+    assert turn.text.startswith("8 9 ")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_within_the_project_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8"))
+
+    assert [target for target in targets if not (page.parent / target).exists()] == []

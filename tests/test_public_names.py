@@ -1,0 +1,68 @@
+"""What is public, frozen: a name that comes or goes is a decision, with a line in the changelog."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+PUBLIC = {
+    "chatkit_trio.server": [
+        "DEFAULT_PAGE_SIZE",
+        "CancelReason",
+        "ChatKitServer",
+        "FramesLost",
+        "NonStreamingResult",
+        "StreamingResult",
+        "Turn",
+        "TurnPolicy",
+        "current_turn",
+        "diff_widget",
+        "stream_widget",
+    ],
+    "chatkit_trio.store": [
+        "AttachmentStore",
+        "Journal",
+        "JournalEntry",
+        "NotFoundError",
+        "Settlement",
+        "Store",
+        "StoreItemType",
+        "default_generate_id",
+    ],
+    "chatkit_trio.stores": ["MemoryStore", "SQLiteStore"],
+    "chatkit_trio.testing": [
+        "EVERY_REASON",
+        "Aftermath",
+        "CancellationBroken",
+        "ChatClient",
+        "ClientTurn",
+        "Exploration",
+        "FaultyStore",
+        "JumpClock",
+        "RequestRefused",
+        "Scene",
+        "ScriptedModel",
+        "ScriptedRespond",
+        "ScriptedServer",
+        "SlowStore",
+        "Step",
+        "StoreConformance",
+        "StoreWrapper",
+        "do",
+        "emit",
+        "explore_cancellations",
+        "fail",
+        "pause",
+        "say",
+        "scripted_server",
+        "set_title",
+        "show_widget",
+        "work",
+    ],
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_public_names_are_these(module: str) -> None:
+    assert sorted(importlib.import_module(module).__all__) == sorted(PUBLIC[module])
