@@ -219,6 +219,12 @@ def test_what_the_template_rendered_itself_is_not_escaped(source: str) -> None:
     }
 
 
+def test_a_literal_is_the_templates_own_json() -> None:
+    source = """{"type":"Card","x":{{ '"Tom & <Co>"' }},"y":{{ '"a"' if v else '"b"' }}}"""
+
+    assert built(source, v=0) == {"type": "Card", "x": "Tom & <Co>", "y": "b"}
+
+
 class Level(IntEnum):
     HIGH = 3
 
@@ -378,6 +384,8 @@ class AnySchema(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+# jsonschema would warn, and then fetch: as an error the warning would hide the fetching.
+@pytest.mark.filterwarnings("ignore:Automatically retrieving:DeprecationWarning")
 def test_a_schema_is_never_fetched_from_the_network() -> None:
     with HTTPServer(("127.0.0.1", 0), AnySchema) as server:
         Thread(target=server.serve_forever, daemon=True).start()
