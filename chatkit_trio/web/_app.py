@@ -10,12 +10,14 @@ from typing_extensions import TypeVar
 from werkzeug.exceptions import HTTPException
 
 from chatkit_trio.server import ChatKitServer
+from chatkit_trio.stores.attachments import DiskAttachmentStore
 
 from ._blueprint import DEFAULT_MAX_BODY_BYTES, CorsOrigins, chatkit_blueprint
 from ._border import refusal_response
 from ._endpoint import ContextFunction
 from ._errors import refusal_of
 from ._page import page_blueprint
+from .uploads import uploads_blueprint
 
 TContext = TypeVar("TContext", default=Any)
 
@@ -32,13 +34,20 @@ def create_app(
 ) -> QuartTrio:
     """Return a Quart-Trio app that serves the ChatKit protocol and, with `page`, a chat page.
 
-    The page is at `/`, its files at `/static/`. The other arguments are those of
-    `chatkit_blueprint`. Serve the app with `chatkit-trio serve`, or with Hypercorn's trio worker.
+    The page is at `/`, its files at `/static/`. A `DiskAttachmentStore` of the server's gets its
+    routes where its `base_url` says; see `chatkit_trio.web.uploads`. The other arguments are those
+    of `chatkit_blueprint`. Serve the app with `chatkit-trio serve`, or with Hypercorn's trio
+    worker.
     """
     app = QuartTrio(__name__, static_folder=None)
     # Room for the message that tells of the limit: the blueprint counts for itself.
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes + 1024 * 1024
     app.register_error_handler(HTTPException, _refuse)
+    if isinstance(server.attachment_store, DiskAttachmentStore):
+        # First to come and first to go: it uses the stores that the server closes.
+        app.register_blueprint(
+            uploads_blueprint(server, context=context, cors_origins=cors_origins)
+        )
     app.register_blueprint(
         chatkit_blueprint(
             server,

@@ -1,0 +1,269 @@
+"""The routes of a `DiskAttachmentStore`: take the bytes of attachments, and give them back.
+
+Who may do what, and what is kept, is the store's affair; here it becomes HTTP. `create_app` mounts
+these routes by itself. The wire is described in docs/how-to/attachments.md.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, cast
+from urllib.parse import quote, urlsplit
+
+import trio
+from quart import Blueprint, Quart, Response, current_app, request
+from quart.blueprints import BlueprintSetupState
+from quart.wrappers.response import ResponseBody
+from quart_trio import QuartTrio
+from quart_trio.wrappers import TrioResponse
+from typing_extensions import TypeVar
+from werkzeug.exceptions import ClientDisconnected, Forbidden
+
+from chatkit_trio._wire import to_json
+from chatkit_trio.errors import TooLargeError
+from chatkit_trio.server import ChatKitServer
+from chatkit_trio.stores.attachments import DiskAttachmentStore, Download
+from chatkit_trio.types import Attachment
+
+from ._blueprint import CorsOrigins
+from ._border import ALL_METHODS, View, bordered
+from ._cors import Cors
+from ._endpoint import ContextFunction
+from ._multipart import MultipartFile
+from ._responses import json_response
+from ._upload_body import UploadBody, leave_bodies_to_views, upload_body
+
+__all__ = ["uploads_blueprint"]
+
+TContext = TypeVar("TContext", default=Any)
+
+_SENT_AT_ONCE = 64 * 1024  # bytes
+_FORM_BYTES = 64 * 1024  # what a multipart form may have around its file
+_FIRST_COLLECTION = 60.0  # seconds after the start, which has enough to do
+
+_DOWNLOAD_HEADERS = {
+    # Whatever a user has uploaded, a browser must not take it for a page of this site.
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "sandbox; default-src 'none'",
+    "Referrer-Policy": "no-referrer",
+    # The bytes of an id never change, but they can be deleted.
+    "Cache-Control": "private, max-age=3600",
+}
+
+
+def uploads_blueprint(
+    server: ChatKitServer[TContext],
+    *,
+    context: ContextFunction[TContext] | None = None,
+    path: str | None = None,
+    cors_origins: CorsOrigins = None,
+    idle_timeout: float = 30,
+    upload_timeout: float = 3600,
+    name: str = "chatkit_uploads",
+) -> Blueprint:
+    """Return a Quart-Trio blueprint that serves the server's `DiskAttachmentStore`.
+
+    At `path`, by default that of the store's `base_url`, `POST` takes a multipart form with a part
+    `file` and answers with the attachment (direct uploads). Below it, at the URLs the store makes,
+    `PUT` and `POST` take a created attachment's bytes and `GET` returns them.
+
+    `context` and `cors_origins` are as for `chatkit_blueprint`; `context` must not read the body.
+    An upload that is silent for `idle_timeout` seconds, or takes longer than `upload_timeout`, is
+    given up. While the app serves, orphaned attachments are collected every hour.
+
+    Register it before the server's `chatkit_blueprint`: then collecting stops before the store
+    closes. Raises `TypeError` if the server's attachment store is of another kind.
+    """
+    store = server.attachment_store
+    if not isinstance(store, DiskAttachmentStore):
+        raise TypeError(f"uploads_blueprint needs a DiskAttachmentStore, and got {store!r}")
+    path = "/" + (urlsplit(store.base_url).path if path is None else path).strip("/")
+    if path == "/":
+        raise ValueError("attachments need a path of their own, as in https://host/attachments")
+    blueprint = Blueprint(name, __name__)
+    uploads = Uploads(store, context, idle_timeout, upload_timeout)
+    cors = Cors.of(cors_origins)
+
+    def route(rule: str, endpoint: str, views: dict[str, View]) -> None:
+        blueprint.add_url_rule(
+            rule,
+            endpoint=endpoint,
+            view_func=_by_method(views, cors),
+            methods=ALL_METHODS,
+            provide_automatic_options=False,
+        )
+
+    route(path, "attachments", {"POST": uploads.take_form})
+    route(
+        f"{path}/<attachment_id>",
+        "attachment",
+        {"GET": uploads.send, "PUT": uploads.take, "POST": uploads.take},
+    )
+    _tie(blueprint, store, path)
+    return blueprint
+
+
+class Uploads(Generic[TContext]):
+    """The views of one store."""
+
+    def __init__(
+        self,
+        store: DiskAttachmentStore[TContext],
+        context: ContextFunction[TContext] | None,
+        idle_timeout: float,
+        upload_timeout: float,
+    ) -> None:
+        self._store = store
+        self._make_context = context
+        self._idle_timeout = idle_timeout
+        self._upload_timeout = upload_timeout
+
+    async def take(self, attachment_id: str) -> Response:
+        """Take the bytes of a created attachment, raw or as a form."""
+
+        async def received(body: UploadBody) -> Attachment:
+            return await self._store.receive_upload(
+                attachment_id,
+                request.args.get("expires", ""),
+                request.args.get("signature", ""),
+                _form(body) if request.mimetype == "multipart/form-data" else body,
+                self._caller,
+            )
+
+        return await self._answer(received)
+
+    async def take_form(self) -> Response:
+        """Take a new attachment, all in one request."""
+
+        async def received(body: UploadBody) -> Attachment:
+            form = _form(body)
+            head = await form.head()
+            return await self._store.receive_direct(
+                head.filename, head.headers.get("Content-Type", ""), form, self._caller
+            )
+
+        return await self._answer(received)
+
+    async def send(self, attachment_id: str) -> Response:
+        """Send the bytes of an attachment."""
+        signature = request.args.get("signature", "")
+        download = await self._store.open_download(attachment_id, signature, self._caller)
+        response = TrioResponse(
+            _FileBody(download.path),
+            headers={**_DOWNLOAD_HEADERS, "Content-Disposition": _disposition(download)},
+            content_type=download.mime_type,
+        )
+        response.content_length = download.size
+        response.timeout = None  # Quart's default cuts any response after 60 seconds
+        return response
+
+    async def _answer(self, receive: Callable[[UploadBody], Awaitable[Attachment]]) -> Response:
+        body = upload_body(request)
+        max_bytes = self._store.max_bytes + _FORM_BYTES
+        body.begin(max_bytes, self._idle_timeout, self._upload_timeout)
+        try:
+            if (request.content_length or 0) > max_bytes:
+                raise TooLargeError(f"a file may have {self._store.max_bytes} bytes at most")
+            return json_response(to_json(await receive(body)))
+        except ClientDisconnected:
+            raise
+        except Exception as error:
+            refusal = error
+        await body.discard_rest()
+        raise refusal
+
+    async def _caller(self) -> TContext:
+        if self._make_context is None:
+            return cast(TContext, None)
+        try:
+            context = self._make_context(request)
+            return cast(TContext, await context if inspect.isawaitable(context) else context)
+        except PermissionError as error:
+            raise Forbidden("You may not use this chat.") from error
+
+
+class _FileBody(ResponseBody):
+    """The bytes of a file, as chunks of a response."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: Any = None
+
+    async def __aenter__(self) -> Self:
+        self._file = await trio.open_file(self._path, "rb")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._file.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk: bytes = await self._file.read(_SENT_AT_ONCE)
+        if not chunk:
+            raise StopAsyncIteration
+        return chunk
+
+
+class _Collection:
+    """The collecting of orphans for as long as the app serves."""
+
+    def __init__(self, store: DiskAttachmentStore[Any]) -> None:
+        self._store = store
+        self._scope = trio.CancelScope()
+
+    async def start(self) -> None:
+        self._scope = trio.CancelScope()
+        cast(QuartTrio, current_app).nursery.start_soon(self._run)
+
+    async def stop(self) -> None:
+        self._scope.cancel()
+
+    async def _run(self) -> None:
+        with self._scope:
+            await trio.sleep(_FIRST_COLLECTION)
+            await self._store.keep_collecting()
+
+
+def _by_method(views: dict[str, View], cors: Cors) -> View:
+    """Return one view that hands requests on, each to the view of its method."""
+    known = {method: bordered(view, method=method, cors=cors) for method, view in views.items()}
+
+    async def answer(**path: str) -> Response:
+        # A preflight is answered by the view that it asks about.
+        method = request.headers.get("Access-Control-Request-Method", request.method)
+        view = known.get(method) or next(iter(known.values()))  # which refuses the method
+        return await view(**path)
+
+    return answer
+
+
+def _tie(blueprint: Blueprint, store: DiskAttachmentStore[Any], path: str) -> None:
+    collection = _Collection(store)
+
+    def leave_bodies(state: BlueprintSetupState) -> None:
+        leave_bodies_to_views(
+            cast(Quart, state.app), f"{(state.url_prefix or '').rstrip('/')}{path}"
+        )
+
+    blueprint.record_once(leave_bodies)
+    blueprint.before_app_serving(collection.start)
+    blueprint.after_app_serving(collection.stop)
+
+
+def _form(body: UploadBody) -> MultipartFile:
+    return MultipartFile(body, request.mimetype_params.get("boundary"))
+
+
+def _disposition(download: Download) -> str:
+    kind = "inline" if download.is_inline else "attachment"
+    return f"{kind}; filename*=UTF-8''{quote(download.name, safe='')}"
