@@ -12,7 +12,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
@@ -85,9 +85,7 @@ class AsyncioThread:
 
 
 def _new_task(
-    loop: asyncio.AbstractEventLoop,
-    coro: Coroutine[Any, Any, Any],
-    context: Context | None = None,
+    loop: asyncio.AbstractEventLoop, coro: Any, context: Context | None = None
 ) -> asyncio.Task[Any]:
     """Make a task that its family knows: libraries don't wait for all that they cancel."""
     task = asyncio.Task(coro, loop=loop, context=context)

@@ -157,7 +157,9 @@ class Pulled(Source):
         self._events: AsyncIterator[Any] | None = None
 
     async def start(self, queue: EventQueue) -> None:
-        self._events = aiter(self._stream)
+        # An iterator as it is: the OpenAI client's would put a generator around itself.
+        stream = self._stream
+        self._events = stream if isinstance(stream, AsyncIterator) else aiter(stream)
 
     def cancel(self) -> None:
         pass

@@ -7,7 +7,8 @@ connection at once.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -150,10 +151,14 @@ class _ToolLoop:
     async def _ask(self, emit: _Emit) -> list[Any]:
         """Stream one answer and return its items."""
         output: list[Any] = []
-        async with await self._client.responses.create(
-            input=self._items, stream=True, **self._request
-        ) as stream:
-            async for event in stream:
+        async with (
+            await self._client.responses.create(
+                input=self._items, stream=True, **self._request
+            ) as stream,
+            _ended(stream),
+        ):
+            # Not by `async for`: that puts one more generator around the client's own.
+            while (event := await anext(stream, None)) is not None:
                 check_failure(event)
                 if event.type == "response.output_item.done":
                     output.append(event.item)
@@ -183,6 +188,22 @@ class _ToolLoop:
         if tool is None:
             return f"There is no tool {call.name}."
         return await tool.answer(self._context, call.arguments)
+
+
+@asynccontextmanager
+async def _ended(stream: AsyncIterator[Any]) -> AsyncIterator[None]:
+    """Cut the client's generators short if the block is left early.
+
+    They wait inside each other, and nothing closes the inner ones: what reaches them is a
+    cancellation where the innermost waits. Otherwise the garbage collector would find them.
+    """
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True) as scope:
+            scope.cancel()
+            while await anext(stream, None) is not None:
+                pass
 
 
 class _PulledResponse(Pulled):
