@@ -8,11 +8,12 @@ from typing import Any
 from quart_trio import QuartTrio
 
 from chatkit_trio.server import ChatKitServer, TurnPolicy
+from chatkit_trio.store import Store
 from chatkit_trio.stores import SQLiteStore
 from chatkit_trio.web import create_app
 
 from ._scripted import ScriptedAssistant
-from ._slow_store import SlowSQLiteStore
+from ._slow_store import SlowWrites
 
 # A reload is a disconnect too: the answer goes on, and the page finds it again.
 DEMO_POLICY = TurnPolicy(on_disconnect="finish")
@@ -26,9 +27,9 @@ def demo_server(
     `slow_writes` is how many seconds each write waits. Raises `ImportError` if there is a key and
     the `openai` package isn't installed.
     """
-    store: SQLiteStore[Any] = SQLiteStore(database)
+    store: Store[Any] = SQLiteStore(database)
     if slow_writes > 0:
-        store = SlowSQLiteStore(database, delay=slow_writes)
+        store = SlowWrites(store, slow_writes)
     if not os.environ.get("OPENAI_API_KEY"):
         return ScriptedAssistant(store, policy=DEMO_POLICY)
     # Only now: the package is an extra.

@@ -1,48 +1,28 @@
-"""A store on a bad day: SQLite whose writes take their time, to see what a stop then costs."""
+"""A store on a bad day: its writes take their time, to see what a stop then costs."""
 
 from __future__ import annotations
 
-import os
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import trio
 
-from chatkit_trio.store import Settlement
-from chatkit_trio.stores import SQLiteStore
-from chatkit_trio.types import ThreadItem, ThreadMetadata
+from chatkit_trio.store import Store
+from chatkit_trio.testing import StoreWrapper
+
+T = TypeVar("T")
+
+_LOADS = "load_"
 
 
-class SlowSQLiteStore(SQLiteStore[Any]):
-    """An `SQLiteStore` that waits `delay` seconds before each write of a thread or its items."""
+class SlowWrites(StoreWrapper[Any]):
+    """Another store, with a wait of `seconds` before each write."""
 
-    def __init__(self, path: str | os.PathLike[str], *, delay: float) -> None:
-        super().__init__(path)
-        self._delay = delay
+    def __init__(self, store: Store[Any], seconds: float) -> None:
+        super().__init__(store)
+        self._seconds = seconds
 
-    async def save_thread(self, thread: ThreadMetadata, context: Any) -> None:
-        await trio.sleep(self._delay)
-        await super().save_thread(thread, context)
-
-    async def add_thread_item(self, thread_id: str, item: ThreadItem, context: Any) -> None:
-        await trio.sleep(self._delay)
-        await super().add_thread_item(thread_id, item, context)
-
-    async def save_item(self, thread_id: str, item: ThreadItem, context: Any) -> None:
-        await trio.sleep(self._delay)
-        await super().save_item(thread_id, item, context)
-
-    async def settle(self, settlement: Settlement, context: Any) -> None:
-        await trio.sleep(self._delay)
-        await super().settle(settlement, context)
-
-    async def delete_thread(self, thread_id: str, context: Any) -> None:
-        await trio.sleep(self._delay)
-        await super().delete_thread(thread_id, context)
-
-    async def delete_thread_item(self, thread_id: str, item_id: str, context: Any) -> None:
-        await trio.sleep(self._delay)
-        await super().delete_thread_item(thread_id, item_id, context)
-
-    async def delete_items_after(self, thread_id: str, item_id: str, context: Any) -> None:
-        await trio.sleep(self._delay)
-        await super().delete_items_after(thread_id, item_id, context)
+    async def around(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
+        if not name.startswith(_LOADS) and name != "ping":
+            await trio.sleep(self._seconds)
+        return await call()

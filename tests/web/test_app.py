@@ -1,0 +1,268 @@
+"""The app around a server: its life, the page, and blueprints in apps of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from quart_trio import QuartTrio
+
+from chatkit_trio.errors import StoreError
+from chatkit_trio.store import AttachmentStore
+from chatkit_trio.stores import MemoryStore, SQLiteStore
+from chatkit_trio.testing import (
+    ScriptedServer,
+    StoreWrapper,
+    pause,
+    say,
+    scripted_server,
+)
+from chatkit_trio.types import TranscriptionResult
+from chatkit_trio.web import chatkit_blueprint, create_app
+
+from .http import CREATE, client_of, read_until, thread_id_of
+
+STATIC = Path(__file__).parents[2] / "chatkit_trio" / "web" / "static"
+
+
+class NotedStore(StoreWrapper):
+    """A store that counts how often it is opened and closed."""
+
+    opened = 0
+    closed = 0
+
+    async def __aenter__(self):
+        self.opened += 1
+        return await super().__aenter__()
+
+    async def __aexit__(self, *exc_info):
+        self.closed += 1
+        await super().__aexit__(*exc_info)
+
+
+# --- The app's life ------------------------------------------------------------------------------
+
+
+async def test_the_server_runs_as_long_as_its_app():
+    store = NotedStore(MemoryStore())
+    server = scripted_server(store, [say("Hello")])
+
+    async with client_of(create_app(server)):
+        running = server.is_running
+
+    assert (running, server.is_running) == (True, False)
+    assert (store.opened, store.closed) == (1, 1)
+
+
+async def test_an_app_may_run_twice():
+    server = scripted_server(MemoryStore(), [say("Hello")])
+    app = create_app(server)
+    statuses = []
+
+    for _ in range(2):
+        async with client_of(app) as client:
+            statuses.append((await client.post(CREATE)).status)
+
+    assert statuses == [200, 200]
+
+
+async def test_a_server_that_runs_already_is_left_alone():
+    store = NotedStore(MemoryStore())
+    async with scripted_server(store, [say("Hello")]) as server:
+        async with client_of(create_app(server)) as client:
+            answer = await client.post(CREATE)
+        running = server.is_running
+
+    assert answer.status == 200
+    assert running
+    assert (store.opened, store.closed) == (1, 1)
+
+
+async def test_the_end_of_the_app_settles_live_turns(autojump_clock):
+    server = scripted_server(MemoryStore(), [say("Hello", " there", every=1), pause(3600)])
+    stopping, stopped = trio.Event(), trio.Event()
+
+    async def run(started):
+        async with client_of(create_app(server)) as client:
+            started(client)
+            await stopping.wait()
+        stopped.set()
+
+    clients = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, clients.append)
+        await trio.testing.wait_all_tasks_blocked()
+        async with clients[0].open("POST", "/chatkit", CREATE) as response:
+            thread_id = await thread_id_of(response)
+            await read_until(response, b" there")
+            stopping.set()
+            await stopped.wait()
+            page = await server.store.load_thread_items(thread_id, None, 10, "asc", None)
+
+    _, partial, note = page.data
+    assert partial.content[0].text == "Hello there"
+    assert note.content.startswith("The server was restarted")
+
+
+async def test_an_app_whose_store_cannot_open_does_not_start(tmp_path, caplog):
+    store = SQLiteStore(tmp_path / "nowhere" / "chat.sqlite3")
+    app = create_app(scripted_server(store, [say("Hello")]))
+
+    with pytest.raises(RuntimeError, match="can't use"):
+        async with client_of(app):
+            pass
+
+
+async def test_cancelling_the_app_settles_and_closes(autojump_clock):
+    """What an ASGI server does that has lost its patience."""
+    store = NotedStore(MemoryStore())
+    server = scripted_server(store, [say("Hello", every=1), pause(3600)])
+    app = create_app(server)
+    with trio.CancelScope() as scope:
+        async with client_of(app) as client, client.open("POST", "/chatkit", CREATE) as response:
+            thread_id = await thread_id_of(response)
+            await read_until(response, b"Hello")
+            scope.cancel()
+            await trio.sleep_forever()
+
+    page = await store.load_thread_items(thread_id, None, 10, "asc", None)
+    assert [item.type for item in page.data][1:] == ["assistant_message", "sdk_hidden_context"]
+    assert store.closed == 1
+
+
+# --- The blueprint in an app of one's own --------------------------------------------------------
+
+
+async def test_two_servers_share_an_app():
+    app = QuartTrio(__name__)
+    for name in ("help", "sales"):
+        server = scripted_server(MemoryStore(), [say(f"This is {name}")])
+        blueprint = chatkit_blueprint(server, path=f"/{name}", health_path=None, name=name)
+        app.register_blueprint(blueprint)
+
+    async with client_of(app) as client:
+        helped = await client.ask("POST", "/help", CREATE)
+        sold = await client.ask("POST", "/sales/", CREATE)
+        health = await client.ask("GET", "/healthz")
+
+    assert b"This is help" in helped.body
+    assert sold.status == 404
+    assert health.status == 404
+
+
+async def test_the_apps_own_routes_keep_their_errors():
+    app = QuartTrio(__name__)
+    app.register_blueprint(chatkit_blueprint(scripted_server(MemoryStore(), [say("Hello")])))
+
+    async with client_of(app) as client:
+        answer = await client.ask("GET", "/nowhere")
+
+    assert answer.status == 404
+    assert answer.headers["content-type"].startswith("text/html")
+
+
+# --- The page ------------------------------------------------------------------------------------
+
+
+async def test_the_page_comes_with_a_strict_policy():
+    async with client_of(create_app(scripted_server(MemoryStore(), [say("Hello")]))) as client:
+        page = await client.ask("GET", "/")
+
+    assert page.status == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = page.headers["content-security-policy"].split("; ")
+    assert "default-src 'self'" in policy
+    assert "object-src 'none'" in policy
+    assert page.headers["x-content-type-options"] == "nosniff"
+    assert page.headers["cache-control"] == "no-cache"
+
+
+def page_files():
+    """Yield every file the page is made of."""
+    return sorted(
+        path.relative_to(STATIC).as_posix()
+        for path in STATIC.rglob("*")
+        if path.suffix in {".js", ".css", ".svg"}
+    )
+
+
+@pytest.mark.parametrize("name", page_files())
+async def test_every_file_of_the_page_is_served(name):
+    kinds = {".js": "javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+    async with client_of(create_app(scripted_server(MemoryStore(), [say("Hello")]))) as client:
+        answer = await client.ask("GET", f"/static/{name}")
+
+    assert answer.body == (STATIC / name).read_bytes()
+    assert kinds[Path(name).suffix] in answer.headers["content-type"]
+    assert "content-security-policy" in answer.headers
+    assert answer.headers["cache-control"] == "no-cache"
+
+
+async def test_an_unchanged_file_is_not_sent_again():
+    async with client_of(create_app(scripted_server(MemoryStore(), [say("Hello")]))) as client:
+        first = await client.ask("GET", "/static/app.css")
+        headers = {"If-None-Match": first.headers["etag"]}
+        second = await client.ask("GET", "/static/app.css", b"", headers)
+
+    assert (second.status, second.body) == (304, b"")
+
+
+@pytest.mark.parametrize("path", ["/static/../_page.py", "/static/%2e%2e/_page.py", "/static/"])
+async def test_nothing_else_is_served(path):
+    async with client_of(create_app(scripted_server(MemoryStore(), [say("Hello")]))) as client:
+        answer = await client.ask("GET", path)
+
+    assert answer.status == 404
+    assert answer.json["error"]["code"] == "not_found"
+
+
+async def test_without_the_page_there_is_only_the_endpoint():
+    app = create_app(scripted_server(MemoryStore(), [say("Hello")]), page=False)
+    async with client_of(app) as client:
+        page = await client.ask("GET", "/")
+        script = await client.ask("GET", "/static/js/main.js")
+        health = await client.ask("GET", "/healthz")
+
+    assert (page.status, script.status, health.status) == (404, 404, 200)
+
+
+class Transcriber(ScriptedServer):
+    async def transcribe(self, audio_input, context):
+        return TranscriptionResult(text="Hello")
+
+
+class Shelf(AttachmentStore):
+    async def delete_attachment(self, attachment_id, context):
+        return None
+
+
+async def meta_tags(app):
+    async with client_of(app) as client:
+        page = (await client.ask("GET", "/")).body.decode()
+    lines = (line.strip() for line in page.splitlines())
+    tags = {line.split('"')[1]: line.split('"')[3] for line in lines if "chatkit-" in line}
+    return [tags[f"chatkit-{name}"] for name in ("endpoint", "attachments", "dictation")]
+
+
+async def test_the_page_offers_what_the_server_can():
+    plain = scripted_server(MemoryStore(), [say("Hello")])
+    able = Transcriber(MemoryStore(), say("Hello"), attachment_store=Shelf())
+
+    offered = [
+        await meta_tags(create_app(plain)),
+        await meta_tags(create_app(able, path="/api/chat")),
+    ]
+
+    assert offered == [["chatkit", "off", "off"], ["api/chat", "on", "on"]]
+
+
+async def test_a_store_that_breaks_at_startup_is_named(caplog):
+    class Broken(NotedStore):
+        async def __aenter__(self):
+            raise StoreError("the disk is full")
+
+    app = create_app(scripted_server(Broken(MemoryStore()), [say("Hello")]))
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        async with client_of(app):
+            pass
