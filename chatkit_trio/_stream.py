@@ -158,6 +158,7 @@ class Turn(Generic[TContext]):
         self._server = server
         self._live = live
         self._opening = opening
+        self._is_beginning = False
         self._begun: Begun[TContext] | None = None
         self._nursery: trio.Nursery | None = None
         self._watch: ThreadWatch | None = None
@@ -327,6 +328,9 @@ class Turn(Generic[TContext]):
 
     async def _begin(self) -> None:
         """Do the request's first writes; once they have begun they are all made."""
+        # A write runs to its end whatever happens, so one that needn't be begun must not be.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._is_beginning = True
         begun = await self._write(self._opening.begin)
         self._begun = begun
         self._watch = ThreadWatch(begun.thread)
@@ -550,7 +554,8 @@ class Turn(Generic[TContext]):
     # --- Ends ----------------------------------------------------------------------------------
 
     def _on_disconnect(self) -> None:
-        undecided = self.has_begun and self._options is None
+        # Asked again before `respond` is called, when it is known whether the client may cancel.
+        undecided = self._is_beginning and self._options is None
         if self.policy.on_disconnect == "finish" or not self.allow_cancel or undecided:
             return
         if self.policy.on_disconnect == "cancel":

@@ -6,11 +6,11 @@ functions below make the usual ones, and any async generator function of your ow
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import trio
 
@@ -85,7 +85,7 @@ def say(*deltas: str, every: float = 0.0, finish: bool = True) -> Step:
     With `finish=False` it never gets done.
     """
 
-    async def step(scene: Scene) -> AsyncIterator[ThreadStreamEvent]:
+    async def step(scene: Scene) -> AsyncGenerator[ThreadStreamEvent]:
         item = AssistantMessageItem(content=[], **scene.item_fields())
         yield ThreadItemAddedEvent(item=item)
         empty = AssistantMessageContent(text="")
@@ -107,7 +107,7 @@ def say(*deltas: str, every: float = 0.0, finish: bool = True) -> Step:
 def work(*titles: str, every: float = 0.0, finish: bool = True) -> Step:
     """Stream a workflow with a task for each title, each taking `every` seconds."""
 
-    async def step(scene: Scene) -> AsyncIterator[ThreadStreamEvent]:
+    async def step(scene: Scene) -> AsyncGenerator[ThreadStreamEvent]:
         item = WorkflowItem(
             workflow=Workflow(type="custom", tasks=[]), **scene.item_fields("workflow")
         )
@@ -131,7 +131,7 @@ def work(*titles: str, every: float = 0.0, finish: bool = True) -> Step:
 def show_widget(widget: WidgetRoot) -> Step:
     """Show a finished widget."""
 
-    async def step(scene: Scene) -> AsyncIterator[ThreadStreamEvent]:
+    async def step(scene: Scene) -> AsyncGenerator[ThreadStreamEvent]:
         await trio.lowlevel.checkpoint()
         yield ThreadItemDoneEvent(item=WidgetItem(widget=widget, **scene.item_fields()))
 
@@ -141,7 +141,7 @@ def show_widget(widget: WidgetRoot) -> Step:
 def emit(*events: ThreadStreamEvent | Callable[[Scene], ThreadStreamEvent]) -> Step:
     """Yield these events; a function makes one that needs the thread's id."""
 
-    async def step(scene: Scene) -> AsyncIterator[ThreadStreamEvent]:
+    async def step(scene: Scene) -> AsyncGenerator[ThreadStreamEvent]:
         for event in events:
             await trio.lowlevel.checkpoint()
             yield event(scene) if callable(event) else event
@@ -161,7 +161,7 @@ def pause(seconds: float) -> Step:
 def do(action: Callable[[Scene], Awaitable[object] | None]) -> Step:
     """Call a function, and await what it returns if that is awaitable."""
 
-    async def step(scene: Scene) -> AsyncIterator[ThreadStreamEvent]:
+    async def step(scene: Scene) -> AsyncGenerator[ThreadStreamEvent]:
         awaitable = action(scene)
         if awaitable is not None:
             await awaitable
@@ -212,8 +212,10 @@ class ScriptedRespond:
 
 async def _play(script: Sequence[Step], scene: Scene) -> AsyncIterator[ThreadStreamEvent]:
     for step in script:
-        async for event in step(scene):
-            yield event
+        # Closed here when the turn ends at the yield, and not by the garbage collector.
+        async with aclosing(cast("AsyncGenerator[ThreadStreamEvent, None]", step(scene))) as events:
+            async for event in events:
+                yield event  # noqa: ASYNC119 (the turn closes this generator)
 
 
 class ScriptedServer(ChatKitServer[Any]):
