@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tracemalloc
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -516,3 +517,24 @@ def test_attachments_at_the_root_of_a_site_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="a path of their own"):
         uploads_blueprint(Server(store, files))
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "attachments.md"
+
+
+async def test_the_documented_server_takes_a_file_and_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ATTACHMENTS_URL", "http://127.0.0.1:1/attachments")
+    [example] = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    names: dict[str, Any] = {"__name__": "documentation"}
+    exec(example, names)
+    async with serving(names["app"]) as port:
+        web = Site(port, tmp_path / "files", names["files"])
+        created = await web.create()
+        await web.ask("PUT", path_of(created["upload_descriptor"]["url"]), PNG)
+        text = {"type": "input_text", "text": "How large?"}
+        message = {"content": [text], "attachments": [created["id"]], "inference_options": {}}
+        answer = await web.call("threads.create", input=message)
+    assert f"grüße.png (image/png) has {len(PNG)} bytes." in answer.body.decode()
