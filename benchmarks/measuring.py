@@ -55,6 +55,12 @@ class Server:
                 return int(line.split()[1]) * 1024
         return 0
 
+    @property
+    def cpu_time(self) -> float:
+        """Seconds of CPU that the process has used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     async def state(self) -> dict[str, Any]:
         """Return what the server's /bench route tells of its inside."""
         async with connect(self.port) as connection:

@@ -4,7 +4,8 @@
 
 Each server is a process of its own, the client a third one (`counting_client`). Stores in memory,
 the same scripted respond. The systems take turns, so that a busy machine harms them alike; the
-figure is the median, the ratio is of medians.
+figures are medians. On a machine that has other work, the server's CPU time an event says more than
+events a second.
 """
 
 from __future__ import annotations
@@ -14,47 +15,64 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import trio
 
 from benchmarks.measuring import ROOT, SYSTEMS, Server, print_conditions, print_table, running
 
-HEAD = ("respond", "streams", "original, events/s", "chatkit_trio, events/s", "ratio", "lost")
+HEAD = (
+    "respond", "streams", "original, events/s", "chatkit_trio, events/s", "ratio",
+    "original, CPU µs/event", "chatkit_trio, CPU µs/event",
+)  # fmt: skip
 PAUSES = {"never awaits": None, "a checkpoint an event": 0}
 
 
-async def count(
-    server: Server, streams: int, deltas: int, pause: float | None
-) -> tuple[float, int]:
-    """Read so many streams of so many deltas; return events a second and how many were lost."""
-    command = {"deltas": deltas, "pause": pause}
+@dataclass
+class Speed:
+    """What one run, or the median of several, took."""
+
+    events_per_second: float
+    cpu_per_event: float  # seconds of the server process
+
+
+async def count(server: Server, streams: int, deltas: int, pause: float | None) -> Speed:
+    """Read so many streams of so many deltas; raises if an event is lost or comes twice."""
+    cpu_before = server.cpu_time
     result = await trio.run_process(
         [
             sys.executable, "-m", "benchmarks.counting_client", "--port", str(server.port),
-            "--streams", str(streams), "--command", json.dumps(command),
+            "--streams", str(streams), "--command", json.dumps({"deltas": deltas, "pause": pause}),
         ],
         cwd=ROOT,
         capture_stdout=True,
     )  # fmt: skip
     counted = json.loads(result.stdout)
     # Beside the deltas: thread.created, the user's message, stream_options, added, done.
-    expected = streams * (deltas + 5)
-    return expected / counted["seconds"], expected - counted["frames"]
+    events = streams * (deltas + 5)
+    if counted["frames"] != events:
+        raise RuntimeError(f"{server.system} sent {counted['frames']} frames, not {events}")
+    cpu = server.cpu_time - cpu_before
+    return Speed(events / counted["seconds"], cpu / events)
 
 
 async def compare(
     servers: Sequence[Server], streams: int, deltas: int, pause: float | None, runs: int
-) -> tuple[list[float], int]:
-    """Return each system's median, and all frames that were lost or too many."""
-    speeds: list[list[float]] = [[] for _ in servers]
-    lost = 0
+) -> list[Speed]:
+    """Return each system's median."""
+    found: list[list[Speed]] = [[] for _ in servers]
     for _ in range(runs + 1):
-        for server, found in zip(servers, speeds, strict=True):
-            speed, missing = await count(server, streams, deltas, pause)
-            found.append(speed)
-            lost += abs(missing)
-    return [statistics.median(found[1:]) for found in speeds], lost  # the first warms up
+        for server, speeds in zip(servers, found, strict=True):
+            speeds.append(await count(server, streams, deltas, pause))
+    return [median(speeds[1:]) for speeds in found]  # the first run warms up
+
+
+def median(speeds: Sequence[Speed]) -> Speed:
+    return Speed(
+        statistics.median(speed.events_per_second for speed in speeds),
+        statistics.median(speed.cpu_per_event for speed in speeds),
+    )
 
 
 async def measure(events: int, runs: int, many: int, options: Sequence[str]) -> list[list[Any]]:
@@ -62,12 +80,21 @@ async def measure(events: int, runs: int, many: int, options: Sequence[str]) -> 
     async with running(SYSTEMS[0], *options) as original, running(SYSTEMS[1]) as ours:
         for name, pause in PAUSES.items():
             for streams in (1, many):
-                (theirs, own), lost = await compare(
-                    [original, ours], streams, events // streams, pause, runs
-                )
-                cells = (f"{theirs:,.0f}", f"{own:,.0f}", f"{own / theirs:.2f}", lost)
-                rows.append([name, streams, *cells])
+                both = [original, ours]
+                theirs, own = await compare(both, streams, events // streams, pause, runs)
+                rows.append([name, streams, *cells(theirs, own)])
     return rows
+
+
+def cells(theirs: Speed, own: Speed) -> list[str]:
+    ratio = own.events_per_second / theirs.events_per_second
+    return [
+        f"{theirs.events_per_second:,.0f}",
+        f"{own.events_per_second:,.0f}",
+        f"{ratio:.2f}",
+        f"{theirs.cpu_per_event * 1e6:.0f}",
+        f"{own.cpu_per_event * 1e6:.0f}",
+    ]
 
 
 def main() -> None:
