@@ -32,6 +32,7 @@ PACKAGES = (
     "chatkit-trio", "trio", "hypercorn", "quart-trio", "openai-chatkit", "fastapi", "starlette",
     "uvicorn", "pydantic", "h11",
 )  # fmt: skip
+KEYS = (b"id", b"event")
 ROOT = Path(__file__).parent.parent
 EXIT_TIMEOUT = 20.0  # seconds a server may take to end after SIGTERM before it is killed
 
@@ -175,18 +176,19 @@ class Connection:
 
 @dataclass
 class Frame:
-    """An SSE frame: its event, and its id if it has one."""
+    """An SSE frame: its event, and its id and name if it has them."""
 
     event: dict[str, Any]
     id: str | None
+    name: str | None
 
     @classmethod
     def parse(cls, text: bytes) -> Frame | None:
         fields = dict(line.split(b": ", 1) for line in text.split(b"\n") if line[:1] != b":")
         if b"data" not in fields:
             return None
-        identifier = fields[b"id"].decode() if b"id" in fields else None
-        return cls(json.loads(fields[b"data"]), identifier)
+        identifier, name = (fields[key].decode() if key in fields else None for key in KEYS)
+        return cls(json.loads(fields[b"data"]), identifier, name)
 
     @property
     def delta(self) -> str | None:
