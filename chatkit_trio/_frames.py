@@ -19,6 +19,13 @@ import trio
 from .errors import ChatKitError
 
 
+_MAX_ROUNDS = 32
+"""How many rounds of the scheduler a reader gives way to a busy writer. A round is some 10 µs."""
+
+_MANY_FRAMES = 64
+"""So many frames make a send worth its price."""
+
+
 class FramesLost(ChatKitError):
     """The frames a reader asked for aren't kept any more: it has to load the thread instead."""
 
@@ -145,18 +152,40 @@ class FrameReader:
         self.number = number
         """The number of the frame that is read next."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `receive` has something to return, or to raise, without waiting."""
+        return self.number < self._log.next_number or self._log.is_closed
+
     async def receive(self, max_bytes: int = 65536) -> list[bytes]:
         """Return all frames that are ready, at least one and about `max_bytes` at most.
 
         Always a checkpoint; a cancelled call has read nothing. Raises `trio.EndOfChannel` behind
         the last frame and `FramesLost` when this reader has fallen too far behind.
         """
-        await trio.lowlevel.checkpoint()
+        if self.is_ready:
+            await trio.lowlevel.checkpoint()
         while self.number == self._log.next_number:
             if self._log.is_closed:
                 raise trio.EndOfChannel
             await self._log._waiting_readers.park()
+        await self._let_writer_go_on()
         return self._log._take(self, max_bytes)
+
+    async def _let_writer_go_on(self) -> None:
+        """Give way for as long as rounds of the scheduler bring frames, some rounds at most.
+
+        Sending costs many times what a frame does. This never waits: a writer that has to wait
+        for something itself brings none, and what there is goes out. Two rounds without a frame
+        are needed to tell, because trio shuffles the tasks of a round.
+        """
+        known, idle_rounds = self._log.next_number, 0
+        for _ in range(_MAX_ROUNDS):
+            if known - self.number >= _MANY_FRAMES or self._log.is_closed or idle_rounds == 2:
+                return
+            await trio.lowlevel.checkpoint()
+            idle_rounds = idle_rounds + 1 if self._log.next_number == known else 0
+            known = self._log.next_number
 
     def close(self) -> None:
         """Stop reading. Closing twice is allowed."""

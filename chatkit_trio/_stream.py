@@ -79,6 +79,10 @@ _ENDING_MESSAGES = {
 }
 
 
+_EVENTS_A_ROUND = 16
+"""How many events of a respond that never awaits are taken before others get their turn."""
+
+
 class StoreTimeoutError(ChatKitError):
     """A store write was still going on `settle_timeout` after its turn had been cancelled."""
 
@@ -178,6 +182,7 @@ class Turn(Generic[TContext]):
         self._inbox_filled = trio.lowlevel.ParkingLot()
         self._inbox_empty = trio.lowlevel.ParkingLot()
         self._performing = False
+        self._quick_events = 0
         self._driver_ended = False
         self._answered = False
         self._failure: BaseException | None = None
@@ -529,7 +534,10 @@ class Turn(Generic[TContext]):
             raise TypeError(f"respond() yielded {type(event).__name__}, which is not an event")
         if self._is_quick(event):
             self._perform_quickly(event)
-            await trio.lowlevel.checkpoint()
+            self._quick_events += 1
+            if self._quick_events % _EVENTS_A_ROUND == 0:
+                # A respond that never awaits must not starve the rest of the server.
+                await trio.lowlevel.checkpoint()
             return
         self._inbox.append(event)
         self._inbox_filled.unpark_all()

@@ -542,7 +542,8 @@ class ThreadWatch:
 
     def changed(self) -> bool:
         """Say whether the thread differs from what the store has."""
-        return _fields(self._thread) != self._saved
+        fields = self._thread.__dict__  # asked after every event: no dictionary is built for it
+        return any(fields[name] != value for name, value in self._saved.items())
 
     def saved_title(self, title: str) -> None:
         """Note that the store has this title."""

@@ -103,6 +103,11 @@ class StreamingResult:
         """The number, counted from 0 in this turn, of the frame that is read next."""
         return self._started()[1].number
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `receive` has something to return, or to raise, without waiting."""
+        return self._started()[1].is_ready
+
     async def receive(self, max_bytes: int = 65536) -> list[bytes]:
         """Return all frames that are ready, at least one and about `max_bytes` at most.
 

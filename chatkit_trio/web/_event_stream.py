@@ -84,6 +84,8 @@ class EventStreamBody(ResponseBody):
             return frame(ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True))
 
     async def _next_chunk(self, result: StreamingResult) -> bytes:
+        if result.is_ready:
+            return self._encoded(result, await result.receive())
         heartbeat = result.turn.policy.heartbeat
         # Safe inside the result's `async with`: a cancelled receive() has read nothing.
         with trio.move_on_after(math.inf if heartbeat is None else heartbeat):
