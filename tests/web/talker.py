@@ -1,0 +1,73 @@
+"""A server that talks until it is stopped, on a slow database; served here and in children.
+
+As a module it is what `chatkit-trio serve` is given: the environment says where the database is.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+
+import trio
+
+from chatkit_trio.demo._slow_store import SlowWrites
+from chatkit_trio.server import ChatKitServer, TurnPolicy
+from chatkit_trio.store import Store
+from chatkit_trio.stores import SQLiteStore
+from chatkit_trio.types import (
+    AssistantMessageContent,
+    AssistantMessageContentPartTextDelta,
+    AssistantMessageItem,
+    ThreadItemAddedEvent,
+    ThreadItemDoneEvent,
+    ThreadItemUpdatedEvent,
+)
+from chatkit_trio.web import _serving
+
+SLOW = 0.05  # seconds a write
+
+
+class Talker(ChatKitServer):
+    """Says `word0 word1 ...`, padded to `word_size`, `count` words in all."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        every: float = 0.01,
+        word_size: int = 8,
+        count: int = 1_000_000,
+        policy: TurnPolicy | None = None,
+    ) -> None:
+        super().__init__(store, policy=policy)
+        self.produced: list[str] = []
+        self._every = every
+        self._word_size = word_size
+        self._count = count
+
+    async def respond(self, thread, input_user_message, context):
+        item = AssistantMessageItem(
+            id=self.store.generate_item_id("message", thread, context),
+            thread_id=thread.id,
+            created_at=datetime.now(UTC),
+            content=[],
+        )
+        yield ThreadItemAddedEvent(item=item)
+        for number in range(self._count):
+            await trio.sleep(self._every)
+            word = f"word{number} ".ljust(self._word_size)
+            self.produced.append(word)
+            update = AssistantMessageContentPartTextDelta(content_index=0, delta=word)
+            yield ThreadItemUpdatedEvent(item_id=item.id, update=update)
+        item.content = [AssistantMessageContent(text="".join(self.produced))]
+        yield ThreadItemDoneEvent(item=item)
+
+
+if "TALKER_DATABASE" in os.environ:
+    server = Talker(
+        SlowWrites(SQLiteStore(os.environ["TALKER_DATABASE"]), SLOW),
+        word_size=int(os.environ.get("TALKER_WORD_SIZE", "8")),
+        count=int(os.environ.get("TALKER_COUNT", "1000000")),
+        policy=TurnPolicy(on_disconnect="finish"),
+    )
+    _serving.GRACE = 0.5
