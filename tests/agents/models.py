@@ -22,7 +22,8 @@ class ScriptedModel(Model):
 
     def __init__(self, *answers: list[Any]) -> None:
         self._answers = list(answers)
-        self._token = trio.lowlevel.current_trio_token()
+        in_trio = trio.lowlevel.in_trio_run()
+        self._token = trio.lowlevel.current_trio_token() if in_trio else None
         self.inputs: list[Any] = []
         self.cancelled = trio.Event()
 
@@ -38,9 +39,10 @@ class ScriptedModel(Model):
                 if callable(step):
                     await step()
                 else:
-                    yield script.parsed([step])[0]
+                    yield script.parsed([step])[0] if isinstance(step, dict) else step
         except asyncio.CancelledError:
-            self._token.run_sync_soon(self.cancelled.set)
+            if self._token is not None:
+                self._token.run_sync_soon(self.cancelled.set)
             raise
 
 

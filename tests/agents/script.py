@@ -95,6 +95,13 @@ def annotation_added(model_id: str, index: int, annotation: Json) -> Json:
     )
 
 
+def annotation_as_dict(model_id: str, index: int, annotation: Json) -> Any:
+    """Return what clients have made of this event before they had classes for it."""
+    [event] = parsed([annotation_added(model_id, index, annotation)])
+    event.annotation = annotation
+    return event
+
+
 def message(model_id: str, *pieces: str) -> list[Json]:
     """Return a whole message that streams in these pieces."""
     text = "".join(pieces)
@@ -193,7 +200,7 @@ def call(name: str, arguments: str = "{}", call_id: str = "call_1") -> list[Json
     return [item_added(item), item_done(item)]
 
 
-def response(events: Iterable[Json], status: str = "completed") -> Json:
+def response(events: Iterable[Any], status: str = "completed") -> Json:
     """Return the response object that has the items these events finish."""
     return {
         "id": "resp_1",
@@ -201,14 +208,18 @@ def response(events: Iterable[Json], status: str = "completed") -> Json:
         "created_at": 0,
         "model": "scripted",
         "status": status,
-        "output": [e["item"] for e in events if e["type"] == "response.output_item.done"],
+        "output": [
+            event["item"]
+            for event in events
+            if isinstance(event, dict) and event["type"] == "response.output_item.done"
+        ],
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],
     }
 
 
-def answer(*events: Json) -> list[Json]:
+def answer(*events: Any) -> list[Any]:
     """Return a whole answer: created, these events, completed."""
     return [
         {

@@ -26,7 +26,8 @@ from chatkit_trio.types import (
 )
 
 from . import script
-from .threads import MOMENT, collected, new_context, plain
+from .plain_events import plain
+from .threads import MOMENT, collected, new_context
 
 
 async def played(events: list[script.Json]) -> AsyncIterator[Any]:
@@ -188,6 +189,17 @@ async def test_finished_part_keeps_its_annotations() -> None:
 
     part_done = updates(events)[-1]
     assert [a["source"]["url"] for a in part_done["content"]["annotations"]] == [URL["url"]]
+
+
+async def test_annotation_as_a_dict_is_understood() -> None:
+    events = [script.annotation_as_dict("m", 0, URL)]
+
+    async def play() -> AsyncIterator[Any]:
+        for event in events:
+            yield event
+
+    [_added, update] = await collected(stream_response(await new_context(), play()))
+    assert update.update.annotation.source.url == URL["url"]
 
 
 async def test_annotation_of_an_unknown_kind_is_left_out() -> None:

@@ -1,8 +1,8 @@
-"""Threads and contexts to run models in, and a way to compare what comes of it."""
+"""Threads and contexts to run models in."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,23 +25,3 @@ async def new_context(*items: ThreadItem) -> AgentContext[None]:
 
 async def collected(events: AsyncIterator[Any]) -> list[Any]:
     return [event async for event in events]
-
-
-def plain(events: Iterable[Any]) -> list[dict[str, Any]]:
-    """Return events as JSON, ids replaced by the order of their first appearance, no times."""
-    names: dict[str, str] = {}
-    return [_plain(event.model_dump(mode="json", exclude_none=True), names) for event in events]
-
-
-def _plain(value: Any, names: dict[str, str]) -> Any:
-    if isinstance(value, list):
-        return [_plain(entry, names) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    kept = {key: entry for key, entry in value.items() if key != "created_at"}
-    return {
-        key: names.setdefault(entry, f"id{len(names)}")
-        if key in {"id", "item_id"}
-        else _plain(entry, names)
-        for key, entry in kept.items()
-    }
