@@ -18,7 +18,6 @@ import trio
 
 from .errors import ChatKitError
 
-
 _MAX_ROUNDS = 32
 """How many rounds of the scheduler a reader gives way to a busy writer. A round is some 10 µs."""
 

@@ -30,7 +30,8 @@ PUBLIC = {
         "StoreItemType",
         "default_generate_id",
     ],
-    "chatkit_trio.stores": ["MemoryStore", "SQLiteStore"],
+    "chatkit_trio.stores": ["DiskAttachmentStore", "MemoryStore", "SQLiteStore"],
+    "chatkit_trio.web": ["chatkit_blueprint", "create_app", "serve"],
     "chatkit_trio.testing": [
         "EVERY_REASON",
         "Aftermath",

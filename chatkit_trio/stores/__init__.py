@@ -1,6 +1,7 @@
 """The stores that come with chatkit_trio."""
 
+from .attachments import DiskAttachmentStore
 from .memory import MemoryStore
 from .sqlite import SQLiteStore
 
-__all__ = ["MemoryStore", "SQLiteStore"]
+__all__ = ["DiskAttachmentStore", "MemoryStore", "SQLiteStore"]
