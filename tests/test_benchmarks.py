@@ -1,0 +1,74 @@
+"""The benchmarks run, and what they count is right. Times are nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("chatkit", reason="the original is in the extra `parity`")
+pytest.importorskip("fastapi")
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(name: str, *options: str) -> Any:
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *options]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def test_ours_keeps_every_stream_that_is_cut_short() -> None:
+    ways = ["socket closed", "connection reset (RST)", "SIGTERM of the server", "deadline"]
+    rows = run("loss", "--streams", "2", "--delays", "0.002", "--ways", *ways)
+    ours = [row for row in rows if row[2] == "chatkit_trio"]
+    kept = ["2 / 2", "2 / 2", "0 / 2", "2 / 2", "2 / 2"]
+    assert ours == [[way, "2 ms", "chatkit_trio", *kept] for way in ways]
+
+
+def test_ours_keeps_an_answer_whose_client_stops_reading() -> None:
+    rows = run("loss", "--streams", "1", "--delays", "0.002", "--ways", "client stops reading")
+    assert rows[1][2:] == ["chatkit_trio", "1 / 1", "1 / 1", "0 / 1", "1 / 1", "1 / 1"]
+
+
+def test_the_next_message_sent_at_once_sees_what_was_cut() -> None:
+    way = "socket closed, next message at once"
+    rows = run("loss", "--streams", "2", "--delays", "0.05", "--ways", way)
+    assert rows[1][2:] == ["chatkit_trio", "2 / 2", "2 / 2", "0 / 2", "2 / 2", "2 / 2"]
+
+
+def test_both_servers_send_every_event() -> None:
+    rows = run("throughput", "--events", "40", "--streams", "4", "--runs", "1")
+    assert [row[:2] for row in rows] == [
+        [respond, streams]
+        for respond in ("never awaits", "a checkpoint an event")
+        for streams in (1, 4)
+    ]
+
+
+def test_many_turns_at_once_leave_no_task_behind_and_are_all_stored() -> None:
+    rows = run("thousand_turns", "--turns", "10", "--rounds", "1", "--deltas", "2")
+    ours = dict(zip(HEAD_OF_TURNS, rows[1], strict=True))
+    assert ours["tasks after"] <= ours["tasks before"]
+    assert (ours["whole"], ours["cut"], ours["notes"]) == ("5 / 5", "5 / 5", "5 / 5")
+
+
+HEAD_OF_TURNS = (
+    "system", "round", "turns", "tasks before", "tasks at the height", "tasks after",
+    "MB before", "MB at the height", "MB after", "whole", "cut", "notes",
+)  # fmt: skip
+
+
+def test_every_disconnect_is_stored() -> None:
+    found = run("disconnect_latency", "--disconnects", "3", "--events", "200", "--runs", "1")
+    assert found["latency"][1][:3] == ["chatkit_trio", 3, 3]
+
+
+def test_resuming_loses_and_doubles_nothing() -> None:
+    answers, *_, lost, doubled, disordered, whole = run("resume", "--answers", "10")
+    assert (answers, lost, doubled, disordered, whole) == (10, 0, 0, 0, "10 / 10")
