@@ -1,12 +1,13 @@
 """The web edge: a ChatKit server behind Quart-Trio, with a chat page if wanted.
 
 `chatkit_blueprint` adds the endpoint to an app of yours; `create_app` makes a whole one, which
-`serve` runs. HTTP is
-known here and nowhere below: docs/reference/http.md says what goes over the wire.
+`serve` runs. HTTP is known here and nowhere below: docs/reference/http.md says what goes over the
+wire.
 """
 
 from ._app import create_app
 from ._blueprint import chatkit_blueprint
+from ._page import ChatPage
 from ._serving import serve
 
-__all__ = ["chatkit_blueprint", "create_app", "serve"]
+__all__ = ["ChatPage", "chatkit_blueprint", "create_app", "serve"]

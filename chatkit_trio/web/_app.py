@@ -16,7 +16,7 @@ from ._blueprint import DEFAULT_MAX_BODY_BYTES, CorsOrigins, chatkit_blueprint
 from ._border import refusal_response
 from ._endpoint import ContextFunction
 from ._errors import refusal_of
-from ._page import page_blueprint
+from ._page import ChatPage, page_blueprint
 from .uploads import uploads_blueprint
 
 TContext = TypeVar("TContext", default=Any)
@@ -27,17 +27,17 @@ def create_app(
     *,
     context: ContextFunction[TContext] | None = None,
     path: str = "/chatkit",
-    page: bool = True,
+    page: bool | ChatPage = True,
     health_path: str | None = "/healthz",
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
     cors_origins: CorsOrigins = None,
 ) -> QuartTrio:
     """Return a Quart-Trio app that serves the ChatKit protocol and, with `page`, a chat page.
 
-    The page is at `/`, its files at `/static/`. A `DiskAttachmentStore` of the server's gets its
-    routes where its `base_url` says; see `chatkit_trio.web.uploads`. The other arguments are those
-    of `chatkit_blueprint`. Serve the app with `chatkit-trio serve`, or with Hypercorn's trio
-    worker.
+    The page is at `/`, its files at `/static/`; a `ChatPage` says what is on it. A
+    `DiskAttachmentStore` of the server's gets its routes where its `base_url` says; see
+    `chatkit_trio.web.uploads`. The other arguments are those of `chatkit_blueprint`. Serve the
+    app with `chatkit-trio serve`, or with Hypercorn's trio worker.
     """
     app = QuartTrio(__name__, static_folder=None)
     # Room for the message that tells of the limit: the blueprint counts for itself.
@@ -59,7 +59,8 @@ def create_app(
         )
     )
     if page:
-        app.register_blueprint(page_blueprint(server, path))
+        shown = page if isinstance(page, ChatPage) else ChatPage()
+        app.register_blueprint(page_blueprint(server, path, shown))
     return app
 
 

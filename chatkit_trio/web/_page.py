@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from quart import Blueprint, Response
 from quart_trio.wrappers import TrioResponse
@@ -31,23 +37,53 @@ SECURITY_HEADERS = {
 }
 
 
-def page_html(server: ChatKitServer[Any], path: str) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatPage:
+    """What the chat page says before there is a conversation, and what it can do besides."""
+
+    name: str = "chatkit_trio"
+    """The application's name, in the window's title and above the list of threads."""
+
+    greeting: str = ""
+    """The heading of an empty page; without it the page has one of its own."""
+
+    prompts: Sequence[str] = ()
+    """Messages that the empty page offers to send; without any the page has its own."""
+
+    scripts: Sequence[str | PathLike[str]] = ()
+    """JavaScript modules that are loaded before the page's own, such as those that register client
+    tools. They are served at `/page/`, so their names have to differ; an import of another file
+    has to name one that is listed too."""
+
+
+def page_html(server: ChatKitServer[Any], path: str, page: ChatPage) -> str:
     """Return the page, told where its endpoint is and what the server offers."""
     transcribes = type(server).transcribe is not ChatKitServer.transcribe
-    html = (STATIC / "index.html").read_text(encoding="utf-8")
-    html = _with_meta(html, "chatkit-endpoint", path.strip("/"))
-    html = _with_meta(html, "chatkit-attachments", _switch(server.attachment_store is not None))
-    return _with_meta(html, "chatkit-dictation", _switch(transcribes))
+    text = (STATIC / "index.html").read_text(encoding="utf-8")
+    for name, content in {
+        "application-name": page.name,
+        "chatkit-endpoint": path.strip("/"),
+        "chatkit-attachments": _switch(server.attachment_store is not None),
+        "chatkit-dictation": _switch(transcribes),
+        "chatkit-greeting": page.greeting,
+        "chatkit-prompts": _prompts(page.prompts),
+    }.items():
+        text = _with_meta(text, name, html.escape(content))
+    return _with_scripts(text, (Path(script).name for script in page.scripts))
 
 
-def page_blueprint(server: ChatKitServer[Any], path: str) -> Blueprint:
-    """Return a blueprint with the page at `/` and its files at `/static/`."""
+def page_blueprint(server: ChatKitServer[Any], path: str, page: ChatPage) -> Blueprint:
+    """Return a blueprint with the page at `/`, its files at `/static/`, and scripts at `/page/`."""
     blueprint = Blueprint("page", __name__, static_folder=str(STATIC), static_url_path="/static")
-    html = page_html(server, path)
+    text = page_html(server, path, page)
 
-    # Both are async though they await nothing: Quart gives a plain function a thread.
+    # All are async though they await nothing: Quart gives a plain function a thread.
     async def index() -> Response:  # noqa: ASYNC124
-        return TrioResponse(html, content_type="text/html; charset=utf-8")
+        return TrioResponse(text, content_type="text/html; charset=utf-8")
+
+    for script in page.scripts:
+        name, code = Path(script).name, Path(script).read_bytes()
+        blueprint.add_url_rule(f"/page/{name}", endpoint=_endpoint(name), view_func=_script(code))
 
     async def secured(response: Response) -> Response:  # noqa: ASYNC124
         response.headers.extend(SECURITY_HEADERS)
@@ -65,9 +101,32 @@ def _switch(is_on: bool) -> str:
     return "on" if is_on else "off"
 
 
-def _with_meta(html: str, name: str, content: str) -> str:
+def _prompts(prompts: Sequence[str]) -> str:
+    labels = [{"label": prompt} for prompt in prompts]
+    return json.dumps(labels, ensure_ascii=False) if labels else ""
+
+
+def _endpoint(name: str) -> str:
+    return "script " + name.replace(".", " ")  # Quart allows no dots
+
+
+def _script(code: bytes) -> Callable[[], Awaitable[Response]]:
+    async def script() -> Response:  # noqa: ASYNC124
+        return TrioResponse(code, content_type="text/javascript; charset=utf-8")
+
+    return script
+
+
+def _with_meta(text: str, name: str, content: str) -> str:
     pattern = rf'(<meta name="{re.escape(name)}" content=")[^"]*(">)'
-    html, count = re.subn(pattern, lambda match: f"{match[1]}{content}{match[2]}", html)
+    text, count = re.subn(pattern, lambda match: f"{match[1]}{content}{match[2]}", text)
     if count != 1:
         raise RuntimeError(f"the page has {count} meta tags named {name} where one was expected")
-    return html
+    return text
+
+
+def _with_scripts(text: str, names: Iterable[str]) -> str:
+    """Put scripts before the page's own: modules run in the order of their tags."""
+    own = '<script type="module" src="static/js/main.js"></script>'
+    tags = [f'<script type="module" src="page/{quote(name)}"></script>\n    ' for name in names]
+    return text.replace(own, "".join(tags) + own)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from chatkit_trio.testing import (
     scripted_server,
 )
 from chatkit_trio.types import TranscriptionResult
-from chatkit_trio.web import chatkit_blueprint, create_app
+from chatkit_trio.web import ChatPage, chatkit_blueprint, create_app
 
 from .http import CREATE, client_of, read_until, thread_id_of
 
@@ -255,6 +258,40 @@ async def test_the_page_offers_what_the_server_can():
     ]
 
     assert offered == [["chatkit", "off", "off"], ["api/chat", "on", "on"]]
+
+
+async def test_the_page_says_what_it_is_told():
+    page = ChatPage(name='A "B" & co', greeting="<Hello>", prompts=['Say "hi"', "Größe?"])
+    app = create_app(scripted_server(MemoryStore(), [say("Hello")]), page=page)
+
+    async with client_of(app) as client:
+        text = (await client.ask("GET", "/")).body.decode()
+
+    contents = dict(re.findall(r'<meta name="([^"]*)" content="([^"]*)">', text))
+    told = {name: html.unescape(content) for name, content in contents.items()}
+    assert told["application-name"] == 'A "B" & co'
+    assert told["chatkit-greeting"] == "<Hello>"
+    assert json.loads(told["chatkit-prompts"]) == [{"label": 'Say "hi"'}, {"label": "Größe?"}]
+
+
+async def test_the_page_loads_further_scripts_before_its_own(tmp_path):
+    scripts = [tmp_path / "first.js", tmp_path / "second.v2.js"]
+    for script in scripts:
+        script.write_text(f"// {script.name}")
+    app = create_app(scripted_server(MemoryStore(), [say("Hello")]), page=ChatPage(scripts=scripts))
+
+    async with client_of(app) as client:
+        text = (await client.ask("GET", "/")).body.decode()
+        answers = [await client.ask("GET", f"/page/{script.name}") for script in scripts]
+        other = await client.ask("GET", "/page/other.js")
+
+    sources = re.findall(r'<script type="module" src="([^"]*)">', text)
+    assert sources == ["page/first.js", "page/second.v2.js", "static/js/main.js"]
+    assert [answer.body.decode() for answer in answers] == ["// first.js", "// second.v2.js"]
+    for answer in answers:
+        assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert other.status == 404
 
 
 async def test_a_store_that_breaks_at_startup_is_named(caplog):
