@@ -144,7 +144,7 @@ async def test_an_id_from_the_future_means_reload(autojump_clock):
     assert [(event.type, event.data) for event in events_of(answer.body)] == [RELOAD]
 
 
-SHORT_MEMORY = TurnPolicy(on_disconnect="finish", heartbeat=None, max_replay_bytes=500)
+SHORT_MEMORY = TurnPolicy(on_disconnect="finish", heartbeat=None, max_replay_bytes=1000)
 
 
 async def test_frames_that_are_not_kept_mean_reload(autojump_clock):
@@ -165,7 +165,7 @@ async def test_frames_lost_in_the_middle_mean_reload(autojump_clock):
         path = f"/chatkit/threads/{thread_id}/turn"
         async with client.open("GET", path, b"", last) as response:
             await response.connection.receive()
-            await trio.sleep(10)  # reading nothing, while far more than 500 bytes are written
+            await trio.sleep(10)  # reading nothing, while far more than 1000 bytes are written
             body = await response.body()
 
     assert [(event.type, event.data) for event in events_of(body)][-1] == RELOAD
