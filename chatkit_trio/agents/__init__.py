@@ -1,8 +1,8 @@
 """Models to thread events: OpenAI Responses on trio, the Agents SDK from trio, and converters.
 
 On trio alone: `run_model` and `stream_response` (extra `openai`). With the Agents SDK, which is
-taken to an asyncio thread: `Runner` and `stream_agent_response` (extra `agents`). Importing this
-package needs neither.
+taken to an asyncio thread: `Runner` and `stream_agent_response` (extra `agents`); in the same way
+pydantic-ai: `run_pydantic_ai` (extra `pydantic-ai`). Importing this package needs none of them.
 """
 
 from chatkit_trio.server import stream_widget
@@ -13,6 +13,7 @@ from ._context import AgentContext, ClientToolCall
 from ._converter import ThreadItemConverter, simple_to_agent_input
 from ._event_stream import EventStream
 from ._model_run import ModelError, ModelRun, run_model, stream_response
+from ._pydantic_ai import PydanticAIRun, run_pydantic_ai
 from ._responses import ResponseStreamConverter
 from ._text_widget import accumulate_text
 from ._tools import Tool, tool
@@ -24,6 +25,7 @@ __all__ = [
     "EventStream",
     "ModelError",
     "ModelRun",
+    "PydanticAIRun",
     "ResponseStreamConverter",
     "Runner",
     "ThreadItemConverter",
@@ -32,6 +34,7 @@ __all__ = [
     "run_model",
     "run_on_asyncio",
     "run_on_trio",
+    "run_pydantic_ai",
     "simple_to_agent_input",
     "stream_agent_response",
     "stream_response",

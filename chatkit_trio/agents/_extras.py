@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_EXTRAS = {"openai": "openai", "agents": "agents", "pydantic_ai": "pydantic-ai"}
+_EXTRAS = {"openai": "openai", "agents": "agents"}
 
 
 def require(module: str) -> Any:

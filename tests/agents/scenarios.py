@@ -105,6 +105,7 @@ def _client_tool(types: Any) -> list[Any]:
     @function_tool
     async def work(ctx: Ctx) -> str:
         """Have the page do it."""
+        await asyncio.sleep(0)
         ctx.context.client_tool_call = types.ClientToolCall(name="work", arguments={"n": 1})
         return ""
 

@@ -79,6 +79,7 @@ async def other_tasks() -> int:
     """Return how many tasks the asyncio thread runs, but for its own and the one asking."""
 
     async def count() -> int:
+        await asyncio.sleep(0)
         return len(asyncio.all_tasks()) - 2
 
     return await run_on_asyncio(count)
@@ -155,6 +156,7 @@ async def test_run_of_the_sdks_own_runner_is_refused_with_the_way_out() -> None:
     model = ScriptedModel([])
 
     async def start() -> Any:
+        await asyncio.sleep(0)
         return SDKRunner.run_streamed(agent(model), "hi", run_config=RUN_CONFIG)
 
     result = await run_on_asyncio(start)
@@ -164,6 +166,7 @@ async def test_run_of_the_sdks_own_runner_is_refused_with_the_way_out() -> None:
 
 
 async def test_run_can_be_read_once() -> None:
+    await trio.lowlevel.checkpoint()
     run = Runner.run_streamed(agent(ScriptedModel([])), "hi", run_config=RUN_CONFIG)
     run.stream_events()
 
@@ -314,6 +317,7 @@ async def test_client_tool_call_ends_the_stream() -> None:
     @function_tool
     async def pick(ctx: Context) -> str:
         """Let the page pick."""
+        await asyncio.sleep(0)
         ctx.context.client_tool_call = ClientToolCall(name="pick", arguments={"n": 1})
         return ""
 

@@ -112,6 +112,7 @@ async def test_failed_answer_is_an_error(rig: Rig) -> None:
 
 
 async def test_without_a_turn_a_nursery_is_asked_for(rig: Rig) -> None:
+    await trio.lowlevel.checkpoint()
     with pytest.raises(RuntimeError, match="pass nursery="):
         run_model(rig.context, rig.client, input="hi", model="scripted")
 
@@ -204,6 +205,7 @@ async def test_error_of_a_tool_is_logged_and_not_told(
     @tool
     async def fails() -> None:
         """Fail."""
+        await trio.lowlevel.checkpoint()
         raise ValueError("a secret")
 
     await collected(rig.run(script.answer(*script.call("fails")), script.answer(), tools=[fails]))
@@ -216,6 +218,7 @@ async def test_stream_error_of_a_tool_ends_the_answer_as_itself(rig: Rig) -> Non
     @tool
     async def fails() -> None:
         """Fail."""
+        await trio.lowlevel.checkpoint()
         raise CustomStreamError("Out of stock")
 
     with pytest.raises(CustomStreamError, match="Out of stock"):
@@ -239,6 +242,7 @@ async def test_client_tool_call_ends_the_loop(rig: Rig) -> None:
     @tool
     async def pick(context: AgentContext[None]) -> None:
         """Let the page pick."""
+        await trio.lowlevel.checkpoint()
         context.client_tool_call = ClientToolCall(name="pick", arguments={})
 
     events = await collected(

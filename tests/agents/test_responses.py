@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import trio
 
 from chatkit_trio.agents import (
     AgentContext,
@@ -31,6 +32,7 @@ from .threads import MOMENT, collected, new_context
 
 
 async def played(events: list[script.Json]) -> AsyncIterator[Any]:
+    await trio.lowlevel.checkpoint()
     for event in script.parsed(events):
         yield event
 
@@ -195,6 +197,7 @@ async def test_annotation_as_a_dict_is_understood() -> None:
     events = [script.annotation_as_dict("m", 0, URL)]
 
     async def play() -> AsyncIterator[Any]:
+        await trio.lowlevel.checkpoint()
         for event in events:
             yield event
 
@@ -207,6 +210,7 @@ async def test_annotation_of_an_unknown_kind_is_left_out() -> None:
     delta.annotation = {"type": "from_the_future", "x": 1}
 
     async def future() -> AsyncIterator[Any]:
+        await trio.lowlevel.checkpoint()
         yield delta
 
     assert await collected(stream_response(await new_context(), future())) == []

@@ -1,0 +1,127 @@
+"""Runs of pydantic-ai, which needs asyncio, read from trio.
+
+Its parts are told as the events of a Responses stream, so that the same fold turns them into
+thread events. pydantic-ai itself is never imported: the agent comes from the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from chatkit_trio.types import ThreadStreamEvent
+
+from ._context import AgentContext
+from ._event_stream import AsyncioSource, EventStream
+from ._responses import DEFAULT_CONVERTER, ResponseFold
+
+if TYPE_CHECKING:
+    from pydantic_ai import Agent
+
+
+class PydanticAIRun(EventStream):
+    """The thread events of `run_pydantic_ai`."""
+
+    def __init__(self, context: AgentContext[Any], source: AsyncioSource) -> None:
+        super().__init__(context, source, ResponseFold(context, DEFAULT_CONVERTER))
+        self._parts = _Parts()
+        self.result: Any = None
+        """pydantic-ai's result (`output`, `new_messages()`) when the run is over, else None."""
+
+    async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
+        if event.event_kind == "agent_run_result":
+            self.result = event.result
+        return [made for told in self._parts.told(event) for made in await self._fold.feed(told)]
+
+
+def run_pydantic_ai(
+    context: AgentContext[Any], agent: Agent[Any, Any], user_prompt: Any = None, **options: Any
+) -> PydanticAIRun:
+    """Run an agent of pydantic-ai on the asyncio thread and return the thread events of it.
+
+        run = run_pydantic_ai(agent_context, agent, "hello", deps=agent_context)
+        async for event in run:
+            yield event
+
+    Arguments are those of `Agent.run_stream_events`. Text and thinking are shown; tools send what
+    they like by the context, for instance as `deps`. Errors of the run are raised as they are.
+    Cancelled, closed or dropped, it cancels the run, which leaves no task behind.
+    """
+    events = partial(_events, agent, user_prompt, options)
+    return PydanticAIRun(context, AsyncioSource(events))
+
+
+async def _events(
+    agent: Agent[Any, Any], user_prompt: Any, options: dict[str, Any]
+) -> AsyncIterator[Any]:
+    async with agent.run_stream_events(user_prompt, **options) as events:
+        async for event in events:
+            yield event  # noqa: ASYNC119  (its reader closes it)
+
+
+class _Parts:
+    """Names the parts of a run: their own numbers start anew with each answer."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._ids: dict[int, str] = {}
+
+    def told(self, event: Any) -> list[SimpleNamespace]:
+        """Return an event of pydantic-ai as events of a Responses stream."""
+        match event.event_kind:
+            case "part_start":
+                self._count += 1
+                self._ids[event.index] = f"part {self._count}"
+                return self._started(self._ids[event.index], event.part)
+            case "part_delta":
+                return self._grown(self._ids[event.index], event.delta)
+            case "part_end":
+                return self._ended(self._ids[event.index], event.part)
+        return []
+
+    def _started(self, id: str, part: Any) -> list[SimpleNamespace]:
+        if part.part_kind == "text":
+            added = _on_part("response.content_part.added", id, part=_text(part.content))
+            return [_on_item("response.output_item.added", id, "message", []), added]
+        if part.part_kind == "thinking":
+            return [
+                _on_item("response.output_item.added", id, "reasoning", []),
+                *_thought(id, part.content),
+            ]
+        return []
+
+    def _grown(self, id: str, delta: Any) -> list[SimpleNamespace]:
+        if delta.part_delta_kind == "text":
+            return [_on_part("response.output_text.delta", id, delta=delta.content_delta)]
+        if delta.part_delta_kind == "thinking":
+            return _thought(id, delta.content_delta)
+        return []
+
+    def _ended(self, id: str, part: Any) -> list[SimpleNamespace]:
+        if part.part_kind == "text":
+            done = _on_part("response.output_text.done", id, text=part.content)
+            content = [_text(part.content)]
+            return [done, _on_item("response.output_item.done", id, "message", content)]
+        if part.part_kind == "thinking" and part.content:
+            return [_on_part("response.reasoning_summary_text.done", id, text=part.content)]
+        return []
+
+
+def _text(text: str) -> SimpleNamespace:
+    return SimpleNamespace(type="output_text", text=text, annotations=[])
+
+
+def _on_item(type: str, id: str, item_type: str, content: list[Any]) -> SimpleNamespace:
+    return SimpleNamespace(type=type, item=SimpleNamespace(type=item_type, id=id, content=content))
+
+
+def _on_part(type: str, id: str, **fields: Any) -> SimpleNamespace:
+    return SimpleNamespace(type=type, item_id=id, content_index=0, summary_index=0, **fields)
+
+
+def _thought(id: str, delta: str | None) -> list[SimpleNamespace]:
+    if not delta:
+        return []
+    return [_on_part("response.reasoning_summary_text.delta", id, delta=delta)]
