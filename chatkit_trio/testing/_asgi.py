@@ -207,11 +207,15 @@ class _Lifespan:
         }
         with self._app_sends, self.scope:
             try:
-                await app(scope, self._app_receives.receive, self._app_sends.send)
+                await app(scope, self._app_receives.receive, self._answer)
             except Exception as error:
                 # Before it has begun, this says only that it knows nothing of lifespans.
                 self._failure = error if self._has_begun else None
         self.ended.set()
+
+    async def _answer(self, message: Message) -> None:
+        self._has_begun = True
+        await self._app_sends.send(message)
 
     async def phase(self, name: str) -> None:
         if self.ended.is_set():
@@ -221,7 +225,6 @@ class _Lifespan:
             answer = await self._from_app.receive()
         except trio.EndOfChannel:
             return
-        self._has_begun = True
         if answer["type"].endswith(".failed"):
             raise RuntimeError(f"the application's {name} failed: {answer.get('message', '')}")
 

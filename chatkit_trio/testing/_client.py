@@ -188,9 +188,14 @@ class ChatClient:
         thread_id = getattr(getattr(request, "params", None), "thread_id", None)
         return self._reading(self._transport.stream(_encoded(request)), thread_id)
 
-    def watch(self, thread_id: str, start: int = 0) -> AbstractAsyncContextManager[ClientTurn]:
-        """Read along a thread's live turn, from frame `start`; a page that was reloaded does."""
-        return self._reading(self._transport.watch(thread_id, start), thread_id)
+    def watch(
+        self, thread_id: str, last_event_id: str | None = None
+    ) -> AbstractAsyncContextManager[ClientTurn]:
+        """Read along a thread's live turn, as a page does that was reloaded.
+
+        It begins behind the event with `last_event_id`, by default with the turn.
+        """
+        return self._reading(self._transport.watch(thread_id, last_event_id), thread_id)
 
     async def stop(self, thread_id: str) -> None:
         """End the thread's live turn, if it has one; returns when that is settled."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +28,7 @@ from chatkit_trio.types import (
     ThreadUpdatedEvent,
 )
 
-from ._sse import SSEReader
+from ._sse import ServerSentEvent, SSEReader
 from ._transport import Connection, ServerConnection
 
 __all__ = ["ClientTurn", "SeenItems", "ids_of"]
@@ -85,10 +87,13 @@ class ClientTurn:
         self.is_complete = False
         """Whether the server has ended the stream."""
         self.last_event_id: str | None = None
-        """The id of the last event that had one; the server gives them only where it can resume."""
+        """The id of the last event read that had one, to `watch` the rest of the turn from."""
+        self.signals: list[tuple[str, Any]] = []
+        """Named events with their JSON, such as `("turn.end", {"reason": "finished"})`: what the web
+        layer tells a watching page beside the protocol."""
         self._stop = stop
         self._sse = SSEReader()
-        self._waiting: list[ThreadStreamEvent] = []
+        self._waiting: deque[ServerSentEvent] = deque()
         self._seen = SeenItems()
         self._thread: Thread | None = None
         self._thread_id: str | None = None
@@ -101,9 +106,7 @@ class ClientTurn:
     async def __anext__(self) -> ThreadStreamEvent:
         while not self._waiting:
             await self._receive()
-        event = self._waiting.pop(0)
-        self._note(event)
-        return event
+        return self._note(self._waiting.popleft())
 
     async def read(self, count: int | None = None) -> list[ThreadStreamEvent]:
         """Read `count` events, or to the end, and return them. Fewer come if the stream ends.
@@ -210,13 +213,21 @@ class ClientTurn:
             self.is_complete = True
             raise StopAsyncIteration from None
         for message in self._sse.feed(chunk):
-            self._waiting.append(_EVENT.validate_json(message.data))
-            self.frames.append(message.data)
-            self.last_event_id = message.id or self.last_event_id
+            self._take(message)
 
-    def _note(self, event: ThreadStreamEvent) -> None:
+    def _take(self, message: ServerSentEvent) -> None:
+        if message.name is None:
+            self._waiting.append(message)
+        else:
+            self.signals.append((message.name, json.loads(message.data)))
+
+    def _note(self, message: ServerSentEvent) -> ThreadStreamEvent:
+        event = _EVENT.validate_json(message.data)
         self.events.append(event)
+        self.frames.append(message.data)
+        self.last_event_id = message.id or self.last_event_id
         self._seen.feed(event)
         if isinstance(event, ThreadCreatedEvent | ThreadUpdatedEvent):
             self._thread = event.thread
             self._thread_id = event.thread.id
+        return event

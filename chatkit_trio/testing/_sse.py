@@ -9,9 +9,10 @@ __all__ = ["SSEReader", "ServerSentEvent"]
 
 @dataclass(frozen=True, slots=True)
 class ServerSentEvent:
-    """One event: its data, and the id it came with, if any."""
+    """One event: its data, and the name and id it came with, if any."""
 
     data: bytes
+    name: str | None = None
     id: str | None = None
 
 
@@ -23,6 +24,7 @@ class SSEReader:
         """How many comments have come."""
         self._buffer = b""
         self._data: list[bytes] = []
+        self._name: str | None = None
         self._id: str | None = None
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
@@ -40,6 +42,8 @@ class SSEReader:
             self.heartbeats += 1
         elif field == b"data":
             self._data.append(value)
+        elif field == b"event":
+            self._name = value.decode()
         elif field == b"id":
             self._id = value.decode()
         return None
@@ -47,6 +51,6 @@ class SSEReader:
     def _dispatch(self) -> ServerSentEvent | None:
         if not self._data:
             return None
-        event = ServerSentEvent(b"\n".join(self._data), self._id)
-        self._data = []
+        event = ServerSentEvent(b"\n".join(self._data), self._name, self._id)
+        self._data, self._name = [], None
         return event

@@ -83,7 +83,9 @@ class Transport(ABC):
         """Open the stream that answers a request. Raises `RequestRefused` when entered."""
 
     @abstractmethod
-    def watch(self, thread_id: str, start: int) -> AbstractAsyncContextManager[Connection]:
+    def watch(
+        self, thread_id: str, last_event_id: str | None
+    ) -> AbstractAsyncContextManager[Connection]:
         """Open the stream of a thread's live turn. Raises `RequestRefused` when entered."""
 
     @abstractmethod
@@ -148,9 +150,10 @@ class ServerTransport(Transport):
             yield connection
 
     @asynccontextmanager
-    async def watch(self, thread_id: str, start: int) -> AsyncIterator[Connection]:
+    async def watch(self, thread_id: str, last_event_id: str | None) -> AsyncIterator[Connection]:
+        turn_id, _, number = (last_event_id or ".-1").rpartition(".")
         with _refusals():
-            result = self._server.watch(thread_id, start=start)
+            result = self._server.watch(thread_id, turn_id=turn_id or None, start=int(number) + 1)
         if result is None:
             raise RequestRefused(404, _body("not_found", f"thread {thread_id} has no live turn"))
         async with result:
@@ -217,9 +220,10 @@ class HTTPTransport(Transport):
             yield response.connection
 
     @asynccontextmanager
-    async def watch(self, thread_id: str, start: int) -> AsyncIterator[Connection]:
-        path = f"/threads/{quote(thread_id, safe='')}/turn?start={start}"
-        async with self._accepted("GET", path, b"") as response:
+    async def watch(self, thread_id: str, last_event_id: str | None) -> AsyncIterator[Connection]:
+        path = f"/threads/{quote(thread_id, safe='')}/turn"
+        headers = [] if last_event_id is None else [("last-event-id", last_event_id)]
+        async with self._accepted("GET", path, b"", headers) as response:
             yield response.connection
 
     async def stop(self, thread_id: str) -> None:
@@ -227,8 +231,10 @@ class HTTPTransport(Transport):
             pass
 
     @asynccontextmanager
-    async def _accepted(self, method: str, path: str, body: bytes) -> AsyncIterator[HTTPResponse]:
-        headers = [("content-type", "application/json"), *self._headers]
+    async def _accepted(
+        self, method: str, path: str, body: bytes, extra: Headers = ()
+    ) -> AsyncIterator[HTTPResponse]:
+        headers = [("content-type", "application/json"), *self._headers, *extra]
         async with self.exchange(method, self._path + path, body, headers) as response:
             if response.status >= 400:
                 raise RequestRefused(response.status, _parsed(await response.body()))

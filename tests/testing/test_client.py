@@ -1,0 +1,274 @@
+"""The client, on a server object, an ASGI application and a real socket: the same answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import hypercorn.config
+import hypercorn.trio
+import pytest
+import trio
+
+from chatkit_trio.stores import MemoryStore
+from chatkit_trio.testing import (
+    ChatClient,
+    RequestRefused,
+    ScriptedServer,
+    pause,
+    say,
+    scripted_server,
+    set_title,
+    work,
+)
+from chatkit_trio.types import ThreadItemDoneEvent, ThreadItemUpdatedEvent
+from chatkit_trio.web import create_app
+from tests.transcript import lines, transcript
+
+Connect = Callable[[ScriptedServer], AbstractAsyncContextManager[ChatClient]]
+
+
+@asynccontextmanager
+async def on_server(server: ScriptedServer) -> AsyncIterator[ChatClient]:
+    async with server, ChatClient.of_server(server) as client:
+        yield client
+
+
+@asynccontextmanager
+async def on_app(server: ScriptedServer) -> AsyncIterator[ChatClient]:
+    async with ChatClient.of_app(create_app(server)) as client:
+        yield client
+
+
+@asynccontextmanager
+async def at_url(server: ScriptedServer) -> AsyncIterator[ChatClient]:
+    config = hypercorn.config.Config()
+    config.bind = ["127.0.0.1:0"]
+    config.errorlog = None
+    stop = trio.Event()
+    serve = partial(hypercorn.trio.serve, create_app(server), config, shutdown_trigger=stop.wait)
+    async with trio.open_nursery() as nursery:
+        [url] = await nursery.start(serve)
+        async with ChatClient.at(f"{url}/chatkit") as client:
+            yield client
+        stop.set()
+
+
+everywhere = pytest.mark.parametrize("connect", [on_server, on_app, at_url])
+
+
+@everywhere
+async def test_a_stream_is_read_to_its_end(connect: Connect) -> None:
+    script = [say(*["word "] * 30), set_title("A story"), work("Search")]
+    async with connect(scripted_server(MemoryStore(), script)) as client:
+        async with client.send("hi") as turn:
+            await turn.read()
+
+        assert turn.is_complete
+        assert turn.text == "word " * 30
+        assert lines(turn.items) == [
+            "user: hi",
+            f"assistant: {turn.text}",
+            "workflow: Search complete",
+        ]
+        assert turn.thread is not None
+        assert turn.thread.title == "A story"
+        assert turn.allow_cancel is True
+        assert turn.error is None
+        assert len(turn.frames) == len(turn.events)
+        assert turn.thread_id is not None
+        assert await client.items(turn.thread_id) == turn.items
+
+
+@everywhere
+async def test_a_disconnect_in_the_middle_keeps_what_has_been_read(connect: Connect) -> None:
+    store = MemoryStore[Any]()
+    async with connect(scripted_server(store, [say("Hel", finish=False), pause(60)])) as client:
+        async with client.send("hi") as turn:
+            await turn.wait_for(lambda event: turn.text == "Hel")
+            await turn.disconnect()
+
+        assert not turn.is_complete
+        assert turn.thread_id is not None
+        with trio.fail_after(5):
+            while len(await transcript(store, turn.thread_id)) < 3:
+                # Over a socket nobody tells the client when the server has noticed.
+                await client.items(turn.thread_id)
+        assert await transcript(store, turn.thread_id) == [
+            "user: hi",
+            "assistant: Hel",
+            "note: disconnected",
+        ]
+
+
+@everywhere
+async def test_stop_ends_the_stream_properly(connect: Connect) -> None:
+    store = MemoryStore[Any]()
+    async with connect(scripted_server(store, [say("Hel", finish=False), pause(60)])) as client:
+        async with client.send("hi") as turn:
+            await turn.wait_for(lambda event: turn.text == "Hel")
+            await turn.stop()
+            await turn.read()
+
+        assert turn.is_complete
+        assert (await transcript(store, turn.thread_id))[-1] == "note: stopped"
+
+
+@everywhere
+async def test_a_live_turn_can_be_watched(connect: Connect) -> None:
+    script = [say("Hel", finish=False), pause(0.2), say("lo")]
+    async with connect(scripted_server(MemoryStore(), script)) as client:
+        async with client.send("hi") as turn:
+            await turn.wait_for(lambda event: turn.text == "Hel")
+            assert turn.thread_id is not None
+            async with client.watch(turn.thread_id) as watching:
+                await watching.wait_for(lambda event: watching.text == "Hel")
+                await watching.read()
+            await turn.read()
+
+        assert watching.text == turn.text
+
+
+async def test_a_watcher_that_comes_back_goes_on_behind_the_last_event_it_saw(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    script = [say("a", "b", "c", every=10)]
+    async with on_app(scripted_server(MemoryStore(), script)) as client, client.send("hi") as turn:
+        await turn.wait_for(lambda event: turn.text == "a")
+        assert turn.thread_id is not None
+        async with client.watch(turn.thread_id) as first:
+            await first.wait_for(lambda event: first.text == "a")
+        async with client.watch(turn.thread_id, first.last_event_id) as second:
+            await second.read()
+        await turn.read()
+
+        assert first.events + second.events == turn.events
+        assert second.signals == [("turn.end", {"reason": "finished"})]
+
+
+@everywhere
+async def test_refusals_have_status_and_code(connect: Connect) -> None:
+    async with connect(scripted_server(MemoryStore(), [say("Hi")])) as client:
+        with pytest.raises(RequestRefused) as caught:
+            await client.thread("thr_unknown")
+        with pytest.raises(RequestRefused) as caught_in_stream:
+            async with client.send("hi", "thr_unknown"):
+                pass
+
+        for refused in (caught.value, caught_in_stream.value):
+            assert (refused.status, refused.code) == (404, "not_found")
+
+
+@everywhere
+async def test_threads_are_listed_over_several_pages(connect: Connect) -> None:
+    async with connect(scripted_server(MemoryStore(), [say("Hi")])) as client:
+        for _ in range(3):
+            async with client.send("hi") as turn:
+                await turn.read()
+        page = await client.threads_page(limit=2)
+
+        assert page.has_more
+        assert [thread.id for thread in reversed(page.data)] == [
+            thread.id for thread in (await client.threads())[1:]
+        ]
+
+
+async def test_what_is_not_read_holds_up_the_turn(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    server = scripted_server(MemoryStore(), [say(*["x" * 1000] * 1000)])
+    async with on_app(server) as client, client.send("hi") as turn:
+        await turn.read(4)
+        await trio.sleep(10)
+        assert len(server.live_turns) == 1
+        await turn.read()
+        assert len(turn.text) == 1_000_000
+
+
+async def test_read_stops_after_so_many_events_and_a_cancelled_one_loses_none(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with on_server(scripted_server(MemoryStore(), [say(*"abc", every=10)])) as client:
+        async with client.send("hi") as turn:
+            assert [event.type for event in await turn.read(2)] == [
+                "thread.created",
+                "thread.item.done",
+            ]
+            with trio.move_on_after(15):
+                await turn.read()
+            assert turn.text == "a"
+            rest = await turn.read()
+            assert rest[-1] == turn.events[-1]
+        assert turn.text == "abc"
+
+
+async def test_waiting_for_an_event_that_never_comes_fails_with_what_came() -> None:
+    async with on_server(scripted_server(MemoryStore(), [])) as client, client.send("hi") as turn:
+        with pytest.raises(AssertionError, match=r"thread\.created"):
+            await turn.wait_for(ThreadItemUpdatedEvent)
+
+
+async def test_what_done_says_is_the_last_word_on_an_item() -> None:
+    async with on_server(scripted_server(MemoryStore(), [say("a", "b")])) as client:
+        async with client.send("hi") as turn:
+            await turn.read()
+        done = [event.item for event in turn.events if isinstance(event, ThreadItemDoneEvent)]
+        assert turn.items == done
+
+
+# --- Applications that misbehave ---------------------------------------------------------------
+
+
+async def test_an_application_without_a_lifespan_will_do() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        body = json.loads((await receive())["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        answer = json.dumps({"text": body["type"]}).encode()
+        await send({"type": "http.response.body", "body": answer})
+
+    async with ChatClient.of_app(app) as client:
+        assert (await client.transcribe(b"", "audio/webm")).text == "input.transcribe"
+
+
+async def test_an_application_that_fails_half_way_breaks_the_stream() -> None:
+    async def app(scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
+        assert scope["type"] == "http"
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b": hello\n\n", "more_body": True})
+        raise OSError("broken")
+
+    async with ChatClient.of_app(app) as client, client.send("hi") as turn:
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await turn.read()
+        assert isinstance(caught.value.__cause__, OSError)
+        assert turn.heartbeats == 1
+
+
+async def test_an_application_whose_start_up_fails_says_so() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+    with pytest.raises(RuntimeError, match="no database"):
+        async with ChatClient.of_app(app):
+            pass
+
+
+async def test_errors_of_a_test_come_out_of_the_clients_blocks_as_they_are() -> None:
+    async def fail_within() -> None:
+        app = on_app(scripted_server(MemoryStore(), [say("Hi")]))
+        async with app as client, client.send("hi"):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail_within()
+
+
+def test_a_url_has_to_be_one() -> None:
+    with pytest.raises(ValueError, match="ftp"):
+        ChatClient.at("ftp://localhost/chatkit")
