@@ -46,7 +46,7 @@ def test_both_servers_send_every_event() -> None:
     rows = run("throughput", "--events", "40", "--streams", "4", "--runs", "1")
     assert [row[:2] for row in rows] == [
         [respond, streams]
-        for respond in ("never awaits", "a checkpoint an event")
+        for respond in ("never awaits", "a checkpoint an event", "10 ms an event")
         for streams in (1, 4)
     ]
 
