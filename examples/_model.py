@@ -1,0 +1,164 @@
+"""The model behind the examples: a real one if `OPENAI_API_KEY` is set, or one with a script.
+
+`run_model` can't tell them apart. A script is a function that looks at what the model was asked,
+and returns what it does: say something, or call tools.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, Self
+
+import trio
+
+MODEL = os.environ.get("OPENAI_MODEL", "gpt-5-mini")
+WORDS_PER_SECOND = 30
+
+# Notes that the item converter writes into the user's role, because they rank no higher.
+_NOTES = ("A note for the agent", "The user was shown", "# What the user's")
+
+
+@dataclass(frozen=True)
+class Say:
+    """Stream this text as a message."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """Call this tool. Calls that stand side by side are run side by side."""
+
+    tool: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+class Asked:
+    """What a model was asked: the conversation, as items of the Responses API."""
+
+    def __init__(self, items: Sequence[dict[str, Any]]) -> None:
+        texts = [_text(item) for item in items]
+        places = [place for place, text in enumerate(texts) if text and not text.startswith(_NOTES)]
+        self.message = texts[places[-1]] if places else ""
+        """The user's latest words."""
+        self.notes = [text for text in texts if text.startswith(_NOTES)]
+        """What the application told the model besides, oldest first."""
+        newest = items[places[-1] :] if places else items
+        names = {item["call_id"]: item["name"] for item in newest if _is(item, "function_call")}
+        self.results: dict[str, list[str]] = {}
+        """What tools have returned since the user's latest words, by the tool's name."""
+        for item in newest:
+            if _is(item, "function_call_output"):
+                self.results.setdefault(names[item["call_id"]], []).append(item["output"])
+
+    def mentions(self, *words: str) -> bool:
+        """Say whether the user's latest words have one of these in them."""
+        return any(word in self.message.lower() for word in words)
+
+
+Script = Callable[[Asked], Sequence[Say | Call]]
+
+
+@asynccontextmanager
+async def open_model(script: Script) -> AsyncIterator[Any]:
+    """Open the model's client: that of the openai package, or one that follows the script."""
+    if not os.environ.get("OPENAI_API_KEY"):
+        yield ScriptedClient(script)
+        return
+    from openai import AsyncOpenAI  # only now: the package is an extra
+
+    async with AsyncOpenAI() as client:  # it finds OPENAI_BASE_URL by itself
+        yield client
+
+
+class ScriptedClient:
+    """As much of the openai package's client as `run_model` uses."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self.responses = self
+
+    async def create(self, *, input: Sequence[dict[str, Any]], **_request: Any) -> _Stream:
+        await trio.lowlevel.checkpoint()
+        return _Stream(_answer(self._script(Asked(input))))
+
+
+class _Stream:
+    def __init__(self, events: AsyncGenerator[Any]) -> None:
+        self._closing = aclosing(events)
+        self._events = events
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._closing.__aexit__(*exc_info)  # noqa: ASYNC102 (it waits for nothing)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await anext(self._events)
+
+
+async def _answer(steps: Sequence[Say | Call]) -> AsyncGenerator[Any]:
+    for number, step in enumerate(steps):
+        if isinstance(step, Call):
+            yield _event("response.output_item.done", item=_function_call(step, number))
+            continue
+        item = _Item(type="message", id=f"message {number}", role="assistant", content=[])
+        yield _event("response.output_item.added", item=item)
+        where = {"item_id": item.id, "content_index": 0}
+        yield _event("response.content_part.added", part=_part(""), **where)
+        for word in re.findall(r"\s*\S+|\s+$", step.text):
+            await trio.sleep(1 / WORDS_PER_SECOND)
+            yield _event("response.output_text.delta", delta=word, **where)
+        yield _event("response.output_text.done", text=step.text, **where)
+        done = _Item(type="message", id=item.id, role="assistant", content=[_part(step.text)])
+        yield _event("response.output_item.done", item=done)
+    yield _event("response.completed", response=SimpleNamespace(id="offline", usage=None))
+
+
+class _Item(SimpleNamespace):
+    """An item of the model's output, which goes back to the model with what its tools return."""
+
+    def model_dump(self, **_options: Any) -> dict[str, Any]:
+        return json.loads(json.dumps(vars(self), default=vars))
+
+
+def _function_call(call: Call, number: int) -> _Item:
+    return _Item(
+        type="function_call",
+        id=f"call {number}",
+        call_id=f"call_{call.tool}_{number}",
+        name=call.tool,
+        arguments=json.dumps(call.arguments),
+    )
+
+
+def _part(text: str) -> SimpleNamespace:
+    return SimpleNamespace(type="output_text", text=text, annotations=[])
+
+
+def _event(kind: str, **fields: Any) -> SimpleNamespace:
+    return SimpleNamespace(type=kind, **fields)
+
+
+def _is(item: dict[str, Any], kind: str) -> bool:
+    return item.get("type") == kind
+
+
+def _text(item: dict[str, Any]) -> str:
+    """Return the words of an item in the user's role."""
+    if item.get("role") != "user":
+        return ""
+    content = item["content"]
+    return (
+        content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    )
