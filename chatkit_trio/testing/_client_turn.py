@@ -89,8 +89,8 @@ class ClientTurn:
         self.last_event_id: str | None = None
         """The id of the last event read that had one, to `watch` the rest of the turn from."""
         self.signals: list[tuple[str, Any]] = []
-        """Named events with their JSON, such as `("turn.end", {"reason": "finished"})`: what the web
-        layer tells a watching page beside the protocol."""
+        """Named events with their JSON, which the web layer sends to a watching page beside the
+        protocol, such as `("turn.end", {"reason": "finished"})`."""
         self._stop = stop
         self._sse = SSEReader()
         self._waiting: deque[ServerSentEvent] = deque()
