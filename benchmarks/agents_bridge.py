@@ -66,7 +66,8 @@ async def on_trio() -> int:
     async with serving(server) as client, trio.open_nursery() as nursery:
         context = await new_context()
         run = run_model(context, client, model="scripted", input="hi", nursery=nursery)
-        return len([event async for event in run])
+        count = len([event async for event in run])
+    return count
 
 
 # --- From cancel to the model's end ------------------------------------------------------------
@@ -120,7 +121,8 @@ async def cancel_on_trio() -> tuple[float, float]:
         # Both clocks are the system's monotonic one.
         offset = time.perf_counter() - trio.current_time()
         await server.disconnected.wait()
-        return server.disconnected_at + offset - began, ended - began
+        closed = server.disconnected_at + offset
+    return closed - began, ended - began
 
 
 async def delays(measure: Callable[[], Awaitable[tuple[float, float]]]) -> str:

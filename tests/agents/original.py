@@ -6,6 +6,7 @@ A process of its own: the original lives on asyncio, and patches nothing of ours
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import logging
 import warnings
@@ -69,10 +70,32 @@ async def convert(items: list[Any]) -> Any:
     return await converter(chatkit.agents.ThreadItemConverter).to_agent_input(parsed)
 
 
+PRIVATE = {"StreamingThoughtTracker", "T1", "T2", "TContext", "TWidget"}
+"""What the original's module defines for itself, though without an underscore."""
+
+
+def signatures() -> dict[str, list[str]]:
+    """Return the parameters of every public function and method."""
+    found: dict[str, list[str]] = {}
+    for name, value in vars(chatkit.agents).items():
+        is_own = getattr(value, "__module__", None) == chatkit.agents.__name__
+        if not is_own or name.startswith("_") or name in PRIVATE:
+            continue
+        members = vars(value) if isinstance(value, type) else {"": value}
+        for member, function in members.items():
+            if inspect.isfunction(function) and not member.startswith(("_", "model_")):
+                path = f"{name}.{member}".rstrip(".")
+                found[path] = list(inspect.signature(function).parameters)
+    return found
+
+
 async def main() -> None:
     runs = {name: await run(scenario) for name, scenario in RUNS.items()}
     inputs = {name: await convert(items) for name, items in CONVERSIONS.items()}
-    print(json.dumps({"runs": runs, "inputs": inputs}))
+    fields = list(chatkit.agents.AgentContext.model_fields)
+    print(
+        json.dumps({"runs": runs, "inputs": inputs, "signatures": signatures(), "fields": fields})
+    )
 
 
 if __name__ == "__main__":

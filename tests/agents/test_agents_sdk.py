@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
@@ -88,40 +89,92 @@ async def other_tasks() -> int:
 # --- The samples' way --------------------------------------------------------------------------
 
 
-async def test_sample_runs_but_for_the_import() -> None:
-    class Sample(ChatKitServer[None]):
-        async def respond(
-            self,
-            thread: ThreadMetadata,
-            input_user_message: UserMessageItem | None,
-            context: None,
-        ) -> AsyncIterator[ThreadStreamEvent]:
-            agent_context = AgentContext(thread=thread, store=self.store, request_context=context)
-            assert input_user_message is not None
-            agent_input = await simple_to_agent_input(input_user_message)
-            result = Runner.run_streamed(
-                agent(ScriptedModel(script.answer(*script.message("m", "Hel", "lo")))),
-                agent_input,
-                context=agent_context,
-                run_config=RUN_CONFIG,
-            )
-            async for event in stream_agent_response(agent_context, result):
-                yield event
-            thread.title = result.final_output
+class Sample(ChatKitServer[None]):
+    """A server as in the samples; `after` is called with each event."""
 
-    store: MemoryStore[None] = MemoryStore()
+    def __init__(self, model: ScriptedModel, after: Any = None, **options: Any) -> None:
+        super().__init__(MemoryStore())
+        self.agent = agent(model, **options)
+        self.after = after
+
+    async def respond(
+        self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: None
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        agent_context = AgentContext(thread=thread, store=self.store, request_context=context)
+        assert input_user_message is not None
+        agent_input = await simple_to_agent_input(input_user_message)
+        result = Runner.run_streamed(
+            self.agent, agent_input, context=agent_context, run_config=RUN_CONFIG
+        )
+        async for event in stream_agent_response(agent_context, result):
+            yield event
+            if self.after is not None:
+                self.after(event)
+        thread.title = result.final_output
+
+
+async def played(server: Sample) -> tuple[list[str], ThreadMetadata, list[Any]]:
+    """Run one turn; return the types of its events, the thread, and its items."""
     body = (
         '{"type":"threads.create","params":{"input":{"content":[{"type":"input_text","text":"hi"}],'
         '"attachments":[],"inference_options":{}}}}'
     )
-    async with Sample(store) as server:
+    async with server:
         async with await server.process(body, None) as frames:  # type: ignore[union-attr]
-            _ = [frame async for frame in frames]
-        [thread] = (await store.load_threads(5, None, "desc", None)).data
-        items = (await store.load_thread_items(thread.id, None, 5, "asc", None)).data
+            sent = [json.loads(frame[6:]) async for frame in frames]
+        [thread] = (await server.store.load_threads(5, None, "desc", None)).data
+        items = (await server.store.load_thread_items(thread.id, None, 9, "asc", None)).data
+    return [event["type"] for event in sent], thread, items
+
+
+def stop(event: Any) -> None:
+    current_turn().cancel()
+
+
+async def test_sample_runs_but_for_the_import() -> None:
+    model = ScriptedModel(script.answer(*script.message("m", "Hel", "lo")))
+
+    _sent, thread, items = await played(Sample(model))
 
     assert thread.title == "Hello"
     assert [item.type for item in items] == ["user_message", "assistant_message"]
+
+
+async def test_guardrail_leaves_nothing_in_the_thread() -> None:
+    model = ScriptedModel(
+        script.answer(*script.call("look", '{"what": "x"}')),
+        script.answer(*script.message("m", "Bad")),
+    )
+    guardrail = OutputGuardrail(guardrail_function=tripping())
+
+    sent, _thread, items = await played(Sample(model, tools=[look], output_guardrails=[guardrail]))
+
+    assert sent[-4:] == [*["thread.item.removed"] * 3, "error"]
+    assert [item.type for item in items] == ["user_message"]
+
+
+async def test_stopped_turn_keeps_the_workflow_in_progress() -> None:
+    """6.1: the workflow was only stored at the end of the run."""
+    model = ScriptedModel(script.answer(*script.reasoning("r", ("Hm",))), [hang])
+
+    def stop_after_the_thought(event: Any) -> None:
+        if event.type == "thread.item.updated":
+            current_turn().cancel()
+
+    _sent, _thread, items = await played(Sample(model, stop_after_the_thought))
+
+    assert [item.type for item in items] == ["user_message", "workflow", "sdk_hidden_context"]
+    assert items[1].workflow.tasks[0].content == "Hm"
+
+
+async def test_stream_dropped_at_a_yield_by_the_engine_cancels_the_model() -> None:
+    """The engine may cancel a turn at a `yield`, past which our iterator is never closed."""
+    model = hanging_model()
+
+    await played(Sample(model, stop))
+
+    with trio.fail_after(5):
+        await model.cancelled.wait()
 
 
 async def test_result_has_the_sdks_attributes_when_it_has_been_read() -> None:
@@ -512,33 +565,33 @@ async def test_dropped_stream_cancels_the_model() -> None:
         await model.cancelled.wait()
 
 
-async def test_stream_dropped_at_a_yield_by_the_engine_cancels_the_model() -> None:
-    """The engine may cancel a turn at a `yield`, past which our iterator is never closed."""
-    model = hanging_model()
+async def test_tool_that_ignores_cancellation_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("chatkit_trio.agents._event_stream.CLOSE_TIMEOUT", 0.05)
+    release = trio.Event()
 
-    class Sample(ChatKitServer[None]):
-        async def respond(
-            self,
-            thread: ThreadMetadata,
-            input_user_message: UserMessageItem | None,
-            context: None,
-        ) -> AsyncIterator[ThreadStreamEvent]:
-            agent_context = AgentContext(thread=thread, store=self.store, request_context=context)
-            async for event in streamed(agent_context, model):
-                yield event
-                current_turn().cancel()
+    @function_tool
+    async def stubborn(ctx: Context) -> str:
+        """Go on whatever happens."""
+        await ctx.context.stream_progress("working")
+        wait = asyncio.ensure_future(run_on_trio(release.wait))
+        while not wait.done():
+            try:
+                await asyncio.shield(wait)
+            except asyncio.CancelledError:  # noqa: ASYNC103  (that's the point)
+                if wait.cancelled():
+                    raise
+        return "never mind"
 
-    body = (
-        '{"type":"threads.create","params":{"input":{"content":[{"type":"input_text","text":"hi"}],'
-        '"attachments":[],"inference_options":{}}}}'
-    )
-    async with (
-        Sample(MemoryStore()) as server,
-        await server.process(body, None) as frames,  # type: ignore[union-attr]
-    ):
-        _ = [frame async for frame in frames]
-    with trio.fail_after(5):
-        await model.cancelled.wait()
+    model = ScriptedModel(script.answer(*script.call("stubborn")))
+    stream = streamed(await new_context(), model, tools=[stubborn])
+    await anext(stream)
+
+    with trio.fail_after(1):
+        await stream.aclose()
+
+    release.set()
 
 
 async def test_cancel_while_a_tool_waits_on_trio_ends_that_wait() -> None:

@@ -6,7 +6,9 @@ that have tests of their own in `test_responses.py`.
 
 from __future__ import annotations
 
+import inspect
 import json
+import operator
 import re
 import subprocess
 import sys
@@ -17,8 +19,15 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+import chatkit_trio.agents
 import chatkit_trio.types
-from chatkit_trio.agents import ClientToolCall, Runner, ThreadItemConverter, stream_agent_response
+from chatkit_trio.agents import (
+    AgentContext,
+    ClientToolCall,
+    Runner,
+    ThreadItemConverter,
+    stream_agent_response,
+)
 from chatkit_trio.types import ThreadItem
 
 from .models import RUN_CONFIG, ScriptedModel, agent
@@ -86,6 +95,23 @@ async def test_run_comes_to_the_same_events(name: str, original: Any) -> None:
     assert mine["error"] == theirs["error"]
     assert without_corrections(mine["events"]) == without_corrections(theirs["events"])
     assert theirs["stored"] == 0
+
+
+def parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_every_public_name_is_here_with_the_same_methods_and_parameters(original: Any) -> None:
+    mine = {
+        name: parameters(operator.attrgetter(name)(chatkit_trio.agents))
+        for name in original["signatures"]
+    }
+
+    assert mine == original["signatures"]
+
+
+def test_context_has_the_originals_fields_in_its_order(original: Any) -> None:
+    assert list(AgentContext.model_fields) == original["fields"]
 
 
 NOTES = {

@@ -67,10 +67,11 @@ async def test_error_arrives_as_itself() -> None:
 
 async def test_closed_run_cancels_the_model() -> None:
     token = trio.lowlevel.current_trio_token()
-    cancelled = trio.Event()
+    waiting, cancelled = trio.Event(), trio.Event()
 
     async def hangs(messages: Any, info: Any) -> AsyncIterator[str]:
         yield "Hel"
+        token.run_sync_soon(waiting.set)
         try:
             await asyncio.sleep(3600)
         except asyncio.CancelledError:
@@ -79,6 +80,7 @@ async def test_closed_run_cancels_the_model() -> None:
 
     run = run_pydantic_ai(await new_context(), Agent(FunctionModel(stream_function=hangs)), "hi")
     await anext(run)
+    await waiting.wait()
 
     await run.aclose()
 
