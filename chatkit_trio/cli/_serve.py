@@ -1,9 +1,8 @@
-"""The command line: serve an app, see the demo, look into a database."""
+"""`serve` and `demo`: run an app in this process until a signal says to stop."""
 
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -15,28 +14,13 @@ import trio
 from hypercorn.utils import LifespanFailureError
 from quart import Quart
 
-from ._stream import unwrapped
-from .server import ChatKitServer
-from .web import create_app, serve
-from .web._serving import ASGIApp
-
-__all__ = ["main"]
+from chatkit_trio._stream import unwrapped
+from chatkit_trio.server import ChatKitServer
+from chatkit_trio.web import create_app, serve
+from chatkit_trio.web._serving import ASGIApp
 
 
-@click.group()
-@click.version_option(package_name="chatkit-trio")
-@click.option("--verbose", is_flag=True, help="Log more.")
-def main(verbose: bool) -> None:
-    """A ChatKit server on Trio that never loses a cancelled answer."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    if not verbose:
-        logging.getLogger("hypercorn.error").setLevel(logging.WARNING)
-
-
-@main.command("serve")
+@click.command("serve")
 @click.argument("target", metavar="MODULE:NAME")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="Port to listen on; 0: a free one.")
@@ -46,7 +30,7 @@ def main(verbose: bool) -> None:
     show_default=True,
     help="Seconds that live answers get to finish when the server is told to stop.",
 )
-def serve_command(target: str, host: str, port: int, drain_timeout: float) -> None:
+def serve_app(target: str, host: str, port: int, drain_timeout: float) -> None:
     """Serve MODULE:NAME, a ChatKit server or an ASGI app, until SIGTERM or Ctrl-C.
 
     A ChatKit server gets an app of its own, with the chat page, for everyone alike. To know your
@@ -55,7 +39,7 @@ def serve_command(target: str, host: str, port: int, drain_timeout: float) -> No
     _run(load_app(target), host, port, drain_timeout)
 
 
-@main.command()
+@click.command()
 @click.option("--port", default=8000, show_default=True, help="Port to listen on; 0: a free one.")
 @click.option(
     "--database",
@@ -72,7 +56,7 @@ def serve_command(target: str, host: str, port: int, drain_timeout: float) -> No
 )
 def demo(port: int, database: str, slow_writes: float) -> None:
     """Serve a chat to try on this machine: offline, or with a model if OPENAI_API_KEY is set."""
-    from .demo import demo_app
+    from chatkit_trio.demo import demo_app
 
     try:
         app = demo_app(database, slow_writes=slow_writes)

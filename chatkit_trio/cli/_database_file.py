@@ -1,0 +1,95 @@
+"""An SQLite store's file, looked at from outside: nothing is changed, and a server may be using it.
+
+Unlike a store, this shows the threads of every owner, for it is the operator who asks.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from chatkit_trio.stores._instance_lock import live_instances
+from chatkit_trio.stores._records import decode_item
+from chatkit_trio.stores._sqlite_schema import APPLICATION_ID
+from chatkit_trio.types import ThreadItem
+
+_LIST = """
+    SELECT id, owner, data, (SELECT count(*) FROM items WHERE items.thread = threads.seq)
+    FROM threads ORDER BY seq DESC LIMIT ?
+"""
+_ITEMS = """
+    SELECT items.data FROM items JOIN threads ON threads.seq = items.thread
+    WHERE threads.id = ? ORDER BY items.seq
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadLine:
+    """What a list of threads says of one."""
+
+    id: str
+    owner: str
+    title: str | None
+    created_at: str
+    item_count: int
+
+
+class DatabaseFile:
+    """An open file, for reading."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._connection = connection
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether an SQLite store made this file."""
+        return self._number("PRAGMA application_id") == APPLICATION_ID
+
+    @property
+    def schema_version(self) -> int:
+        """The version of its tables."""
+        return self._number("PRAGMA user_version")
+
+    def threads(self, limit: int) -> list[ThreadLine]:
+        """Return the newest threads, the newest first."""
+        lines: list[ThreadLine] = []
+        for thread_id, owner, data, count in self._connection.execute(_LIST, (limit,)):
+            thread = json.loads(data)
+            title, created_at = thread.get("title"), thread["created_at"]
+            lines.append(ThreadLine(thread_id, owner, title, created_at, count))
+        return lines
+
+    def items(self, thread_id: str) -> list[ThreadItem]:
+        """Return all items of a thread, hidden ones too, the oldest first."""
+        return [decode_item(data) for (data,) in self._connection.execute(_ITEMS, (thread_id,))]
+
+    def has_thread(self, thread_id: str) -> bool:
+        query = "SELECT 1 FROM threads WHERE id = ?"
+        return self._connection.execute(query, (thread_id,)).fetchone() is not None
+
+    def abandoned_turns(self) -> int:
+        """Return how many answers a process that is gone has left unfinished."""
+        live = live_instances(self._path)
+        rows = self._connection.execute("SELECT instance, abandoned FROM turns")
+        return sum(1 for instance, abandoned in rows if abandoned or instance not in live)
+
+    def _number(self, query: str) -> int:
+        number: int = self._connection.execute(query).fetchone()[0]
+        return number
+
+
+@contextmanager
+def database_file(path: Path) -> Iterator[DatabaseFile]:
+    """Open a file for reading. Raises `click.ClickException` if SQLite can't read it."""
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            yield DatabaseFile(path, connection)
+    except sqlite3.Error as error:
+        raise click.ClickException(f"{path} can't be read: {error}") from error

@@ -1,0 +1,304 @@
+"""The command line: loading what is to be served, looking into databases, and what users see."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sqlite3
+import subprocess
+import sys
+
+import click
+import pytest
+import trio
+from click.testing import CliRunner
+from quart_trio import QuartTrio
+
+from chatkit_trio.cli import main
+from chatkit_trio.cli._serve import load_app
+from chatkit_trio.demo._slow_store import SlowWrites
+from chatkit_trio.server import CancelReason
+from chatkit_trio.stores import MemoryStore, SQLiteStore
+from chatkit_trio.testing import ChatClient, pause, say, scripted_server, set_title
+from chatkit_trio.types import ThreadItemAddedEvent
+from chatkit_trio.web._blueprint import servers_of
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run the command line in this process."""
+    # The command sets up logging for a process of its own.
+    monkeypatch.setattr(logging, "basicConfig", lambda **settings: None)
+    return lambda *arguments: CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Make a module to serve from, in the current directory; return its name."""
+
+    def make(text: str) -> str:
+        (tmp_path / "served_here.py").write_text(text)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.delitem(sys.modules, "served_here", raising=False)
+        return "served_here"
+
+    return make
+
+
+SERVER = """
+from chatkit_trio.stores import MemoryStore
+from chatkit_trio.testing import say, scripted_server
+from chatkit_trio.web import create_app
+
+server = scripted_server(MemoryStore(), [say("Hello")])
+app = create_app(server)
+number = 7
+"""
+
+
+# --- serve ---------------------------------------------------------------------------------------
+
+
+def test_an_app_is_served_as_it_is(module):
+    name = module(SERVER)
+
+    app = load_app(f"{name}:app")
+
+    assert app is sys.modules[name].app
+
+
+def test_a_server_gets_an_app_of_its_own(module):
+    name = module(SERVER)
+
+    app = load_app(f"{name}:server")
+
+    assert isinstance(app, QuartTrio)
+    assert servers_of(app) == [sys.modules[name].server]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("nowhere:app", "nowhere:app can't be loaded: No module named 'nowhere'"),
+        ("served_here:nothing", "has no attribute 'nothing'"),
+        ("served_here:number", "is neither a ChatKit server nor an ASGI app"),
+        ("served_here", "served_here is not of the form MODULE:NAME"),
+        (":app", ":app is not of the form MODULE:NAME"),
+    ],
+)
+def test_what_cannot_be_served_is_explained(module, run, target, message):
+    module(SERVER)
+
+    result = run("serve", target)
+
+    assert result.exit_code != 0
+    assert message in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def run_in_a_process(*arguments, directory) -> subprocess.CompletedProcess:
+    """Run the command line as users do; one that fails to serve leaves sockets to the system."""
+    command = [sys.executable, "-m", "chatkit_trio", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=directory, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_a_taken_port_is_explained(module, tmp_path):
+    name = module(SERVER)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run_in_a_process("serve", f"{name}:app", "--port", port, directory=tmp_path)
+
+    assert result.returncode == 1
+    assert "the server can't listen" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_database_that_cannot_be_opened_is_explained(tmp_path):
+    database = tmp_path / "nowhere" / "demo.sqlite3"
+
+    result = run_in_a_process("demo", "--port", 0, "--database", database, directory=tmp_path)
+
+    assert result.returncode == 1
+    assert "unable to open database file" in result.stderr.splitlines()[-1]
+    assert "Serving on" not in result.stdout
+
+
+def test_a_key_without_the_client_is_explained(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.delitem(sys.modules, "chatkit_trio.demo._model", raising=False)
+
+    result = run("demo", "--port", 0, "--database", tmp_path / "demo.sqlite3")
+
+    assert result.exit_code == 1
+    assert "install chatkit-trio[openai]" in result.output.replace("\n", " ")
+
+
+async def test_slow_writes_are_slow_and_loads_are_not(autojump_clock):
+    store = SlowWrites(MemoryStore(), 2.0)
+    began = trio.current_time()
+    await store.load_threads(10, None, "asc", None)
+    after_load = trio.current_time()
+    await store.delete_thread("thr_x", None)
+
+    assert after_load - began == 0
+    assert trio.current_time() - after_load == 2
+
+
+# --- threads -------------------------------------------------------------------------------------
+
+
+async def conversation_in(database) -> str:
+    """Store a conversation that was stopped; return its thread's id."""
+    script = [set_title("A talk"), say("Hello there"), say("This is", finish=False), pause(99)]
+    store = SQLiteStore(database, owner=lambda user: user)
+    async with (
+        scripted_server(store, script) as server,
+        ChatClient.of_server(server, "ada") as client,
+        client.send("Hi") as turn,
+    ):
+        await turn.wait_for(ThreadItemAddedEvent)
+        await turn.wait_for(ThreadItemAddedEvent)
+        await turn.wait_for(lambda event: "This is" in event.model_dump_json())
+        turn.server_turn.cancel(CancelReason.STOPPED)
+        await turn.read()
+    return turn.thread_id
+
+
+async def test_threads_are_listed_with_their_owners(run, tmp_path):
+    thread_id = await conversation_in(tmp_path / "chat.sqlite3")
+
+    result = run("threads", tmp_path / "chat.sqlite3")
+
+    first, second = result.output.splitlines()
+    assert first.startswith(thread_id)
+    assert first.endswith("A talk of ada")
+    assert second == "    4 items"
+
+
+async def test_a_thread_is_shown_with_what_only_the_model_sees(run, tmp_path):
+    thread_id = await conversation_in(tmp_path / "chat.sqlite3")
+
+    result = run("threads", tmp_path / "chat.sqlite3", thread_id)
+
+    lines = result.output.splitlines()
+    said = [line for line in lines if line and not line.startswith("---")]
+    who = [line.split(",")[0] for line in lines if line.startswith("---")]
+    assert said[:3] == ["Hi", "Hello there", "This is"]
+    assert said[3].startswith("The user stopped the previous answer")
+    assert who == ["--- user", "--- assistant", "--- assistant", "--- hidden"]
+
+
+async def test_an_unknown_thread_is_explained(run, tmp_path):
+    await conversation_in(tmp_path / "chat.sqlite3")
+
+    result = run("threads", tmp_path / "chat.sqlite3", "thr_nowhere")
+
+    assert result.exit_code == 1
+    assert "has no thread thr_nowhere" in result.output
+
+
+def test_another_programs_file_is_refused(run, tmp_path):
+    other = tmp_path / "other.sqlite3"
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE threads (id)")
+    connection.close()
+
+    result = run("threads", other)
+
+    assert result.exit_code == 1
+    assert "isn't the file of a SQLiteStore" in result.output
+
+
+def test_a_file_that_is_no_database_is_refused(run, tmp_path):
+    (tmp_path / "notes.txt").write_text("hello " * 1000)
+
+    result = run("threads", tmp_path / "notes.txt")
+
+    assert result.exit_code == 1
+    assert "can't be read: file is not a database" in result.output
+
+
+# --- doctor --------------------------------------------------------------------------------------
+
+
+def test_a_good_installation_is_well(run):
+    result = run("doctor")
+
+    assert result.exit_code == 0
+    assert {line[:4] for line in result.output.splitlines()} == {"ok  "}
+
+
+def test_a_database_that_is_still_to_be_made_is_well(run, tmp_path):
+    result = run("doctor", "--database", tmp_path / "chat.sqlite3")
+
+    assert result.exit_code == 0
+    assert "isn't there yet" in result.output
+    assert not (tmp_path / "chat.sqlite3").exists()
+
+
+async def test_answers_left_by_a_crash_are_counted(run, tmp_path):
+    database = tmp_path / "chat.sqlite3"
+    thread_id = await conversation_in(database)
+    row = ("turn_x", thread_id, "ada", "an instance that is gone")
+    with sqlite3.connect(database) as connection:
+        connection.execute(
+            "INSERT INTO turns (id, thread_id, owner, instance) VALUES (?, ?, ?, ?)", row
+        )
+    connection.close()
+
+    result = run("doctor", "--database", database)
+
+    assert result.exit_code == 0
+    assert "1 answers were left by a crash" in result.output
+
+
+async def test_answers_of_a_living_process_are_not_counted(run, tmp_path):
+    store = SQLiteStore(tmp_path / "chat.sqlite3")
+    async with (
+        scripted_server(store, [pause(99)]) as server,
+        ChatClient.of_server(server) as client,
+        client.send("Hi") as turn,
+    ):
+        await turn.read(3)
+        result = run("doctor", "--database", tmp_path / "chat.sqlite3")
+
+    assert "0 answers were left by a crash" in result.output
+
+
+def test_a_newer_schema_is_bad(run, tmp_path):
+    database = tmp_path / "chat.sqlite3"
+    with sqlite3.connect(database) as connection:
+        connection.execute(f"PRAGMA application_id = {0x436B5472}")
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+    result = run("doctor", "--database", database)
+
+    assert result.exit_code == 1
+    assert "BAD  its tables have version 99" in result.output
+
+
+def test_a_taken_port_is_bad(run):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("doctor", "--port", port)
+
+    assert result.exit_code == 1
+    assert f"BAD  port {port} of 127.0.0.1 can't be listened on" in result.output
+
+
+def test_a_free_port_is_well(run):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    result = run("doctor", "--port", port)
+
+    assert result.exit_code == 0
+
+
+def test_the_commands_are_these():
+    assert isinstance(main, click.Group)
+    assert sorted(main.commands) == ["demo", "doctor", "serve", "threads"]
