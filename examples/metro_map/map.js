@@ -22,7 +22,7 @@ const STYLE = `
   .metro circle { fill: var(--surface); stroke: var(--text); stroke-width: 2.5; }
   .metro .station[aria-pressed="true"] circle { fill: var(--accent); }
   .metro .station:focus-visible circle { stroke: var(--accent); stroke-width: 5; }
-  .metro text { fill: var(--text); font: 500 11px system-ui, sans-serif; paint-order: stroke;
+  .metro text { fill: var(--text); font: 500 13px system-ui, sans-serif; paint-order: stroke;
     stroke: var(--surface-secondary); stroke-width: 4px; }`;
 
 const network = await (await fetch("metro.json")).json();
@@ -54,7 +54,7 @@ function stationMark({ id, name, x, y }) {
     "g",
     { class: "station", role: "button", tabindex: "0", "aria-pressed": "false", "aria-label": name },
     element("circle", { cx: x, cy: y, r: 7 }),
-    element("text", { x: x + 11, y: y - 9 }, name),
+    element("text", { x: x + 11, y: y > 150 ? y + 20 : y - 9 }, name),
   );
   mark.addEventListener("click", () => toggle(id));
   mark.addEventListener("keydown", (event) => {

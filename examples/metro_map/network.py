@@ -22,7 +22,7 @@ STATIONS = {
     for station in [
         Station("harbour", "Harbour", 40, 250, "Ferries to the islands, and the fish market."),
         Station("mill", "Old Mill", 110, 250, "A flea market on Sundays."),
-        Station("cross", "Kings Cross Lane", 190, 170, "All three lines meet here."),
+        Station("market", "Market", 190, 170, "All three lines meet here."),
         Station("library", "Library", 190, 90, "Open until midnight; the reading room is round."),
         Station("garden", "Garden", 190, 30, "Palm houses and a maze."),
         Station("theatre", "Theatre", 270, 170, "Lifts to all platforms."),
@@ -35,9 +35,9 @@ STATIONS = {
     ]
 }
 LINES = {
-    "Blue": ["harbour", "mill", "cross", "theatre", "hill", "airport"],
-    "Green": ["garden", "library", "cross", "bridge", "stadium"],
-    "Amber": ["works", "park", "cross"],
+    "Blue": ["harbour", "mill", "market", "theatre", "hill", "airport"],
+    "Green": ["garden", "library", "market", "bridge", "stadium"],
+    "Amber": ["works", "park", "market"],
 }
 COLORS = {"Blue": "#2f6fdb", "Green": "#2f9461", "Amber": "#d98a1f"}
 

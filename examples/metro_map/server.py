@@ -81,6 +81,9 @@ class MetroMap(ChatKitServer[None]):
     """Answers about the network of `network.py`."""
 
     async def respond(self, thread, input_user_message, context):
+        if input_user_message is not None:
+            words = "".join(part.text for part in input_user_message.content)
+            thread.title = thread.title or words[:40]
         if input_user_message is not None and (tagged := with_tags(input_user_message)):
             yield ThreadItemReplacedEvent(item=tagged)
         page = await self.store.load_thread_items(thread.id, None, 30, "desc", context)

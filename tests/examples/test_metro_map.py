@@ -25,7 +25,7 @@ async def test_a_route_is_told_and_drawn(jump_clock):
         turn = await ask(client, "From Harbour to the airport, please")
 
     (effect,) = [event for event in turn.events if isinstance(event, ClientEffectEvent)]
-    way = ["harbour", "mill", "cross", "theatre", "hill", "airport"]
+    way = ["harbour", "mill", "market", "theatre", "hill", "airport"]
     assert (effect.name, effect.data) == ("show_route", {"stations": way})
     assert turn.text.startswith("From Harbour it's 5 stops: Old Mill → ")
 
@@ -41,9 +41,7 @@ async def test_the_page_is_asked_for_the_selection(jump_clock):
 
     assert isinstance(call, ClientToolCallItem)
     assert (call.name, call.status) == ("get_selected_stations", "pending")
-    assert answer.text == (
-        "From Glassworks it's 4 stops: Park Gate → Kings Cross Lane → Library → Garden."
-    )
+    assert answer.text == ("From Glassworks it's 4 stops: Park Gate → Market → Library → Garden.")
     assert [item.type for item in stored] == [
         "user_message",
         "client_tool_call",
