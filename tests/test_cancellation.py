@@ -36,7 +36,13 @@ from chatkit_trio.testing import (
     show_widget,
     work,
 )
-from chatkit_trio.types import ThreadItem, ThreadItemDoneEvent, ThreadMetadata
+from chatkit_trio.types import (
+    AssistantMessageContent,
+    AssistantMessageItem,
+    ThreadItem,
+    ThreadItemDoneEvent,
+    ThreadMetadata,
+)
 from chatkit_trio.widgets import DynamicWidgetRoot
 
 from .transcript import lines, transcript
@@ -247,6 +253,38 @@ async def test_disconnect_while_the_store_hangs_stores_the_item_when_the_turn_se
             "note: disconnected",
         ]
         assert trio.current_time() < 60
+
+
+@pytest.mark.parametrize("seconds", [4, 1e6])
+async def test_events_yielded_while_an_earlier_one_is_being_stored_are_kept_too(
+    seconds: float,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    def finished(scene: Scene, text: str) -> ThreadItemDoneEvent:
+        content = [AssistantMessageContent(text=text)]
+        return ThreadItemDoneEvent(
+            item=AssistantMessageItem(content=content, **scene.item_fields())
+        )
+
+    async def respond(thread: ThreadMetadata, message: Any, context: Any) -> AsyncIterator[Any]:
+        scene = Scene(thread, message, context)
+        store.seconds = seconds
+        with trio.move_on_after(1):
+            yield finished(scene, "one")
+        # The first is still being stored when this one is yielded.
+        yield finished(scene, "two")
+
+    memory = MemoryStore[Any]()
+    store = HangingStore(memory, "add_thread_item", 0)
+    async with ScriptedServer(store, respond) as server:
+        thread_id = await hang_up_after(server, 2)
+
+        assert await transcript(memory, thread_id) == [
+            "user: hi",
+            "assistant: one",
+            "assistant: two",
+            "note: disconnected",
+        ]
 
 
 async def test_disconnect_with_unread_frames_keeps_what_respond_had_yielded(

@@ -91,9 +91,9 @@ def explore_cancellations(
     closed; the next turn runs and finds all that. `check` adds what you want to assert.
 
     Call it from a test that isn't async: each run has a Trio run of its own on virtual time, a new
-    store from `make_store`, wrapped so that each operation takes `store_seconds`, and at most
-    `time_limit` seconds of that time. `seed` decides the order in which tasks run; `step=5` tries
-    every fifth point only, and `at` a single one.
+    store from `make_store`, wrapped so that a write takes `store_seconds` and a read a tenth of
+    that, and at most `time_limit` seconds of that time. `seed` decides the order in which tasks
+    run; `step=5` tries every fifth point only, and `at` a single one.
 
     Raises `CancellationBroken` at the first run that breaks a rule.
     """

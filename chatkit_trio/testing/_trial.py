@@ -28,7 +28,7 @@ from ._client_turn import ClientTurn, ids_of
 from ._clock import JumpClock
 from ._probe import Probe, same_schedule
 from ._recorder import Recorder, Recording
-from ._store_doubles import FaultyStore, SlowStore, StoreWrapper
+from ._store_doubles import READS, FaultyStore, SlowStore, StoreWrapper
 from ._transport import ServerConnection
 
 __all__ = ["Aftermath", "Cut", "Scenario", "run_trial"]
@@ -141,7 +141,10 @@ class _AuditedStore(StoreWrapper[Any]):
 
 
 class _NoticingStore(SlowStore[Any]):
-    """Slow, and says when a write fails on purpose."""
+    """Slow, and says when a write fails on purpose.
+
+    Reads are faster than writes, so that one which doesn't wait for its turn comes too early.
+    """
 
     def __init__(
         self, store: Store[Any], seconds: float, fault: Exception, notice: Callable[[], None]
@@ -151,6 +154,9 @@ class _NoticingStore(SlowStore[Any]):
         self._notice = notice
 
     async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
+        if name in READS:
+            await trio.sleep(self.seconds / 10)
+            return await call()
         try:
             return await super().around(name, call)
         except Exception as error:
