@@ -66,8 +66,8 @@ async def on_trio() -> int:
     async with serving(server) as client, trio.open_nursery() as nursery:
         context = await new_context()
         run = run_model(context, client, model="scripted", input="hi", nursery=nursery)
-        count = len([event async for event in run])
-    return count
+        events = [event async for event in run]
+    return len(events)
 
 
 # --- From cancel to the model's end ------------------------------------------------------------
@@ -82,7 +82,7 @@ class TimedModel(ScriptedModel):
 
     cancelled_at = 0.0
 
-    async def stream_response(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    async def stream_response(self, *args: Any, **kwargs: Any) -> Any:
         try:
             async for event in super().stream_response(*args, **kwargs):
                 yield event

@@ -634,17 +634,27 @@ async def test_run_may_be_cancelled_by_the_sdks_own_means() -> None:
 
 
 async def test_cancelled_run_without_a_stream_is_cancelled_on_asyncio() -> None:
+    started = trio.Event()
     cancelled: list[bool] = []
 
+    async def start() -> None:
+        await trio.lowlevel.checkpoint()
+        started.set()
+
     async def work() -> None:
+        await run_on_trio(start)
         try:
-            await asyncio.sleep(3600)
+            await hang()
         except asyncio.CancelledError:
             cancelled.append(True)
             raise
 
-    with trio.move_on_after(0.05):
-        await run_on_asyncio(work)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_on_asyncio, work)
+        await started.wait()
+        # The answer has yet to cross back; a call that crosses behind it shows that it has.
+        await run_on_asyncio(asyncio.sleep, 0.01)
+        nursery.cancel_scope.cancel()
 
     assert cancelled == [True]
 
