@@ -90,9 +90,9 @@ async def test_stroking_works_while_an_answer_streams(jump_clock):
         kept = await client.items(turn.thread_id)
         shown = await ask(client, "Pepper", turn.thread_id)
 
-    assert labels(response.updated_item, "Caption") == ["0 meals · 1 strokes"]
-    assert labels(widget_of(kept), "Caption") == ["0 meals · 1 strokes"]
-    assert labels(widget_of(shown.items), "Caption") == ["0 meals · 1 strokes"]
+    assert labels(response.updated_item, "Caption") == ["Meals: 0 · Strokes: 1"]
+    assert labels(widget_of(kept), "Caption") == ["Meals: 0 · Strokes: 1"]
+    assert labels(widget_of(shown.items), "Caption") == ["Meals: 0 · Strokes: 1"]
     assert second.text == "Choose one to meet it."
 
 
