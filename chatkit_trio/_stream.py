@@ -30,6 +30,7 @@ from typing_extensions import TypeVar
 from ._frames import FrameLog, FrameReader
 from ._policy import TurnPolicy
 from ._turn import (
+    COLLECTED_UPDATES,
     ENDING_NOTES,
     AddItem,
     CancelReason,
@@ -46,7 +47,7 @@ from ._turn import (
     updated_item,
 )
 from ._wire import error_event, frame, refusal_event, thread_answer
-from .errors import BaseStreamError, ChatKitError
+from .errors import BaseStreamError, ChatKitError, StoreError
 from .store import JournalEntry, NotFoundError, Settlement, Store
 from .types import (
     ErrorEvent,
@@ -59,7 +60,6 @@ from .types import (
     ThreadMetadata,
     ThreadStreamEvent,
     ThreadUpdatedEvent,
-    WidgetStreamingTextValueDelta,
 )
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ class Turn(Generic[TContext]):
             thread_id=self.thread.id,
             turn_id=self.id if self._in_journal else None,
             new_items=(*self.items.unconfirmed(), *new_items),
-            changed_items=tuple(self.items.reopened()),
+            changed_items=tuple(kept_items(self.items.reopened())),
             thread=as_metadata(self.thread) if changed else None,
         )
 
@@ -418,8 +418,7 @@ class Turn(Generic[TContext]):
         except NotFoundError:
             logger.warning("update of item %s, which isn't in thread %s", effect.item_id, thread_id)
             return
-        if isinstance(effect.update, WidgetStreamingTextValueDelta):
-            # Text comes in many small pieces: collected, and saved when the turn ends.
+        if isinstance(effect.update, COLLECTED_UPDATES):
             self.items.reopen(item, effect.update)
         else:
             updated = updated_item(item, effect.update)
@@ -613,7 +612,11 @@ class Turn(Generic[TContext]):
         """Store what `respond` began and forgot to finish; close the journal's entry."""
         left = kept_items(self.items.begun())
         if left or self.items.unconfirmed() or self.items.reopened() or self._in_journal:
-            await self._shielded(partial(self.settle, left))
+            settle = partial(self.settle, left)
+            # Twice: nothing comes after it that could make up for a write that failed.
+            is_kept = await self._shielded(settle) or await self._shielded(settle)
+            if left and not is_kept:
+                self._forward(error_event(StoreError("what respond() left couldn't be stored")))
 
     async def _settle(self, default_reason: CancelReason) -> None:
         """Keep what the client has seen, by the hook; runs once, shielded, with a deadline."""

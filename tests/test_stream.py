@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import trio
 
-from chatkit_trio.errors import CustomStreamError, ErrorCode, StreamError
+from chatkit_trio.errors import CustomStreamError, ErrorCode, StoreError, StreamError
 from chatkit_trio.server import StreamingResult, TurnPolicy, current_turn
-from chatkit_trio.store import Store
+from chatkit_trio.store import Settlement, Store
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import (
     ChatClient,
@@ -124,6 +124,33 @@ async def test_an_item_that_respond_forgets_to_finish_is_stored_at_the_end() -> 
         thread_id, _ = await answer_to(server)
 
         assert await transcript(store, thread_id) == ["user: hi", "assistant: Hello"]
+
+
+@pytest.mark.parametrize(
+    ("failures", "stored", "last"),
+    [
+        (1, ["user: hi", "assistant: Hello"], "thread.item.updated"),
+        (9, ["user: hi"], "error"),
+    ],
+)
+async def test_an_item_that_respond_forgets_is_stored_at_the_second_try_or_the_client_is_told(
+    failures: int, stored: list[str], last: str
+) -> None:
+    class Failing(MemoryStore[Any]):
+        left = failures
+
+        async def settle(self, settlement: Settlement, context: Any) -> None:
+            self.left -= 1
+            if self.left >= 0:
+                raise StoreError("the disk is full")
+            await super().settle(settlement, context)
+
+    store = Failing()
+    async with scripted_server(store, [say("Hello", finish=False)]) as server:
+        thread_id, kinds = await answer_to(server)
+
+        assert await transcript(store, thread_id) == stored
+        assert kinds[-1] == last
 
 
 async def test_a_content_index_that_would_size_a_huge_message_ends_the_turn_with_an_error(
