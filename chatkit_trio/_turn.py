@@ -313,6 +313,10 @@ _DRAFTS: dict[type[Any], Callable[[Any], _Draft]] = {
 }
 
 
+COLLECTED_UPDATES = WidgetStreamingTextValueDelta | WorkflowTaskAdded | WorkflowTaskUpdated
+"""Updates that come in many small pieces: of a stored item, they are saved when the turn ends."""
+
+
 def draft_of(item: ThreadItem) -> _Draft:
     """Return a draft that starts as a copy of the item, for `respond` may go on changing its."""
     return _DRAFTS.get(type(item), _PlainDraft)(item.model_copy(deep=True))
@@ -333,6 +337,8 @@ _STORED_UPDATES = (
     | WidgetComponentUpdated
     | WidgetStreamingTextValueDelta
     | GeneratedImageUpdated
+    | WorkflowTaskAdded
+    | WorkflowTaskUpdated
 )
 """Updates that make sense for an item that is done already, and are then stored."""
 
@@ -392,13 +398,13 @@ class TurnItems:
         return [*self._finished.values(), *self.begun()]
 
     def reopen(self, item: ThreadItem, update: ThreadItemUpdate) -> None:
-        """Start collecting text deltas of an item that was stored earlier."""
+        """Start collecting small updates of an item that was stored earlier."""
         draft = draft_of(item)
         draft.apply(update)
         self._reopened[item.id] = draft
 
     def reopened(self) -> list[ThreadItem]:
-        """Return items stored earlier whose text has grown since."""
+        """Return items stored earlier that have grown since."""
         return [draft.item() for draft in self._reopened.values()]
 
     def clear(self) -> None:
