@@ -47,8 +47,11 @@ class Asked:
         places = [place for place, text in enumerate(texts) if text and not text.startswith(_NOTES)]
         self.message = texts[places[-1]] if places else ""
         """The user's latest words."""
-        self.notes = [text for text in texts if text.startswith(_NOTES)]
-        """What the application told the model besides, oldest first."""
+        earlier = places[-2] + 1 if len(places) > 1 else 0
+        self.notes = [text for text in texts[earlier:] if text.startswith(_NOTES)]
+        """What the application has told the model since the user's words before those."""
+        self.previous_answer = "".join(map(_answer_text, items[earlier : max(places, default=0)]))
+        """What the model said to the user's words before those."""
         newest = items[places[-1] :] if places else items
         names = {item["call_id"]: item["name"] for item in newest if _is(item, "function_call")}
         self.results: dict[str, list[str]] = {}
@@ -152,6 +155,12 @@ def _event(kind: str, **fields: Any) -> SimpleNamespace:
 
 def _is(item: dict[str, Any], kind: str) -> bool:
     return item.get("type") == kind
+
+
+def _answer_text(item: dict[str, Any]) -> str:
+    if item.get("role") != "assistant":
+        return ""
+    return "".join(part["text"] for part in item["content"])
 
 
 def _text(item: dict[str, Any]) -> str:

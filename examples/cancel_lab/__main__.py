@@ -1,0 +1,5 @@
+from examples._run import run
+
+from .server import app
+
+run(app)
