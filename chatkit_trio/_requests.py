@@ -342,13 +342,28 @@ async def threads_get_by_id(
     thread_id = request.params.thread_id
     await server.live_turns.wait_settled(thread_id)
     thread = await server.store.load_thread(thread_id, context=context)
-    page = await server.store.load_thread_items(thread_id, None, DEFAULT_PAGE_SIZE, "asc", context)
-    turn = server.live_turns.on_thread(thread_id)
-    if turn is not None and not page.has_more:
-        stored = {item.id for item in page.data}
-        running = [item for item in turn.visible_items_so_far() if item.id not in stored]
-        page = page.model_copy(update={"data": [*page.data, *running]})
+    page = await _items_so_far(server, thread_id, context)
     return thread_answer(thread, page)
+
+
+async def _items_so_far(
+    server: ChatKitServer[Any], thread_id: str, context: Any
+) -> Page[ThreadItem]:
+    """Return a thread's first items with those that its live turn has begun and not finished."""
+    while True:
+        turn = server.live_turns.on_thread(thread_id)
+        # Before the load: an item may be stored after the store has read, and before it answers.
+        begun = [] if turn is None else turn.visible_items_so_far()
+        page = await server.store.load_thread_items(
+            thread_id, None, DEFAULT_PAGE_SIZE, "asc", context
+        )
+        if turn is None or not turn.settled.is_set():
+            break
+    if page.has_more:
+        return page
+    stored = {item.id for item in page.data}
+    running = [item for item in begun if item.id not in stored]
+    return page.model_copy(update={"data": [*page.data, *running]})
 
 
 async def threads_list(
