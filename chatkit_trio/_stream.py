@@ -531,6 +531,10 @@ class Turn(Generic[TContext]):
         """Accept an event, at once; then wait until it has been performed."""
         if not isinstance(event, BaseModel):
             raise TypeError(f"respond() yielded {type(event).__name__}, which is not an event")
+        if self._pending_at_end is not None:
+            # What is kept has been settled already: nobody may be shown what can't be kept.
+            await trio.lowlevel.checkpoint()
+            return
         if self._is_quick(event):
             self._perform_quickly(event)
             self._quick_events += 1

@@ -76,11 +76,11 @@ def test_a_turn_cut_short_at_any_checkpoint_keeps_its_answer_once(reason: Cancel
     assert exploration.ends[reason] > exploration.runs[reason] / 2
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(8))
 def test_the_order_in_which_tasks_run_does_not_matter(seed: int) -> None:
-    explore_cancellations(
-        story_server, "Hi", "Tell me a story", reasons=["disconnected"], step=3, seed=seed
-    )
+    # Once, a respond that was woken just before the cut showed the client what it yielded next,
+    # while its turn was being settled without it.
+    explore_cancellations(story_server, "Hi", "Tell me a story", reasons=["stopped"], seed=seed)
 
 
 @pytest.mark.parametrize("reason", ["stopped", "disconnected", "shutdown", "failed"])
