@@ -24,6 +24,7 @@ from chatkit_trio.server import ChatKitServer, TurnPolicy
 from chatkit_trio.stores import SQLiteStore
 from chatkit_trio.types import (
     ProgressUpdateEvent,
+    ThreadItemUpdatedEvent,
     ThreadsAddUserMessageReq,
     ThreadsCreateReq,
 )
@@ -46,7 +47,7 @@ POLICIES = {
     "flood": TurnPolicy(stall_timeout=3.0, max_unread_bytes=64 * 1024),
 }
 FLOOD = ProgressUpdateEvent(text="Flooding" + " " * 64 * 1024)
-FLOODS = 600  # as much as a browser and two kernels never hold for a page that doesn't read
+FLOODS = 20  # a number: soon more than a browser and two kernels hold for a page that doesn't read
 
 
 class CancelLab(ChatKitServer[None]):
@@ -58,7 +59,7 @@ class CancelLab(ChatKitServer[None]):
         return next(fitting, self.policy)
 
     async def respond(self, thread, input_user_message, context):
-        thread.title = thread.title or "An experiment"
+        thread.title = thread.title or words_of(input_user_message)[:40]
         page = await self.store.load_thread_items(thread.id, None, 30, "desc", context)
         agent = AgentContext(thread=thread, store=self.store, request_context=context)
         async with open_model(offline) as model:
@@ -69,9 +70,10 @@ class CancelLab(ChatKitServer[None]):
                 instructions=INSTRUCTIONS,
                 input=await simple_to_agent_input(page.data[::-1]),
             )
+            is_flooded = "flood" in words_of(input_user_message).lower()
             async for event in events:
                 yield event  # noqa: ASYNC119 (the turn closes this generator)
-                if "flood" in words_of(input_user_message).lower():
+                if is_flooded and isinstance(event, ThreadItemUpdatedEvent):
                     for _ in range(FLOODS):
                         yield FLOOD  # noqa: ASYNC119
 
