@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeAlias
+from typing import Any, Generic, TypeAlias, cast
 
 import trio
 from quart import Request, Response, request
@@ -103,7 +103,8 @@ class Endpoint(Generic[TContext]):
         if self._make_context is None:
             return None
         try:
-            context = self._make_context(request)
+            # The request itself and not Quart's proxy of it: the turn outlives the view.
+            context = self._make_context(cast(Any, request)._get_current_object())
             return await context if inspect.isawaitable(context) else context
         except PermissionError as error:
             raise Forbidden("You may not use this chat.") from error

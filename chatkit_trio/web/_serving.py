@@ -72,6 +72,8 @@ def _config(host: str, port: int, drain_timeout: float) -> Config:
     config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
+    # Longer than proxies keep theirs, or one would send a request into a connection that closes.
+    config.keep_alive_timeout = 75.0
     config.graceful_timeout = drain_timeout + _SETTLING
     config.shutdown_timeout = drain_timeout + _SETTLING + _CLOSING
     return config

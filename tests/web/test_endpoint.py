@@ -350,6 +350,26 @@ async def test_the_context_comes_from_the_request(context):
     assert server.seen == "ada"
 
 
+class Greeter(ChatKitServer[Request]):
+    """Looks at the request in its answer, when the view has long returned."""
+
+    user: str | None = None
+
+    async def respond(self, thread, input_user_message, context: Request):
+        await trio.sleep(1)
+        self.user = context.headers["X-User"]
+        return
+        yield
+
+
+async def test_the_context_may_be_the_request_itself(autojump_clock):
+    server = Greeter(MemoryStore())
+    async with client_of(create_app(server, context=lambda request: request)) as client:
+        await client.post(CREATE, {"X-User": "ada"})
+
+    assert server.user == "ada"
+
+
 async def test_the_context_is_none_when_nothing_makes_one():
     server = WhoAsks(MemoryStore())
     server.seen = "nobody yet"

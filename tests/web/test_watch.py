@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+import random
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -56,6 +57,27 @@ async def test_a_client_that_comes_back_gets_each_event_once(autojump_clock):
     assert numbers == [f"{turn_id}.{n}" for n in range(len(numbers))]
     assert (end.type, end.data) == ("turn.end", {"reason": "finished"})
     assert text_in([*before, *after]) == "Hello there!"
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_however_often_the_connection_breaks_each_event_comes_once(seed, autojump_clock):
+    chance = random.Random(seed)
+    words = [f"word{number} " for number in range(60)]
+    server = scripted_server(MemoryStore(), [say(*words, every=0.1), pause(9)], policy=FINISH)
+    async with left_in_the_middle(server, b"word3 ") as (client, thread_id, events):
+        while events[-1].type != "turn.end":
+            path, last_seen = f"/chatkit/threads/{thread_id}/turn", {"Last-Event-ID": events[-1].id}
+            async with client.open("GET", path, b"", last_seen) as response:
+                body = b""
+                for _ in range(chance.randrange(1, 12)):
+                    with suppress(trio.EndOfChannel):
+                        body += await response.connection.receive()
+            events += events_of(body)
+            await trio.sleep(chance.random() / 2)
+
+    *events, _ = events
+    assert [int(event.id.rpartition(".")[2]) for event in events] == list(range(len(events)))
+    assert text_in(events) == "".join(words)
 
 
 async def test_the_last_event_id_may_be_in_the_address(autojump_clock):
