@@ -164,12 +164,15 @@ class FrameReader:
         """
         if self.is_ready:
             await trio.lowlevel.checkpoint()
-        while self.number == self._log.next_number:
-            if self._log.is_closed:
-                raise trio.EndOfChannel
-            await self._log._waiting_readers.park()
-        await self._let_writer_go_on()
-        return self._log._take(self, max_bytes)
+        while True:
+            while self.number == self._log.next_number:
+                if self._log.is_closed:
+                    raise trio.EndOfChannel
+                await self._log._waiting_readers.park()
+            await self._let_writer_go_on()
+            # Nothing is left when another task that reads here too was quicker.
+            if frames := self._log._take(self, max_bytes):
+                return frames
 
     async def _let_writer_go_on(self) -> None:
         """Give way for as long as rounds of the scheduler bring frames, some rounds at most.

@@ -96,6 +96,12 @@ class LiveTurns(Generic[TContext]):
             if not statistics.locked and not statistics.tasks_waiting:
                 self._admission.pop(thread_id, None)
 
+    def cancel_all(self, thread_id: str, reason: CancelReason) -> None:
+        """Cancel the live turn of a thread and those that wait to begin on it."""
+        for turn in self:
+            if turn.thread_id == thread_id:
+                turn.cancel(reason)
+
     async def end(self, thread_id: str, reason: CancelReason) -> bool:
         """Cancel the live turn of a thread and wait until it's settled; say if there was one."""
         turn = self._by_thread.get(thread_id)

@@ -421,10 +421,21 @@ async def attachments_delete(
 async def threads_update(
     server: ChatKitServer[Any], request: ThreadsUpdateReq, context: Any
 ) -> Thread:
+    thread_id = request.params.thread_id
+    await server.store.load_thread(thread_id, context=context)
+    if server.live_turns.on_thread(thread_id) is not None:
+        return await _rename(server, request, context)
+    # One that is beginning has loaded the old title, and one that begins now mustn't.
+    async with server.live_turns.alone(thread_id):
+        return await _rename(server, request, context)
+
+
+async def _rename(server: ChatKitServer[Any], request: ThreadsUpdateReq, context: Any) -> Thread:
     thread_id, title = request.params.thread_id, request.params.title
-    thread = await server.store.load_thread(thread_id, context=context)
     turn = server.live_turns.on_thread(thread_id)
-    if turn is not None:
+    if turn is None:
+        thread = await server.store.load_thread(thread_id, context=context)
+    else:
         # The turn holds the newest state of the thread, and would overwrite this title with its.
         turn.rename(title)
         thread = turn.thread
@@ -438,6 +449,8 @@ async def threads_delete(
 ) -> Nothing:
     thread_id = request.params.thread_id
     await server.store.load_thread(thread_id, context=context)
+    # Those that wait for their turn too: nobody wants their answers any more.
+    server.live_turns.cancel_all(thread_id, CancelReason.STOPPED)
     async with server.live_turns.alone(thread_id):
         await server.live_turns.end(thread_id, CancelReason.STOPPED)
         await server.store.delete_thread(thread_id, context=context)

@@ -18,7 +18,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic
@@ -48,7 +48,7 @@ from ._turn import (
 )
 from ._wire import error_event, frame, refusal_event, thread_answer
 from .errors import BaseStreamError, ChatKitError, StoreError
-from .store import JournalEntry, NotFoundError, Settlement, Store
+from .store import JournalEntry, NotFoundError, Settlement, Store, default_generate_id
 from .types import (
     ErrorEvent,
     SDKHiddenContextItem,
@@ -172,10 +172,13 @@ class Turn(Generic[TContext]):
         self._journaled_version = 0
         self._in_journal = False
         self._is_over = False
-        self._thread_changed_at_end = False
+        self._thread_at_end: ThreadMetadata | None = None
         self._pending_at_end: list[ThreadItem] | None = None
         self._kept: list[ThreadItem] | None = None
         self._write_scope: trio.CancelScope | None = None
+        self._cancelled_at = float("inf")
+        self._note: SDKHiddenContextItem | None = None
+        self._made_up_for: list[ThreadItem] = []
         # Holds one event, plus one for each scope of respond's own that ended while an event of
         # its was being stored.
         self._inbox: deque[ThreadStreamEvent] = deque()
@@ -205,10 +208,10 @@ class Turn(Generic[TContext]):
         """End the turn early, keeping what it has produced. The first reason given counts."""
         if self.cancel_reason is None and not self._is_over:
             self.cancel_reason = reason
+            self._cancelled_at = trio.current_time()
             self.cancel_scope.cancel()
             if self._write_scope is not None:
-                limit = trio.current_time() + self.policy.settle_timeout
-                self._write_scope.deadline = min(self._write_scope.deadline, limit)
+                self._write_scope.deadline = self._write_deadline
 
     # --- What the server and the connections ask -----------------------------------------------
 
@@ -250,8 +253,8 @@ class Turn(Generic[TContext]):
         return self._begun
 
     def visible_items_so_far(self) -> list[ThreadItem]:
-        """Return what the client has seen of items that aren't done, empty ones left out."""
-        return kept_items(self.items.begun())
+        """Return what the client has seen and the store may lack, empty items left out."""
+        return kept_items(self.items.unfinished())
 
     def forget_checkpoint(self) -> None:
         """Take note that the last journal entry wasn't written."""
@@ -284,25 +287,58 @@ class Turn(Generic[TContext]):
 
     def settlement(self, new_items: Sequence[ThreadItem]) -> Settlement:
         """Return these items with all else that this turn has left unsaved."""
-        changed = self._started_watch.changed()
         return Settlement(
             thread_id=self.thread.id,
             turn_id=self.id if self._in_journal else None,
-            new_items=(*self.items.unconfirmed(), *new_items),
-            changed_items=tuple(kept_items(self.items.reopened())),
-            thread=as_metadata(self.thread) if changed else None,
+            new_items=(*self._own(self.items.unconfirmed_additions()), *self._own(new_items)),
+            changed_items=self._own(self.items.changed()),
+            thread=self._unsaved_thread(),
         )
+
+    def ending_note(self) -> SDKHiddenContextItem:
+        """Return the hidden note of why this turn ended; always the same one, to be stored once."""
+        if self._note is None:
+            reason = self.cancel_reason or CancelReason.STOPPED
+            self._note = _ending_note(self._server.store, self.thread, self.context, reason)
+        return self._note
+
+    def _own(self, items: Sequence[ThreadItem]) -> tuple[ThreadItem, ...]:
+        """Return the items as items of this thread: one that names another costs all the rest."""
+        update = {"thread_id": self.thread.id}
+        return tuple(
+            item if item.thread_id == self.thread.id else item.model_copy(update=update)
+            for item in items
+        )
+
+    def _unsaved_thread(self) -> ThreadMetadata | None:
+        """Return the thread if it has changed and can be copied; what can't costs nothing else."""
+        try:
+            return as_metadata(self.thread) if self._started_watch.changed() else None
+        except Exception:
+            logger.exception("what respond() made of thread %s can't be saved", self.thread.id)
+            return None
 
     async def settle(self, new_items: Sequence[ThreadItem]) -> None:
         """Store these items with all else that is unsaved, in one step; nothing remains then."""
         await self._store_settlement(self.settlement(new_items))
-        self._kept = list(new_items)
+        self._kept = list(self._own(new_items))
 
     async def _store_settlement(self, settlement: Settlement) -> None:
-        await self._server.store.settle(settlement, self.context)
+        try:
+            await self._server.store.settle(settlement, self.context)
+        except NotFoundError:
+            raise
+        except Exception:
+            if settlement.thread is None:
+                raise
+            # It may be the thread that can't be stored: that mustn't cost the answer.
+            logger.exception("thread %s couldn't be saved with its items", settlement.thread_id)
+            settlement = replace(settlement, thread=None)
+            await self._server.store.settle(settlement, self.context)
         if settlement.thread is not None:
             self._started_watch.saved(settlement.thread)
         self._in_journal = False
+        self._made_up_for += self.items.unconfirmed()
         self.items.clear()
 
     # --- The turn's own task -------------------------------------------------------------------
@@ -313,6 +349,9 @@ class Turn(Generic[TContext]):
         try:
             await self._run_in_scope()
             await self._finish()
+        except Exception:
+            # Nothing that can be thought of; but whatever it is, other turns go on.
+            logger.exception("ending %s failed", self.id)
         finally:
             self._release()
             self.ended.set()
@@ -322,7 +361,13 @@ class Turn(Generic[TContext]):
             with self.cancel_scope:
                 await self._live.admit(self, self._opening, self._begin)
                 await self._stream()
-        except Exception as error:
+        except GeneratorExit:
+            raise  # the coroutine is being thrown away
+        except BaseException as error:  # noqa: ASYNC103
+            if _ends_process(error):
+                if self.has_begun:
+                    await self._settle(CancelReason.FAILED)  # noqa: ASYNC102 (it shields itself)
+                raise
             self._failure = unwrapped(error)
         self._is_over = True
         if self.cancel_scope.cancelled_caught:
@@ -341,8 +386,9 @@ class Turn(Generic[TContext]):
         self._watch = ThreadWatch(begun.thread)
         journal = self._server.store.journal
         if journal is not None:
-            await self._write(partial(journal.begin, self.id, begun.thread.id, self.context))
+            # Before the call: when it fails, there may be an entry all the same.
             self._in_journal = True
+            await self._write(partial(journal.begin, self.id, begun.thread.id, self.context))
         if self.policy.turn_timeout is not None:
             self._turn_deadline = trio.current_time() + self.policy.turn_timeout
             self._set_deadline()
@@ -437,13 +483,18 @@ class Turn(Generic[TContext]):
 
         The shield's deadline is set when the turn is cancelled, by `cancel` or by its timeout.
         """
-        deadline = self.cancel_scope.deadline + self.policy.settle_timeout
+        deadline = self._write_deadline
         with trio.CancelScope(shield=True, deadline=deadline) as self._write_scope:
             return await write()
         raise StoreTimeoutError(
             f"a store write of {self.id} hadn't ended {self.policy.settle_timeout} s after the"
             " turn was cancelled; its outcome is unknown"
         )
+
+    @property
+    def _write_deadline(self) -> float:
+        cut_at = min(self._cancelled_at, self.cancel_scope.deadline)
+        return cut_at + self.policy.settle_timeout
 
     async def _wait_for_room(self) -> None:
         if self.log.has_room:
@@ -463,21 +514,26 @@ class Turn(Generic[TContext]):
     async def _drive(self) -> None:
         try:
             await self._drive_source(self._started.respond())
-            self._answered = True
-        except trio.Cancelled:
-            raise
-        except BaseException as error:
+            self._answered = self._pending_at_end is None
+        except BaseException as error:  # noqa: ASYNC103
             cancelled, failure = split_cancelled(error)
             if failure is not None:
                 self._note_failure(failure)
             if cancelled is not None:
-                raise cancelled from None
+                if self._is_cancelled:
+                    raise cancelled from None
+                self._note_failure(_StrayCancellation.of(cancelled))
         finally:
             self._driver_ended = True
             self._inbox_filled.unpark_all()
 
+    @property
+    def _is_cancelled(self) -> bool:
+        """Whether the tasks of this turn have been cancelled, by the turn or by one of them."""
+        return self.cancel_scope.cancel_called or self.nursery.cancel_scope.cancel_called
+
     def _note_failure(self, failure: BaseException) -> None:
-        if not isinstance(failure, Exception):
+        if _ends_process(failure):
             raise failure
         self._failure = unwrapped(failure)
         if self.is_ending:
@@ -501,6 +557,10 @@ class Turn(Generic[TContext]):
                 try:
                     event = await step()
                 except StopAsyncIteration:
+                    return
+                if self._pending_at_end is not None:
+                    # What is kept is being settled, or has been: nobody may be shown more. And
+                    # one that swallows its cancellation must not go on for ever.
                     return
                 step = iterator.__anext__
                 try:
@@ -531,10 +591,6 @@ class Turn(Generic[TContext]):
         """Accept an event, at once; then wait until it has been performed."""
         if not isinstance(event, BaseModel):
             raise TypeError(f"respond() yielded {type(event).__name__}, which is not an event")
-        if self._pending_at_end is not None:
-            # What is kept has been settled already: nobody may be shown what can't be kept.
-            await trio.lowlevel.checkpoint()
-            return
         if self._is_quick(event):
             self._perform_quickly(event)
             self._quick_events += 1
@@ -597,6 +653,8 @@ class Turn(Generic[TContext]):
         if not self.has_begun:
             if self._failure is not None:
                 self._forward(self._refusal(self._failure))
+            else:
+                self._announce_reason()
         elif self._failure is None and (self._answered or self.cancel_reason is None):
             await self._settle_finished()
         elif not self.settled.is_set():
@@ -615,7 +673,7 @@ class Turn(Generic[TContext]):
     async def _settle_finished(self) -> None:
         """Store what `respond` began and forgot to finish; close the journal's entry."""
         left = kept_items(self.items.begun())
-        if left or self.items.unconfirmed() or self.items.reopened() or self._in_journal:
+        if left or self.settlement(()) != Settlement(thread_id=self.thread.id):
             settle = partial(self.settle, left)
             # Twice: nothing comes after it that could make up for a write that failed.
             is_kept = await self._shielded(settle) or await self._shielded(settle)
@@ -628,11 +686,13 @@ class Turn(Generic[TContext]):
             return
         self._fold_inbox()
         self.cancel_reason = self.cancel_reason or default_reason
-        self._thread_changed_at_end = self._started_watch.changed()
+        self._thread_at_end = self._unsaved_thread()
         self._pending_at_end = pending = self.items.begun()
         is_kept = True
         if self.cancel_reason is not CancelReason.FAILED or kept_items(pending):
-            is_kept = await self._shielded(partial(self._call_hook, pending))
+            is_kept = await self._call_hook(pending) or await self._shielded(
+                partial(settle_cancelled, self._server.store, self.thread, pending, self.context)
+            )
         if is_kept:
             await self._shielded(self._settle_rest)
 
@@ -646,13 +706,28 @@ class Turn(Generic[TContext]):
                 logger.exception("the last event of thread %s can't be kept", self.thread.id)
         self._inbox.clear()
 
-    async def _call_hook(self, pending: list[ThreadItem]) -> None:
-        try:
-            await self._server.handle_stream_cancelled(self.thread, pending, self.context)
-        except Exception:
-            logger.exception("handle_stream_cancelled failed for thread %s", self.thread.id)
-            if self._kept is None:
-                await settle_cancelled(self._server.store, self.thread, pending, self.context)
+    async def _call_hook(self, pending: list[ThreadItem]) -> bool:
+        """Call the user's hook and return whether the items are settled by it."""
+        error: BaseException | None = None
+        with trio.move_on_after(self.policy.settle_timeout, shield=True):
+            try:
+                await self._server.handle_stream_cancelled(self.thread, pending, self.context)
+                return True
+            except NotFoundError:
+                return self._kept is not None  # the default finds out whether it is the thread
+            except BaseException as raised:  # noqa: ASYNC103
+                if _ends_process(raised) or split_cancelled(raised)[0] is not None:
+                    raise
+                error = raised
+        what = "failed" if error else f"hadn't ended after {self.policy.settle_timeout} s"
+        logger.error(
+            "handle_stream_cancelled %s for thread %s; items %s are kept by the default rule",
+            what,
+            self.thread.id,
+            [item.id for item in pending],
+            exc_info=error,
+        )
+        return self._kept is not None
 
     async def _settle_rest(self) -> None:
         """Store what an overridden hook doesn't know of: the thread, the journal's entry."""
@@ -695,18 +770,27 @@ class Turn(Generic[TContext]):
         if not isinstance(failure, BaseStreamError):
             logger.error("the answer in thread %s failed", self.thread.id, exc_info=failure)
         self._forward(error_event(failure))
-        if self._thread_changed_at_end:
-            self._forward(ThreadUpdatedEvent(thread=thread_answer(self.thread)))
+        if self._thread_at_end is not None:
+            self._forward(ThreadUpdatedEvent(thread=thread_answer(self._thread_at_end)))
 
     def _announce_items(self) -> None:
         """Tell clients that still read what was kept, and why the answer ends here."""
+        for item in self._made_up_for:
+            self._announce(ThreadItemDoneEvent(item=item))
         if self._kept is not None:
             kept = {item.id: item for item in self._kept}
             for item in self._pending_at_end or ():
                 if item.id in kept:
-                    self._forward(ThreadItemDoneEvent(item=kept[item.id]))
+                    self._announce(ThreadItemDoneEvent(item=kept[item.id]))
                 elif not is_hidden(item):
                     self._forward(ThreadItemRemovedEvent(item_id=item.id))
+        self._announce_reason()
+
+    def _announce(self, event: ThreadItemDoneEvent) -> None:
+        if is_visible(event):
+            self._forward(event)
+
+    def _announce_reason(self) -> None:
         message = _ENDING_MESSAGES.get(self.cancel_reason) if self.cancel_reason else None
         if message is not None:
             self._forward(ErrorEvent(code="custom", message=message, allow_retry=True))
@@ -725,21 +809,47 @@ async def settle_cancelled(
     context: TContext,
 ) -> None:
     """Store what is worth keeping of these items, and a hidden note why the answer ended."""
+    items = kept_items(pending_items)
     turn = _current_turn.get(None)
-    if turn is not None and turn.thread_id != thread.id:
-        turn = None
-    reason = CancelReason.STOPPED if turn is None else turn.cancel_reason
-    note = SDKHiddenContextItem(
-        id=store.generate_item_id("sdk_hidden_context", thread, context),
+    if turn is not None and turn.thread_id == thread.id:
+        await turn.settle([*items, turn.ending_note()])
+    else:
+        note = _ending_note(store, thread, context, CancelReason.STOPPED)
+        await store.settle(Settlement(thread.id, new_items=(*items, note)), context)
+
+
+def _ending_note(
+    store: Store[TContext], thread: ThreadMetadata, context: TContext, reason: CancelReason
+) -> SDKHiddenContextItem:
+    try:
+        note_id = store.generate_item_id("sdk_hidden_context", thread, context)
+    except Exception:
+        logger.exception("generate_item_id() made no id for the hidden note; it gets a random one")
+        note_id = default_generate_id("sdk_hidden_context")
+    return SDKHiddenContextItem(
+        id=note_id,
         thread_id=thread.id,
         created_at=datetime.now(UTC),
-        content=ENDING_NOTES[reason or CancelReason.STOPPED],
+        content=ENDING_NOTES[reason],
     )
-    items = [*kept_items(pending_items), note]
-    if turn is None:
-        await store.settle(Settlement(thread.id, new_items=tuple(items)), context)
-    else:
-        await turn.settle(items)
+
+
+class _StrayCancellation(RuntimeError):
+    """A cancellation came out of `respond` that isn't the turn's: a scope was left half open."""
+
+    @classmethod
+    def of(cls, cancelled: BaseException) -> _StrayCancellation:
+        error = cls(
+            "a cancel scope in respond() was open across a yield of a generator that another one"
+            " iterates, and ended there; open it inside of the outermost generator instead"
+        )
+        error.__cause__ = cancelled
+        return error
+
+
+def _ends_process(error: BaseException) -> bool:
+    """Say whether it is Ctrl-C or an exit; everything else in user code is that turn's failure."""
+    return any(isinstance(leaf, KeyboardInterrupt | SystemExit) for leaf in _leaves(error))
 
 
 def split_cancelled(

@@ -252,7 +252,11 @@ class _WidgetDraft:
     def item(self) -> ThreadItem:
         widget = self._base.widget
         for update in _joined(self._updates):
-            widget = apply_widget_update(widget, update)
+            try:
+                widget = apply_widget_update(widget, update)
+            except (LookupError, ValueError) as error:
+                # One wrong update mustn't cost the widget, nor the answer that it is part of.
+                logger.warning("update of widget %s ignored: %s", self._base.id, error)
         self._base = self._base.model_copy(update={"widget": widget})
         self._updates = []
         return self._base
@@ -354,6 +358,7 @@ class TurnItems:
     def __init__(self) -> None:
         self._drafts: dict[str, _Draft] = {}
         self._finished: dict[str, ThreadItem] = {}
+        self._overwriting: set[str] = set()
         self._reopened: dict[str, _Draft] = {}
         self._stored: set[str] = set()
         self.version = 0
@@ -393,6 +398,15 @@ class TurnItems:
         """Return finished items of which it isn't known that the store has them."""
         return list(self._finished.values())
 
+    def unconfirmed_additions(self) -> list[ThreadItem]:
+        """Return those of them that are to be added."""
+        return [item for key, item in self._finished.items() if key not in self._overwriting]
+
+    def changed(self) -> list[ThreadItem]:
+        """Return items that take the place of stored ones, and haven't yet for all we know."""
+        over = [item for key, item in self._finished.items() if key in self._overwriting]
+        return [*over, *kept_items(self.reopened())]
+
     def unfinished(self) -> list[ThreadItem]:
         """Return all that the store may lack."""
         return [*self._finished.values(), *self.begun()]
@@ -429,14 +443,18 @@ class TurnItems:
         return None
 
     def _done(self, event: ThreadItemDoneEvent) -> StoreEffect:
-        self._finish(event.item)
         if event.item.id in self._stored:
-            return SaveItem(event.item)
+            return self._overwrite(event.item)
+        self._finish(event.item)
         return AddItem(event.item)
 
     def _replaced(self, event: ThreadItemReplacedEvent) -> StoreEffect:
-        self._finish(event.item)
-        return SaveItem(event.item)
+        return self._overwrite(event.item)
+
+    def _overwrite(self, item: ThreadItem) -> StoreEffect:
+        self._finish(item)
+        self._overwriting.add(item.id)
+        return SaveItem(item)
 
     def _finish(self, item: ThreadItem) -> None:
         self._drafts.pop(item.id, None)
@@ -530,9 +548,10 @@ _KEEP: dict[type[Any], Callable[[Any], ThreadItem | None]] = {
 def as_metadata(thread: ThreadMetadata) -> ThreadMetadata:
     """Return a deep copy of the thread's own fields: never a subclass with items in it.
 
-    Everything that goes to `Store.save_thread` passes here.
+    Everything that goes to `Store.save_thread` passes here. Raises `ValueError` for fields that
+    `respond` has set to what they can't be: stored, they would make the thread unreadable.
     """
-    return copy.deepcopy(ThreadMetadata.model_construct(**_fields(thread)))
+    return ThreadMetadata.model_validate(copy.deepcopy(_fields(thread)))
 
 
 def _fields(thread: ThreadMetadata) -> dict[str, Any]:

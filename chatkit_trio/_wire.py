@@ -96,11 +96,17 @@ def error_event(error: BaseException) -> ErrorEvent:
     """Return what the client is told of an exception in user code: never its text."""
     match error:
         case CustomStreamError():
-            return ErrorEvent(code="custom", message=error.message, allow_retry=error.allow_retry)
-        case StreamError():
+            message = _sendable(error.message)
+            return ErrorEvent(code="custom", message=message, allow_retry=error.allow_retry)
+        case StreamError() if isinstance(error.code, ErrorCode):
             return ErrorEvent(code=error.code, allow_retry=error.allow_retry)
         case _:
             return ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True)
+
+
+def _sendable(message: object) -> str:
+    """Return what user code gave as a message as text that UTF-8 can hold."""
+    return str(message).encode(errors="replace").decode()
 
 
 def refusal_event(error: ChatKitError) -> ErrorEvent:

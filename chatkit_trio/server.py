@@ -269,8 +269,8 @@ class ChatKitServer(ABC, Generic[TContext]):
         for turn in turns:
             turn.cancel(CancelReason.SHUTDOWN)
         longest = max((turn.policy.settle_timeout for turn in turns), default=0.0)
-        # Three: an interrupted write, the hook, and what the hook leaves.
-        with trio.move_on_after(3 * longest + 1, shield=True):
+        # Four: an interrupted write, the hook, the default after it, and what these leave.
+        with trio.move_on_after(4 * longest + 1, shield=True):
             for turn in turns:
                 await turn.settled.wait()
 
@@ -421,7 +421,9 @@ class ChatKitServer(ABC, Generic[TContext]):
         if turn is None or turn.is_ending or (turn_id is not None and turn.id != turn_id):
             return None
         reader = turn.open_reader(start)
-        return StreamingResult(lambda: (turn, reader))
+        result = StreamingResult(lambda: (turn, reader))
+        result._started()  # it counts as a reader from now on, so closing it unread has to tell
+        return result
 
     def required_attachment_store(self) -> AttachmentStore[TContext]:
         """Return the attachment store. Raises `InvalidRequestError` if the server has none."""
