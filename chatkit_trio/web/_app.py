@@ -14,7 +14,7 @@ from chatkit_trio.stores.attachments import DiskAttachmentStore
 
 from ._blueprint import DEFAULT_MAX_BODY_BYTES, CorsOrigins, chatkit_blueprint
 from ._border import refusal_response
-from ._endpoint import ContextFunction
+from ._context import ContextFunction
 from ._errors import refusal_of
 from ._page import ChatPage, page_blueprint
 from .uploads import uploads_blueprint

@@ -13,8 +13,9 @@ from typing_extensions import TypeVar
 from chatkit_trio.server import ChatKitServer
 
 from ._border import ALL_METHODS, View, bordered
+from ._context import ContextFunction
 from ._cors import Cors
-from ._endpoint import ContextFunction, Endpoint
+from ._endpoint import Endpoint
 from ._lifespan import ServerLifespan
 
 TContext = TypeVar("TContext", default=Any)

@@ -5,21 +5,20 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeAlias, cast
+from typing import Any, Generic
 
 import trio
-from quart import Request, Response, request
+from quart import Response, request
 from typing_extensions import TypeVar
-from werkzeug.exceptions import Forbidden, RequestTimeout
+from werkzeug.exceptions import RequestTimeout
 
 from chatkit_trio.errors import ConflictError, TooLargeError
 from chatkit_trio.server import ChatKitServer, StreamingResult
 
+from ._context import Caller, ContextFunction
 from ._event_stream import EventStreamBody
 from ._responses import empty_response, event_stream, json_response
 from ._watch import WatchBody, parse_event_id
@@ -27,9 +26,6 @@ from ._watch import WatchBody, parse_event_id
 logger = logging.getLogger(__name__)
 
 TContext = TypeVar("TContext", default=Any)
-
-ContextFunction: TypeAlias = Callable[[Request], TContext | Awaitable[TContext]]
-"""Makes the context of a request: who asks, and whatever else the hooks want to know."""
 
 _PING_TIMEOUT = 2.0  # seconds
 
@@ -44,7 +40,7 @@ class Endpoint(Generic[TContext]):
         max_body_bytes: int,
     ) -> None:
         self._server = server
-        self._make_context = context
+        self._context = Caller(context)
         self._max_body_bytes = max_body_bytes
 
     async def process(self) -> Response:
@@ -98,16 +94,6 @@ class Endpoint(Generic[TContext]):
                 return False
             return True
         return False
-
-    async def _context(self) -> Any:
-        if self._make_context is None:
-            return None
-        try:
-            # The request itself and not Quart's proxy of it: the turn outlives the view.
-            context = self._make_context(cast(Any, request)._get_current_object())
-            return await context if inspect.isawaitable(context) else context
-        except PermissionError as error:
-            raise Forbidden("You may not use this chat.") from error
 
     async def _body(self) -> bytes:
         """Return the request's body; one that is too large is refused while it is read."""

@@ -6,7 +6,6 @@ these routes by itself. The wire is described in docs/how-to/attachments.md.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +19,7 @@ from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
 from quart_trio.wrappers import TrioResponse
 from typing_extensions import TypeVar
-from werkzeug.exceptions import ClientDisconnected, Forbidden
+from werkzeug.exceptions import ClientDisconnected
 
 from chatkit_trio._wire import to_json
 from chatkit_trio.errors import TooLargeError
@@ -30,8 +29,8 @@ from chatkit_trio.types import Attachment
 
 from ._blueprint import CorsOrigins
 from ._border import ALL_METHODS, View, bordered
+from ._context import Caller, ContextFunction
 from ._cors import Cors
-from ._endpoint import ContextFunction
 from ._multipart import MultipartFile
 from ._responses import json_response
 from ._upload_body import UploadBody, leave_bodies_to_views, upload_body
@@ -117,7 +116,7 @@ class Uploads(Generic[TContext]):
         upload_timeout: float,
     ) -> None:
         self._store = store
-        self._make_context = context
+        self._caller = Caller(context)
         self._idle_timeout = idle_timeout
         self._upload_timeout = upload_timeout
 
@@ -174,15 +173,6 @@ class Uploads(Generic[TContext]):
             refusal = error
         await body.discard_rest()
         raise refusal
-
-    async def _caller(self) -> TContext:
-        if self._make_context is None:
-            return cast(TContext, None)
-        try:
-            context = self._make_context(request)
-            return cast(TContext, await context if inspect.isawaitable(context) else context)
-        except PermissionError as error:
-            raise Forbidden("You may not use this chat.") from error
 
 
 class _FileBody(ResponseBody):
