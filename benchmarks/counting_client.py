@@ -36,15 +36,16 @@ class Stream:
         return data.endswith(b"0\r\n\r\n")
 
 
-def request(command: dict[str, object]) -> bytes:
+def request(path: str, command: dict[str, object]) -> bytes:
     body = json.dumps(message(None, **command)).encode()
-    head = f"POST /chatkit HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--path", default="/chatkit")
     parser.add_argument("--streams", type=int, required=True)
     parser.add_argument("--command", type=json.loads, required=True)
     arguments = parser.parse_args()
@@ -52,7 +53,7 @@ def main() -> None:
     frames = 0
     with selectors.DefaultSelector() as selector:
         for _ in range(arguments.streams):
-            stream = Stream(arguments.port, request(arguments.command))
+            stream = Stream(arguments.port, request(arguments.path, arguments.command))
             selector.register(stream.socket, selectors.EVENT_READ, stream)
         while selector.get_map():
             for key, _ in selector.select():

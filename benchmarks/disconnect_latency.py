@@ -31,11 +31,12 @@ from benchmarks.measuring import (
     print_table,
     running,
 )
-from benchmarks.throughput import count
+from benchmarks.throughput import Load, count
 
 LATENCY_HEAD = ("system", "disconnects", "stored", "p50", "p99", "longest")
 JOURNAL_HEAD = ("journal", "CPU µs/event", "events/s", "ratio of CPU time")
 DELAY = 0.002
+LOAD = Load("a checkpoint an event", 0)
 PATIENCE = 2.0  # seconds given to the last ones
 
 
@@ -73,9 +74,8 @@ async def journal_costs(events: int, runs: int, directory: Path) -> list[list[An
         running("chatkit_trio", "--database", str(off), "--no-journal") as without,
     ):
         for _ in range(runs + 1):
-            # Long enough for several checkpoints, with an await an event as a model has.
-            found["on"].append(await count(with_journal, 100, events // 100, 0))
-            found["off"].append(await count(without, 100, events // 100, 0))
+            found["on"].append(await count(with_journal, LOAD, 100, events // 100))
+            found["off"].append(await count(without, LOAD, 100, events // 100))
     cpu = {key: statistics.median(s.cpu_per_event for s in found[key][1:]) for key in found}
     speed = {key: statistics.median(s.events_per_second for s in found[key][1:]) for key in found}
     return [

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+BARE_FRAME = b"data: " + b"." * 180 + b"\n\n"  # as long as a short delta's
+
 Sleep = Callable[[float], Awaitable[None]]
 
 
@@ -49,6 +51,15 @@ def text_of(count: int, size: int) -> str:
 def fingerprint(text: str) -> list[int | str]:
     """Return what the recall answer says of a text."""
     return [len(text), hashlib.sha256(text.encode()).hexdigest()]
+
+
+async def bare_frames(body: bytes, sleep: Sleep) -> AsyncIterator[bytes]:
+    """Yield as many frames as the answer to this request has, without any SDK: the floor."""
+    command = Command(**json.loads(json.loads(body)["params"]["input"]["content"][0]["text"]))
+    for number in range(-5, command.deltas):
+        if command.pause is not None and number >= 0:
+            await sleep(command.pause)
+        yield BARE_FRAME
 
 
 class Script:

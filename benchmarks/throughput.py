@@ -27,8 +27,24 @@ HEAD = (
     "respond", "streams", "original, events/s", "chatkit_trio, events/s", "ratio",
     "original, CPU µs/event", "chatkit_trio, CPU µs/event",
 )  # fmt: skip
-PAUSES = {"never awaits": None, "a checkpoint an event": 0, "10 ms an event": 0.01}
 PACED_DELTAS = 200
+
+
+@dataclass(frozen=True)
+class Load:
+    """How a respond streams; on the path /bare the same frames go out without either SDK."""
+
+    name: str
+    pause: float | None
+    path: str = "/chatkit"
+
+
+LOADS = (
+    Load("never awaits", None),
+    Load("a checkpoint an event", 0),
+    Load("10 ms an event", 0.01),
+    Load("10 ms an event, no SDK", 0.01, "/bare"),
+)
 
 
 @dataclass
@@ -39,13 +55,14 @@ class Speed:
     cpu_per_event: float  # seconds of the server process
 
 
-async def count(server: Server, streams: int, deltas: int, pause: float | None) -> Speed:
+async def count(server: Server, load: Load, streams: int, deltas: int) -> Speed:
     """Read so many streams of so many deltas; raises if an event is lost or comes twice."""
     cpu_before = server.cpu_time
     result = await trio.run_process(
         [
             sys.executable, "-m", "benchmarks.counting_client", "--port", str(server.port),
-            "--streams", str(streams), "--command", json.dumps({"deltas": deltas, "pause": pause}),
+            "--path", load.path, "--streams", str(streams),
+            "--command", json.dumps({"deltas": deltas, "pause": load.pause}),
         ],
         cwd=ROOT,
         capture_stdout=True,
@@ -60,13 +77,13 @@ async def count(server: Server, streams: int, deltas: int, pause: float | None) 
 
 
 async def compare(
-    servers: Sequence[Server], streams: int, deltas: int, pause: float | None, runs: int
+    servers: Sequence[Server], load: Load, streams: int, deltas: int, runs: int
 ) -> list[Speed]:
     """Return each system's median."""
     found: list[list[Speed]] = [[] for _ in servers]
     for _ in range(runs + 1):
         for server, speeds in zip(servers, found, strict=True):
-            speeds.append(await count(server, streams, deltas, pause))
+            speeds.append(await count(server, load, streams, deltas))
     return [median(speeds[1:]) for speeds in found]  # the first run warms up
 
 
@@ -80,12 +97,11 @@ def median(speeds: Sequence[Speed]) -> Speed:
 async def measure(events: int, runs: int, many: int, options: Sequence[str]) -> list[list[Any]]:
     rows = []
     async with running(SYSTEMS[0], *options) as original, running(SYSTEMS[1]) as ours:
-        for name, pause in PAUSES.items():
+        for load in LOADS:
             for streams in (1, many):
-                both = [original, ours]
-                deltas = min(events // streams, PACED_DELTAS if pause else events)
-                theirs, own = await compare(both, streams, deltas, pause, runs)
-                rows.append([name, streams, *cells(theirs, own)])
+                deltas = min(events // streams, PACED_DELTAS if load.pause else events)
+                theirs, own = await compare([original, ours], load, streams, deltas, runs)
+                rows.append([load.name, streams, *cells(theirs, own)])
     return rows
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import hypercorn
 import hypercorn.trio
 import trio
+from quart import Response, request
 
 import chatkit_trio.types as types
-from benchmarks.scripted import Script, command_of
+from benchmarks.scripted import Script, bare_frames, command_of
 from chatkit_trio.server import ChatKitServer, TurnPolicy
 from chatkit_trio.store import Settlement, Store
 from chatkit_trio.stores.memory import MemoryStore
@@ -75,7 +76,14 @@ async def sleep(seconds: float) -> None:
 
 
 def make_app(server: ScriptedServer) -> Any:
-    app = create_app(server, context=lambda request: None)
+    app = create_app(server, context=lambda _: None)
+
+    @app.post("/bare")
+    async def bare() -> Response:
+        frames = bare_frames(await request.get_data(), sleep)
+        response = Response(frames, content_type="text/event-stream")
+        response.timeout = None
+        return response
 
     @app.get("/bench")
     async def bench() -> dict[str, Any]:
