@@ -10,6 +10,7 @@ import base64
 import binascii
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from ._turn import is_hidden
 from .errors import (
@@ -45,13 +46,20 @@ def _describe(error: ValidationError) -> str:
     """Say what is wrong and where, without repeating what the client sent."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [
-        f"{'.'.join(str(step) for step in problem['loc']) or 'body'}: {problem['msg']}"
+        f"{'.'.join(str(step) for step in problem['loc']) or 'body'}: {_say(problem)}"
         for problem in problems[:_MAX_REPORTED_PROBLEMS]
     ]
     more = len(problems) - len(lines)
     if more:
         lines.append(f"and {more} more")
     return "this is not a ChatKit request: " + "; ".join(lines)
+
+
+def _say(problem: ErrorDetails) -> str:
+    # The validator's own words are about tags and discriminators; the protocol has types.
+    if problem["type"] == "union_tag_not_found":
+        return "it has no `type`"
+    return problem["msg"]
 
 
 def decode_audio(audio_base64: str) -> bytes:

@@ -188,10 +188,11 @@ class ChatKitServer(ABC, Generic[TContext]):
         self.journal_interval = journal_interval
         self.live_turns: LiveTurns[TContext] = LiveTurns()
         """The turns in progress in this process."""
-        self._stack: AsyncExitStack | None = None
-        self._nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
-        self._nursery: trio.Nursery | None = None
-        self._is_draining = False
+        # Two underscores: a subclass has names of its own, and must not replace these by chance.
+        self.__stack: AsyncExitStack | None = None
+        self.__nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
+        self.__nursery: trio.Nursery | None = None
+        self.__is_draining = False
 
     # --- Lifecycle -----------------------------------------------------------------------------
 
@@ -200,7 +201,7 @@ class ChatKitServer(ABC, Generic[TContext]):
 
         Raises what the store raises if it can't be opened.
         """
-        if self._stack is not None:
+        if self.__stack is not None:
             raise RuntimeError("this server is running already; enter it once")
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.store)
@@ -208,10 +209,10 @@ class ChatKitServer(ABC, Generic[TContext]):
                 await stack.enter_async_context(self.attachment_store)
             if self.store.journal is not None:
                 await recover(self.store.journal)
-            self._stack = stack.pop_all()
-        self._nursery_manager = manager = trio.open_nursery()
-        self._nursery = nursery = await manager.__aenter__()
-        self._is_draining = False
+            self.__stack = stack.pop_all()
+        self.__nursery_manager = manager = trio.open_nursery()
+        self.__nursery = nursery = await manager.__aenter__()
+        self.__is_draining = False
         if self.store.journal is not None:
             nursery.start_soon(
                 keep_journal, self.store.journal, self.live_turns, self.journal_interval
@@ -229,13 +230,13 @@ class ChatKitServer(ABC, Generic[TContext]):
 
         Settling is shielded from a cancellation of the caller, with each turn's own deadline.
         """
-        stack, self._stack = self._stack, None
-        nursery, self._nursery = self._nursery, None
-        manager, self._nursery_manager = self._nursery_manager, None
+        stack, self.__stack = self.__stack, None
+        nursery, self.__nursery = self.__nursery, None
+        manager, self.__nursery_manager = self.__nursery_manager, None
         assert stack is not None
         assert nursery is not None
         assert manager is not None
-        await self._settle_all()  # noqa: ASYNC102 (it shields itself)
+        await self.__settle_all()  # noqa: ASYNC102 (it shields itself)
         nursery.cancel_scope.cancel()
         # An ordinary error of the caller's stays as it is: the nursery would wrap it in a group.
         is_ours = exc_value is not None and split_cancelled(exc_value)[0] is not None
@@ -250,7 +251,7 @@ class ChatKitServer(ABC, Generic[TContext]):
     @property
     def is_running(self) -> bool:
         """Whether new streams are taken: the server has been entered and isn't shutting down."""
-        return self._nursery is not None and not self._is_draining
+        return self.__nursery is not None and not self.__is_draining
 
     async def drain(self, seconds: float) -> None:
         """Refuse new streams, wait up to so many seconds for live turns, cancel the rest.
@@ -258,13 +259,13 @@ class ChatKitServer(ABC, Generic[TContext]):
         Those end with reason `shutdown`, and their clients get an error that allows a retry. Call
         it before leaving the server's block. Cancelled, it leaves the turns as they are.
         """
-        self._is_draining = True
+        self.__is_draining = True
         with trio.move_on_after(seconds):
             for turn in self.live_turns:
                 await turn.settled.wait()
-        await self._settle_all()
+        await self.__settle_all()
 
-    async def _settle_all(self) -> None:
+    async def __settle_all(self) -> None:
         turns = list(self.live_turns)
         for turn in turns:
             turn.cancel(CancelReason.SHUTDOWN)
@@ -365,39 +366,39 @@ class ChatKitServer(ABC, Generic[TContext]):
         parsed = parse_request(request)
         kind = type(parsed)
         if kind in STREAMING:
-            return await self._open(parsed, context)
-        return NonStreamingResult(to_json(await self._answer(parsed, context)))
+            return await self.__open(parsed, context)
+        return NonStreamingResult(to_json(await self.__answer(parsed, context)))
 
-    async def _answer(self, request: ChatKitReq, context: TContext) -> BaseModel:
+    async def __answer(self, request: ChatKitReq, context: TContext) -> BaseModel:
         return await ANSWERED[type(request)](self, request, context)
 
-    async def _open(self, request: ChatKitReq, context: TContext) -> StreamingResult:
-        self._require_running()
+    async def __open(self, request: ChatKitReq, context: TContext) -> StreamingResult:
+        self.__require_running()
         opening = STREAMING[type(request)](self, request, context)
         policy = self.get_turn_policy(request, context)
         await opening.check()
         if opening.thread_id is not None and policy.on_busy == "reject":
             self.live_turns.refuse_if_busy(opening.thread_id)
-        return StreamingResult(lambda: self._start(opening, policy, context))
+        return StreamingResult(lambda: self.__start(opening, policy, context))
 
-    def _start(
+    def __start(
         self, opening: Opening, policy: TurnPolicy, context: TContext
     ) -> tuple[Turn[TContext], FrameReader]:
-        nursery = self._require_running()
+        nursery = self.__require_running()
         turn = Turn(self, self.live_turns, opening, policy, context)
         self.live_turns.add(turn)
         reader = turn.open_reader(leads=True)
         nursery.start_soon(turn.run, name=f"chatkit_trio {turn.id}")
         return turn, reader
 
-    def _require_running(self) -> trio.Nursery:
-        if self._nursery is None or self._is_draining:
-            state = "shutting down" if self._is_draining else "not running"
+    def __require_running(self) -> trio.Nursery:
+        if self.__nursery is None or self.__is_draining:
+            state = "shutting down" if self.__is_draining else "not running"
             raise ServerNotRunningError(
                 f"{type(self).__name__} is {state}, so it can't stream an answer; streams need"
                 " `async with server:` around them"
             )
-        return self._nursery
+        return self.__nursery
 
     # --- Beside the protocol -------------------------------------------------------------------
 

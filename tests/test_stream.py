@@ -17,6 +17,7 @@ from chatkit_trio.testing import (
     ChatClient,
     RequestRefused,
     Scene,
+    ScriptedRespond,
     ScriptedServer,
     SlowStore,
     do,
@@ -464,6 +465,16 @@ async def test_a_server_is_entered_once_at_a_time() -> None:
     async with scripted_server(MemoryStore(), [say("Hello")]) as server:
         with pytest.raises(RuntimeError, match="running already"):
             await server.__aenter__()
+
+
+async def test_names_of_a_subclass_do_not_get_in_the_servers_way() -> None:
+    class Crowded(ScriptedServer):
+        _nursery = _stack = _start = _open = _answer = _settle_all = "mine"
+
+    async with Crowded(MemoryStore(), ScriptedRespond([say("Hello")])) as server:
+        thread_id, _ = await answer_to(server)
+
+        assert await transcript(server.store, thread_id) == ["user: hi", "assistant: Hello"]
 
 
 # --- Two turns on one thread -------------------------------------------------------------------
