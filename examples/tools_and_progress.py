@@ -75,6 +75,8 @@ class DayOut(ChatKitServer[None]):
     """Plans a day in one of three cities."""
 
     async def respond(self, thread, input_user_message, context):
+        if thread.title is None and (city := city_in(input_user_message.content[0].text)):
+            thread.title = f"A day in {city}"
         page = await self.store.load_thread_items(thread.id, None, 30, "desc", context)
         agent = AgentContext(thread=thread, store=self.store, request_context=context)
         async with open_model(offline) as model:
@@ -93,12 +95,16 @@ class DayOut(ChatKitServer[None]):
                 yield event  # noqa: ASYNC119 (the turn closes this generator)
 
 
+def city_in(words: str) -> str | None:
+    named = re.search("|".join(WEATHER), words, re.IGNORECASE)
+    return None if named is None else named[0].title()
+
+
 def offline(asked: Asked) -> list[Say | Call]:
     """Do what a model would: ask all tools, then sum up what they return."""
-    named = re.search("|".join(WEATHER), asked.message, re.IGNORECASE)
-    if named is None:
+    city = city_in(asked.message)
+    if city is None:
         return [Say(f"I know my way around {', '.join(WEATHER)}. Where shall it be?")]
-    city = named[0].title()
     if not asked.results:
         return [Call(name, {"city": city}) for name in ("weather", "trains", "sights")]
     found = {name: outputs[0] for name, outputs in asked.results.items()}

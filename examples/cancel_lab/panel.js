@@ -5,7 +5,8 @@ const STYLE = `
   @media (max-width: 64rem) { .lab { display: none; } }
   .lab { height: 100dvh; overflow: auto; padding: 1rem 1.25rem; font-size: 0.875rem;
     border-left: 1px solid var(--line); background: var(--surface-secondary); }
-  .lab h2 { font-size: 1rem; margin: 0.25rem 0 0.5rem; }
+  .lab h2 { font-size: 1rem; margin: 1.25rem 0 0.4rem; }
+  .lab h2:first-child { margin-top: 0.25rem; }
   .lab p { margin: 0 0 0.75rem; color: var(--text-secondary); }
   .lab .button { display: block; width: 100%; margin: 0 0 0.5rem; text-align: start; }`;
 

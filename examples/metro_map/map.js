@@ -9,7 +9,8 @@ const STYLE = `
     padding: 1rem 1.25rem; font-size: 0.9rem; height: 100dvh; overflow: auto; }
   @media (max-width: 68rem) {
     body { display: grid; grid-template-rows: minmax(0, 1fr) 17rem; height: 100dvh; }
-    .app { height: auto !important; min-height: 0; }
+    #app { min-height: 0; }
+    .app { height: 100% !important; }
     .metro { height: auto; border: 0; border-top: 1px solid var(--line); }
     .metro svg { max-height: 11rem; }
   }

@@ -30,7 +30,7 @@ STATIONS = {
         Station("airport", "Airport", 340, 40, "Trains every ten minutes, also at night."),
         Station("bridge", "Iron Bridge", 190, 250, "A view of the river, best at sunset."),
         Station("stadium", "Stadium", 190, 330, "Extra trains after matches."),
-        Station("park", "Park Gate", 110, 110, "The quiet end of the park."),
+        Station("park", "Park Gate", 95, 100, "The quiet end of the park."),
         Station("works", "Glassworks", 40, 60, "Studios, and a kiln that is still in use."),
     ]
 }

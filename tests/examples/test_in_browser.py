@@ -66,7 +66,7 @@ def test_the_map_answers_the_client_tool_and_shows_the_route(page):
     expect(last_answer(page)).to_contain_text("→ Garden", timeout=15_000)
     expect(page.locator(".metro p")).to_have_text("The way from Glassworks to Garden")
     expect(page.locator(".metro .route")).to_have_attribute(
-        "d", "M40,60L110,110L190,170L190,90L190,30"
+        "d", "M40,60L95,100L190,170L190,90L190,30"
     )
     page.locator(".source", has_text="Library").click()
     expect(page.locator(".metro p")).to_contain_text("Library: Open until midnight")
