@@ -6,7 +6,9 @@ style.textContent = `
     align-items: center; padding: 0.4rem 0.9rem; border-radius: 99px; font-size: 0.875rem;
     background: var(--accent-soft); color: var(--accent); }
   .tag-strip:empty { display: none; }
-  @media (max-width: 48rem) { .tag-strip { top: 3.75rem; } }`;
+  @media (max-width: 48rem) {
+    .tag-strip { top: auto; bottom: 5.25rem; right: 50%; translate: 50% 0; white-space: nowrap; }
+  }`;
 document.head.append(style);
 
 const strip = document.createElement("div");
