@@ -12,11 +12,10 @@ the thread again.
 
 from __future__ import annotations
 
-import inspect
 import logging
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -27,7 +26,9 @@ import trio
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
+from ._driver import drive
 from ._frames import FrameLog, FrameReader
+from ._groups import StrayCancellation, ends_process, split_cancelled, unwrapped
 from ._policy import TurnPolicy
 from ._turn import (
     COLLECTED_UPDATES,
@@ -231,6 +232,12 @@ class Turn(Generic[TContext]):
         return self._begun is not None
 
     @property
+    def longest_settling(self) -> float:
+        """How long settling may take, in seconds: an interrupted write, the hook, the default after
+        it, and what these leave have `settle_timeout` each."""
+        return 4 * self.policy.settle_timeout
+
+    @property
     def is_ending(self) -> bool:
         """Whether the turn is being settled, so that a reader of the thread should wait."""
         return self._is_over or self.cancel_reason is not None or self.cancel_scope.cancel_called
@@ -364,7 +371,7 @@ class Turn(Generic[TContext]):
         except GeneratorExit:
             raise  # the coroutine is being thrown away
         except BaseException as error:  # noqa: ASYNC103
-            if _ends_process(error):
+            if ends_process(error):
                 if self.has_begun:
                     await self._settle(CancelReason.FAILED)  # noqa: ASYNC102 (it shields itself)
                 raise
@@ -513,7 +520,7 @@ class Turn(Generic[TContext]):
 
     async def _drive(self) -> None:
         try:
-            await self._drive_source(self._started.respond())
+            await drive(self._started.respond(), self._take, self.policy.settle_timeout)
             self._answered = self._pending_at_end is None
         except BaseException as error:  # noqa: ASYNC103
             cancelled, failure = split_cancelled(error)
@@ -521,8 +528,8 @@ class Turn(Generic[TContext]):
                 self._note_failure(failure)
             if cancelled is not None:
                 if self._is_cancelled:
-                    raise cancelled from None
-                self._note_failure(_StrayCancellation.of(cancelled))
+                    raise cancelled from None  # noqa: ASYNC104
+                self._note_failure(StrayCancellation.of(cancelled))
         finally:
             self._driver_ended = True
             self._inbox_filled.unpark_all()
@@ -533,62 +540,20 @@ class Turn(Generic[TContext]):
         return self.cancel_scope.cancel_called or self.nursery.cancel_scope.cancel_called
 
     def _note_failure(self, failure: BaseException) -> None:
-        if _ends_process(failure):
+        if ends_process(failure):
             raise failure
         self._failure = unwrapped(failure)
         if self.is_ending:
             logger.error("cleanup in the cancelled %s failed", self.id, exc_info=self._failure)
 
-    async def _drive_source(self, source: Any) -> None:
-        """Iterate what `respond` returned: an async iterable, or a context manager of one."""
-        if inspect.isawaitable(source):
-            source = await source
-        if hasattr(source, "__aiter__"):
-            await self._drive_iterator(aiter(source))
-        else:
-            async with source as channel:
-                await self._drive_iterator(aiter(channel))
+    async def _take(self, event: ThreadStreamEvent) -> bool:
+        """Accept an event, at once; then wait until it has been performed.
 
-    async def _drive_iterator(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
-        athrow = getattr(iterator, "athrow", None)
-        step: Callable[[], Awaitable[ThreadStreamEvent]] = iterator.__anext__
-        try:
-            while True:
-                try:
-                    event = await step()
-                except StopAsyncIteration:
-                    return
-                if self._pending_at_end is not None:
-                    # What is kept is being settled, or has been: nobody may be shown more. And
-                    # one that swallows its cancellation must not go on for ever.
-                    return
-                step = iterator.__anext__
-                try:
-                    await self._take(event)
-                except trio.Cancelled as cancelled:  # noqa: ASYNC103
-                    if athrow is None:
-                        raise
-                    # The scope that was cancelled may be one the user holds across this yield:
-                    # let the cancellation come out of the yield, where that scope can catch it.
-                    step = partial(athrow, cancelled)
-        finally:
-            await self._close_iterator(iterator)  # noqa: ASYNC102 (it shields itself)
-
-    async def _close_iterator(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
-        aclose = getattr(iterator, "aclose", None)
-        if aclose is None:
-            return
-        with trio.move_on_after(self.policy.settle_timeout, shield=True):
-            try:
-                await aclose()
-            except BaseExceptionGroup as group:
-                # What closing a generator does to a nursery that is open across its yield.
-                failure = group.split(GeneratorExit)[1]
-                if failure is not None:
-                    raise failure from None
-
-    async def _take(self, event: ThreadStreamEvent) -> None:
-        """Accept an event, at once; then wait until it has been performed."""
+        Returns False if it comes too late: what is kept is being settled, or has been, and nobody
+        may be shown more.
+        """
+        if self._pending_at_end is not None:
+            return False
         if not isinstance(event, BaseModel):
             raise TypeError(f"respond() yielded {type(event).__name__}, which is not an event")
         if self._is_quick(event):
@@ -597,11 +562,12 @@ class Turn(Generic[TContext]):
             if self._quick_events % _EVENTS_A_ROUND == 0:
                 # A respond that never awaits must not starve the rest of the server.
                 await trio.lowlevel.checkpoint()
-            return
+            return True
         self._inbox.append(event)
         self._inbox_filled.unpark_all()
         while self._inbox:
             await self._inbox_empty.park()
+        return True
 
     def _is_quick(self, event: ThreadStreamEvent) -> bool:
         """Say whether nothing has to be waited for: no write, no room, no earlier event."""
@@ -716,7 +682,7 @@ class Turn(Generic[TContext]):
             except NotFoundError:
                 return self._kept is not None  # the default finds out whether it is the thread
             except BaseException as raised:  # noqa: ASYNC103
-                if _ends_process(raised) or split_cancelled(raised)[0] is not None:
+                if ends_process(raised) or split_cancelled(raised)[0] is not None:
                     raise
                 error = raised
         what = "failed" if error else f"hadn't ended after {self.policy.settle_timeout} s"
@@ -832,48 +798,3 @@ def _ending_note(
         created_at=datetime.now(UTC),
         content=ENDING_NOTES[reason],
     )
-
-
-class _StrayCancellation(RuntimeError):
-    """A cancellation came out of `respond` that isn't the turn's: a scope was left half open."""
-
-    @classmethod
-    def of(cls, cancelled: BaseException) -> _StrayCancellation:
-        error = cls(
-            "a cancel scope in respond() was open across a yield of a generator that another one"
-            " iterates, and ended there; open it inside of the outermost generator instead"
-        )
-        error.__cause__ = cancelled
-        return error
-
-
-def _ends_process(error: BaseException) -> bool:
-    """Say whether it is Ctrl-C or an exit; everything else in user code is that turn's failure."""
-    return any(isinstance(leaf, KeyboardInterrupt | SystemExit) for leaf in _leaves(error))
-
-
-def split_cancelled(
-    error: BaseException,
-) -> tuple[BaseException | None, BaseException | None]:
-    """Return the cancellations in an exception, and the rest of it."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)
-    return (error, None) if isinstance(error, trio.Cancelled) else (None, error)
-
-
-def unwrapped(error: BaseException) -> BaseException:
-    """Return what a nursery's group stands for, so that nurseries don't show in what users raise.
-
-    That is its only exception, or the first that says what to tell the client.
-    """
-    leaves = list(_leaves(error))
-    told = (leaf for leaf in leaves if isinstance(leaf, BaseStreamError))
-    return leaves[0] if len(leaves) == 1 else next(told, error)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error

@@ -11,18 +11,21 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import Any, Generic, Self
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 import trio
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
+from . import errors, store, types, widgets
+from ._elsewhere import names_of
 from ._frames import FrameReader, FramesLost
+from ._groups import split_cancelled
 from ._journal import keep_journal, keep_recovering, recover
 from ._live import LiveTurns
 from ._policy import TurnPolicy
 from ._requests import ANSWERED, DEFAULT_PAGE_SIZE, STREAMING
-from ._stream import Opening, Turn, current_turn, settle_cancelled, split_cancelled
+from ._stream import Opening, Turn, current_turn, settle_cancelled
 from ._turn import CancelReason
 from ._widget_diff import diff_widget
 from ._widget_stream import stream_widget
@@ -57,6 +60,9 @@ __all__ = [
     "diff_widget",
     "stream_widget",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = names_of(__name__, types, errors, store, widgets)
 
 logger = logging.getLogger(__name__)
 
@@ -147,14 +153,14 @@ class StreamingResult:
     async def aclose(self) -> None:
         """Stop reading; if that cancels the turn, return when it is settled.
 
-        Waits even if the caller has been cancelled, for at most twice `settle_timeout`.
+        Waits even if the caller has been cancelled, for at most four times `settle_timeout`.
         """
         if self._reading is None:
             return
         turn, reader = self._reading
         turn.close_reader(reader)
         if turn.is_ending:
-            with trio.move_on_after(2 * turn.policy.settle_timeout, shield=True):
+            with trio.move_on_after(turn.longest_settling, shield=True):
                 await turn.settled.wait()
 
     def _started(self) -> tuple[Turn[Any], FrameReader]:
@@ -269,9 +275,8 @@ class ChatKitServer(ABC, Generic[TContext]):
         turns = list(self.live_turns)
         for turn in turns:
             turn.cancel(CancelReason.SHUTDOWN)
-        longest = max((turn.policy.settle_timeout for turn in turns), default=0.0)
-        # Four: an interrupted write, the hook, the default after it, and what these leave.
-        with trio.move_on_after(4 * longest + 1, shield=True):
+        longest = max((turn.longest_settling for turn in turns), default=0.0)
+        with trio.move_on_after(longest + 1, shield=True):
             for turn in turns:
                 await turn.settled.wait()
 

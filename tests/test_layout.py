@@ -13,10 +13,20 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "chatkit_trio"
 
 LAYERS = [
-    {"icons", "actions", "errors", "widgets", "types", "_widget_rendering"},
+    {"_elsewhere", "icons", "actions", "errors", "widgets", "types", "_widget_rendering"},
     {"store"},
     {"_turn", "_wire", "_widget_diff", "_policy"},
-    {"_frames", "_stream", "_live", "_journal", "_requests", "_widget_stream", "server"},
+    {
+        "_frames",
+        "_groups",
+        "_driver",
+        "_stream",
+        "_live",
+        "_journal",
+        "_requests",
+        "_widget_stream",
+        "server",
+    },
     {"stores", "agents", "web", "testing", "_pytest_plugin", "demo", "cli", "__main__"},
 ]
 

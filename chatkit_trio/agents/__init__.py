@@ -5,6 +5,10 @@ taken to an asyncio thread: `Runner` and `stream_agent_response` (extra `agents`
 pydantic-ai: `run_pydantic_ai` (extra `pydantic-ai`). Importing this package needs none of them.
 """
 
+from typing import TYPE_CHECKING
+
+from chatkit_trio import store, types, widgets
+from chatkit_trio._elsewhere import names_of
 from chatkit_trio.server import stream_widget
 
 from ._agents_sdk import AgentRun, Runner, stream_agent_response
@@ -41,3 +45,6 @@ __all__ = [
     "stream_widget",
     "tool",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = names_of(__name__, types, store, widgets)

@@ -75,6 +75,21 @@ def test_every_public_name_is_here_but_for_those_left_out(module: str) -> None:
     assert missing == {left for left in LEFT_OUT if left[0] == module and "." not in left[1]}
 
 
+@pytest.mark.parametrize("module", ["server", "agents"])
+def test_names_a_module_merely_imports_can_be_imported_from_ours(module: str) -> None:
+    """`from chatkit.server import ThreadItemDoneEvent` works by accident, and is in use."""
+    loaded, own = original(module), importlib.import_module(f"chatkit_trio.{module}")
+    borrowed = {
+        name: value
+        for name, value in vars(loaded).items()
+        if getattr(value, "__module__", "").startswith("chatkit.")
+        and value.__module__ != loaded.__name__
+    }
+
+    assert len(borrowed) > 30
+    assert [name for name in borrowed if not hasattr(own, name)] == []
+
+
 @pytest.mark.parametrize("module", OURS)
 def test_hooks_and_methods_take_the_same_parameters_first(module: str) -> None:
     different = set()
