@@ -187,7 +187,9 @@ class Turn(Generic[TContext]):
         self._inbox_empty = trio.lowlevel.ParkingLot()
         self._performing = False
         self._quick_events = 0
-        self._driver_ended = False
+        self._driver_ended = trio.Event()
+        self._tasks_ended = trio.Event()
+        self._tasks_scope = trio.CancelScope()
         self._answered = False
         self._failure: BaseException | None = None
 
@@ -377,10 +379,11 @@ class Turn(Generic[TContext]):
                 raise
             self._failure = unwrapped(error)
         self._is_over = True
-        if self.cancel_scope.cancelled_caught:
+        if self.cancel_scope.cancelled_caught and not self._is_complete:
             self.cancel_reason = self.cancel_reason or self._expired_reason()
         elif self._pending_at_end is None:
-            # A cancellation that came too late to be delivered hasn't cut anything short.
+            # A cancellation that came too late to be delivered, or fell on tasks beside an answer
+            # that was complete, hasn't cut anything short.
             self.cancel_reason = None
 
     async def _begin(self) -> None:
@@ -415,29 +418,40 @@ class Turn(Generic[TContext]):
 
     async def _run_respond(self) -> None:
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self._tasks_scope = nursery.cancel_scope
+            await nursery.start(self._keep_nursery)
             nursery.start_soon(self._drive)
             if not self.log.has_readers:
                 self._on_disconnect()
             try:
                 await self._perform_events()
+                if self._failure is not None:
+                    nursery.cancel_scope.cancel()
+                await self._tasks_ended.wait()
             except BaseException as error:
                 # Before the user's cleanup, which may hang, and before the nursery waits for it.
                 # Every write in it is shielded, with a deadline.
                 await self._settle_early(error)  # noqa: ASYNC102
                 raise
-            if self._failure is not None:
-                nursery.cancel_scope.cancel()
+
+    async def _keep_nursery(self, task_status: trio.TaskStatus[None]) -> None:
+        """Hold the nursery of the user's tasks, in a task of its own: their cleanup may hang."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await self._driver_ended.wait()
+        finally:
+            self._tasks_ended.set()
 
     async def _perform_events(self) -> None:
-        while self._inbox or not self._driver_ended:
+        while self._inbox or not self._driver_ended.is_set():
             while self._inbox:
                 self._performing = True
                 await self._perform(self._inbox[0])
                 self._performing = False
                 self._inbox.popleft()
             self._inbox_empty.unpark_all()
-            if not self._driver_ended:
+            if not self._driver_ended.is_set():
                 await self._inbox_filled.park()
 
     async def _perform(self, event: ThreadStreamEvent) -> None:
@@ -531,13 +545,13 @@ class Turn(Generic[TContext]):
                     raise cancelled from None  # noqa: ASYNC104
                 self._note_failure(StrayCancellation.of(cancelled))
         finally:
-            self._driver_ended = True
+            self._driver_ended.set()
             self._inbox_filled.unpark_all()
 
     @property
     def _is_cancelled(self) -> bool:
         """Whether the tasks of this turn have been cancelled, by the turn or by one of them."""
-        return self.cancel_scope.cancel_called or self.nursery.cancel_scope.cancel_called
+        return self.cancel_scope.cancel_called or self._tasks_scope.cancel_called
 
     def _note_failure(self, failure: BaseException) -> None:
         if ends_process(failure):
@@ -609,10 +623,19 @@ class Turn(Generic[TContext]):
     async def _settle_early(self, error: BaseException) -> None:
         """Settle in the middle of an unwinding turn; the client hears of a failure later."""
         failed = not (isinstance(error, trio.Cancelled) and self.cancel_scope.cancel_called)
+        if self._answered and not failed and not self._inbox:
+            await self._settle_finished()
+            self._release()
+            return
         await self._settle(CancelReason.FAILED if failed else self._expired_reason())
         if self.cancel_reason is not CancelReason.FAILED:
             self._announce_items()
             self._release()
+
+    @property
+    def _is_complete(self) -> bool:
+        """Whether all that `respond` yielded is stored and it came to its end by itself."""
+        return self._answered and self.settled.is_set() and self._pending_at_end is None
 
     async def _finish(self) -> None:
         """Settle what isn't settled yet and tell the client how the turn ended."""
@@ -621,9 +644,11 @@ class Turn(Generic[TContext]):
                 self._forward(self._refusal(self._failure))
             else:
                 self._announce_reason()
+        elif self.settled.is_set():
+            return
         elif self._failure is None and (self._answered or self.cancel_reason is None):
             await self._settle_finished()
-        elif not self.settled.is_set():
+        else:
             await self._settle(CancelReason.FAILED)
             if self.cancel_reason is CancelReason.FAILED:
                 self._announce_failure()
@@ -638,13 +663,15 @@ class Turn(Generic[TContext]):
 
     async def _settle_finished(self) -> None:
         """Store what `respond` began and forgot to finish; close the journal's entry."""
-        left = kept_items(self.items.begun())
+        left, thread = kept_items(self.items.begun()), self._unsaved_thread()
         if left or self.settlement(()) != Settlement(thread_id=self.thread.id):
             settle = partial(self.settle, left)
             # Twice: nothing comes after it that could make up for a write that failed.
             is_kept = await self._shielded(settle) or await self._shielded(settle)
             if left and not is_kept:
                 self._forward(error_event(StoreError("what respond() left couldn't be stored")))
+            if thread is not None and is_kept:
+                self._forward(ThreadUpdatedEvent(thread=thread_answer(thread)))
 
     async def _settle(self, default_reason: CancelReason) -> None:
         """Keep what the client has seen, by the hook; runs once, shielded, with a deadline."""

@@ -505,6 +505,34 @@ async def test_a_title_that_a_task_of_the_turn_sets_after_respond_survives_a_sto
         assert await transcript(store, turn.thread_id) == ["user: hi", "assistant: Hello"]
 
 
+async def test_a_task_of_the_turn_that_is_slow_to_end_holds_up_nobody(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async def cling(thread: ThreadMetadata) -> None:
+        thread.title = "Found"
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(60)
+
+    async def respond(thread: ThreadMetadata, _: Any, context: Any) -> AsyncIterator[Any]:
+        current_turn().nursery.start_soon(cling, thread)
+        yield ThreadItemDoneEvent(item=message(Scene(thread, None, context), "Hello"))
+
+    store = MemoryStore[Any]()
+    async with ScriptedServer(store, respond) as server:
+        began_at = trio.current_time()
+        turn = await stopped(server)
+        thread_id = turn.thread_id or ""
+
+        assert trio.current_time() == pytest.approx(began_at + 1)
+        assert turn.thread is not None
+        assert turn.thread.title == "Found"
+        assert (await store.load_thread(thread_id, None)).title == "Found"
+        assert await transcript(store, thread_id) == ["user: hi", "assistant: Hello"]
+
+
 # --- Reading -----------------------------------------------------------------------------------
 
 
