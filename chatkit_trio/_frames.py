@@ -169,7 +169,8 @@ class FrameReader:
                 if self._log.is_closed:
                     raise trio.EndOfChannel
                 await self._log._waiting_readers.park()
-            await self._let_writer_go_on()
+            if self._log.next_number - self.number > 1:
+                await self._let_writer_go_on()
             # Nothing is left when another task that reads here too was quicker.
             if frames := self._log._take(self, max_bytes):
                 return frames
@@ -179,7 +180,8 @@ class FrameReader:
 
         Sending costs many times what a frame does. This never waits: a writer that has to wait
         for something itself brings none, and what there is goes out. Two rounds without a frame
-        are needed to tell, because trio shuffles the tasks of a round.
+        are needed to tell, because trio shuffles the tasks of a round. Called only when several
+        frames are ready: one alone comes from a writer that isn't busy.
         """
         known, idle_rounds = self._log.next_number, 0
         for _ in range(_MAX_ROUNDS):
