@@ -434,7 +434,7 @@ class Turn(Generic[TContext]):
                 await self._settle_early(error)  # noqa: ASYNC102
                 raise
 
-    async def _keep_nursery(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _keep_nursery(self, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC114
         """Hold the nursery of the user's tasks, in a task of its own: their cleanup may hang."""
         try:
             async with trio.open_nursery() as self._nursery:
