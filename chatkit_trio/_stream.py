@@ -615,7 +615,9 @@ class Turn(Generic[TContext]):
         self.cancel_scope.deadline = min(self._turn_deadline, self._grace_deadline)
 
     def _expired_reason(self) -> CancelReason:
-        """Say which of the deadlines has ended the turn, when `cancel` wasn't called."""
+        """Say what has ended the turn, when `cancel` wasn't called."""
+        if trio.current_time() < self.cancel_scope.deadline:
+            return CancelReason.STOPPED  # user code has cancelled the scope itself
         if self._grace_deadline < self._turn_deadline:
             return CancelReason.DISCONNECTED
         return CancelReason.DEADLINE

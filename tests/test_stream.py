@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import trio
 
+from chatkit_trio._turn import ENDING_NOTES
 from chatkit_trio.errors import CustomStreamError, ErrorCode, StoreError, StreamError
-from chatkit_trio.server import StreamingResult, TurnPolicy, current_turn
+from chatkit_trio.server import CancelReason, StreamingResult, TurnPolicy, current_turn
 from chatkit_trio.store import Settlement, Store
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import (
@@ -34,6 +35,7 @@ from chatkit_trio.types import (
     ErrorEvent,
     HiddenContextItem,
     ProgressUpdateEvent,
+    SDKHiddenContextItem,
     ThreadItemAddedEvent,
     ThreadItemDoneEvent,
     ThreadItemReplacedEvent,
@@ -465,6 +467,22 @@ async def test_a_server_is_entered_once_at_a_time() -> None:
     async with scripted_server(MemoryStore(), [say("Hello")]) as server:
         with pytest.raises(RuntimeError, match="running already"):
             await server.__aenter__()
+
+
+async def test_a_turn_whose_scope_user_code_cancels_has_been_stopped(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """In the store afterwards: what was said, and a note that it was stopped, not timed out."""
+    store, policy = MemoryStore[Any](), TurnPolicy(turn_timeout=60)
+    cancel = do(lambda _: current_turn().cancel_scope.cancel())
+    script = [say("Hello", finish=False), cancel, pause(5)]
+    async with scripted_server(store, script, policy=policy) as server:
+        thread_id, _ = await answer_to(server)
+        page = await store.load_thread_items(thread_id, None, 9, "asc", None)
+
+    note = page.data[-1]
+    assert isinstance(note, SDKHiddenContextItem)
+    assert note.content == ENDING_NOTES[CancelReason.STOPPED]
 
 
 async def test_names_of_a_subclass_do_not_get_in_the_servers_way() -> None:
