@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
+from time import perf_counter
 
 import trio
 
@@ -20,6 +21,9 @@ from .errors import ChatKitError
 
 _MAX_ROUNDS = 32
 """How many rounds of the scheduler a reader gives way to a busy writer. A round is some 10 µs."""
+
+_MAX_SECONDS = 0.02
+"""And for how long, in real time: a round in which somebody computes takes longer."""
 
 _MANY_FRAMES = 64
 """So many frames make a send worth its price."""
@@ -184,8 +188,11 @@ class FrameReader:
         frames are ready: one alone comes from a writer that isn't busy.
         """
         known, idle_rounds = self._log.next_number, 0
+        until = perf_counter() + _MAX_SECONDS
         for _ in range(_MAX_ROUNDS):
             if known - self.number >= _MANY_FRAMES or self._log.is_closed or idle_rounds == 2:
+                return
+            if perf_counter() > until:
                 return
             await trio.lowlevel.checkpoint()
             idle_rounds = idle_rounds + 1 if self._log.next_number == known else 0

@@ -20,6 +20,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic
 
 import trio
@@ -82,6 +83,9 @@ _ENDING_MESSAGES = {
 
 _EVENTS_A_ROUND = 16
 """How many events of a respond that never awaits are taken before others get their turn."""
+
+_SECONDS_A_ROUND = 0.02
+"""How long they may take, in real time, before others get their turn."""
 
 
 class StoreTimeoutError(ChatKitError):
@@ -187,6 +191,7 @@ class Turn(Generic[TContext]):
         self._inbox_empty = trio.lowlevel.ParkingLot()
         self._performing = False
         self._quick_events = 0
+        self._gave_way_at = 0.0
         self._driver_ended = trio.Event()
         self._tasks_ended = trio.Event()
         self._tasks_scope = trio.CancelScope()
@@ -572,16 +577,21 @@ class Turn(Generic[TContext]):
             raise TypeError(f"respond() yielded {type(event).__name__}, which is not an event")
         if self._is_quick(event):
             self._perform_quickly(event)
-            self._quick_events += 1
-            if self._quick_events % _EVENTS_A_ROUND == 0:
-                # A respond that never awaits must not starve the rest of the server.
-                await trio.lowlevel.checkpoint()
+            await self._give_way_sometimes()
             return True
         self._inbox.append(event)
         self._inbox_filled.unpark_all()
         while self._inbox:
             await self._inbox_empty.park()
         return True
+
+    async def _give_way_sometimes(self) -> None:
+        """Checkpoint now and then: a respond that never awaits must not starve the server."""
+        self._quick_events += 1
+        now = perf_counter()
+        if self._quick_events >= _EVENTS_A_ROUND or now - self._gave_way_at > _SECONDS_A_ROUND:
+            self._quick_events, self._gave_way_at = 0, now
+            await trio.lowlevel.checkpoint()
 
     def _is_quick(self, event: ThreadStreamEvent) -> bool:
         """Say whether nothing has to be waited for: no write, no room, no earlier event."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -333,6 +334,30 @@ async def test_a_respond_that_never_awaits_does_not_starve_other_requests() -> N
             for _ in range(5):
                 assert len(await client.threads()) <= 1
             endless = False
+
+
+async def test_a_respond_that_computes_for_long_lets_each_event_out() -> None:
+    """It takes the processor for 30 ms an event, real time, and awaits nothing: the client isn't
+    kept waiting for all of them, nor for 16."""
+    received = 0
+    lag: list[int] = []
+
+    async def respond(thread: ThreadMetadata, message: Any, context: Any) -> AsyncIterator[Any]:
+        for number in range(12):
+            until = perf_counter() + 0.03
+            while perf_counter() < until:
+                pass
+            lag.append(number - received)
+            yield ProgressUpdateEvent(text=str(number))
+
+    async with (
+        ScriptedServer(MemoryStore[Any](), respond) as server,
+        ChatClient.of_server(server).send("hi") as turn,
+    ):
+        async for event in turn:
+            received += isinstance(event, ProgressUpdateEvent)
+
+    assert (received, max(lag) < 6) == (12, True)
 
 
 async def test_tasks_in_the_turns_nursery_belong_to_the_turn(
