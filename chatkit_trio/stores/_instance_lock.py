@@ -70,16 +70,6 @@ def live_instances(database: Path) -> set[str]:
     return {file.name.removeprefix(prefix) for file in files if _is_held(file)}
 
 
-def is_alive(database: Path, instance: str) -> bool:
-    """Say whether the store of this name is open, in any process; remove its file if it is not."""
-    return _is_held(_lock_path(database, instance))
-
-
-def remove_stale_locks(database: Path) -> None:
-    """Remove the lock files that dead processes left beside the database."""
-    live_instances(database)
-
-
 def _lock_path(database: Path, instance: str) -> Path:
     return database.with_name(f"{database.name}-instance-{instance}")
 
