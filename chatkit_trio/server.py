@@ -19,17 +19,17 @@ from typing_extensions import TypeVar
 
 from . import errors, store, types, widgets
 from ._elsewhere import names_of
-from ._frames import FrameReader, FramesLost
-from ._groups import split_cancelled
-from ._journal import keep_journal, keep_recovering, recover
-from ._live import LiveTurns
-from ._policy import TurnPolicy
-from ._requests import ANSWERED, DEFAULT_PAGE_SIZE, STREAMING
-from ._stream import Opening, Turn, current_turn, settle_cancelled
-from ._turn import CancelReason
-from ._widget_diff import diff_widget
-from ._widget_stream import stream_widget
-from ._wire import parse_request, to_json
+from ._engine.frames import FrameReader, FramesLost
+from ._engine.groups import split_cancelled
+from ._engine.items import CancelReason
+from ._engine.journal import keep_journal, keep_recovering, recover
+from ._engine.live import LiveTurns
+from ._engine.policy import TurnPolicy
+from ._engine.requests import ANSWERED, DEFAULT_PAGE_SIZE, STREAMING
+from ._engine.streaming import stream_widget
+from ._engine.turn import Opening, Turn, current_turn, settle_cancelled
+from ._engine.widget_diff import diff_widget
+from ._engine.wire import parse_request, to_json
 from .actions import Action
 from .errors import InvalidRequestError, ServerNotRunningError
 from .store import AttachmentStore, Store

@@ -9,7 +9,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkit_trio._frames import FrameLog, FrameReader, FramesLost
+from chatkit_trio._engine.frames import FrameLog, FrameReader, FramesLost
 
 
 def log_of(*frames: bytes, max_unread: int = 100, max_kept: int = 100) -> FrameLog:

@@ -15,16 +15,16 @@ PACKAGE = Path(__file__).parent.parent / "chatkit_trio"
 LAYERS = [
     {"_elsewhere", "icons", "actions", "errors", "widgets", "types", "_widget_rendering"},
     {"store"},
-    {"_turn", "_wire", "_widget_diff", "_policy"},
+    {"_engine.items", "_engine.wire", "_engine.widget_diff", "_engine.policy"},
     {
-        "_frames",
-        "_groups",
-        "_driver",
-        "_stream",
-        "_live",
-        "_journal",
-        "_requests",
-        "_widget_stream",
+        "_engine.frames",
+        "_engine.groups",
+        "_engine.driver",
+        "_engine.turn",
+        "_engine.live",
+        "_engine.journal",
+        "_engine.requests",
+        "_engine.streaming",
         "server",
     },
     {"stores", "agents", "web", "testing", "_pytest_plugin", "demo", "cli", "__main__"},
@@ -38,14 +38,15 @@ OUTSIDE = {"quart", "quart_trio", "hypercorn", "openai", "agents", "click", "sql
 
 
 def layer_of(module: str) -> int:
-    top = module.split(".")[0]
-    return next(number for number, names in enumerate(LAYERS) if top in names)
+    top, _, rest = module.partition(".")
+    room = f"{top}.{rest}" if top == "_engine" else top
+    return next(number for number, names in enumerate(LAYERS) if room in names)
 
 
 def modules() -> Iterator[tuple[str, Path]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        if name != "__init__":
+        if name not in ("__init__", "_engine.__init__"):
             yield name, path
 
 

@@ -19,8 +19,8 @@ import pytest
 import trio
 import trio.testing
 
-from chatkit_trio._frames import FrameLog
-from chatkit_trio._turn import ENDING_NOTES, is_hidden, kept_items
+from chatkit_trio._engine.frames import FrameLog
+from chatkit_trio._engine.items import ENDING_NOTES, is_hidden, kept_items
 from chatkit_trio.actions import Action
 from chatkit_trio.errors import CustomStreamError, StoreError
 from chatkit_trio.server import CancelReason, FramesLost, Turn, TurnPolicy, current_turn

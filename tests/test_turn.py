@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkit_trio._turn import (
+from chatkit_trio._engine.items import (
     MAX_CONTENT_PARTS,
     AddItem,
     DeleteItem,

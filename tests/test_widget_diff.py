@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from chatkit_trio._widget_diff import WidgetUpdate, apply_widget_update, diff_widget
+from chatkit_trio._engine.widget_diff import WidgetUpdate, apply_widget_update, diff_widget
 from chatkit_trio.types import (
     WidgetComponentUpdated,
     WidgetRootUpdated,

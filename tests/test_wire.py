@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkit_trio._wire import decode_audio, error_event, frame, parse_request, to_json
+from chatkit_trio._engine.wire import decode_audio, error_event, frame, parse_request, to_json
 from chatkit_trio.errors import (
     ConflictError,
     CustomStreamError,

@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import trio
 
-from chatkit_trio._groups import unwrapped
+from chatkit_trio._engine.groups import unwrapped
 from chatkit_trio.types import ThreadStreamEvent
 
 from ._asyncio_thread import CLOSE_TIMEOUT, AsyncioTask, Outlet, asyncio_thread

@@ -14,7 +14,7 @@ import trio
 from hypercorn.utils import LifespanFailureError
 from quart import Quart
 
-from chatkit_trio._groups import unwrapped
+from chatkit_trio._engine.groups import unwrapped
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.web import create_app, serve
 from chatkit_trio.web._serving import ASGIApp

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from chatkit_trio._turn import as_metadata, is_hidden, kept_items
+from chatkit_trio._engine.items import as_metadata, is_hidden, kept_items
 from chatkit_trio.server import CancelReason
 from chatkit_trio.types import (
     AssistantMessageItem,

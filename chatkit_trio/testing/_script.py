@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, cast
 
 import trio
 
-from chatkit_trio._policy import TurnPolicy
+from chatkit_trio._engine.policy import TurnPolicy
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import AttachmentStore, Store, StoreItemType, default_generate_id
 from chatkit_trio.types import (

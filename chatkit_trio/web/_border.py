@@ -13,7 +13,7 @@ from typing import TypeAlias
 from quart import Response, request
 from werkzeug.exceptions import Forbidden, MethodNotAllowed
 
-from chatkit_trio._groups import split_cancelled, unwrapped
+from chatkit_trio._engine.groups import split_cancelled, unwrapped
 
 from ._cors import Cors
 from ._errors import Refusal, refusal_of

@@ -16,7 +16,7 @@ from typing import Self
 import trio
 from quart.wrappers.response import ResponseBody
 
-from chatkit_trio._wire import frame
+from chatkit_trio._engine.wire import frame
 from chatkit_trio.errors import ErrorCode, ServerNotRunningError
 from chatkit_trio.server import FramesLost, StreamingResult
 from chatkit_trio.types import ErrorEvent

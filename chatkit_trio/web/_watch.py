@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Self
 
-from chatkit_trio._turn import is_hidden
-from chatkit_trio._wire import frame
+from chatkit_trio._engine.items import is_hidden
+from chatkit_trio._engine.wire import frame
 from chatkit_trio.errors import InvalidRequestError
 from chatkit_trio.server import ChatKitServer, FramesLost, StreamingResult
 from chatkit_trio.types import (

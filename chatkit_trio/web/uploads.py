@@ -21,7 +21,7 @@ from quart_trio.wrappers import TrioResponse
 from typing_extensions import TypeVar
 from werkzeug.exceptions import ClientDisconnected
 
-from chatkit_trio._wire import to_json
+from chatkit_trio._engine.wire import to_json
 from chatkit_trio.errors import TooLargeError
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.stores.attachments import DiskAttachmentStore, Download

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-import chatkit_trio._widget_diff as our_diff
+import chatkit_trio._engine.widget_diff as our_diff
 import chatkit_trio.widgets as our_widgets
-from chatkit_trio._widget_diff import WidgetUpdate, apply_widget_update
+from chatkit_trio._engine.widget_diff import WidgetUpdate, apply_widget_update
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import trio
 
-from .types import ThreadStreamEvent
+from chatkit_trio.types import ThreadStreamEvent
 
 Take: TypeAlias = Callable[[ThreadStreamEvent], Awaitable[bool]]
 """Takes an event, waits until it has been dealt with, and says whether more are wanted."""

@@ -10,8 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-from .types import WidgetComponentUpdated, WidgetRootUpdated, WidgetStreamingTextValueDelta
-from .widgets import (
+from chatkit_trio.types import (
+    WidgetComponentUpdated,
+    WidgetRootUpdated,
+    WidgetStreamingTextValueDelta,
+)
+from chatkit_trio.widgets import (
     DynamicWidgetComponent,
     DynamicWidgetRoot,
     ListView,

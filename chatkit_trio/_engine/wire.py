@@ -12,15 +12,14 @@ import binascii
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from ._turn import is_hidden
-from .errors import (
+from chatkit_trio.errors import (
     ChatKitError,
     CustomStreamError,
     ErrorCode,
     InvalidRequestError,
     StreamError,
 )
-from .types import (
+from chatkit_trio.types import (
     ChatKitReq,
     ErrorEvent,
     Page,
@@ -29,6 +28,8 @@ from .types import (
     ThreadMetadata,
     ThreadStreamEvent,
 )
+
+from .items import is_hidden
 
 _REQUEST: TypeAdapter[ChatKitReq] = TypeAdapter(ChatKitReq)
 _MAX_REPORTED_PROBLEMS = 5

@@ -17,7 +17,7 @@ from time import perf_counter
 
 import trio
 
-from .errors import ChatKitError
+from chatkit_trio.errors import ChatKitError
 
 _MAX_ROUNDS = 32
 """How many rounds of the scheduler a reader gives way to a busy writer. A round is some 10 µs."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import trio
 
-from .errors import BaseStreamError
+from chatkit_trio.errors import BaseStreamError
 
 
 class StrayCancellation(RuntimeError):

@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from ._widget_diff import apply_widget_update
-from .types import (
+from chatkit_trio.types import (
     AssistantMessageContent,
     AssistantMessageContentPartAdded,
     AssistantMessageContentPartAnnotationAdded,
@@ -46,6 +45,8 @@ from .types import (
     WorkflowTaskAdded,
     WorkflowTaskUpdated,
 )
+
+from .widget_diff import apply_widget_update
 
 logger = logging.getLogger(__name__)
 

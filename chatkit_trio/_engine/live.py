@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Generic
 import trio
 from typing_extensions import TypeVar
 
-from ._turn import CancelReason
-from .errors import BusyError
+from chatkit_trio.errors import BusyError
+
+from .items import CancelReason
 
 if TYPE_CHECKING:
-    from ._stream import Opening, Turn
+    from .turn import Opening, Turn
 
 TContext = TypeVar("TContext", default=Any)
 

@@ -16,11 +16,8 @@ from typing import TYPE_CHECKING, Any, Never
 
 from pydantic import BaseModel
 
-from ._stream import Begun, Opening
-from ._turn import CancelReason, as_metadata, is_hidden
-from ._wire import decode_audio, thread_answer, visible
-from .errors import ConflictError, ErrorCode, InvalidRequestError, StreamError
-from .types import (
+from chatkit_trio.errors import ConflictError, ErrorCode, InvalidRequestError, StreamError
+from chatkit_trio.types import (
     Attachment,
     AttachmentsCreateReq,
     AttachmentsDeleteReq,
@@ -58,8 +55,12 @@ from .types import (
     WidgetItem,
 )
 
+from .items import CancelReason, as_metadata, is_hidden
+from .turn import Begun, Opening
+from .wire import decode_audio, thread_answer, visible
+
 if TYPE_CHECKING:
-    from .server import ChatKitServer
+    from chatkit_trio.server import ChatKitServer
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import trio
 
-from ._live import LiveTurns
-from ._turn import ENDING_NOTES, CancelReason, kept_items
-from .store import Journal, JournalEntry, Settlement, default_generate_id
-from .types import SDKHiddenContextItem
+from chatkit_trio.store import Journal, JournalEntry, Settlement, default_generate_id
+from chatkit_trio.types import SDKHiddenContextItem
+
+from .items import ENDING_NOTES, CancelReason, kept_items
+from .live import LiveTurns
 
 logger = logging.getLogger(__name__)
 

@@ -27,11 +27,25 @@ import trio
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
-from ._driver import drive
-from ._frames import FrameLog, FrameReader
-from ._groups import StrayCancellation, ends_process, split_cancelled, unwrapped
-from ._policy import TurnPolicy
-from ._turn import (
+from chatkit_trio.errors import BaseStreamError, ChatKitError, StoreError
+from chatkit_trio.store import JournalEntry, NotFoundError, Settlement, Store, default_generate_id
+from chatkit_trio.types import (
+    ErrorEvent,
+    SDKHiddenContextItem,
+    StreamOptions,
+    StreamOptionsEvent,
+    ThreadItem,
+    ThreadItemDoneEvent,
+    ThreadItemRemovedEvent,
+    ThreadMetadata,
+    ThreadStreamEvent,
+    ThreadUpdatedEvent,
+)
+
+from .driver import drive
+from .frames import FrameLog, FrameReader
+from .groups import StrayCancellation, ends_process, split_cancelled, unwrapped
+from .items import (
     COLLECTED_UPDATES,
     ENDING_NOTES,
     AddItem,
@@ -48,25 +62,13 @@ from ._turn import (
     kept_items,
     updated_item,
 )
-from ._wire import error_event, frame, refusal_event, thread_answer
-from .errors import BaseStreamError, ChatKitError, StoreError
-from .store import JournalEntry, NotFoundError, Settlement, Store, default_generate_id
-from .types import (
-    ErrorEvent,
-    SDKHiddenContextItem,
-    StreamOptions,
-    StreamOptionsEvent,
-    ThreadItem,
-    ThreadItemDoneEvent,
-    ThreadItemRemovedEvent,
-    ThreadMetadata,
-    ThreadStreamEvent,
-    ThreadUpdatedEvent,
-)
+from .policy import TurnPolicy
+from .wire import error_event, frame, refusal_event, thread_answer
 
 if TYPE_CHECKING:
-    from ._live import LiveTurns
-    from .server import ChatKitServer
+    from chatkit_trio.server import ChatKitServer
+
+    from .live import LiveTurns
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 
-from ._widget_diff import diff_widget
-from .store import StoreItemType, default_generate_id
-from .types import (
+from chatkit_trio.store import StoreItemType, default_generate_id
+from chatkit_trio.types import (
     ThreadItemAddedEvent,
     ThreadItemDoneEvent,
     ThreadItemUpdatedEvent,
@@ -15,7 +14,9 @@ from .types import (
     ThreadStreamEvent,
     WidgetItem,
 )
-from .widgets import WidgetRoot
+from chatkit_trio.widgets import WidgetRoot
+
+from .widget_diff import diff_widget
 
 
 async def stream_widget(
