@@ -26,7 +26,7 @@ from ._engine.journal import keep_journal, keep_recovering, recover
 from ._engine.live import LiveTurns
 from ._engine.policy import TurnPolicy
 from ._engine.requests import ANSWERED, DEFAULT_PAGE_SIZE, STREAMING
-from ._engine.streaming import stream_widget
+from ._engine.streaming import stream_text, stream_widget
 from ._engine.turn import Opening, Turn, current_turn, settle_cancelled
 from ._engine.widget_diff import diff_widget
 from ._engine.wire import parse_request, to_json
@@ -58,6 +58,7 @@ __all__ = [
     "TurnPolicy",
     "current_turn",
     "diff_widget",
+    "stream_text",
     "stream_widget",
 ]
 
