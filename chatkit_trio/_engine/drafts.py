@@ -41,7 +41,7 @@ _MAX_WIDGET_UPDATES = 256
 """So many updates of a widget are collected before they are applied to it."""
 
 
-class UnfitUpdate(Exception):  # noqa: N818
+class UnfitUpdate(Exception):
     """An update that an item can't take: it is neither sent nor stored."""
 
 

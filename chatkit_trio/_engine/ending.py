@@ -31,6 +31,7 @@ class Ending:
         self._cancelled_at = inf
         self._hurried_at = inf
         self._operation: trio.CancelScope | None = None
+        self._operation_began_at = inf
 
     @property
     def is_cut(self) -> bool:
@@ -59,7 +60,7 @@ class Ending:
         self._bound_operation()
 
     def hurry(self) -> None:
-        """Bound the operation that runs now, because somebody waits for it.
+        """Bound each operation from now on, because somebody waits for the turn to begin.
 
         The turn isn't cut: an operation that ends in time changes nothing.
         """
@@ -67,9 +68,8 @@ class Ending:
         self._bound_operation()
 
     def stop_hurrying(self) -> None:
-        """Lift what `hurry` has set."""
+        """Lift what `hurry` has set: the turn has begun."""
         self._hurried_at = inf
-        self._bound_operation()
 
     async def write(self, operation: Callable[[], Awaitable[_T]]) -> _T:
         """Run a store write to its end: a cut that falls on it waits for the outcome.
@@ -84,6 +84,7 @@ class Ending:
         return await self._bounded(operation, shield=False)
 
     async def _bounded(self, operation: Callable[[], Awaitable[_T]], *, shield: bool) -> _T:
+        self._operation_began_at = trio.current_time()
         try:
             with trio.CancelScope(shield=shield, deadline=self._bound) as self._operation:
                 return await operation()
@@ -97,7 +98,8 @@ class Ending:
 
     @property
     def _bound(self) -> float:
-        waited_for_since = min(self._cancelled_at, self.scope.deadline, self._hurried_at)
+        hurried_since = max(self._hurried_at, self._operation_began_at)
+        waited_for_since = min(self._cancelled_at, self.scope.deadline, hurried_since)
         return waited_for_since + self._settle_timeout
 
     def _bound_operation(self) -> None:

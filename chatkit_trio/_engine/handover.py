@@ -70,6 +70,8 @@ class Handover:
         """The nursery for the user's tasks beside `respond`."""
         self.has_answered = False
         """Whether `respond` came to its end by itself before the turn was cut short."""
+        self.until_failure = trio.CancelScope()
+        """Cancelled by the first failure, so that it is told at once."""
         self.failure: BaseException | None = None
         """What went wrong first, unless the turn had been cut short before."""
 
@@ -92,14 +94,12 @@ class Handover:
             tasks.start_soon(self._watch_silence, idle_timeout)
 
     async def next_step(self) -> Step | None:
-        """Wait for a step to perform; None when all user code has ended, or something failed."""
-        while self.failure is None:
-            if self._steps:
-                return self._steps[0]
+        """Wait for a step to perform; None when all user code has ended."""
+        while not self._steps:
             if not self._tasks_running:
                 return None
             await self._news.park()
-        return None
+        return self._steps[0]
 
     def performed(self) -> None:
         """Note that the step which was returned last has been performed."""
@@ -113,7 +113,7 @@ class Handover:
             logger.error("an error after the end of %s", self._name, exc_info=error)
         elif self.failure is None:
             self.failure = error
-            self._news.unpark_all()
+            self.until_failure.cancel()
         elif error is not self.failure:
             logger.error("a second error in %s", self._name, exc_info=error)
 
@@ -257,10 +257,7 @@ class Handover:
         """Checkpoint now and then: a respond that never awaits must not starve the server."""
         self._events_this_round += 1
         now = perf_counter()
-        if (
-            self._events_this_round >= _EVENTS_A_ROUND
-            or now - self._round_began > _SECONDS_A_ROUND
-        ):
+        if self._events_this_round >= _EVENTS_A_ROUND or now - self._round_began > _SECONDS_A_ROUND:
             self._events_this_round, self._round_began = 0, now
             await trio.lowlevel.checkpoint()
 

@@ -1,4 +1,4 @@
-"""Why a turn ended early, what is kept of its unfinished items, and what people and models are told.
+"""Why a turn ended early, what is kept of its unfinished items, and who is told what.
 
 Plain data and rules: nothing here waits.
 """

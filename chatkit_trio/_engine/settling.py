@@ -36,7 +36,7 @@ from chatkit_trio.types import (
     is_hidden,
 )
 
-from .groups import ends_process
+from .groups import StrayCancellation, ends_process
 from .items import TurnItems
 from .keeping import ENDING_MESSAGES, ENDING_NOTES, CancelReason, kept_items
 from .thread_state import ThreadWatch, as_metadata
@@ -147,6 +147,7 @@ class Settling:
         """What is kept of the pending items, and the note behind it."""
         self._note: SDKHiddenContextItem | None = None
         self._is_decided = False  # what is kept of the pending items, by the hook or by the rule
+        self._is_gone = False
         self._tries = 0
         self._tries_alone: dict[str, int] = {}
         self._given_up = trio.Event()
@@ -200,15 +201,17 @@ class Settling:
             return None
 
     def _make_note(self) -> SDKHiddenContextItem:
-        """Return the note of why this turn ended; always the same one, so that it is stored once."""
+        """Return the note of why this turn ended: always the same one, so it is stored once."""
         if self._note is None:
-            cut = [item.id for item in self._outcome.kept or ()] or [self._items.last_visible_id]
+            cut = [item.id for item in self._outcome.kept or ()]
+            if not cut and self._items.last_visible_id is not None:
+                cut = [self._items.last_visible_id]
             self._note = ending_note(
                 self._thread_id,
                 self._note_id(),
                 self._turn_id,
                 self.reason or CancelReason.STOPPED,
-                [item_id for item_id in cut if item_id is not None],
+                cut,
             )
         return self._note
 
@@ -243,9 +246,9 @@ class Settling:
         self._outcome = replace(self._outcome, is_stored=is_stored)
         return self._outcome
 
-    async def settle_later(self) -> None:
-        """Try again, until all is stored, the thread is gone, or `give_up` is called."""
-        await self._store_left(None)
+    async def settle_later(self) -> bool:
+        """Try again until all is stored or the thread is gone; False if `give_up` was called."""
+        return await self._store_left(None)
 
     def give_up(self) -> None:
         """End `settle_later`: the server leaves."""
@@ -312,7 +315,8 @@ class Settling:
         except BaseException as error:
             if ends_process(error):
                 raise
-            raise RuntimeError("user code raised a cancellation that isn't the turn's") from error
+            # A cancellation of some scope of the hook's own, raised again where it is no more.
+            raise StrayCancellation.of(error) from None  # noqa: ASYNC104
         return False
 
     # --- The storing ---------------------------------------------------------------------------
@@ -336,7 +340,7 @@ class Settling:
 
     @property
     def _is_nothing_left(self) -> bool:
-        return self.settlement() == Settlement(thread_id=self._thread_id)
+        return self._is_gone or self.settlement() == Settlement(thread_id=self._thread_id)
 
     async def _try_to_store(self) -> bool:
         error: Exception | None
@@ -398,7 +402,7 @@ class Settling:
         self.in_journal = False
         self._to_add = []
         self._items.settled()
-        self._watch.saved(self._watch.thread)
+        self._is_gone = True
 
     async def _store_one_by_one(self) -> bool:
         """Store each item alone, so that one which the store can never take doesn't hold up all.
@@ -429,7 +433,7 @@ class Settling:
             if item.id in refused:
                 await self._set_aside(item, refused[item.id])
         if whole.thread is not None:
-            self._thread_is_saved(whole.thread)  # or it never will be; the log says which
+            self._watch.saved(whole.thread)  # or it never will be: the log says which
         self._items_are_stored()
         return True
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from chatkit_trio.errors import ConflictError, NotFoundError
 from chatkit_trio.store import Store, default_generate_id
-from chatkit_trio.types import ThreadMetadata, ThreadUpdatedEvent
+from chatkit_trio.types import ThreadUpdatedEvent
 
 from .drafts import UnfitUpdate
 from .ending import Ending
@@ -41,6 +41,8 @@ class Step:
     """What is sent; None for a hidden item."""
     effect: StoreEffect | None = None
     """What the store does before that."""
+    is_done: bool = False
+    """Whether the store has done it."""
 
 
 @dataclass(eq=False, slots=True)
@@ -48,7 +50,9 @@ class Rename(Step):
     """A new title from a request beside the turn: the turn's own task saves it."""
 
     title: str = ""
+    """The new title."""
     error: Exception | None = None
+    """What the store raised."""
 
 
 class ThreadWriter:
