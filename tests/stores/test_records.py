@@ -10,7 +10,7 @@ import pytest
 
 from chatkit_trio.store import Settlement, Store
 from chatkit_trio.stores import MemoryStore, SQLiteStore
-from chatkit_trio.testing._store_samples import NOON, note, prepare, snapshot, thread
+from chatkit_trio.testing._store_samples import NOON, UNREADABLE, note, prepare, snapshot, thread
 from chatkit_trio.types import ClientToolCallItem
 
 
@@ -53,16 +53,7 @@ async def test_a_settlement_that_cant_be_stored_whole_isnt_stored_at_all(store: 
     assert await snapshot(store, "thr_1", None) == before
 
 
-def nested(depth: int) -> Any:
-    value: Any = "bottom"
-    for _ in range(depth):
-        value = {"deeper": value}
-    return value
-
-
-@pytest.mark.parametrize(
-    "value", [nested(230), nested(2000), 10**5000], ids=["nested 230", "nested 2000", "big number"]
-)
+@pytest.mark.parametrize("value", UNREADABLE.values(), ids=UNREADABLE)
 async def test_what_couldnt_be_loaded_again_is_refused_when_it_is_stored(
     store: Store[Any], value: Any
 ) -> None:
