@@ -18,7 +18,6 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from . import errors, store, types, widgets
-from ._elsewhere import names_of
 from ._engine.frames import FrameReader, FramesLost
 from ._engine.groups import split_cancelled
 from ._engine.items import CancelReason
@@ -63,7 +62,14 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    __getattr__ = names_of(__name__, types, errors, store, widgets)
+
+    def __getattr__(name: str) -> Any:
+        # The original's module has these by accident, and code in use imports them from there.
+        for module in (types, errors, store, widgets):
+            if not name.startswith("_") and hasattr(module, name):
+                return getattr(module, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 logger = logging.getLogger(__name__)
 

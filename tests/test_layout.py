@@ -14,7 +14,6 @@ PACKAGE = Path(__file__).parent.parent / "chatkit_trio"
 
 LAYERS = [
     {
-        "_elsewhere",
         "icons",
         "actions",
         "errors",

@@ -5,10 +5,9 @@ taken to an asyncio thread: `Runner` and `stream_agent_response` (extra `agents`
 pydantic-ai: `run_pydantic_ai` (extra `pydantic-ai`). Importing this package needs none of them.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chatkit_trio import store, types, widgets
-from chatkit_trio._elsewhere import names_of
 from chatkit_trio.server import stream_widget
 
 from ._agents_sdk import AgentRun, Runner, stream_agent_response
@@ -47,4 +46,10 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    __getattr__ = names_of(__name__, types, store, widgets)
+
+    def __getattr__(name: str) -> Any:
+        # The original's module has these by accident, and code in use imports them from there.
+        for module in (types, store, widgets):
+            if not name.startswith("_") and hasattr(module, name):
+                return getattr(module, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
