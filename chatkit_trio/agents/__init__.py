@@ -1,8 +1,8 @@
 """Models to thread events: OpenAI Responses on trio, the Agents SDK from trio, and converters.
 
-On trio alone: `run_model` and `stream_response` (extra `openai`). With the Agents SDK, which is
-taken to an asyncio thread: `Runner` and `stream_agent_response` (extra `agents`); in the same way
-pydantic-ai: `run_pydantic_ai` (extra `pydantic-ai`). Importing this package needs none of them.
+On trio alone: `run_model` and `stream_response` (extra `openai`). On an asyncio thread: the Agents
+SDK, with `Runner` and `stream_agent_response` (extra `agents`), and pydantic-ai, with
+`run_pydantic_ai` (extra `pydantic-ai`). Importing this package imports none of the three.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,9 @@ from ._agents_sdk import AgentRun, Runner, stream_agent_response
 from ._asyncio_thread import run_on_asyncio, run_on_trio
 from ._context import AgentContext, ClientToolCall
 from ._converter import ThreadItemConverter, simple_to_agent_input
-from ._event_stream import EventStream
 from ._model_run import ModelError, ModelRun, run_model, stream_response
 from ._pydantic_ai import PydanticAIRun, run_pydantic_ai
+from ._reading import EventStream
 from ._responses import ResponseStreamConverter
 from ._text_widget import accumulate_text
 from ._tools import Tool, tool
