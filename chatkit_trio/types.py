@@ -466,6 +466,14 @@ ThreadItem = Annotated[
 """Anything that stands in a thread."""
 
 
+def is_hidden(item: ThreadItem) -> bool:
+    """Say whether an item is for the model only, and must never be sent to a client.
+
+    Use it wherever you show items that you have loaded from a store yourself.
+    """
+    return isinstance(item, HiddenContextItem | SDKHiddenContextItem)
+
+
 # --- Threads
 
 

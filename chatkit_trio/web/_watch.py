@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Self
 
-from chatkit_trio._engine.items import is_hidden
 from chatkit_trio._engine.wire import frame
 from chatkit_trio.errors import InvalidRequestError
 from chatkit_trio.server import ChatKitServer, FramesLost, StreamingResult
@@ -19,6 +18,7 @@ from chatkit_trio.types import (
     ThreadItemAddedEvent,
     ThreadItemDoneEvent,
     UserMessageItem,
+    is_hidden,
 )
 
 from ._event_stream import RELOAD, EventStreamBody, numbered
