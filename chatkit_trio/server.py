@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from . import errors, store, types, widgets
-from ._engine.frames import FrameReader, FramesLost
+from ._engine.frames import FrameReader
 from ._engine.groups import split_cancelled
 from ._engine.items import CancelReason
 from ._engine.journal import keep_journal, keep_recovering, recover
@@ -30,7 +30,7 @@ from ._engine.turn import Opening, Turn, current_turn, settle_cancelled
 from ._engine.widget_diff import diff_widget
 from ._engine.wire import parse_request, to_json
 from .actions import Action
-from .errors import InvalidRequestError, ServerNotRunningError
+from .errors import FramesLost, InvalidRequestError, ServerNotRunningError
 from .store import AttachmentStore, Store
 from .types import (
     AudioInput,

@@ -17,7 +17,7 @@ from time import perf_counter
 
 import trio
 
-from chatkit_trio.errors import ChatKitError
+from chatkit_trio.errors import FramesLost
 
 _MAX_ROUNDS = 32
 """How many rounds of the scheduler a reader gives way to a busy writer. A round is some 10 µs."""
@@ -27,13 +27,6 @@ _MAX_SECONDS = 0.02
 
 _MANY_FRAMES = 64
 """So many frames make a send worth its price."""
-
-
-class FramesLost(ChatKitError):
-    """The frames a reader asked for aren't kept any more: it has to load the thread instead."""
-
-    http_status = 410
-    code = "frames_lost"
 
 
 class FrameLog:

@@ -8,13 +8,14 @@ SDK, with `Runner` and `stream_agent_response` (extra `agents`), and pydantic-ai
 from typing import TYPE_CHECKING, Any
 
 from chatkit_trio import store, types, widgets
+from chatkit_trio.errors import ModelError
 from chatkit_trio.server import stream_widget
 
 from ._agents_sdk import AgentRun, Runner, stream_agent_response
 from ._asyncio_thread import run_on_asyncio, run_on_trio
 from ._context import AgentContext, ClientToolCall
 from ._converter import ThreadItemConverter, simple_to_agent_input
-from ._model_run import ModelError, ModelRun, run_model, stream_response
+from ._model_run import ModelRun, run_model, stream_response
 from ._pydantic_ai import PydanticAIRun, run_pydantic_ai
 from ._reading import EventStream
 from ._responses import ResponseStreamConverter

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from chatkit_trio.errors import ChatKitError
+from chatkit_trio.errors import ModelError
 from chatkit_trio.server import current_turn
 
 from ._context import AgentContext
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
     from openai.types.responses import Response, ResponseInputItemParam, ResponseStreamEvent
 
 _Emit = Callable[[Any], Awaitable[None]]
-
-
-class ModelError(ChatKitError):
-    """The model ended its answer with an error, or went on calling tools for too long."""
-
-    code = "model"
 
 
 def stream_response(
