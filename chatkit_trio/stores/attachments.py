@@ -25,11 +25,13 @@ from pydantic import AnyUrl
 from typing_extensions import TypeVar, TypeVarTuple
 
 from chatkit_trio.errors import (
-    ChatKitError,
     ConflictError,
+    ForbiddenError,
+    GoneError,
     InvalidRequestError,
     NotFoundError,
     TooLargeError,
+    UnsupportedTypeError,
 )
 from chatkit_trio.store import AttachmentStore, Store
 from chatkit_trio.types import (
@@ -71,27 +73,6 @@ MIN_SECRET_BYTES = 16
 _MAX_NAME_LENGTH = 255
 _WRITTEN_AT_ONCE = 256 * 1024  # bytes; a hop to a worker thread costs the same for 1 and for these
 _CLEANUP_TIMEOUT = 30.0  # seconds
-
-
-class UnsupportedTypeError(ChatKitError):
-    """The file's type isn't accepted, or its content isn't of the type it was declared to be."""
-
-    http_status = 415
-    code = "unsupported_type"
-
-
-class ForbiddenError(ChatKitError):
-    """The URL's signature is not this server's."""
-
-    http_status = 403
-    code = "forbidden"
-
-
-class GoneError(ChatKitError):
-    """The upload URL has expired."""
-
-    http_status = 410
-    code = "expired"
 
 
 @dataclass(frozen=True, slots=True)
