@@ -1,0 +1,128 @@
+"""What the tests of the engine have in common: a client, parts of answers, a limit for each test."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, ParamSpec
+
+import trio
+
+from chatkit_trio.server import ChatKitServer, StreamingResult, current_turn
+from chatkit_trio.testing import Scene, Step, do, say
+from chatkit_trio.testing._client_turn import ClientTurn
+from chatkit_trio.testing._transport import ServerConnection
+from chatkit_trio.types import (
+    AssistantMessageContent,
+    AssistantMessageContentPartTextDelta,
+    AssistantMessageItem,
+    ThreadAddUserMessageParams,
+    ThreadCreateParams,
+    ThreadItem,
+    ThreadItemDoneEvent,
+    ThreadItemUpdatedEvent,
+    ThreadsAddUserMessageReq,
+    ThreadsCreateReq,
+    UserMessageInput,
+    UserMessageTextContent,
+)
+
+_P = ParamSpec("_P")
+
+HELLO = say("Hello", finish=False)
+"""A message with text that doesn't get done."""
+
+_LIMIT = 20_000.0
+
+
+def bounded(test: Callable[_P, Awaitable[None]]) -> Callable[_P, Awaitable[None]]:
+    """Fail a test that has no end, long before what hangs in it ends by itself."""
+
+    @functools.wraps(test)
+    async def limited(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        with trio.fail_after(_LIMIT):
+            await test(*args, **kwargs)
+
+    return limited
+
+
+@asynccontextmanager
+async def sending(
+    server: ChatKitServer[Any], text: str = "hi", thread_id: str | None = None
+) -> AsyncIterator[ClientTurn]:
+    """Send a message as a client that can't come back, so that to leave early is to cancel."""
+    message = UserMessageInput(
+        content=[UserMessageTextContent(text=text)],
+        attachments=[],
+        inference_options={},  # type: ignore[arg-type]
+    )
+    request = (
+        ThreadsCreateReq(params=ThreadCreateParams(input=message))
+        if thread_id is None
+        else ThreadsAddUserMessageReq(
+            params=ThreadAddUserMessageParams(thread_id=thread_id, input=message)
+        )
+    )
+    result = await server.process(request.model_dump_json(exclude_none=True), None)
+    assert isinstance(result, StreamingResult)
+    async with result:
+        connection = ServerConnection(result)
+        _ = connection.turn  # it is started by being asked for
+        turn = ClientTurn(connection, server.stop)
+        turn.belongs_to(thread_id)
+        yield turn
+
+
+async def ask(
+    server: ChatKitServer[Any], text: str = "hi", thread_id: str | None = None
+) -> ClientTurn:
+    """Send a message and read the whole answer."""
+    async with sending(server, text, thread_id) as turn:
+        await turn.read()
+    return turn
+
+
+async def thread_of(server: ChatKitServer[Any], text: str = "first") -> str:
+    """Return the id of a new thread that has this message and the answer to it."""
+    thread_id = (await ask(server, text)).thread_id
+    assert thread_id is not None
+    return thread_id
+
+
+def message(scene: Scene, text: str, item_id: str | None = None) -> AssistantMessageItem:
+    fields = scene.item_fields() | ({} if item_id is None else {"id": item_id})
+    return AssistantMessageItem(content=[AssistantMessageContent(text=text)], **fields)
+
+
+def done(text: str, item_id: str | None = None) -> Callable[[Scene], ThreadItemDoneEvent]:
+    """Return what makes the event of a finished message, for `emit`."""
+    return lambda scene: ThreadItemDoneEvent(item=message(scene, text, item_id))
+
+
+def more(item: ThreadItem, text: str) -> ThreadItemUpdatedEvent:
+    delta = AssistantMessageContentPartTextDelta(content_index=0, delta=text)
+    return ThreadItemUpdatedEvent(item_id=item.id, update=delta)
+
+
+async def sleep_shielded(seconds: float) -> None:
+    """Sleep as a cleanup does that can't be cut short, such as a refund."""
+    with trio.CancelScope(shield=True):
+        await trio.sleep(seconds)
+
+
+async def cling(seconds: float) -> None:
+    """Wait to be cancelled, and take so many seconds to clean up then."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        await sleep_shielded(seconds)
+
+
+def beside(task: Callable[..., Awaitable[object]], *args: Any) -> Step:
+    """Start a task in the turn's nursery."""
+
+    def start(scene: Scene) -> None:
+        current_turn().nursery.start_soon(task, *args)
+
+    return do(start)
