@@ -102,6 +102,13 @@ def hangs_and_fails(error: Exception) -> Trouble:
     return trouble
 
 
+class OneThreadStore(MemoryStore[Any]):
+    """A store in memory whose one thread is called thr_1, so that others know it from the start."""
+
+    def generate_thread_id(self, context: Any) -> str:
+        return "thr_1"
+
+
 class JournaledStore(MemoryStore[Any]):
     """A store in memory with a journal; a turn's entry is in `journal.entries` while it is open."""
 

@@ -6,7 +6,6 @@ in time, a stop or a rival while a turn begins or is being settled.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from ..web.http import CREATE, client_of, read_until
 from .doubles import (
     THREAD_WRITES,
     JournaledStore,
+    OneThreadStore,
     TroubledStore,
     fails,
     hangs,
@@ -156,27 +156,34 @@ async def test_a_rival_that_is_rejected_cuts_no_first_write_short(
         assert await transcript(store, thread_id) == [*FIRST, "user: second", "assistant: Hi"]
 
 
-@pytest.mark.parametrize("on_disconnect", ["cancel", "finish"])
 @bounded
 async def test_a_slow_first_write_that_nobody_waits_for_may_take_its_time(
-    on_disconnect: Any, autojump_clock: trio.testing.MockClock
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     store = TroubledStore()
-    policy = TurnPolicy(settle_timeout=5, on_disconnect=on_disconnect)
+    store.give(once(takes(20)), "add_thread_item")
+    async with scripted_server(store, [say("Hi")], policy=TurnPolicy(settle_timeout=5)) as server:
+        turn = await ask(server)
+
+        assert turn.error is None
+        assert await transcript(store, turn.thread_id) == ["user: hi", "assistant: Hi"]
+
+
+@bounded
+async def test_a_disconnect_that_cancels_nothing_bounds_no_first_write(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = TroubledStore()
+    policy = TurnPolicy(settle_timeout=5, on_disconnect="finish")
     async with scripted_server(store, [say("Hi")], policy=policy) as server:
         thread_id = await thread_of(server)
-        store.give(takes(20), "add_thread_item")
-        second = await ask(server, "second", thread_id) if on_disconnect == "cancel" else None
-        if second is None:
-            async with sending(server, "second", thread_id) as second:
-                await trio.sleep(1)
-                store.heal()
-            await second.server_turn.settled.wait()
+        store.give(once(takes(20)), "add_thread_item")
+        async with sending(server, "second", thread_id) as turn:
+            await trio.sleep(1)
+        await turn.server_turn.settled.wait()
 
-        assert trio.current_time() >= 20
-        store.heal()
-        assert (await transcript(store, thread_id))[:3] == [*FIRST, "user: second"]
-        assert (await transcript(store, thread_id))[-1] == "assistant: Hi"
+        stored = await transcript(store, thread_id)
+        assert stored == [*FIRST, "user: second", "assistant: Hi"]
 
 
 @bounded
@@ -325,9 +332,7 @@ async def test_a_grace_period_that_passes_during_a_write_that_hangs_ends_the_tur
 
         assert trio.current_time() == pytest.approx(left_at + 1 + 0.5)
         kept = await transcript(store, turn.thread_id)
-        assert kept[0] == "user: hi"
-        assert [line for line in kept[1:-1] if line != "assistant: "] == stored
-        assert kept[-1] == "note: disconnected"
+        assert kept == ["user: hi", *stored, "note: disconnected"]
         assert turn.server_turn.cancel_reason is CancelReason.DISCONNECTED
 
 
@@ -336,7 +341,7 @@ async def test_a_grace_period_that_passes_during_a_slow_write_lets_it_end(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     store = TroubledStore()
-    script = [break_writes(store, takes(3.25), ("add_thread_item",)), *[emit(done("Hello"))], NEXT]
+    script = [break_writes(store, takes(3.25), ("add_thread_item",)), emit(done("Hello")), NEXT]
     policy = TurnPolicy(on_disconnect=1.0, settle_timeout=0.5)
     async with scripted_server(store, script, policy=policy) as server:
         async with sending(server) as turn:
@@ -477,9 +482,9 @@ async def test_a_deadline_that_falls_on_a_write_in_trouble_is_told_as_the_deadli
 
         assert trio.current_time() <= 1 + 0.5 + 0.01
         kept = await transcript(store, turn.thread_id)
-        assert kept[0] == "user: hi"
-        assert [line for line in kept[1:-1] if line != "assistant: "] == stored
-        assert kept[-1] == "note: deadline"
+        assert kept == ["user: hi", *stored, "note: deadline"]
+        thread = await store.load_thread(turn.thread_id or "", None)
+        assert thread.title == ("Title" if kind == "thread" else None)
         assert turn.server_turn.cancel_reason is CancelReason.DEADLINE
         assert turn.error is not None
         assert (turn.error.code, turn.error.allow_retry) == ("custom", True)
@@ -575,7 +580,7 @@ async def test_the_stop_endpoint_asks_a_turn_that_is_beginning_whether_it_may_be
 async def test_the_stop_endpoint_finds_a_new_thread_whose_first_message_is_being_stored(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    store = TroubledStore(SayingIds())
+    store = TroubledStore(OneThreadStore())
     store.give(once(takes(4)), "add_thread_item")
     server = scripted_server(store, [say("Hi", every=1)], allow_cancel=False)
     async with (
@@ -629,13 +634,6 @@ async def test_the_servers_own_stop_asks_nobody(autojump_clock: trio.testing.Moc
             "assistant: Hello",
             "note: stopped",
         ]
-
-
-class SayingIds(JournaledStore):
-    """Gives its first thread the id thr_1."""
-
-    def generate_thread_id(self, context: Any) -> str:
-        return "thr_1"
 
 
 # --- A rejected rival, while the turn before it is being settled -------------------------------
@@ -698,24 +696,22 @@ async def test_a_message_sent_while_the_turn_before_answers_is_rejected(
     store = TroubledStore()
     policy = TurnPolicy(on_busy="reject")
     async with (
-        scripted_server(store, [HELLO, pause(60), say("The end")], policy=policy) as server,
+        scripted_server(store, [pause(60), say("The end")], policy=policy) as server,
         sending(server) as first,
     ):
         await first.wait_for(StreamOptionsEvent)
-        await trio.sleep(1)
         with pytest.raises(BusyError):
             await ask(server, "second", first.thread_id)
         await first.read()
 
         assert first.error is None
-        assert (await transcript(store, first.thread_id))[-1] == "assistant: The end"
+        assert await transcript(store, first.thread_id) == ["user: hi", "assistant: The end"]
 
 
 @bounded
 async def test_a_message_that_waits_for_a_settling_that_hangs_is_not_answered_too_early(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
     store = TroubledStore()
     policy = TurnPolicy(on_busy="reject", settle_timeout=1)
     async with scripted_server(store, [HELLO, pause(60)], [say("Hi")], policy=policy) as server:
