@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
 from typing import Any, ParamSpec
 
 import trio
 
 from chatkit_trio.server import ChatKitServer, StreamingResult, current_turn
-from chatkit_trio.testing import Scene, Step, do, say
+from chatkit_trio.stores import SQLiteStore
+from chatkit_trio.testing import Scene, ScriptedServer, Step, do, say, scripted_server
 from chatkit_trio.testing._client_turn import ClientTurn
 from chatkit_trio.testing._transport import ServerConnection
 from chatkit_trio.types import (
@@ -90,6 +93,13 @@ async def thread_of(server: ChatKitServer[Any], text: str = "first") -> str:
     return thread_id
 
 
+async def receive_for(turn: ClientTurn, seconds: float) -> None:
+    """Receive for so long without looking at what comes: it may be invalid, or too much to keep."""
+    with trio.move_on_after(seconds), suppress(trio.EndOfChannel):
+        while True:
+            await turn.connection.receive()
+
+
 def message(scene: Scene, text: str, item_id: str | None = None) -> AssistantMessageItem:
     fields = scene.item_fields() | ({} if item_id is None else {"id": item_id})
     return AssistantMessageItem(content=[AssistantMessageContent(text=text)], **fields)
@@ -126,3 +136,10 @@ def beside(task: Callable[..., Awaitable[object]], *args: Any) -> Step:
         current_turn().nursery.start_soon(task, *args)
 
     return do(start)
+
+
+async def crash(path: Path, into: Path) -> ScriptedServer:
+    """Return a server on the database as it is now: what a `kill -9` would leave."""
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(into)) as target:
+        source.backup(target)
+    return scripted_server(SQLiteStore(into), [say("Hi")])
