@@ -15,7 +15,7 @@ from chatkit_trio.testing import StoreWrapper
 _T = TypeVar("_T")
 
 HANGING = 100_000.0
-"""Seconds that no test waits for, and yet an end, so that a broken engine fails and doesn't hang."""
+"""Longer than any test waits, and yet an end: a broken engine makes a test fail, not hang."""
 
 THREAD_WRITES = ("save_thread", "update_thread")
 """The operations that write the metadata of a thread."""
@@ -102,13 +102,6 @@ def hangs_and_fails(error: Exception) -> Trouble:
     return trouble
 
 
-class OneThreadStore(MemoryStore[Any]):
-    """A store in memory whose one thread is called thr_1, so that others know it from the start."""
-
-    def generate_thread_id(self, context: Any) -> str:
-        return "thr_1"
-
-
 class JournaledStore(MemoryStore[Any]):
     """A store in memory with a journal; a turn's entry is in `journal.entries` while it is open."""
 
@@ -121,6 +114,13 @@ class JournaledStore(MemoryStore[Any]):
     async def settle(self, settlement: Settlement, context: Any) -> None:
         await super().settle(settlement, context)
         self.journal.entries.pop(settlement.turn_id or "", None)
+
+
+class OneThreadStore(JournaledStore):
+    """A journaled store whose one thread is called thr_1, so that others know it from the start."""
+
+    def generate_thread_id(self, context: Any) -> str:
+        return "thr_1"
 
 
 class RecordingJournal(Journal[Any]):

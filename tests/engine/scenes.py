@@ -1,4 +1,4 @@
-"""What the tests of the engine have in common: a client, parts of answers, a limit for each test."""
+"""What the tests of the engine share: a client, parts of answers, a time limit for each test."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def beside(task: Callable[..., Awaitable[object]], *args: Any) -> Step:
     return do(start)
 
 
-async def crash(path: Path, into: Path) -> ScriptedServer:
+def crash(path: Path, into: Path) -> ScriptedServer:
     """Return a server on the database as it is now: what a `kill -9` would leave."""
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(into)) as target:
         source.backup(target)

@@ -42,8 +42,8 @@ from chatkit_trio.types import (
     WorkflowTaskAdded,
 )
 from chatkit_trio.widgets import DynamicWidgetRoot
+from tests.transcript import lines, transcript
 
-from ..transcript import lines, transcript
 from .doubles import JournaledStore
 from .scenes import (
     HELLO,
@@ -169,7 +169,7 @@ async def test_a_crash_leaves_the_other_answers_beside_one_that_cannot_be_journa
         async with sending(server) as other:
             with trio.move_on_after(6):
                 await other.read()
-            after = await crash(tmp_path / "chat.db", tmp_path / "after.db")
+            after = crash(tmp_path / "chat.db", tmp_path / "after.db")
 
     async with after:
         assert await transcript(after.store, other.thread_id) == [
@@ -250,12 +250,14 @@ async def test_a_server_that_waits_for_a_task_of_a_turn_names_it_in_the_log(
     store, watched, turns = MemoryStore[Any](), Watched(caplog), list[ClientTurn]()
     script = [HELLO, beside(cling, SLOW_CLEANUP), pause(600)]
     policy = TurnPolicy(settle_timeout=5)
-    async with trio.open_nursery() as nursery:
-        async with scripted_server(store, script, policy=policy) as server:
-            nursery.start_soon(begun, server, turns)
-            await trio.sleep(1)
-            ids = [turn.thread_id or "" for turn in turns]
-            nursery.start_soon(watched.note, store, ids, 5.5)
+    async with (
+        trio.open_nursery() as nursery,
+        scripted_server(store, script, policy=policy) as server,
+    ):
+        nursery.start_soon(begun, server, turns)
+        await trio.sleep(1)
+        ids = [turn.thread_id or "" for turn in turns]
+        nursery.start_soon(watched.note, store, ids, 5.5)
 
     assert watched.stored[ids[0]] == ["user: hi", "assistant: Hello", "note: shutdown"]
     assert watched.told[ids[0]]
@@ -290,12 +292,14 @@ async def test_a_server_that_waits_for_a_finished_turns_task_names_it_in_the_log
     store, watched, turns = MemoryStore[Any](), Watched(caplog), list[ClientTurn]()
     script = [beside(cling, SLOW_CLEANUP), say("Hello")]
     policy = TurnPolicy(settle_timeout=5)
-    async with trio.open_nursery() as nursery:
-        async with scripted_server(store, script, policy=policy) as server:
-            nursery.start_soon(begun, server, turns)
-            await trio.sleep(1)
-            ids = [turn.thread_id or "" for turn in turns]
-            nursery.start_soon(watched.note, store, ids, 5.5)
+    async with (
+        trio.open_nursery() as nursery,
+        scripted_server(store, script, policy=policy) as server,
+    ):
+        nursery.start_soon(begun, server, turns)
+        await trio.sleep(1)
+        ids = [turn.thread_id or "" for turn in turns]
+        nursery.start_soon(watched.note, store, ids, 5.5)
 
     assert watched.stored[ids[0]] == ["user: hi", "assistant: Hello"]
     assert watched.told[ids[0]]
@@ -308,10 +312,12 @@ async def test_a_server_that_need_not_wait_long_names_no_turn(
     store, turns = MemoryStore[Any](), list[ClientTurn]()
     script = [HELLO, beside(cling, 2.0), pause(600)]
     policy = TurnPolicy(settle_timeout=5)
-    async with trio.open_nursery() as nursery:
-        async with scripted_server(store, script, policy=policy) as server:
-            nursery.start_soon(begun, server, turns)
-            await trio.sleep(1)
+    async with (
+        trio.open_nursery() as nursery,
+        scripted_server(store, script, policy=policy) as server,
+    ):
+        nursery.start_soon(begun, server, turns)
+        await trio.sleep(1)
 
     assert turns[0].server_turn.cancel_reason is CancelReason.SHUTDOWN
     assert await transcript(store, turns[0].thread_id) == [

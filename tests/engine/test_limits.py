@@ -30,9 +30,9 @@ from chatkit_trio.testing import (
 )
 from chatkit_trio.types import ErrorEvent, StreamOptionsEvent, ThreadItemReplacedEvent
 from chatkit_trio.web import create_app
+from tests.transcript import transcript
+from tests.web.http import CREATE, client_of
 
-from ..transcript import transcript
-from ..web.http import CREATE, client_of, read_until
 from .doubles import (
     THREAD_WRITES,
     JournaledStore,
@@ -690,6 +690,43 @@ async def test_a_message_sent_while_the_turn_before_is_being_settled_is_not_reje
 
 
 @bounded
+async def test_of_two_messages_sent_while_a_turn_is_being_settled_one_is_rejected(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = TroubledStore()
+    outcomes: list[str] = []
+
+    async def send(thread_id: str) -> None:
+        try:
+            turn = await ask(server, "more", thread_id)
+        except BusyError:
+            outcomes.append("rejected")
+        else:
+            outcomes.append("answered" if turn.error is None else "rejected")
+
+    policy = TurnPolicy(on_busy="reject")
+    server = scripted_server(store, [HELLO, pause(60)], [say("Hi", every=1)], policy=policy)
+    async with server:
+        store.give(takes(0.5), "settle")
+        async with sending(server) as first, trio.open_nursery() as nursery:
+            nursery.start_soon(first.read)
+            await trio.sleep(1)
+            nursery.start_soon(first.stop)
+            await trio.sleep(0.2)
+            nursery.start_soon(send, first.thread_id or "")
+            nursery.start_soon(send, first.thread_id or "")
+
+        assert sorted(outcomes) == ["answered", "rejected"]
+        assert await transcript(store, first.thread_id) == [
+            "user: hi",
+            "assistant: Hello",
+            "note: stopped",
+            "user: more",
+            "assistant: Hi",
+        ]
+
+
+@bounded
 async def test_a_message_sent_while_the_turn_before_answers_is_rejected(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -719,7 +756,7 @@ async def test_a_message_that_waits_for_a_settling_that_hangs_is_not_answered_to
         async with sending(server) as first, trio.open_nursery() as nursery:
             nursery.start_soon(first.read)
             await trio.sleep(1)
-            nursery.start_soon(server.stop, first.thread_id)
+            nursery.start_soon(first.stop)
             await trio.sleep(0.2)
             second = await ask(server, "second", first.thread_id)
 

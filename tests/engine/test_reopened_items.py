@@ -1,4 +1,4 @@
-"""Items that go on after they were stored: kept through a crash, shown to late pages, kept small."""
+"""Items that go on after they were stored: kept in a crash, shown to late pages, kept small."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ from chatkit_trio.types import (
 )
 from chatkit_trio.web import create_app
 from chatkit_trio.widgets import DynamicWidgetComponent, DynamicWidgetRoot
+from tests.transcript import lines, transcript
+from tests.web.http import client_of, events_of
 
-from ..transcript import lines, transcript
-from ..web.http import client_of, events_of
 from .doubles import JournaledStore, TroubledStore
 from .scenes import ask, bounded, crash, receive_for, sending, thread_of
 
@@ -133,7 +133,7 @@ async def test_an_item_that_goes_on_in_a_later_turn_survives_a_crash(
         async with sending(server, "go on", thread_id) as turn:
             with trio.move_on_after(seconds):
                 await turn.read()
-            after = await crash(tmp_path / "chat.db", tmp_path / "after.db")
+            after = crash(tmp_path / "chat.db", tmp_path / "after.db")
 
     async with after:
         page = await after.store.load_thread_items(thread_id, None, 100, "asc", None)
@@ -161,7 +161,7 @@ async def test_an_item_that_was_stored_in_the_same_turn_and_goes_on_survives_a_c
     async with server, sending(server) as turn:
         with trio.move_on_after(3):
             await turn.read()
-        after = await crash(tmp_path / "chat.db", tmp_path / "after.db")
+        after = crash(tmp_path / "chat.db", tmp_path / "after.db")
 
     async with after:
         page = await after.store.load_thread_items(turn.thread_id or "", None, 100, "asc", None)
@@ -183,7 +183,7 @@ async def test_an_item_that_goes_on_and_one_that_has_begun_survive_a_crash_toget
         async with sending(server, "go on", thread_id) as turn:
             with trio.move_on_after(3):
                 await turn.read()
-            after = await crash(tmp_path / "chat.db", tmp_path / "after.db")
+            after = crash(tmp_path / "chat.db", tmp_path / "after.db")
 
     async with after:
         page = await after.store.load_thread_items(thread_id, None, 100, "asc", None)

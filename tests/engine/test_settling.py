@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -48,8 +47,8 @@ from chatkit_trio.types import (
     WidgetRootUpdated,
 )
 from chatkit_trio.widgets import DynamicWidgetRoot
+from tests.transcript import lines, transcript
 
-from ..transcript import lines, transcript
 from .doubles import (
     HANGING,
     THREAD_WRITES,
@@ -227,7 +226,7 @@ SLOW_CLEANUP = 60.0
 class SlowToCleanUp(ScriptedServer):
     """Plays its script inside a `try` whose `finally` takes a minute and can't be cut short."""
 
-    async def respond(  # type: ignore[override]
+    async def respond(
         self, thread: ThreadMetadata, input_user_message: Any, context: Any
     ) -> AsyncIterator[Any]:
         events = self.script(thread, input_user_message, context)
