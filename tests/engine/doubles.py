@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
 from typing import Any, TypeAlias, TypeVar
 
 import trio
@@ -70,11 +71,10 @@ def fails(error: Exception | None = None, *, after: float = 0.0) -> Trouble:
 
 def once(trouble: Trouble) -> Trouble:
     """Have only the first operation run into the trouble."""
-    calls: list[None] = []
+    numbers = count()
 
     async def first_only(call: Callable[[], Awaitable[Any]]) -> Any:
-        calls.append(None)
-        return await (trouble(call) if len(calls) == 1 else call())
+        return await (trouble(call) if next(numbers) == 0 else call())
 
     return first_only
 

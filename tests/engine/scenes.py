@@ -25,8 +25,10 @@ from chatkit_trio.types import (
     ThreadItem,
     ThreadItemDoneEvent,
     ThreadItemUpdatedEvent,
+    ThreadRetryAfterItemParams,
     ThreadsAddUserMessageReq,
     ThreadsCreateReq,
+    ThreadsRetryAfterItemReq,
     UserMessageInput,
     UserMessageTextContent,
 )
@@ -67,13 +69,29 @@ async def sending(
             params=ThreadAddUserMessageParams(thread_id=thread_id, input=message)
         )
     )
+    async with streaming(server, request) as turn:
+        yield turn
+
+
+@asynccontextmanager
+async def retrying(
+    server: ChatKitServer[Any], thread_id: str, item_id: str
+) -> AsyncIterator[ClientTurn]:
+    """Have a message answered again, as a client that can't come back."""
+    params = ThreadRetryAfterItemParams(thread_id=thread_id, item_id=item_id)
+    async with streaming(server, ThreadsRetryAfterItemReq(params=params)) as turn:
+        yield turn
+
+
+@asynccontextmanager
+async def streaming(server: ChatKitServer[Any], request: Any) -> AsyncIterator[ClientTurn]:
     result = await server.process(request.model_dump_json(exclude_none=True), None)
     assert isinstance(result, StreamingResult)
     async with result:
         connection = ServerConnection(result)
         _ = connection.turn  # it is started by being asked for
         turn = ClientTurn(connection, server.stop)
-        turn.belongs_to(thread_id)
+        turn.belongs_to(getattr(request.params, "thread_id", None))
         yield turn
 
 

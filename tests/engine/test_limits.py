@@ -43,7 +43,7 @@ from .doubles import (
     once,
     takes,
 )
-from .scenes import HELLO, ask, bounded, done, message, sending, thread_of
+from .scenes import HELLO, ask, bounded, done, message, retrying, sending, thread_of
 
 FIRST = ["user: first", "assistant: Hi"]
 BOTH_ANSWERED = [*FIRST, "user: third", "assistant: Hi"]
@@ -109,6 +109,50 @@ async def test_a_rival_is_answered_although_the_first_write_before_it_hangs(
 
         assert rival_answered_at == pytest.approx(1 + 5)
         assert [type(event) for event in second.events] == [ErrorEvent]
+        assert third.error is None
+        assert await transcript(store, thread_id) == BOTH_ANSWERED
+        assert "StoreTimeoutError" in caplog.text
+
+
+@bounded
+async def test_a_rival_is_answered_although_a_load_before_the_first_write_hangs(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = TroubledStore()
+    async with scripted_server(store, [say("Hi")], policy=TurnPolicy(settle_timeout=5)) as server:
+        thread_id = await thread_of(server)
+        async with sending(server, "second", thread_id) as second:
+            # The request has been checked, and its turn will look again when its task runs.
+            store.give(hangs, "load_thread")
+            await trio.sleep(1)
+            store.heal()
+            third = await ask(server, "third", thread_id)
+            rival_answered_at = trio.current_time()
+            await second.read()
+
+        assert rival_answered_at <= 1 + 5
+        assert third.error is None
+        assert await transcript(store, thread_id) == BOTH_ANSWERED
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["rival", "disconnect"])
+@bounded
+async def test_a_retry_whose_first_write_hangs_frees_the_thread_too(
+    leaves: bool, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = TroubledStore()
+    async with scripted_server(store, [say("Hi")], policy=TurnPolicy(settle_timeout=5)) as server:
+        thread_id = await thread_of(server)
+        [message_id, _] = [item.id for item in await ChatClient.of_server(server).items(thread_id)]
+        store.give(hangs, "delete_items_after")
+        async with retrying(server, thread_id, message_id) as retry, trio.open_nursery() as nursery:
+            await trio.sleep(1)
+            store.heal()
+            if leaves:
+                nursery.start_soon(retry.disconnect)
+            third = await ask(server, "third", thread_id)
+
+        assert trio.current_time() == pytest.approx(1 + 5)
         assert third.error is None
         assert await transcript(store, thread_id) == BOTH_ANSWERED
         assert "StoreTimeoutError" in caplog.text

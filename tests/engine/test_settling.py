@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio.testing
 
-from chatkit_trio.server import CancelReason, TurnPolicy
+from chatkit_trio.server import CancelReason, TurnPolicy, current_turn
 from chatkit_trio.store import AttachmentStore, NotFoundError
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import (
@@ -340,6 +340,22 @@ async def test_a_respond_that_fails_is_told_before_a_task_of_the_turn_has_cleane
     async with scripted_server(store, first, [say("Hi")]) as server:
         await check_that_a_failure_holds_up_nobody(server, store, ["assistant: Hello"])
     assert "no model" in caplog.text
+
+
+@bounded
+async def test_a_respond_that_cancels_the_tasks_beside_it_has_not_failed(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    cancel = do(lambda scene: current_turn().nursery.cancel_scope.cancel())
+    script = [beside(cling, 1.0), pause(0.5), cancel, pause(0.5), say("Hello")]
+    store = MemoryStore[Any]()
+    async with scripted_server(store, script) as server:
+        turn = await ask(server)
+
+        assert turn.error is None
+        assert turn.server_turn.end_reason == "finished"
+        assert await transcript(store, turn.thread_id) == ["user: hi", "assistant: Hello"]
+    assert caplog.records == []
 
 
 @bounded
