@@ -159,7 +159,7 @@ def marked(kind: type[Any], make: MakeEvent) -> MakeEvent:
 async def test_a_subclass_of_the_added_event_begins_an_item(
     is_cut: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
-    turn, lines, _ = await run(is_cut, marked(MarkedAdded, begin("m")), more("m", "Hel"))
+    turn, lines, _ = await run(is_cut, marked(MarkedAdded, begin("msg_m")), more("msg_m", "Hel"))
 
     assert lines == ["user: hi", "assistant: Hel", *ending(is_cut)]
     assert turn.text == "Hel"
@@ -170,8 +170,8 @@ async def test_a_subclass_of_the_added_event_begins_an_item(
 async def test_a_subclass_of_the_updated_event_changes_an_item(
     is_cut: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
-    updated = MarkedUpdated(item_id="m", update=delta("Hel"))
-    turn, lines, _ = await run(is_cut, begin("m"), updated)
+    updated = MarkedUpdated(item_id="msg_m", update=delta("Hel"))
+    turn, lines, _ = await run(is_cut, begin("msg_m"), updated)
 
     assert lines == ["user: hi", "assistant: Hel", *ending(is_cut)]
     assert turn.text == "Hel"
@@ -182,7 +182,7 @@ async def test_a_subclass_of_the_updated_event_changes_an_item(
 async def test_a_subclass_of_the_done_event_stores_its_item(
     is_cut: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
-    turn, lines, _ = await run(is_cut, marked(MarkedDone, finish("m", "Hello")))
+    turn, lines, _ = await run(is_cut, marked(MarkedDone, finish("msg_m", "Hello")))
 
     assert lines == ["user: hi", "assistant: Hello", *ending(is_cut)]
     assert turn.text == "Hello"
@@ -193,8 +193,8 @@ async def test_a_subclass_of_the_done_event_stores_its_item(
 async def test_a_subclass_of_the_removed_event_deletes_its_item(
     is_cut: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
-    removed = MarkedRemoved(item_id="m")
-    turn, lines, _ = await run(is_cut, finish("m", "Hello"), removed)
+    removed = MarkedRemoved(item_id="msg_m")
+    turn, lines, _ = await run(is_cut, finish("msg_m", "Hello"), removed)
 
     assert lines == ["user: hi", *ending(is_cut)]
     assert turn.text == ""
@@ -206,9 +206,9 @@ async def test_a_subclass_of_the_replaced_event_replaces_its_item(
     is_cut: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     def replaced(scene: Scene) -> MarkedReplaced:
-        return MarkedReplaced(item=finish("m", "Bye")(scene).item)
+        return MarkedReplaced(item=finish("msg_m", "Bye")(scene).item)
 
-    turn, lines, _ = await run(is_cut, finish("m", "Hello"), replaced)
+    turn, lines, _ = await run(is_cut, finish("msg_m", "Hello"), replaced)
 
     assert lines == ["user: hi", "assistant: Bye", *ending(is_cut)]
     assert turn.text == "Bye"
@@ -219,7 +219,7 @@ async def test_a_subclass_of_an_event_that_hides_its_item_is_not_sent(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     def hidden(scene: Scene) -> MarkedDone:
-        return MarkedDone(item=HiddenContextItem(content="angry", **fields(scene, "m")))
+        return MarkedDone(item=HiddenContextItem(content="angry", **fields(scene, "msg_m")))
 
     turn, lines, _ = await run(True, hidden)
 
@@ -254,7 +254,7 @@ OTHERS: dict[str, tuple[type[Any], dict[str, Any]]] = {
 
 def subclass_item(kind: type[Any], own: dict[str, Any]) -> Callable[[Scene], Any]:
     subclass = type(f"My{kind.__name__}", (kind,), {"__module__": __name__})
-    return lambda scene: subclass(**fields(scene, "m"), **own)
+    return lambda scene: subclass(**fields(scene, "msg_m"), **own)
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -267,7 +267,7 @@ async def test_a_subclass_of_an_item_that_was_begun_is_kept_at_the_cut(
     turn, _, stored = await run(True, lambda scene: ThreadItemAddedEvent(item=make(scene)))
 
     assert [item.type for item in stored[:-1]] == ["user_message", kind.model_fields["type"].default]
-    assert {key: getattr(stored[1], key) for key in own} == own
+    assert dumped({key: getattr(stored[1], key) for key in own}) == dumped(own)
     assert stored[-1].type == "sdk_hidden_context"
     visible = [item.id for item in stored if "hidden" not in item.type]
     assert [item.id for item in turn.items] == visible
@@ -285,7 +285,7 @@ async def test_a_subclass_of_an_item_is_stored_when_it_is_done(
 
     expected = ["user_message", kind.model_fields["type"].default]
     assert [item.type for item in stored] == expected + ["sdk_hidden_context"] * is_cut
-    assert {key: getattr(stored[1], key) for key in own} == own
+    assert dumped({key: getattr(stored[1], key) for key in own}) == dumped(own)
 
 
 @pytest.mark.parametrize("name", ["hidden", "sdk-hidden"])
@@ -380,9 +380,14 @@ def dumped(values: dict[str, Any]) -> dict[str, Any]:
     return {key: dump(value) for key, value in values.items()}
 
 
+def as_sent(event: Any) -> dict[str, Any]:
+    sent: dict[str, Any] = event.model_dump(exclude_none=True)
+    return sent
+
+
 def made(kind: str, event: type[Any]) -> MakeEvent:
     item_class, own = BEGUN[kind]
-    return lambda scene: event(item=item_class(**fields(scene, "m"), **own))
+    return lambda scene: event(item=item_class(**fields(scene, "msg_m"), **own))
 
 
 def assert_is_everywhere(expected: dict[str, Any], stored: ThreadItem, turn: Any) -> None:
@@ -402,10 +407,10 @@ async def test_updates_of_a_subclass_of_an_item_are_kept_at_the_cut(
     turn, _, stored = await run(
         True,
         lambda scene: ThreadItemAddedEvent(item=make(scene)),
-        ThreadItemUpdatedEvent(item_id="m", update=update),
+        ThreadItemUpdatedEvent(item_id="msg_m", update=update),
     )
 
-    assert [item.id for item in stored[1:-1]] == ["m"]
+    assert [item.id for item in stored[1:-1]] == ["msg_m"]
     assert_is_everywhere(expected, stored[1], turn)
 
 
@@ -416,10 +421,10 @@ async def test_a_subclass_of_an_update_is_applied(
 ) -> None:
     kind, update, expected = UPDATES[name]
     subclass: Any = type("MyUpdate", (type(update),), {"__module__": __name__})
-    event = ThreadItemUpdatedEvent(item_id="m", update=subclass(**dict(update)))
+    event = ThreadItemUpdatedEvent(item_id="msg_m", update=subclass(**dict(update)))
     turn, _, stored = await run(True, made(kind, ThreadItemAddedEvent), event)
 
-    assert [item.id for item in stored[1:-1]] == ["m"]
+    assert [item.id for item in stored[1:-1]] == ["msg_m"]
     assert_is_everywhere(expected, stored[1], turn)
 
 
@@ -433,12 +438,12 @@ async def test_an_update_of_an_item_that_is_done_is_stored_and_sent(
     name: str, is_cut: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     kind, update, expected = UPDATES[name]
-    event = ThreadItemUpdatedEvent(item_id="m", update=update)
+    event = ThreadItemUpdatedEvent(item_id="msg_m", update=update)
     turn, _, stored = await run(is_cut, made(kind, ThreadItemDoneEvent), event)
 
-    assert [item.id for item in stored[1:2]] == ["m"]
+    assert [item.id for item in stored[1:2]] == ["msg_m"]
     assert len(stored) == 2 + is_cut
-    assert event.model_dump_json() in [each.model_dump_json() for each in turn.events]
+    assert as_sent(event) in [as_sent(each) for each in turn.events]
     assert_is_everywhere(expected, stored[1], turn)
 
 
@@ -449,7 +454,7 @@ async def test_an_update_of_an_item_of_an_earlier_turn_is_stored_and_sent(
     name: str, is_cut: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     kind, update, expected = UPDATES[name]
-    event = ThreadItemUpdatedEvent(item_id="m", update=update)
+    event = ThreadItemUpdatedEvent(item_id="msg_m", update=update)
     store = MemoryStore[Any]()
     second = [emit(event), pause(FOR_EVER if is_cut else 0)]
     async with scripted_server(store, [emit(made(kind, ThreadItemDoneEvent))], second) as server:
@@ -459,7 +464,7 @@ async def test_an_update_of_an_item_of_an_earlier_turn_is_stored_and_sent(
         stored = await items_of(store, thread_id)
     types = ["user_message", stored[1].type, "user_message"]
     assert [item.type for item in stored] == types + ["sdk_hidden_context"] * is_cut
-    assert event.model_dump_json() in [each.model_dump_json() for each in turn.events]
+    assert as_sent(event) in [as_sent(each) for each in turn.events]
     own = {key: getattr(stored[1], key) for key in expected}
     assert dumped(own) == dumped(expected)
 
@@ -469,8 +474,8 @@ async def test_an_update_of_an_item_of_an_earlier_turn_is_stored_and_sent(
 async def test_many_deltas_after_done_are_all_stored_in_order(
     is_cut: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
-    words = [more("m", f" {number}") for number in range(100)]
-    turn, lines, _ = await run(is_cut, finish("m", "Hello"), *words)
+    words = [more("msg_m", f" {number}") for number in range(100)]
+    turn, lines, _ = await run(is_cut, finish("msg_m", "Hello"), *words)
 
     text = "Hello" + "".join(f" {number}" for number in range(100))
     assert lines == ["user: hi", f"assistant: {text}", *ending(is_cut)]
@@ -487,7 +492,7 @@ async def test_an_update_of_an_item_that_is_not_there_is_logged_and_goes_nowhere
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     event = ThreadItemUpdatedEvent(item_id="msg_nowhere", update=UPDATES[name][1])
-    turn, lines, _ = await run(is_cut, begin("m", "Hel"), event, more("m", "lo"))
+    turn, lines, _ = await run(is_cut, begin("msg_m", "Hel"), event, more("msg_m", "lo"))
 
     assert lines == ["user: hi", "assistant: Hello", *ending(is_cut)]
     assert "msg_nowhere" not in ids_sent(turn)
@@ -509,14 +514,14 @@ async def test_an_update_that_does_not_fit_its_item_is_logged_and_goes_nowhere(
     autojump_clock: trio.testing.MockClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    wrong = ThreadItemUpdatedEvent(item_id="m", update=UPDATES[name][1])
+    wrong = ThreadItemUpdatedEvent(item_id="msg_m", update=UPDATES[name][1])
     turn, _, stored = await run(True, made(kind, event), wrong)
 
-    assert [item.id for item in stored[1:-1]] == ["m"]
+    assert [item.id for item in stored[1:-1]] == ["msg_m"]
     assert_is_everywhere(BEGUN[kind][1], stored[1], turn)
     assert "thread.item.updated" not in [each.type for each in turn.events]
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert [record for record in warnings if " m" in record.getMessage()]
+    assert [record for record in warnings if "msg_m" in record.getMessage()]
 
 
 @within(HOUR)
@@ -527,7 +532,7 @@ async def test_a_delta_for_the_message_of_the_user_is_logged_and_goes_nowhere(
         assert scene.message is not None
         return more(scene.message.id, " and more")
 
-    turn, lines, _ = await run(False, wrong, finish("m", "Hello"))
+    turn, lines, _ = await run(False, wrong, finish("msg_m", "Hello"))
 
     assert lines == ["user: hi", "assistant: Hello"]
     assert "thread.item.updated" not in [each.type for each in turn.events]
@@ -539,13 +544,13 @@ async def test_a_delta_for_the_message_of_the_user_is_logged_and_goes_nowhere(
 async def second_turn(
     *events: Any, is_cut: bool, first_is_cut: bool = False, store: Store[Any] | None = None
 ) -> tuple[Any, list[tuple[str, str]], Store[Any]]:
-    """Answer once with message "m" ("one"), then play these events in a second turn.
+    """Answer once with message "msg_m" ("one"), then play these events in a second turn.
 
     Return the client's second turn, and the ids and lines of what is stored.
     """
     store = MemoryStore() if store is None else store
-    first = [emit(begin("m"), more("m", "one"))]
-    first += [pause(FOR_EVER)] if first_is_cut else [emit(finish("m", "one"))]
+    first = [emit(begin("msg_m"), more("msg_m", "one"))]
+    first += [pause(FOR_EVER)] if first_is_cut else [emit(finish("msg_m", "one"))]
     second = [emit(*events), pause(FOR_EVER if is_cut else 0)]
     async with scripted_server(store, first, second) as server:
         thread_id = (await (stopped if first_is_cut else answered)(server)).thread_id
@@ -572,8 +577,8 @@ async def test_an_item_begun_with_the_id_of_an_earlier_answer_is_refused_and_not
 ) -> None:
     turn, stored, _ = await second_turn(
         begin("kept", "Hel"),
-        begin("m"),
-        more("m", "two"),
+        begin("msg_m"),
+        more("msg_m", "two"),
         is_cut=is_cut,
         first_is_cut=first_is_cut,
     )
@@ -586,8 +591,8 @@ async def test_an_item_begun_with_the_id_of_an_earlier_answer_is_refused_and_not
         "assistant: Hel",
         "note: failed",
     ]
-    assert stored[1][0] == "m"
-    assert "m" not in ids_sent(turn)
+    assert stored[1][0] == "msg_m"
+    assert "msg_m" not in ids_sent(turn)
     assert turn.error is not None
 
 
@@ -610,7 +615,7 @@ async def test_an_item_begun_with_the_id_of_the_users_message_is_refused_and_not
 async def test_an_item_begun_twice_is_refused_the_second_time_and_the_first_is_kept(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    turn, lines, _ = await run(True, begin("m"), more("m", "one"), begin("m"), more("m", "two"))
+    turn, lines, _ = await run(True, begin("msg_m"), more("msg_m", "one"), begin("msg_m"), more("msg_m", "two"))
 
     assert lines == ["user: hi", "assistant: one", "note: failed"]
     assert b"two" not in b"".join(turn.frames)
@@ -623,7 +628,7 @@ async def test_an_item_begun_again_after_it_was_done_is_refused(
     is_cut: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     turn, lines, _ = await run(
-        is_cut, begin("kept", "Hel"), finish("m", "one"), begin("m"), more("m", "two")
+        is_cut, begin("kept", "Hel"), finish("msg_m", "one"), begin("msg_m"), more("msg_m", "two")
     )
 
     assert sorted(lines[1:-1]) == ["assistant: Hel", "assistant: one"]
@@ -640,13 +645,13 @@ async def test_a_refused_id_is_raised_out_of_the_yield_so_that_respond_can_take_
 
     async def respond(thread: ThreadMetadata, message: Any, context: Any) -> AsyncIterator[Any]:
         scene = Scene(thread, message, context)
-        yield begin("m", "one")(scene)
+        yield begin("msg_m", "one")(scene)
         try:
-            yield begin("m", "two")(scene)
+            yield begin("msg_m", "two")(scene)
         except ConflictError as error:
             errors.append(error)
         yield finish("n", "two")(scene)
-        yield finish("m", "one")(scene)
+        yield finish("msg_m", "one")(scene)
 
     store = MemoryStore[Any]()
     async with ScriptedServer(store, respond) as server:
@@ -659,7 +664,7 @@ async def test_a_refused_id_is_raised_out_of_the_yield_so_that_respond_can_take_
         ]
     assert turn.error is None
     assert len(errors) == 1
-    assert "m" in str(errors[0])
+    assert "msg_m" in str(errors[0])
 
 
 @CUTS
@@ -667,7 +672,7 @@ async def test_a_refused_id_is_raised_out_of_the_yield_so_that_respond_can_take_
 async def test_an_item_done_twice_has_its_last_text_in_the_store_and_on_the_wire(
     is_cut: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
-    turn, lines, _ = await run(is_cut, finish("m", "one"), finish("m", "two"))
+    turn, lines, _ = await run(is_cut, finish("msg_m", "one"), finish("msg_m", "two"))
 
     assert lines == ["user: hi", "assistant: two", *ending(is_cut)]
     assert turn.text == "two"
@@ -683,8 +688,8 @@ async def test_an_item_done_with_the_id_of_an_earlier_answer_is_kept_under_a_new
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     # Begun and done: `added` is refused, and what respond yields next doesn't come any more.
-    events = [begin("kept", "two"), begin("m")] if is_begun else []
-    turn, stored, _ = await second_turn(*events, finish("m", "two"), is_cut=is_cut)
+    events = [begin("kept", "two"), begin("msg_m")] if is_begun else []
+    turn, stored, _ = await second_turn(*events, finish("msg_m", "two"), is_cut=is_cut)
 
     assert shortened(stored) == [
         "user: hi",
@@ -694,10 +699,10 @@ async def test_an_item_done_with_the_id_of_an_earlier_answer_is_kept_under_a_new
         "note: failed",
     ]
     assert len({item_id for item_id, _ in stored}) == 5
-    assert "m" not in ids_sent(turn)
+    assert "msg_m" not in ids_sent(turn)
     assert turn.error is not None
     assert any(record.levelno >= logging.WARNING for record in caplog.records)
-    assert "m" in caplog.text
+    assert "msg_m" in caplog.text
 
 
 @within(HOUR)
@@ -730,7 +735,7 @@ async def test_a_cut_while_an_item_with_a_used_id_is_being_stored_loses_neither_
             return await call()
 
     memory = MemoryStore[Any]()
-    script = [emit(finish("m", "one"))], [emit(finish("m", "two")), pause(FOR_EVER)]
+    script = [emit(finish("msg_m", "one"))], [emit(finish("msg_m", "two")), pause(FOR_EVER)]
     async with scripted_server(SlowAdds(memory), *script) as server:
         thread_id = (await answered(server)).thread_id
         await stopped(server, "more", thread_id, after=4)
@@ -740,7 +745,7 @@ async def test_a_cut_while_an_item_with_a_used_id_is_being_stored_loses_neither_
     assert note in ("note: stopped", "note: failed")
 
 
-@pytest.mark.parametrize("item_id", ["__fake_id__", "m"])
+@pytest.mark.parametrize("item_id", ["__fake_id__", "msg_m"])
 @within(HOUR)
 async def test_a_constant_id_is_enough_for_one_answer_in_each_thread(
     item_id: str, autojump_clock: trio.testing.MockClock
@@ -759,8 +764,8 @@ async def test_a_constant_id_on_sqlite_loses_no_answer_and_is_refused_aloud(
     jump_clock: JumpClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = SQLiteStore[Any](tmp_path / "chat.db")
-    script = [emit(begin("kept", "Hel")), emit(begin("m"), more("m", "one"))]
-    second = [emit(begin("kept2", "Hel")), emit(begin("m"), more("m", "two"))]
+    script = [emit(begin("kept", "Hel")), emit(begin("msg_m"), more("msg_m", "one"))]
+    second = [emit(begin("kept2", "Hel")), emit(begin("msg_m"), more("msg_m", "two"))]
     pauses = [pause(FOR_EVER)]
     async with scripted_server(store, script + pauses, second + pauses) as server:
         thread_id = (await stopped(server)).thread_id
@@ -796,7 +801,7 @@ class Lookalike(BaseModel):
 
 
 def item_for_event(scene: Scene) -> Any:
-    return AssistantMessageItem(content=content("foreign"), **fields(scene, "m"))
+    return AssistantMessageItem(content=content("foreign"), **fields(scene, "msg_m"))
 
 
 def lookalike(scene: Scene) -> Any:
@@ -805,7 +810,7 @@ def lookalike(scene: Scene) -> Any:
 
 NOT_EVENTS: dict[str, tuple[Any, list[str]]] = {
     "item": (item_for_event, ["AssistantMessageItem"]),
-    "list-of-events": (lambda scene: [finish("m", "foreign")(scene)], ["list"]),
+    "list-of-events": (lambda scene: [finish("msg_m", "foreign")(scene)], ["list"]),
     "dict": (lambda scene: {"type": "progress_update", "text": "foreign"}, ["dict"]),
     "none": (lambda scene: None, ["NoneType"]),
     "text": (lambda scene: "foreign", ["str"]),
@@ -852,7 +857,7 @@ async def test_what_is_not_an_event_is_refused_at_the_yield(
                 yield make(scene)
             except TypeError as error:
                 errors.append(str(error))
-        yield finish("m", "Hello")(scene)
+        yield finish("msg_m", "Hello")(scene)
 
     store = MemoryStore[Any]()
     async with ScriptedServer(store, respond) as server:
@@ -915,7 +920,7 @@ async def test_a_changed_thread_id_makes_no_second_thread_and_leaves_the_first_f
 
 def grown(name: str) -> tuple[MakeEvent, ThreadItemUpdatedEvent, dict[str, Any]]:
     kind, update, expected = UPDATES[name]
-    event = ThreadItemUpdatedEvent(item_id="m", update=update)
+    event = ThreadItemUpdatedEvent(item_id="msg_m", update=update)
     return made(kind, ThreadItemDoneEvent), event, expected
 
 
@@ -995,7 +1000,7 @@ async def test_a_page_that_loads_during_the_turn_shows_what_has_gone_into_a_stor
             else:
                 items = (await client.thread(turn.thread_id)).items.data
 
-    assert [item.id for item in items if item.id == "m"] == ["m"]
+    assert [item.id for item in items if item.id == "msg_m"] == ["msg_m"]
     assert len(items) == 1 + turns
     assert dumped({key: getattr(items[1], key) for key in expected}) == dumped(expected)
 
@@ -1011,10 +1016,10 @@ async def test_a_page_that_comes_when_the_replay_has_overflowed_sees_the_whole_w
     async def grow(scene: Scene) -> AsyncIterator[Any]:
         for update in updates:
             await trio.sleep(0.1)
-            yield ThreadItemUpdatedEvent(item_id="m", update=update)
+            yield ThreadItemUpdatedEvent(item_id="msg_m", update=update)
 
     def make(scene: Scene) -> ThreadItemDoneEvent:
-        return ThreadItemDoneEvent(item=WidgetItem(widget=card(""), **fields(scene, "m")))
+        return ThreadItemDoneEvent(item=WidgetItem(widget=card(""), **fields(scene, "msg_m")))
 
     policy = TurnPolicy(max_replay_bytes=2000, on_disconnect="finish")
     scripts = [[emit(make), grow]] if turns == 1 else [[emit(make)], [grow]]
@@ -1036,7 +1041,7 @@ async def test_a_page_that_comes_when_the_replay_has_overflowed_sees_the_whole_w
 
     # A page has the items of its load, and the events of the stream on top of them.
     page |= {item.id: item for item in watched.items}
-    assert text_of(page["m"]) == "".join(words)
+    assert text_of(page["msg_m"]) == "".join(words)
 
 
 @CUTS
