@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import trio
@@ -14,6 +15,7 @@ from chatkit_trio.actions import Action
 from chatkit_trio.errors import StoreError
 from chatkit_trio.server import ChatKitServer, StreamingResult
 from chatkit_trio.store import Store
+from chatkit_trio.stores import SQLiteStore
 from chatkit_trio.testing import ChatClient, ClientTurn, Scene, StoreWrapper
 from chatkit_trio.types import (
     AssistantMessageContent,
@@ -250,3 +252,25 @@ class SlowWrites(StoreWrapper[Any]):
         if name in self._operations:
             await trio.sleep(self.seconds)
         return await call()
+
+
+class Mortal(StoreWrapper[Any]):
+    """A store on SQLite whose process dies: from then on nothing reaches the file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(SQLiteStore(path))
+        self._is_dead = False
+
+    async def die(self) -> None:
+        """Close the file as the end of a process does, with all that is unsaved."""
+        self._is_dead = True
+        await self.wrapped.__aexit__(None, None, None)
+
+    async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
+        if self._is_dead:
+            raise OSError("this process is dead")
+        return await call()
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        if not self._is_dead:
+            await super().__aexit__(*exc_info)

@@ -77,6 +77,7 @@ from ..transcript import transcript
 from .parts import (
     FOR_EVER,
     MakeEvent,
+    Mortal,
     answered,
     begin,
     card,
@@ -922,28 +923,6 @@ def grown(name: str) -> tuple[MakeEvent, ThreadItemUpdatedEvent, dict[str, Any]]
     kind, update, expected = UPDATES[name]
     event = ThreadItemUpdatedEvent(item_id="msg_m", update=update)
     return made(kind, ThreadItemDoneEvent), event, expected
-
-
-class Mortal(StoreWrapper[Any]):
-    """A store on SQLite whose process dies: from then on nothing reaches the file."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(SQLiteStore(path))
-        self._is_dead = False
-
-    async def die(self) -> None:
-        """Close the file as the end of a process does, with all that is unsaved."""
-        self._is_dead = True
-        await self.wrapped.__aexit__(None, None, None)
-
-    async def around(self, name: str, call: Any) -> Any:
-        if self._is_dead:
-            raise OSError("this process is dead")
-        return await call()
-
-    async def __aexit__(self, *exc_info: Any) -> None:
-        if not self._is_dead:
-            await super().__aexit__(*exc_info)
 
 
 @EVERY_UPDATE
