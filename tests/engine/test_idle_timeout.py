@@ -29,8 +29,8 @@ from chatkit_trio.types import (
     SDKHiddenContextItem,
     ThreadItemDoneEvent,
 )
+from tests.transcript import transcript
 
-from ..transcript import transcript
 from .parts import FOR_EVER, SlowWrites, answered, finish, within
 
 DAY = 86400.0
@@ -310,7 +310,10 @@ async def test_of_two_limits_the_one_that_passes_first_is_the_reason(
     async with scripted_server(store, [HEL, pause(FOR_EVER)], policy=policy) as server:
         turn = await answered(server)
 
-        assert (await transcript(store, turn.thread_id))[1:] == ["assistant: Hel", f"note: {reason}"]
+        assert (await transcript(store, turn.thread_id))[1:] == [
+            "assistant: Hel",
+            f"note: {reason}",
+        ]
 
 
 @within(DAY)

@@ -19,8 +19,8 @@ from chatkit_trio.store import Store
 from chatkit_trio.stores import MemoryStore, SQLiteStore
 from chatkit_trio.testing import ChatClient, JumpClock, RequestRefused, Scene, StoreWrapper
 from chatkit_trio.types import ThreadMetadata, UserMessageItem
+from tests.transcript import transcript
 
-from ..transcript import transcript
 from .parts import begin, finish, message_request, more, stream, within
 
 _T = TypeVar("_T")

@@ -37,7 +37,6 @@ from chatkit_trio.types import (
     AssistantMessageContentPartAdded,
     AssistantMessageContentPartAnnotationAdded,
     AssistantMessageContentPartDone,
-    AssistantMessageContentPartTextDelta,
     AssistantMessageItem,
     ClientToolCallItem,
     CustomTask,
@@ -72,8 +71,8 @@ from chatkit_trio.types import (
 )
 from chatkit_trio.web import create_app
 from chatkit_trio.widgets import DynamicWidgetComponent
+from tests.transcript import transcript
 
-from ..transcript import transcript
 from .parts import (
     FOR_EVER,
     MakeEvent,
@@ -267,7 +266,10 @@ async def test_a_subclass_of_an_item_that_was_begun_is_kept_at_the_cut(
     make = subclass_item(kind, own)
     turn, _, stored = await run(True, lambda scene: ThreadItemAddedEvent(item=make(scene)))
 
-    assert [item.type for item in stored[:-1]] == ["user_message", kind.model_fields["type"].default]
+    assert [item.type for item in stored[:-1]] == [
+        "user_message",
+        kind.model_fields["type"].default,
+    ]
     assert dumped({key: getattr(stored[1], key) for key in own}) == dumped(own)
     assert stored[-1].type == "sdk_hidden_context"
     visible = [item.id for item in stored if "hidden" not in item.type]
@@ -605,7 +607,7 @@ async def test_an_item_begun_with_the_id_of_the_users_message_is_refused_and_not
         assert scene.message is not None
         return begin(scene.message.id, "two")(scene)
 
-    turn, lines, stored = await run(True, begin("kept", "Hel"), same_id)
+    turn, lines, _ = await run(True, begin("kept", "Hel"), same_id)
 
     assert lines == ["user: hi", "assistant: Hel", "note: failed"]
     assert [event.type for event in turn.events].count("thread.item.added") == 1
@@ -616,7 +618,9 @@ async def test_an_item_begun_with_the_id_of_the_users_message_is_refused_and_not
 async def test_an_item_begun_twice_is_refused_the_second_time_and_the_first_is_kept(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    turn, lines, _ = await run(True, begin("msg_m"), more("msg_m", "one"), begin("msg_m"), more("msg_m", "two"))
+    turn, lines, _ = await run(
+        True, begin("msg_m"), more("msg_m", "one"), begin("msg_m"), more("msg_m", "two")
+    )
 
     assert lines == ["user: hi", "assistant: one", "note: failed"]
     assert b"two" not in b"".join(turn.frames)
@@ -990,7 +994,9 @@ async def test_a_page_that_comes_when_the_replay_has_overflowed_sees_the_whole_w
     turns: int, autojump_clock: trio.testing.MockClock
 ) -> None:
     words = [f"word{number} " for number in range(300)]
-    updates = [WidgetStreamingTextValueDelta(component_id="body", delta=w, done=False) for w in words]
+    updates = [
+        WidgetStreamingTextValueDelta(component_id="body", delta=w, done=False) for w in words
+    ]
 
     async def grow(scene: Scene) -> AsyncIterator[Any]:
         for update in updates:

@@ -42,8 +42,8 @@ from chatkit_trio.types import (
     WidgetItem,
     WidgetStreamingTextValueDelta,
 )
+from tests.transcript import transcript
 
-from ..transcript import transcript
 from .parts import (
     FOR_EVER,
     NOW,
@@ -321,16 +321,19 @@ async def test_a_server_that_dies_beside_another_loses_nothing_older_than_its_la
     path = tmp_path / "chat.db"
     mortal = Mortal(path)
     script = [emit(grow, WORDS, begin("msg_m", "so far")), pause(FOR_EVER)]
-    async with Survivor(path) as survivor, scripted_server(mortal, script) as dying:
-        async with ChatClient.of_server(dying).send("hi") as turn:
-            await turn.wait_for(lambda event: "so far" in event.model_dump_json())
-            thread_id = turn.thread_id or ""
-            await trio.sleep(2)
-            await mortal.die()
-            page = await ChatClient.of_server(survivor).thread(thread_id)
+    async with (
+        Survivor(path) as survivor,
+        scripted_server(mortal, script) as dying,
+        ChatClient.of_server(dying).send("hi") as turn,
+    ):
+        await turn.wait_for(lambda event: "so far" in event.model_dump_json())
+        thread_id = turn.thread_id or ""
+        await trio.sleep(2)
+        await mortal.die()
+        page = await ChatClient.of_server(survivor).thread(thread_id)
 
-            await answered(survivor, "more", thread_id)
-            stored = await transcript(survivor.store, thread_id)
+        await answered(survivor, "more", thread_id)
+        stored = await transcript(survivor.store, thread_id)
     assert [item.type for item in page.items.data] == [
         "user_message",
         "widget",

@@ -24,8 +24,8 @@ from chatkit_trio.testing import (
 )
 from chatkit_trio.types import ThreadItemUpdatedEvent
 from chatkit_trio.web import create_app
+from tests.transcript import transcript
 
-from ..transcript import transcript
 from .parts import (
     FOR_EVER,
     answered,

@@ -48,8 +48,8 @@ from chatkit_trio.types import (
     WidgetItem,
 )
 from chatkit_trio.web import create_app
+from tests.transcript import transcript
 
-from ..transcript import transcript
 from .parts import (
     NOW,
     PRESS,
@@ -195,9 +195,7 @@ async def everything(store: Store[Any], context: Any = None) -> dict[str, list[d
     return {
         thread.id: [
             item.model_dump(mode="json")
-            for item in (
-                await store.load_thread_items(thread.id, None, 100, "asc", context)
-            ).data
+            for item in (await store.load_thread_items(thread.id, None, 100, "asc", context)).data
         ]
         for thread in threads
     }
@@ -292,9 +290,7 @@ async def test_two_requests_that_were_processed_before_either_was_read_are_one(
 ) -> None:
     store = MemoryStore[Any]()
     async with CountingServer(store) as server:
-        results = [
-            await stream(server, message_request(), idempotency_key=KEY) for _ in range(2)
-        ]
+        results = [await stream(server, message_request(), idempotency_key=KEY) for _ in range(2)]
         read: list[list[bytes]] = []
 
         async def read_one(result: Any) -> None:
@@ -390,9 +386,7 @@ def assert_is_the_stored_result(
         assert thread_id_of(second) == thread_id_of(first)
     else:
         assert "thread.created" not in types_of(second)
-    [items] = [
-        items for items in stored.values() if set(ids(done_in(first))) <= set(ids(items))
-    ]
+    [items] = [items for items in stored.values() if set(ids(done_in(first))) <= set(ids(items))]
     places = [ids(items).index(item_id) for item_id in ids(done_in(second))]
     assert places == sorted(places)
     texts = [item["content"][0]["text"] for item in done_in(second) if "content" in item]
@@ -400,7 +394,7 @@ def assert_is_the_stored_result(
 
 
 @EVERY_KIND
-@pytest.mark.parametrize("seconds", [0.0, 60.0, 599.0])
+@pytest.mark.parametrize("seconds", [0.0, 60.0, 580.0])
 @within(HOUR)
 async def test_a_repeat_after_the_turn_gets_its_stored_items_and_changes_nothing(
     seconds: float, kind: str, autojump_clock: trio.testing.MockClock
@@ -480,11 +474,13 @@ async def test_a_repeat_after_a_crash_gets_what_the_journal_has_saved(
 ) -> None:
     path = tmp_path / "chat.db"
     mortal = Mortal(path)
-    async with CountingServer(mortal) as dying:
-        async with await stream(dying, message_request(), idempotency_key=KEY) as result:
-            frames = [await anext(result)]
-            await trio.sleep(5.8)
-            await mortal.die()
+    async with (
+        CountingServer(mortal) as dying,
+        await stream(dying, message_request(), idempotency_key=KEY) as result,
+    ):
+        frames = [await anext(result)]
+        await trio.sleep(5.8)
+        await mortal.die()
     async with CountingServer(SQLiteStore(path)) as restarted:
         second = await ask(restarted, "threads.create")
 
@@ -711,6 +707,21 @@ async def test_a_key_whose_window_is_over_is_a_new_one(
     assert server.calls == ["respond"] * 2
 
 
+@pytest.mark.parametrize(("seconds", "calls"), [(580, 1), (601, 2)])
+@within(HOUR)
+async def test_a_key_counts_for_ten_minutes_by_default(
+    seconds: float, calls: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = MemoryStore[Any](clock=trio.current_time)
+    async with CountingServer(store) as server:
+        for _ in range(2):
+            await ask(server, "threads.create")
+            await trio.sleep(seconds)
+
+        assert len(await everything(store)) == calls
+    assert server.calls == ["respond"] * calls
+
+
 @within(HOUR)
 async def test_a_request_that_is_refused_uses_no_key_up(
     autojump_clock: trio.testing.MockClock,
@@ -719,9 +730,7 @@ async def test_a_request_that_is_refused_uses_no_key_up(
     async with CountingServer(store) as server:
         client = ChatClient.of_server(server)
         with pytest.raises(Exception, match=THREAD):
-            await server.process(
-                message_request("more", THREAD), None, idempotency_key=KEY
-            )
+            await server.process(message_request("more", THREAD), None, idempotency_key=KEY)
         await fill(store)
         frames = await ask(server, "threads.add_user_message")
 
@@ -757,12 +766,15 @@ async def test_a_store_that_keeps_no_keys_carries_each_request_out(
 async def test_the_header_carries_the_key(autojump_clock: trio.testing.MockClock) -> None:
     store = MemoryStore[Any]()
     app = create_app(CountingServer(store))
-    async with ChatClient.of_app(app, headers=[("Idempotency-Key", KEY)]) as client:
-        async with client.send("hi") as first:
-            await first.wait_for(ThreadItemUpdatedEvent)
-            async with client.send("hi") as second:
-                await second.read()
-            await first.read()
+    headers = [("Idempotency-Key", KEY)]
+    async with (
+        ChatClient.of_app(app, headers=headers) as client,
+        client.send("hi") as first,
+    ):
+        await first.wait_for(ThreadItemUpdatedEvent)
+        async with client.send("hi") as second:
+            await second.read()
+        await first.read()
 
     assert first.thread_id == second.thread_id
     assert first.frames == second.frames

@@ -44,8 +44,8 @@ from chatkit_trio.types import (
     WidgetItem,
     WidgetStreamingTextValueDelta,
 )
+from tests.transcript import transcript
 
-from ..transcript import transcript
 from .parts import (
     FOR_EVER,
     AwayStore,
@@ -597,11 +597,10 @@ async def test_a_shutdown_while_the_store_is_away_is_told_as_a_shutdown_after_th
             thread_ids.append(thread_of(turn))
             await turn.read()
 
-    async with trio.open_nursery() as nursery:
-        async with server:
-            nursery.start_soon(read)
-            await trio.sleep(1)
-            store.leave(FOR_EVER)
+    async with trio.open_nursery() as nursery, server:
+        nursery.start_soon(read)
+        await trio.sleep(1)
+        store.leave(FOR_EVER)
     after = SQLiteStore[Any](path)
     async with scripted_server(after, HANGING):
         assert await transcript(after, thread_ids[0]) == [*KEPT[:-1], "note: shutdown"]
@@ -777,12 +776,14 @@ async def test_an_item_set_aside_on_sqlite_is_not_settled_again_after_a_restart(
     path = tmp_path / "chat.db"
     store = Picky(SQLiteStore(path), ValueError("can't be encoded"))
     events = begin("msg_0", "one"), begin("msg_1", POISON), begin("msg_2", "two")
-    async with scripted_server(store, [emit(*events), pause(FOR_EVER)]) as server:
-        async with ChatClient.of_server(server).send("hi") as turn:
-            with trio.move_on_after(2):
-                await turn.read()
-            turn.server_turn.cancel()
-            await settled(turn, 600)
+    async with (
+        scripted_server(store, [emit(*events), pause(FOR_EVER)]) as server,
+        ChatClient.of_server(server).send("hi") as turn,
+    ):
+        with trio.move_on_after(2):
+            await turn.read()
+        turn.server_turn.cancel()
+        await settled(turn, 600)
 
     after = SQLiteStore[Any](path)
     async with scripted_server(after, HANGING):
