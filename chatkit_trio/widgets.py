@@ -887,7 +887,8 @@ class WidgetTemplate(TemplateFile):
 
 
 def _first_flaw(error: ValidationError) -> str:
-    # `children` is one component or a list: of the two, the author meant the one that got further.
+    # `children` may be one component or a list, and pydantic reports the flaws of both attempts.
+    # The author meant the attempt that got further.
     flaw = max(error.errors(include_url=False), key=lambda flaw: len(flaw["loc"]))
     steps = [str(step) for step in flaw["loc"]]
     place = ".".join(step for step in steps if DynamicWidgetComponent.__name__ not in step)

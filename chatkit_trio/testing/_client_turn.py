@@ -197,7 +197,7 @@ class ClientTurn:
     def server_turn(self) -> Turn[Any]:
         """The engine's `Turn`; only for a client that was made by `of_server`."""
         if not isinstance(self.connection, ServerConnection):
-            raise TypeError("over HTTP a client doesn't get hold of the server's turn")
+            raise TypeError("a client over HTTP has no access to the server's turn")
         return self.connection.turn
 
     def belongs_to(self, thread_id: str | None) -> None:

@@ -141,7 +141,7 @@ class _Ending:
 
 
 class _Listening(trio.TaskStatus[Sequence[str]]):
-    """Is told by Hypercorn that it listens, which it says even if the app's start-up failed."""
+    """Hypercorn calls this when it listens, even if the app's start-up has failed."""
 
     def __init__(self, ending: _Ending, on_ready: Callable[[Sequence[str]], None] | None) -> None:
         self._ending = ending

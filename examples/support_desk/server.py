@@ -1,8 +1,9 @@
 """A case at the desk, from its first message to its end.
 
 - Who the customer is comes from the request (here: a cookie), and owns threads and files.
-- The model is told the customer's record by a hidden item, once a thread; no client ever sees it.
-- Files come in two phases: the page asks for a place, uploads, and sends the message.
+- A hidden item, stored once a thread, gives the model the customer's record; no client sees it.
+- Files are sent in two phases: the page creates an attachment and uploads the file to its URL; then
+  it sends the message.
 - Speech becomes text in `transcribe`.
 - Closing the case locks the thread: it can be read, and takes no more messages.
 """
