@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 from urllib.parse import urlencode, urlsplit
 
 import trio
@@ -31,7 +31,7 @@ from chatkit_trio.errors import (
     NotFoundError,
     TooLargeError,
 )
-from chatkit_trio.store import AttachmentStore, Store
+from chatkit_trio.store import AttachmentStore, Store, TContext
 from chatkit_trio.types import (
     Attachment,
     AttachmentCreateParams,
@@ -63,7 +63,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-TContext = TypeVar("TContext", default=Any)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
