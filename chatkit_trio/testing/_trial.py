@@ -106,6 +106,8 @@ class Aftermath:
     page: list[ThreadItem] | None = None
     """What a client shows that had loaded the thread before and read the stream to its end, in the
     order in which items were done; None for a client that left."""
+    told_done: set[str] = field(default_factory=set)
+    """The ids of items that the client was told are done."""
     came_back: bool = False
     """Whether the client left and came back to the live turn."""
     read_at_once: list[ThreadItem] | None = None
@@ -400,12 +402,19 @@ class _Trial:
             await trio.sleep_forever()
 
     def _record(self, number: int, thread: ThreadMetadata) -> Recording:
+        if number > self._number:
+            self._note_next(thread)
         if number != self._number:
-            if number > self._number and not self._turn.settled.is_set():
-                self.aftermath.problems.append("respond() was called for the next turn too early")
             return Recording(thread)
         self._recording = Recording(thread, self.aftermath.known, self._interference)
         return self._recording
+
+    def _note_next(self, thread: ThreadMetadata) -> None:
+        """Take note of what the next turn finds."""
+        if not self._turn.settled.is_set():
+            self.aftermath.problems.append("two turns of the thread were live at once")
+        elif self.aftermath.thread is None:
+            self.aftermath.thread = as_metadata(thread)
 
     @property
     def _number(self) -> int:
@@ -639,7 +648,7 @@ class _Trial:
         if thread is None:
             await self._look_for_traces()
             return
-        self.aftermath.thread = thread
+        self.aftermath.thread = self.aftermath.thread or thread
         await self._look_at_store(thread.id)
         await self._send_next(server, thread.id)
 
@@ -688,6 +697,7 @@ class _Trial:
         for event in events:
             seen.feed(event)
         aftermath.received = seen.items()
+        aftermath.told_done = ids_of(events, "thread.item.done", "thread.item.replaced")
         if readings[-1].is_complete:
             aftermath.page = _page(aftermath.known, events)
 
