@@ -57,6 +57,7 @@ PUBLIC = {
     ],
     "chatkit_trio.testing": [
         "EVERY_REASON",
+        "EVERY_TROUBLE",
         "Aftermath",
         "CancellationBroken",
         "ChatClient",

@@ -1,7 +1,7 @@
 """The ways in which the explorer cuts a turn short, and the points of a turn that each falls on.
 
-A *reason* ends the turn. A *trouble* comes with it: something else goes wrong from the moment of the
-cut on. Nothing here waits.
+A *reason* ends the turn. A *trouble* comes with it: something else goes wrong from the moment of
+the cut on. Nothing here waits.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ class Course:
 
     checkpoints: list[tuple[float, int | None]] = field(default_factory=list)
     """Of each checkpoint the time, and the number of the write that is under way."""
+    started_at: float = 0.0
+    """When the turn was started."""
     began_at: float = 0.0
     """When `respond` was called."""
     ended_at: float = 0.0
@@ -108,8 +110,9 @@ class Course:
 
     @property
     def grace_period(self) -> float:
-        """A grace period that most clients which leave this turn don't outlast."""
-        return max((self.ended_at - self.began_at) * _GRACE_SHARE, 0.001)
+        """A grace period that ends before most turns, and not before a turn has begun."""
+        share = (self.ended_at - self.started_at) * _GRACE_SHARE
+        return max(share, 3 * (self.began_at - self.started_at), 0.001)
 
     @property
     def more_than_enough(self) -> float:
@@ -180,9 +183,7 @@ def _end(reason: str, course: Course) -> int:
             return len(course.checkpoints) + 1
 
 
-def troubled_cuts(
-    reasons: Sequence[str], trouble: str, course: Course, step: int
-) -> Iterator[Cut]:
+def troubled_cuts(reasons: Sequence[str], trouble: str, course: Course, step: int) -> Iterator[Cut]:
     """Return the cuts for one trouble.
 
     A write in trouble matters while it's under way, so those cuts fall once into each write and

@@ -20,7 +20,7 @@ from chatkit_trio.types import (
     WorkflowItem,
 )
 
-from ._cuts import RESPOND_RAISES, RETURN, TASK_RAISES, expected_reason
+from ._cuts import RESPOND_RAISES, TASK_RAISES, expected_reason
 from ._trial import Aftermath
 
 __all__ = ["describe", "problems"]
@@ -187,7 +187,7 @@ def _page_shows_what_is_stored(aftermath: Aftermath) -> Iterator[str]:
 
     Items that neither `respond` yielded nor the client saw are the server's own affair.
     """
-    if aftermath.page is None:
+    if aftermath.page is None or _was_kept_by_hand(aftermath):
         return
     page = [item for item in aftermath.page if not is_hidden(item)]
     shown = {item.id for item in page}
@@ -220,6 +220,16 @@ def _page_shows_what_is_stored(aftermath: Aftermath) -> Iterator[str]:
         )
 
 
+def _was_kept_by_hand(aftermath: Aftermath) -> bool:
+    """Say whether a hook has stored what it wanted without the default; nobody can tell a client
+    of that."""
+    return (
+        aftermath.reason is not None
+        and not aftermath.uses_default_hook
+        and not any(isinstance(note, SDKHiddenContextItem) for note in aftermath.notes)
+    )
+
+
 def _owed_done(aftermath: Aftermath) -> set[str]:
     """Return the ids of items that the client has to be told are done.
 
@@ -227,7 +237,7 @@ def _owed_done(aftermath: Aftermath) -> set[str]:
     """
     if aftermath.reason in (None, CancelReason.FAILED):
         return aftermath.finished
-    return set(aftermath.states)
+    return set(aftermath.states) - {item.id for item in aftermath.known}
 
 
 def _difference(one: ThreadItem, other: ThreadItem) -> str:
@@ -252,8 +262,8 @@ def _readers_see_the_end(aftermath: Aftermath) -> Iterator[str]:
     """Who reads the thread from the moment of the cut on sees what will be there for good."""
     if aftermath.read_at_once is None:
         return
-    final = [_dump(item) for item in aftermath.stored if not is_hidden(item)]
-    if list(map(_dump, aftermath.read_at_once))[: len(final)] != final:
+    final = [item for item in aftermath.stored if not is_hidden(item)]
+    if not _begins_with(aftermath.read_at_once, final, aftermath.changed_by_next):
         read = ", ".join(map(describe, aftermath.read_at_once))
         yield f"a client that read the thread at the cut was told: {read}"
 
@@ -261,10 +271,19 @@ def _readers_see_the_end(aftermath: Aftermath) -> Iterator[str]:
 def _next_turn_builds_on_it(aftermath: Aftermath) -> Iterator[str]:
     """The next turn ran, and changed nothing of what it found."""
     before, after = aftermath.stored, aftermath.stored_after_next
-    if after[: len(before)] != before:
+    if not _begins_with(after, before, aftermath.changed_by_next):
         yield "the next turn found or left other items than those that were stored"
     elif not any(isinstance(item, UserMessageItem) for item in after[len(before) :]):
         yield "the next turn's message isn't in the store"
+
+
+def _begins_with(items: Sequence[ThreadItem], first: Sequence[ThreadItem], but: set[str]) -> bool:
+    """Say whether a list begins with these items; those with the ids in `but` may have changed."""
+    there, wanted = (
+        [None if item.id in but else _dump(item) for item in some]
+        for some in (items[: len(first)], first)
+    )
+    return there == wanted
 
 
 # --- Nothing is too much -----------------------------------------------------------------------
@@ -306,7 +325,7 @@ def _doubles(stored: ThreadItem, item: ThreadItem) -> bool:
     if type(stored) is not type(item):
         return False
     if not isinstance(stored, AssistantMessageItem):
-        return _dump(stored, _DIFFERS) == _dump(item, _DIFFERS)
+        return bool(_dump(stored, _DIFFERS) == _dump(item, _DIFFERS))
     shorter, longer = sorted([_extent(stored), _extent(item)], key=len)
     if not shorter.strip():
         return False
@@ -345,13 +364,18 @@ def _good_notes(aftermath: Aftermath) -> Iterator[str]:
             continue
         if not str(note.content).strip():
             yield f"the hidden note {note.id[:12]} is empty"
-        elif aftermath.uses_default_hook and aftermath.reason is not None:
-            if note.content != ENDING_NOTES[aftermath.reason]:
-                yield f"a turn that ended {_end(aftermath)} has the note {note.content!r}"
+        elif _is_untrue(aftermath, note):
+            yield f"a turn that ended {_end(aftermath)} has the note {note.content!r}"
         behind = aftermath.stored[aftermath.stored.index(note) :]
         for item in behind:
             if item.id in aftermath.states and item not in aftermath.known:
                 yield f"{describe(item)} stands behind the note about its end"
+
+
+def _is_untrue(aftermath: Aftermath, note: HiddenContextItem | SDKHiddenContextItem) -> bool:
+    reason = aftermath.reason
+    is_ours = aftermath.uses_default_hook and reason is not None
+    return is_ours and note.content != ENDING_NOTES[reason or CancelReason.STOPPED]
 
 
 _INVARIANTS: tuple[Callable[[Aftermath], Iterator[str]], ...] = (

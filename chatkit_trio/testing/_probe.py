@@ -12,7 +12,7 @@ from __future__ import annotations
 import linecache
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from types import AsyncGeneratorType
 from typing import Any
@@ -82,10 +82,11 @@ class Probe(Instrument):
         hooks = sys.get_asyncgen_hooks()
         trios = hooks.firstiter
 
-        def firstiter(generator: AsyncGeneratorType[Any, Any]) -> None:
+        def firstiter(generator: AsyncGenerator[Any, Any]) -> None:
             if trios is not None:
                 trios(generator)
-            if self.living and trio.lowlevel.current_task() in self.living:
+            is_ours = self.living and trio.lowlevel.current_task() in self.living
+            if is_ours and isinstance(generator, AsyncGeneratorType):
                 self._generators.append(generator)
 
         sys.set_asyncgen_hooks(firstiter=firstiter)

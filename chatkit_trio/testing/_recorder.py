@@ -108,9 +108,7 @@ class Recording:
 
     def items(self) -> list[ThreadItem]:
         """Return the items in their latest state."""
-        return [
-            draft.item() for item_id, draft in self._drafts.items() if item_id in self._yielded
-        ]
+        return [draft.item() for item_id, draft in self._drafts.items() if item_id in self._yielded]
 
     async def step(self, make_event: Callable[[], Awaitable[Any]]) -> Any:
         """Let `respond` make its next event, and note it."""
@@ -152,13 +150,13 @@ class Recording:
 class Recorder:
     """Makes a server's `respond` and `action` leave a `Recording` of each call.
 
-    `begin`, called with the number of the call, counted from 0, and its thread, makes it.
+    `begin`, called with the thread, makes it.
     """
 
     def __init__(
         self,
         server: ChatKitServer[Any],
-        begin: Callable[[int, ThreadMetadata], Recording] = lambda _, thread: Recording(thread),
+        begin: Callable[[ThreadMetadata], Recording] = Recording,
     ) -> None:
         self.recordings: list[Recording] = []
         self._begin = begin
@@ -167,7 +165,7 @@ class Recorder:
 
     def _recorded(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         def call(thread: ThreadMetadata, *args: Any) -> Any:
-            recording = self._begin(len(self.recordings), thread)
+            recording = self._begin(thread)
             self.recordings.append(recording)
             return recording.record(hook(thread, *args))
 

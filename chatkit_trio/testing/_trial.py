@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -19,7 +19,11 @@ from chatkit_trio.types import (
     HiddenContextItem,
     SDKHiddenContextItem,
     ThreadItem,
+    ThreadItemAddedEvent,
     ThreadItemDoneEvent,
+    ThreadItemRemovedEvent,
+    ThreadItemReplacedEvent,
+    ThreadItemUpdatedEvent,
     ThreadMetadata,
     ThreadStreamEvent,
     UserMessageItem,
@@ -29,12 +33,12 @@ from chatkit_trio.types import (
 from ._client import ChatClient
 from ._client_turn import ClientTurn, SeenItems, ids_of
 from ._clock import JumpClock
-from ._cuts import GRACE_PERIOD, RESPOND_RAISES, RETURN, TASK_RAISES, TURN_TIMEOUT, Course, Cut
+from ._cuts import GRACE_PERIOD, RESPOND_RAISES, RETURN, TURN_TIMEOUT, Course, Cut
 from ._probe import Probe, same_schedule
 from ._recorder import Interference, Recorder, Recording
 from ._store_doubles import FaultyStore
 from ._transport import RequestRefused, ServerConnection
-from ._trial_store import UnsteadyStore, Witness, in_hook
+from ._trial_store import UnsteadyStore, Witness, in_hook, turn_of_task
 
 __all__ = ["Aftermath", "Scenario", "run_trial"]
 
@@ -118,6 +122,8 @@ class Aftermath:
     """The thread as `respond` had left it at the cut, and at the end."""
     stored_after_next: list[ThreadItem] = field(default_factory=list)
     """All items in the store after the next turn."""
+    changed_by_next: set[str] = field(default_factory=set)
+    """The ids of items that the next turn's `respond` yielded or changed."""
     written_late: list[str] = field(default_factory=list)
     """The ids of items that were written after the turn had been settled, by something of it."""
     settling_seconds: float | None = None
@@ -216,10 +222,11 @@ class _Trial:
         self._client: ChatClient
         self._client_turn: ClientTurn | None = None
         self._returned: ClientTurn | None = None
+        self._found_by_next: list[ThreadItem] | None = None
         self._rival: ClientTurn | None = None
         self._rival_done: trio.Event | None = None
-        self._recorder: Recorder | None = None
         self._recording: Recording | None = None
+        self._next_recording: Recording | None = None
         self._interference: Interference | None = None
         self._readers: trio.Nursery
         self._reader_scope = trio.CancelScope()
@@ -227,6 +234,7 @@ class _Trial:
         self._started = trio.Event()
         self._cut_or_ended = trio.Event()
         self._was_cut = False
+        self._started_at = 0.0
         self._cut_at: float | None = None
         self._settled_at: float | None = None
         self._stream_ended_at: float | None = None
@@ -313,8 +321,7 @@ class _Trial:
         server.handle_stream_cancelled = self._settling(  # type: ignore[method-assign]
             server.handle_stream_cancelled
         )
-        if self._recorder is None:
-            self._recorder = Recorder(server, self._record)
+        Recorder(server, self._record)
         return server
 
     def _processing(self, process: Any) -> Any:
@@ -401,25 +408,29 @@ class _Trial:
                 await hook(thread, pending, context)
             await trio.sleep_forever()
 
-    def _record(self, number: int, thread: ThreadMetadata) -> Recording:
-        if number > self._number:
-            self._note_next(thread)
-        if number != self._number:
+    def _record(self, thread: ThreadMetadata) -> Recording:
+        subject, turn = self._subject(), turn_of_task()
+        if subject is None:
             return Recording(thread)
-        self._recording = Recording(thread, self.aftermath.known, self._interference)
-        return self._recording
+        if turn is subject:
+            self._recording = Recording(thread, self.aftermath.known, self._interference)
+            return self._recording
+        self._note_next(subject, thread)
+        self._next_recording = Recording(thread, interference=_Before(self._look_at_next))
+        return self._next_recording
 
-    def _note_next(self, thread: ThreadMetadata) -> None:
+    def _note_next(self, subject: Turn[Any], thread: ThreadMetadata) -> None:
         """Take note of what the next turn finds."""
-        if not self._turn.settled.is_set():
+        if not subject.settled.is_set():
             self.aftermath.problems.append("two turns of the thread were live at once")
         elif self.aftermath.thread is None:
             self.aftermath.thread = as_metadata(thread)
 
-    @property
-    def _number(self) -> int:
-        """The number, among all calls of `respond`, of the one in question."""
-        return len(self._scenario.messages) - 1
+    async def _look_at_next(self) -> None:
+        """Look at what the next turn finds, before its `respond` changes anything."""
+        thread_id = self._turn.thread_id
+        assert thread_id is not None
+        self._found_by_next = await self._stored_items(thread_id)
 
     # --- The turn ------------------------------------------------------------------------------
 
@@ -469,6 +480,7 @@ class _Trial:
             async with self._client.send(self._scenario.messages[-1], self._thread_id) as turn:
                 self._is_opening = False
                 self._client_turn = turn
+                self._started_at = trio.current_time()
                 self._prepare_trouble()
                 self._started.set()
                 self.probe.begin()
@@ -556,10 +568,8 @@ class _Trial:
         """Go on reading where the connection broke, when half of the grace period has passed."""
         assert self._cut is not None
         await trio.sleep(self._cut.seconds / 2)
-        while not self._turn.has_begun and not self._turn.ended.is_set():
-            await trio.sleep(self._cut.seconds / 16)
         thread_id = self._turn.thread_id
-        if thread_id is None or self._turn.is_ending:
+        if thread_id is None or not self._turn.has_begun or self._turn.is_ending:
             return
         assert self._client_turn is not None
         connection = self._client_turn.connection
@@ -587,18 +597,20 @@ class _Trial:
             done.set()
 
     async def _find_thread(self) -> str | None:
+        seconds = self._scenario.store_seconds / 4
         while not self._turn.ended.is_set():
             page = await self._raw.load_threads(1, None, "asc", context=self._context)
             if page.data:
                 return page.data[0].id
-            await trio.sleep(self._scenario.store_seconds / 4)
+            await trio.sleep(seconds)
+            seconds *= 1.2
         return None
 
     def _start_failing_task(self) -> None:
         """Let a task that the user has started beside `respond` raise an error."""
         error = RuntimeError("the explorer made a task in turn.nursery fail")
 
-        async def fail() -> None:
+        async def fail() -> None:  # noqa: ASYNC124 (a nursery starts only async functions)
             self.aftermath.faults.append(error)
             self._cut_at = trio.current_time()
             raise error
@@ -714,6 +726,7 @@ class _Trial:
             self._cut_at = recording.began_at + self._cut.seconds
         if self._cut_at is not None:
             aftermath.settling_seconds = settled_at - self._cut_at
+        course.started_at = self._started_at
         course.ended_at = settled_at
         course.writes = len(self._faulty.calls)
         course.received = len(aftermath.received_events)
@@ -734,8 +747,10 @@ class _Trial:
             for item_id, times in witness.additions.items()
             if times > 1
         ]
-        aftermath.stored, after = _before_message(await self._stored_items(thread_id))
-        aftermath.stored_after_next = after
+        items = await self._stored_items(thread_id)
+        aftermath.stored = _before_message(self._found_by_next or items)
+        if len(_before_message(items)) < len(items):
+            aftermath.stored_after_next = items
         messages = [item for item in aftermath.stored if isinstance(item, UserMessageItem)]
         has_message = len(messages) == len(self._scenario.messages)
         aftermath.is_half_begun = has_message and not aftermath.has_begun
@@ -767,16 +782,20 @@ class _Trial:
 
     async def _send_next(self, server: ChatKitServer[Any], thread_id: str) -> None:
         """Send another message, unless the one that superseded the turn was the next."""
-        if self.aftermath.stored_after_next:
-            if self._rival is None or not self._rival.is_complete:
-                self.aftermath.problems.append("the stream of the message after it didn't end")
-            return
-        client = ChatClient.of_server(server, self._context)
-        async with client.send(_NEXT_MESSAGE, thread_id) as turn:
-            await turn.read()
-        if not turn.is_complete:
+        turn = self._rival
+        if not self.aftermath.stored_after_next:
+            client = ChatClient.of_server(server, self._context)
+            async with client.send(_NEXT_MESSAGE, thread_id) as turn:
+                await turn.read()
+            self.aftermath.stored_after_next = await self._stored_items(thread_id)
+        if turn is None or not turn.is_complete:
             self.aftermath.problems.append("the next turn's stream didn't end")
-        self.aftermath.stored_after_next = await self._stored_items(thread_id)
+        if self._next_recording is not None:
+            self.aftermath.changed_by_next = {
+                item_id
+                for event in self._next_recording.events
+                if (item_id := _item_of(event)) is not None
+            }
 
 
 def _knows_returning_clients() -> bool:
@@ -799,12 +818,35 @@ def _page(known: Sequence[ThreadItem], events: Sequence[ThreadStreamEvent]) -> l
     return sorted(seen.items(), key=lambda item: places.get(item.id, len(places) + len(events)))
 
 
-def _before_message(items: list[ThreadItem]) -> tuple[list[ThreadItem], list[ThreadItem]]:
-    """Return the items before the message that superseded the turn; and all, if it's there."""
+def _item_of(event: ThreadStreamEvent) -> str | None:
+    """Return the id of the item that an event is about."""
+    match event:
+        case ThreadItemAddedEvent() | ThreadItemDoneEvent() | ThreadItemReplacedEvent():
+            return event.item.id
+        case ThreadItemUpdatedEvent() | ThreadItemRemovedEvent():
+            return event.item_id
+        case _:
+            return None
+
+
+class _Before(Interference):
+    """Does something before `respond` makes its first event."""
+
+    def __init__(self, function: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self._function = function
+
+    async def before_event(self, number: int) -> None:
+        if number == 0:
+            await self._function()
+
+
+def _before_message(items: list[ThreadItem]) -> list[ThreadItem]:
+    """Return the items before the message that was sent after the turn: all if it isn't there."""
     for place, item in enumerate(items):
         if isinstance(item, UserMessageItem) and _text(item) == _NEXT_MESSAGE:
-            return items[:place], items
-    return items, []
+            return items[:place]
+    return items
 
 
 def _text(message: UserMessageItem) -> str:

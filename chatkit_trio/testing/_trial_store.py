@@ -64,9 +64,9 @@ class Witness(StoreWrapper[Any]):
         if in_hook.get():
             self.from_hook.update(ids)
         subject = self._subject()
-        if subject is not None and subject.settled.is_set():
-            if turn_of_task() in (None, subject):
-                self.late += ids
+        is_over = subject is not None and subject.settled.is_set()
+        if is_over and turn_of_task() in (None, subject):
+            self.late += ids
 
 
 class _Write:
