@@ -196,7 +196,7 @@ async def pieces_of_a_model() -> AsyncIterator[str]:
 
 
 class HidesAnError(Talker):
-    """Its hook fails in a task, and swallows that."""
+    """Keeps an error of the store to itself."""
 
     async def handle_stream_cancelled(
         self, thread: ThreadMetadata, pending_items: list[ThreadItem], context: Any
@@ -254,6 +254,15 @@ def test_a_server_that_is_wrong_is_found_out(
         explore_cancellations(make_server, "hi", reasons=[reason], troubles=[])
 
     assert found in str(caught.value)
+
+
+def test_a_hook_that_drops_an_error_of_the_store_is_found_out() -> None:
+    with pytest.raises(CancellationBroken) as caught:
+        explore_cancellations(
+            HidesAnError, "hi", reasons=["stopped"], troubles=["failing_write"], at=10
+        )
+
+    assert "(the explorer made the write at the cut fail) was neither told" in str(caught.value)
 
 
 def test_a_server_that_leaves_no_note_on_purpose_has_to_keep_the_text_all_the_same() -> None:
