@@ -20,7 +20,7 @@ import trio
 import trio.testing
 
 from chatkit_trio._engine.frames import FrameLog
-from chatkit_trio._engine.items import ENDING_NOTES, is_hidden, kept_items
+from chatkit_trio._engine.keeping import ENDING_NOTES, kept_items
 from chatkit_trio.actions import Action
 from chatkit_trio.errors import CustomStreamError, StoreError
 from chatkit_trio.server import CancelReason, FramesLost, Turn, TurnPolicy, current_turn
@@ -68,6 +68,7 @@ from chatkit_trio.types import (
     ThreadItemUpdatedEvent,
     ThreadMetadata,
     ThreadStreamEvent,
+    is_hidden,
 )
 from chatkit_trio.widgets import DynamicWidgetRoot
 

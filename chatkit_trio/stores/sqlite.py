@@ -1,4 +1,4 @@
-"""A store in one SQLite file, for everything that runs on one machine.
+"""A store in one SQLite file, for everything that runs on one machine. POSIX only.
 
 `_sqlite_queries` says what is asked of the tables, `_sqlite_database` runs it. Every write is one
 transaction, so a crash leaves all of it or nothing.
@@ -6,21 +6,23 @@ transaction, so a crash leaves all of it or nothing.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self
 
-import trio
 from typing_extensions import TypeVar
 
-from chatkit_trio.errors import NotFoundError
-from chatkit_trio.store import Settlement, Store
+from chatkit_trio.errors import NotFoundError, StoreError
+from chatkit_trio.store import RequestRecord, Settlement, Store, UnstorableItem
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
 from . import _sqlite_queries as queries
+from ._counted_entry import CountedEntry
 from ._records import (
     check_page,
     check_settlement,
@@ -43,6 +45,8 @@ TContext = TypeVar("TContext", default=Any)
 T = TypeVar("T")
 P = ParamSpec("P")
 
+logger = logging.getLogger(__name__)
+
 _CLOSE_TIMEOUT = 30.0  # seconds
 
 
@@ -54,7 +58,8 @@ class SQLiteStore(Store[TContext]):
     attachments are not found. `synchronous` says what a power cut may cost: "NORMAL" the last
     commits, "FULL" nothing (see docs/reference/sqlite.md; killing the process costs nothing with
     either). `readers` is how many loads run at once, and `busy_timeout` how many seconds a write
-    waits for another process's.
+    waits for another process's. `clock` returns seconds, the same in all processes, and tells how
+    old a request's record is.
 
         async with SQLiteStore[MyContext]("chat.db", owner=lambda c: c.user_id) as store:
             ...
@@ -73,25 +78,25 @@ class SQLiteStore(Store[TContext]):
         synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
         readers: int = 4,
         busy_timeout: float = 5.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if os.fspath(path) in ("", ":memory:"):
             raise ValueError("SQLiteStore needs a file; for a store in memory use MemoryStore()")
         if synchronous not in ("NORMAL", "FULL"):
             raise ValueError(f"synchronous must be 'NORMAL' or 'FULL', not {synchronous!r}")
         self._owner = owner
+        self._clock = clock
         self._database = Database(
             Path(path), synchronous=synchronous, readers=readers, busy_timeout=busy_timeout
         )
-        self.journal = SQLiteJournal(self._database, owner)
-        self._entering = trio.Lock()
-        self._times_entered = 0
+        self.journal = self._journal = SQLiteJournal(self._database, owner)
+        self._entry = CountedEntry(
+            self._database.open, self._database.close, close_timeout=_CLOSE_TIMEOUT
+        )
 
     async def __aenter__(self) -> Self:
         """Open the file, bringing its tables up to date. Raises `StoreError`."""
-        async with self._entering:
-            if self._times_entered == 0:
-                await self._database.open()
-            self._times_entered += 1
+        await self._entry.enter()
         return self
 
     async def __aexit__(
@@ -104,17 +109,17 @@ class SQLiteStore(Store[TContext]):
 
         Runs to its end even if cancelled, within 30 seconds.
         """
-        with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
-            async with self._entering:
-                self._times_entered -= 1
-                if self._times_entered == 0:
-                    await self._database.close()
+        await self._entry.leave()  # noqa: ASYNC102  (it shields itself)
 
     async def load_thread(self, thread_id: str, context: TContext) -> ThreadMetadata:
         return decode_thread(await self._read(context, queries.load_thread, thread_id))
 
     async def save_thread(self, thread: ThreadMetadata, context: TContext) -> None:
         await self._write(context, queries.save_thread, thread.id, encode_thread(thread))
+
+    async def update_thread(self, thread: ThreadMetadata, context: TContext) -> None:
+        """Replace the metadata of a thread that exists, in one step. Raises `NotFoundError`."""
+        await self._write(context, queries.update_thread, thread.id, encode_thread(thread))
 
     async def load_threads(
         self, limit: int, after: str | None, order: str, context: TContext
@@ -167,13 +172,14 @@ class SQLiteStore(Store[TContext]):
         await self._write(context, queries.delete_attachment, attachment_id)
 
     async def settle(self, settlement: Settlement, context: TContext) -> None:
-        """Store all that a turn leaves behind, in one transaction.
+        """Store all that a turn leaves behind, in one transaction; see `Store.settle`.
 
         Raises `NotFoundError` for an unknown thread; the turn's entry in the journal is closed even
-        so, and nothing else is stored.
+        so, and nothing else is stored. Raises `ValueError` for an item that couldn't be loaded
+        again, or that says it is in another thread; the entry stays open then.
         """
         check_settlement(settlement)
-        if not await self._write(context, queries.settle, settlement):
+        if not await self._write(context, self._journal.settle, settlement):
             raise NotFoundError(f"there is no thread {settlement.thread_id}")
 
     async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:
@@ -182,6 +188,28 @@ class SQLiteStore(Store[TContext]):
         Raises `NotFoundError` if that item isn't in the thread.
         """
         await self._write(context, queries.delete_items_after, thread_id, item_id)
+
+    async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
+        """Keep what the store has refused in the table `unstorable`, until its thread is deleted.
+
+        `chatkit-trio doctor` says how many there are. If the file can't be written either, the item
+        goes to the log.
+        """
+        try:
+            await self._write(context, queries.set_aside, item)
+        except StoreError:
+            logger.exception("the table of unstorable items can't be written")
+            await super().set_aside(item, context)
+
+    async def begin_request(
+        self, record: RequestRecord, window: float, context: TContext
+    ) -> RequestRecord | None:
+        """Record a request, or return the record that its owner has of that key."""
+        return await self._write(context, queries.begin_request, record, window, self._clock())
+
+    async def update_request(self, record: RequestRecord, context: TContext) -> None:
+        """Replace the record of the same key and owner, if it is still there."""
+        await self._write(context, queries.update_request, record)
 
     async def ping(self) -> None:
         """Raise `StoreError` if the file can't be read any more."""

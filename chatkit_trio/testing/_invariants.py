@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from chatkit_trio._engine.items import ENDING_NOTES, as_metadata, is_hidden, kept_items
+from chatkit_trio._engine.keeping import ENDING_NOTES, kept_items
+from chatkit_trio._engine.thread_state import as_metadata
 from chatkit_trio.server import CancelReason
 from chatkit_trio.types import (
     AssistantMessageItem,
@@ -18,6 +19,7 @@ from chatkit_trio.types import (
     ThreadItem,
     UserMessageItem,
     WorkflowItem,
+    is_hidden,
 )
 
 from ._cuts import RESPOND_RAISES, TASK_RAISES, expected_reason

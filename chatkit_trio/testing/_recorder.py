@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from chatkit_trio._engine.items import draft_of
+from chatkit_trio._engine.drafts import draft_of
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.types import (
     ThreadItem,

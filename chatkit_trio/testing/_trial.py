@@ -6,15 +6,15 @@ import logging
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import trio
 
-from chatkit_trio._engine.items import as_metadata
+from chatkit_trio._engine.thread_state import as_metadata
 from chatkit_trio.errors import StoreError
 from chatkit_trio.server import CancelReason, ChatKitServer, Turn, TurnPolicy
-from chatkit_trio.store import NotFoundError, Store
+from chatkit_trio.store import Store
 from chatkit_trio.types import (
     HiddenContextItem,
     SDKHiddenContextItem,
@@ -47,6 +47,7 @@ _STALL_TIMEOUT = 1.0  # seconds
 _AFTERWARDS = 1.0
 """So many seconds after its end, nothing of a turn may be at work."""
 _NEXT_MESSAGE = "And now?"
+_GRACE = (GRACE_PERIOD, RETURN)
 _CUT_ELSEWHERE = (
     CancelReason.STALLED,
     CancelReason.FAILED,
@@ -325,9 +326,7 @@ class _Trial:
         return server
 
     def _processing(self, process: Any) -> Any:
-        """Let the client of the turn be one that can come back, if its return is in question."""
-        if not _knows_returning_clients():
-            return process
+        """Let the client of the turn be one that can come back, or one that can't."""
 
         async def call(request: Any, context: Any, **options: Any) -> Any:
             can_return = self._is_opening and self._uses_return_timeout
@@ -341,12 +340,7 @@ class _Trial:
 
         It's the turn of the one or the other setting from checkpoint to checkpoint.
         """
-        return (
-            self._cut is not None
-            and self._cut.reason in (GRACE_PERIOD, RETURN)
-            and self._cut.at % 2 == 1
-            and _knows_returning_clients()
-        )
+        return self._cut is not None and self._reason in _GRACE and self._cut.at % 2 == 1
 
     def _deciding(self, get_turn_policy: Any) -> Any:
         def call(request: Any, context: Any) -> TurnPolicy:
@@ -428,9 +422,7 @@ class _Trial:
 
     async def _look_at_next(self) -> None:
         """Look at what the next turn finds, before its `respond` changes anything."""
-        thread_id = self._turn.thread_id
-        assert thread_id is not None
-        self._found_by_next = await self._stored_items(thread_id)
+        self._found_by_next = await self._stored_items(self._turn.thread_id)
 
     # --- The turn ------------------------------------------------------------------------------
 
@@ -505,11 +497,10 @@ class _Trial:
 
     async def _read_at_once(self) -> None:
         """Ask for the items as soon as the turn has been cut: the answer must be the final one."""
-        thread_id = self._turn.thread_id
-        if thread_id is None or not self._turn.is_ending:
+        if not self._turn.is_ending:
             return
         try:
-            self.aftermath.read_at_once = await self._client.items(thread_id)
+            self.aftermath.read_at_once = await self._client.items(self._turn.thread_id)
         except RequestRefused as refusal:
             if refusal.status != 404:
                 raise
@@ -568,14 +559,13 @@ class _Trial:
         """Go on reading where the connection broke, when half of the grace period has passed."""
         assert self._cut is not None
         await trio.sleep(self._cut.seconds / 2)
-        thread_id = self._turn.thread_id
-        if thread_id is None or not self._turn.has_begun or self._turn.is_ending:
+        if not self._turn.has_begun or self._turn.is_ending:
             return
         assert self._client_turn is not None
         connection = self._client_turn.connection
         assert isinstance(connection, ServerConnection)
         last = f"{self._turn.id}.{connection.result.next_frame_number - 1}"
-        async with self._client.watch(thread_id, last) as turn:
+        async with self._client.watch(self._turn.thread_id, last) as turn:
             self._returned = turn
             await turn.read()
             self._stream_ended_at = trio.current_time()
@@ -655,20 +645,14 @@ class _Trial:
             await self._rival_done.wait()
         self._faulty.disarm()
         self._look_at_turn()
-        thread_id = self._turn.thread_id
-        thread = None if thread_id is None else await self._stored_thread(thread_id)
-        if thread is None:
+        if self._thread_id is None and not self._turn.has_begun:
             await self._look_for_traces()
             return
-        self.aftermath.thread = self.aftermath.thread or thread
-        await self._look_at_store(thread.id)
-        await self._send_next(server, thread.id)
-
-    async def _stored_thread(self, thread_id: str) -> ThreadMetadata | None:
-        try:
-            return await self._raw.load_thread(thread_id, context=self._context)
-        except NotFoundError:
-            return None
+        thread_id = self._turn.thread_id
+        if self.aftermath.thread is None:
+            self.aftermath.thread = await self._raw.load_thread(thread_id, context=self._context)
+        await self._look_at_store(thread_id)
+        await self._send_next(server, thread_id)
 
     def _look_at_turn(self) -> None:
         self._snapshot()
@@ -722,8 +706,8 @@ class _Trial:
         if self._stream_ended_at is not None:
             aftermath.stream_seconds = self._stream_ended_at - settled_at
         recording = self._recording
-        if self._reason == TURN_TIMEOUT and self._cut is not None and recording is not None:
-            self._cut_at = recording.began_at + self._cut.seconds
+        if self._reason == TURN_TIMEOUT and self._cut is not None:
+            self._cut_at = self._started_at + self._cut.seconds
         if self._cut_at is not None:
             aftermath.settling_seconds = settled_at - self._cut_at
         course.started_at = self._started_at
@@ -796,11 +780,6 @@ class _Trial:
                 for event in self._next_recording.events
                 if (item_id := _item_of(event)) is not None
             }
-
-
-def _knows_returning_clients() -> bool:
-    """Say whether the engine has a grace period for clients that can come back."""
-    return any(setting.name == "return_timeout" for setting in fields(TurnPolicy))
 
 
 def _page(known: Sequence[ThreadItem], events: Sequence[ThreadStreamEvent]) -> list[ThreadItem]:

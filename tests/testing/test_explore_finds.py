@@ -35,6 +35,7 @@ from chatkit_trio.types import (
     AssistantMessageItem,
     HiddenContextItem,
     ThreadItem,
+    ThreadItemRemovedEvent,
     ThreadItemReplacedEvent,
     ThreadMetadata,
     ThreadStreamEvent,
@@ -399,6 +400,16 @@ def replacing(store: Store[Any]) -> ScriptedServer:
     return scripted_server(store, [say("Hello"), replace_last, pause(0.1)])
 
 
+def removing(store: Store[Any]) -> ScriptedServer:
+    """A server that takes a message back after it's done."""
+
+    async def remove_last(scene: Scene) -> AsyncIterator[ThreadStreamEvent]:
+        page = await store.load_thread_items(scene.thread.id, None, 1, "desc", context=None)
+        yield ThreadItemRemovedEvent(item_id=page.data[0].id)
+
+    return scripted_server(store, [say("Hello"), remove_last, pause(0.1)])
+
+
 def titled(store: Store[Any]) -> ScriptedServer:
     script = [say("Hello ", "there", every=0.1), set_title("A story"), pause(0.1), say("More")]
     return scripted_server(store, script)
@@ -423,6 +434,7 @@ STORES: list[tuple[Callable[[], Store[Any]], Any, str, str]] = [
     (TakesAMinute, titled, "grace_period", "the turn was settled 60 s after the cut"),
     (LosesWhatIsDone, titled, "return", "and the store hasn't got it"),
     (LosesReplacements, replacing, "stopped", "a client that read to the end shows"),
+    (KeepsWhatIsRemoved, removing, "return", "respond() had removed assistant_message"),
     (AddsTwice, titled, "stopped", "isn't in the store, once"),
     (SavesNoTitle, titled, "stopped", "respond() had left the thread as title='A story'"),
 ]
