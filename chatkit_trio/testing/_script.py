@@ -288,11 +288,12 @@ class ScriptedModel:
         self.prompts.append(prompt)
         self.open_streams += 1
         try:
-            yield self._pieces(answer)
+            async with aclosing(self._pieces(answer)) as pieces:
+                yield pieces
         finally:
             self.open_streams -= 1
 
-    async def _pieces(self, answer: Sequence[str | Exception]) -> AsyncIterator[str]:
+    async def _pieces(self, answer: Sequence[str | Exception]) -> AsyncGenerator[str]:
         for piece in answer:
             await trio.sleep(self._every)
             if isinstance(piece, Exception):
