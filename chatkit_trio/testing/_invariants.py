@@ -360,7 +360,13 @@ def _one_note(aftermath: Aftermath) -> Iterator[str]:
 
 
 def _good_notes(aftermath: Aftermath) -> Iterator[str]:
-    """A note says something, what it says is true, and it comes after what it's about."""
+    """A note says something, what it says is true, and it comes after what it's about.
+
+    A hook of the user's own isn't told of items that are done and not stored yet.
+    """
+    kept = set(aftermath.states)
+    if _was_kept_by_hand(aftermath):
+        kept -= aftermath.finished
     for note in aftermath.notes:
         if not isinstance(note, HiddenContextItem | SDKHiddenContextItem):
             continue
@@ -370,7 +376,7 @@ def _good_notes(aftermath: Aftermath) -> Iterator[str]:
             yield f"a turn that ended {_end(aftermath)} has the note {note.content!r}"
         behind = aftermath.stored[aftermath.stored.index(note) :]
         for item in behind:
-            if item.id in aftermath.states and item not in aftermath.known:
+            if item.id in kept and item not in aftermath.known:
                 yield f"{describe(item)} stands behind the note about its end"
 
 

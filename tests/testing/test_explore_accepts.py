@@ -40,6 +40,7 @@ from chatkit_trio.testing import (
 )
 from chatkit_trio.types import (
     AssistantMessageContent,
+    AssistantMessageContentPartTextDelta,
     AssistantMessageItem,
     ClientToolCallItem,
     CustomTask,
@@ -243,15 +244,16 @@ async def that_cleans_up(thread: ThreadMetadata, user: Any, context: Any) -> Any
 
 
 async def with_a_model(thread: ThreadMetadata, user: Any, context: Any) -> Any:
-    item = message(Scene(thread, user, context), "")
+    item, text = message(Scene(thread, user, context), ""), ""
     yield ThreadItemAddedEvent(item=item)
     model = ScriptedModel(["It ", "was ", "dark"], every=0.01)
     async with model.stream("Tell") as pieces:
         async for piece in pieces:
-            content = [AssistantMessageContent(text=item.content[0].text + piece)]
-            item = item.model_copy(update={"content": content})
-            yield ThreadItemAddedEvent(item=item)
-    yield ThreadItemDoneEvent(item=item)
+            text += piece
+            delta = AssistantMessageContentPartTextDelta(content_index=0, delta=piece)
+            yield ThreadItemUpdatedEvent(item_id=item.id, update=delta)
+    content = [AssistantMessageContent(text=text)]
+    yield ThreadItemDoneEvent(item=item.model_copy(update={"content": content}))
 
 
 async def that_does_not_give_up(thread: ThreadMetadata, user: Any, context: Any) -> Any:
