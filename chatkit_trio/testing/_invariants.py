@@ -67,9 +67,10 @@ def _true_reason(aftermath: Aftermath) -> Iterator[str]:
     name, trouble = aftermath.cut.reason, aftermath.cut.trouble
     expected = expected_reason(name)
     allowed = {None, expected}
-    if trouble == "failing_write":
+    # A first write that hangs fails: before `respond` is called, nothing is there to be cut.
+    if trouble == "failing_write" or (trouble == "hanging_write" and not aftermath.was_called):
         allowed.add(CancelReason.FAILED)
-    if (name == RESPOND_RAISES and aftermath.faults) or (name == TASK_RAISES and aftermath.faults):
+    if name in (RESPOND_RAISES, TASK_RAISES) and aftermath.faults:
         allowed = {expected}
     if aftermath.reason not in allowed:
         wanted = "finished" if expected is None else f"ended as {expected}"

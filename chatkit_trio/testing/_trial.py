@@ -82,6 +82,8 @@ class Aftermath:
     """Why the turn ended, None if it finished."""
     has_begun: bool = False
     """Whether it had stored the user's message."""
+    was_called: bool = False
+    """Whether `respond` was called."""
     is_half_begun: bool = False
     """Whether it had not begun, and yet something of it is stored."""
     known: list[ThreadItem] = field(default_factory=list)
@@ -654,6 +656,7 @@ class _Trial:
         aftermath, turn = self.aftermath, self._turn
         aftermath.reason = turn.cancel_reason
         aftermath.has_begun = turn.has_begun
+        aftermath.was_called = self._recording is not None
         aftermath.longest_settling = turn.longest_settling
         aftermath.faults += self._store.raised
         if self._interference is not None and self._interference.has_raised:
