@@ -91,13 +91,13 @@ def test_a_story_cut_anywhere_is_kept_once(reason: str) -> None:
 
 
 def test_a_story_cut_anywhere_is_kept_once_whatever_goes_wrong_beside() -> None:
-    explore_cancellations(story_server, "Hi", "Tell me a story", step=3)
+    explore_cancellations(story_server, "Hi", "Tell me a story", step=5)
 
 
 def test_a_first_message_cut_anywhere_is_kept_or_leaves_nothing() -> None:
     script: list[Step] = [say("Hello ", "there", every=0.01), pause(0.02)]
 
-    explore_cancellations(lambda store: scripted_server(store, script), "Hi", step=2)
+    explore_cancellations(lambda store: scripted_server(store, script), "Hi", step=3)
 
 
 def test_a_turn_cut_in_the_middle_of_a_tool_is_kept_once() -> None:
@@ -114,7 +114,7 @@ def test_a_slow_store_changes_nothing() -> None:
         story_server,
         "Tell me a story",
         make_store=lambda: SlowStore(MemoryStore(), 0.3, answer_seconds=0.3),
-        step=9,
+        step=13,
     )
 
 
@@ -128,5 +128,5 @@ def test_a_story_cut_here_and_there_is_kept_once_on_sqlite(tmp_path: Path) -> No
         story_server,
         "Tell me a story",
         make_store=lambda: SQLiteStore(tmp_path / f"{next(numbers)}.db"),
-        step=17,
+        step=25,
     )
