@@ -34,6 +34,8 @@ from ._script import (
     show_widget,
     work,
 )
+from ._simulate import SimulatedRun, Simulation, SimulationFailed, simulate
+from ._simulate_plan import Operation
 from ._store_doubles import FaultyStore, SlowStore, StoreWrapper
 from ._transport import RequestRefused
 
@@ -49,11 +51,15 @@ __all__ = [
     "Exploration",
     "FaultyStore",
     "JumpClock",
+    "Operation",
     "RequestRefused",
     "Scene",
     "ScriptedModel",
     "ScriptedRespond",
     "ScriptedServer",
+    "SimulatedRun",
+    "Simulation",
+    "SimulationFailed",
     "SlowStore",
     "Step",
     "StoreConformance",
@@ -67,6 +73,7 @@ __all__ = [
     "scripted_server",
     "set_title",
     "show_widget",
+    "simulate",
     "work",
 ]
 
