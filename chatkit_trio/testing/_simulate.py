@@ -7,9 +7,11 @@ that still break the same one, and reported as a script to run.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from chatkit_trio.actions import Action
@@ -28,6 +30,7 @@ __all__ = ["SimulatedRun", "Simulation", "SimulationFailed", "simulate"]
 
 _TRACE_LINES = 40
 _CHECK = "check"
+_LONG_ID = re.compile(r"([a-z]_[0-9a-f]{6})[0-9a-f]{26}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,17 @@ def _as_run(seed: int, operations: Sequence[Operation], history: History) -> Sim
     return SimulatedRun(seed, list(operations), history.stored, history.trace)
 
 
+def _condensed(trace: Sequence[str]) -> list[str]:
+    """Return the last lines, those that say the same one after the other only once."""
+    lines: list[str] = []
+    for line, again in groupby(trace, key=lambda line: line.split(maxsplit=1)[1]):
+        times = [each.split(maxsplit=1)[0] for each in again]
+        count = f" ({len(times)} times)" if len(times) > 1 else ""
+        lines.append(f"  {times[0]:>9}  {line}{count}")
+    dropped = len(lines) - _TRACE_LINES
+    return [f"  ... {dropped} lines before", *lines[dropped:]] if dropped > 0 else lines
+
+
 class _Trials:
     """Runs schedules of one scenario and judges them."""
 
@@ -176,13 +190,11 @@ class _Trials:
         found: Sequence[Problem],
     ) -> str:
         lines = [f"seed {seed} breaks a rule:", *(f"  - {problem}" for problem in found)]
-        lines += ["what happened (in virtual seconds):"]
-        dropped = len(history.trace) - _TRACE_LINES
-        lines += [f"  ... {dropped} lines before"] if dropped > 0 else []
-        lines += [f"  {line}" for line in history.trace[-_TRACE_LINES:]]
+        lines += ["what happened (in virtual seconds):", *_condensed(history.trace)]
         if not can_repeat_schedules():
             lines.append("this version of Trio doesn't let a seed decide: it may take several tries")
-        return "\n".join(lines) + _SCRIPT_HEAD + self._script(seed, operations)
+        told = _LONG_ID.sub(r"\1", "\n".join(lines))
+        return told + _SCRIPT_HEAD + self._script(seed, operations)
 
     def _script(self, seed: int, operations: Sequence[Operation]) -> str:
         imports, arguments = self._arguments()

@@ -20,6 +20,8 @@ from chatkit_trio.types import (
     HiddenContextItem,
     SDKHiddenContextItem,
     ThreadItem,
+    ThreadItemAddedEvent,
+    ThreadItemDoneEvent,
     UserMessageItem,
 )
 
@@ -64,7 +66,7 @@ def problems(history: History) -> list[Problem]:
     found = [Problem(kind, words) for kind, words in history.problems]
     view = _View(history)
     for kind, rule in _RULES.items():
-        found += [Problem(kind, words) for words in rule(view)]
+        found += [Problem(kind, words) for words in dict.fromkeys(rule(view))]
     return found
 
 
@@ -85,11 +87,14 @@ class _View:
     @cached_property
     def produced(self) -> dict[str, tuple[ThreadItem, Body]]:
         """The items that `respond` has yielded, in their last state."""
-        return {
-            item.id: (item, body)
-            for body in self.history.bodies
-            for item in body.recording.items()
-        }
+        made: dict[str, tuple[ThreadItem, Body]] = {}
+        for body in self.history.bodies:
+            for event in body.recording.events:
+                # One that was taken back isn't among the recording's items any more.
+                if isinstance(event, ThreadItemAddedEvent | ThreadItemDoneEvent):
+                    made[event.item.id] = event.item, body
+            made |= {item.id: (item, body) for item in body.recording.items()}
+        return made
 
     @cached_property
     def lives(self) -> dict[str, Life]:
@@ -261,6 +266,9 @@ def _gone_stays_gone(view: _View) -> Iterator[str]:
     for item_id, write in view.history.ledger.gone.items():
         if item_id in view.stored:
             yield f"item {item_id}, deleted by {write.what}, is in the store again"
+    for exchange in view.history.exchanges:
+        for item_id in sorted(exchange.removed & view.stored.keys()):
+            yield f"a client was told that item {item_id} is removed, and it is in the store"
     for request in view.history.requests:
         if request.operation.do == "delete" and request.outcome == "ok":
             if request.thread_id in view.history.threads:
@@ -427,16 +435,26 @@ def _one_turn_at_a_time(view: _View) -> Iterator[str]:
 
 def _readers_never_go_back(view: _View) -> Iterator[str]:
     """What was seen stored stays, and who has read a stream to its end finds all of it."""
-    history = view.history
-    for reading in history.readings:
+    for reading in view.history.readings:
+        if not reading.is_all:
+            continue
         items = {item.id: item for item in reading.items}
-        for fact in history.facts:
-            if fact.number >= reading.number or fact.thread_id != reading.thread_id:
-                continue
-            if reading.is_all and _is_firm(view, fact, reading) and not view.is_excused(fact):
-                found = items.get(fact.item_id)
-                yield from _lacks(view, fact, found, "what the thread has", reading.ended)
+        for fact in _firm_before(view, reading):
+            found = items.get(fact.item_id)
+            yield from _lacks(view, fact, found, "what the thread has", reading.ended)
     yield from _readings_never_go_back(view)
+
+
+def _firm_before(view: _View, reading: Reading) -> list[Fact]:
+    """Return the last that the thread must show of each item."""
+    last: dict[tuple[str, bool], Fact] = {}
+    for fact in view.history.facts:
+        if fact.number >= reading.number:
+            break
+        if fact.thread_id == reading.thread_id and _is_firm(view, fact, reading):
+            if not view.is_excused(fact):
+                last[fact.item_id, fact.is_done] = fact
+    return list(last.values())
 
 
 def _is_firm(view: _View, fact: Fact, reading: Reading) -> bool:

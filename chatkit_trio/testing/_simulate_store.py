@@ -262,9 +262,9 @@ class Door(StoreWrapper[Any]):
     async def crash(self) -> None:
         """Shut the door, and let go of the real store as a dead process does."""
         self.is_shut = True
-        for _ in range(self._times_entered):
+        times, self._times_entered = self._times_entered, 0
+        for _ in range(times):
             await self.wrapped.__aexit__(None, None, None)
-        self._times_entered = 0
 
     async def __aenter__(self) -> Door:  # type: ignore[override]
         await self.wrapped.__aenter__()

@@ -489,6 +489,7 @@ class _World:
             mode, *arguments = request.operation.reading.split(":")
             numbers = [float(argument) for argument in arguments]
             await getattr(self, f"_read_{mode}")(exchange, client, turn, *numbers)
+            await self._hang_up(exchange, turn)
         if exchange.complete is not None and exchange.thread_id is not None:
             await self._load_items(client, exchange.thread_id)
 
@@ -509,16 +510,15 @@ class _World:
         self, exchange: Exchange, client: ChatClient, turn: ClientTurn, count: float
     ) -> None:
         await self._read(exchange, turn, int(count))
-        await self._hang_up(exchange, turn)
 
     async def _read_quit(
         self, exchange: Exchange, client: ChatClient, turn: ClientTurn, seconds: float
     ) -> None:
         with trio.move_on_after(seconds):
             await self._read(exchange, turn)
-        await self._hang_up(exchange, turn)
 
     async def _hang_up(self, exchange: Exchange, turn: ClientTurn) -> None:
+        """Break the connection if the stream hasn't ended."""
         if exchange.complete is None:
             number = self.next_number()
             self.history.causes.append(
@@ -551,14 +551,16 @@ class _World:
     ) -> None:
         """Lose the connection, and come back to the next event."""
         await self._read(exchange, turn, int(count))
+        await self._hang_up(exchange, turn)
         if exchange.complete is not None or (thread_id := turn.thread_id) is None:
             return
-        await self._hang_up(exchange, turn)
         await trio.sleep(seconds)
         last = exchange.first_frame + len(exchange.frames) - 1
         try:
             async with client.watch(thread_id, f"{exchange.turn.id}.{last}") as again:
-                await self._read(self._exchange(exchange.request, again), again)
+                return_ = self._exchange(exchange.request, again)
+                await self._read(return_, again)
+                await self._hang_up(return_, again)
         except RequestRefused as refusal:
             if refusal.status not in (404, 410):
                 raise
