@@ -1,8 +1,10 @@
 """The storage contract: what the engine asks of a store, and what it may rely on.
 
 A store implements the twelve abstract methods of `Store`; that is enough. The operations below
-them (`settle`, `delete_items_after`, `journal`, `ping`, `async with`) have correct defaults built
-from the twelve, and a store with transactions overrides them to make each one atomic.
+them (`update_thread`, `settle`, `delete_items_after`, `set_aside`, `begin_request`,
+`update_request`, `journal`, `ping`, `async with`) have defaults. A store with transactions
+overrides the first three to make each one atomic. A store that can keep more than threads
+overrides `begin_request` and `update_request`, or else a request sent twice is carried out twice.
 
 Rules for every method:
 
@@ -18,6 +20,7 @@ Rules for every method:
 
 from __future__ import annotations
 
+import logging
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -36,11 +39,15 @@ __all__ = [
     "Journal",
     "JournalEntry",
     "NotFoundError",
+    "RequestRecord",
     "Settlement",
     "Store",
     "StoreItemType",
+    "UnstorableItem",
     "default_generate_id",
 ]
+
+logger = logging.getLogger(__name__)
 
 TContext = TypeVar("TContext", default=Any)
 
@@ -73,6 +80,9 @@ class Settlement:
     `new_items` are added in order unless an item with that id is there already (an earlier write
     whose outcome was unknown); `changed_items` replace the stored ones of the same id; `thread` is
     saved if given; the journal's entry of `turn_id` is closed.
+
+    A store with a journal has one more rule, for a turn that another process took for crashed and
+    settled while it was alive. See `Store.settle`.
     """
 
     thread_id: str
@@ -84,11 +94,49 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """The unfinished items of one turn, as of its last checkpoint."""
+    """What one turn has to store when it ends, as of its last checkpoint."""
 
     turn_id: str
     thread_id: str
     items: tuple[ThreadItem, ...] = ()
+    """The items that the turn has begun and the thread hasn't got yet."""
+    changed_items: tuple[ThreadItem, ...] = ()
+    """The items that were stored earlier and have grown since. Recovery replaces the stored ones
+    with these."""
+    reason: str | None = None
+    """The value of the `CancelReason` if the turn had been cut and couldn't be settled before its
+    process died; None if the process died while the turn was answering."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnstorableItem:
+    """An item that the store refused while it took others of the same turn."""
+
+    thread_id: str
+    item_id: str
+    turn_id: str
+    text: str
+    """The item as JSON, or as near to it as it could be written."""
+    error: str
+    """What the store said."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """A request that carried an `Idempotency-Key`, and what has become of it."""
+
+    key: str
+    digest: str
+    """A digest of the request's body. The same key with another digest is another request."""
+    thread_id: str = ""
+    item_id: str = ""
+    """The id of the user's message, if the request has one."""
+    turn_id: str = ""
+    """The id of the turn, if the request streams."""
+    answer: bytes | None = None
+    """The whole answer of a request that doesn't stream, once it is known."""
+    begun: bool = False
+    """Whether the first write of the request has happened."""
 
 
 class Journal(ABC, Generic[TContext]):
@@ -100,25 +148,57 @@ class Journal(ABC, Generic[TContext]):
 
     @abstractmethod
     async def begin(self, turn_id: str, thread_id: str, context: TContext) -> None:
-        """Record that a turn on this thread is live, owned by this process."""
+        """Record that a turn on this thread is live, owned by this process.
 
-    @abstractmethod
-    async def checkpoint(self, entries: Sequence[JournalEntry]) -> None:
-        """Replace the recorded items of these turns in one transaction.
+        The life of an entry:
 
-        An entry whose turn isn't open (closed meanwhile) is ignored, so a checkpoint that is
-        overtaken by the turn's end can't bring it back to life.
+            await store.journal.begin(turn_id, thread_id, context)
+            await store.journal.checkpoint([JournalEntry(turn_id, thread_id, items)])
+            ...  # and again, as the items grow
+            await store.settle(Settlement(thread_id, turn_id, items), context)
+
+        and if the process dies before the last line, in any process that lives:
+
+            for entry in await store.journal.abandoned():
+                await store.journal.settle_abandoned(
+                    Settlement(entry.thread_id, entry.turn_id, entry.items, entry.changed_items)
+                )
+
+        The thread may be unknown to the store: a turn on a new thread begins before the thread is
+        saved. The owner is kept with the entry. Raises `ConflictError` if the journal has the turn
+        already. Is a checkpoint; if it raises `trio.Cancelled`, there is no entry.
         """
 
     @abstractmethod
-    async def abandoned(self) -> list[JournalEntry]:
-        """Claim and return the open entries whose process is gone."""
+    async def checkpoint(self, entries: Sequence[JournalEntry]) -> None:
+        """Replace what is recorded of these turns, in one transaction.
+
+        An entry whose turn isn't open (closed meanwhile) is ignored, so a checkpoint that is
+        overtaken by the turn's end can't bring it back to life. An entry with an item that can't
+        be stored mustn't keep the other entries from being written. Is a checkpoint; if it raises
+        `trio.Cancelled`, nothing has been replaced.
+        """
+
+    @abstractmethod
+    async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
+        """Claim and return the open entries whose process is gone.
+
+        With a `thread_id`, only the entries of that thread are claimed and returned. The engine
+        asks so each time it reads a thread or begins a turn, so the answer "none" must be cheap:
+        one read, and no write transaction. Of many callers in many processes, one gets each entry.
+        An entry that was claimed here and hasn't been settled is returned again.
+
+        Is a checkpoint. After `trio.Cancelled` entries may have been claimed; the next call
+        returns them.
+        """
 
     @abstractmethod
     async def settle_abandoned(self, settlement: Settlement) -> None:
         """Do as `Store.settle`, on behalf of the owner recorded with the entry, atomically.
 
-        A thread that is gone closes the entry and stores nothing.
+        `changed_items` replace the stored ones, as there. A thread that is gone closes the entry
+        and stores nothing. An entry that isn't claimed by this process, or is settled already, is
+        left as it is. Is a checkpoint; if it raises `trio.Cancelled`, nothing has happened.
         """
 
 
@@ -235,11 +315,45 @@ class Store(ABC, Generic[TContext]):
     async def delete_thread_item(self, thread_id: str, item_id: str, context: TContext) -> None:
         """Delete one item; one that isn't there is not an error."""
 
+    async def update_thread(self, thread: ThreadMetadata, context: TContext) -> None:
+        """Replace the metadata of a thread that exists; its place in the order stays.
+
+        `save_thread` would insert a thread that has been deleted meanwhile, and so bring a deleted
+        conversation back. Raises `NotFoundError` if the thread is gone or belongs to another
+        owner. Is a checkpoint; if it raises `trio.Cancelled`, nothing has changed.
+
+        This default loads the thread and then saves it, so a deletion can fall between the two. A
+        store with transactions overrides it with one step.
+        """
+        await self.load_thread(thread.id, context)
+        await self.save_thread(thread, context)
+
     async def settle(self, settlement: Settlement, context: TContext) -> None:
         """Store all that a turn leaves behind; see `Settlement`.
 
-        Doing it twice is the same as doing it once. Raises `NotFoundError` if the thread is gone.
-        This default takes one write an item; a store with transactions overrides it with one.
+            note = SDKHiddenContextItem(
+                ..., content="The user stopped the answer.", ending=TurnEnding(turn_id=turn_id, ...)
+            )
+            await store.settle(
+                Settlement(thread_id, turn_id, new_items=(partial_answer, note)), context
+            )
+
+        Doing it twice is the same as doing it once. Raises `NotFoundError` if the thread is gone;
+        nothing is stored then.
+
+        A store with a journal looks at the entry of `settlement.turn_id` first. If this process
+        has no open entry of the turn any more, another process may have taken the turn for crashed
+        and settled it with less text. Then:
+
+        - a new item that is in the thread already is replaced,
+        - a new item that isn't there is added as always,
+        - a new `SDKHiddenContextItem` is left out if the thread has a note of the same turn
+          (`ending.turn_id`) already, so that there is one note a turn,
+        - a warning is logged.
+
+        Is a checkpoint. If it raises `trio.Cancelled`, a store with transactions has changed
+        nothing. This default takes one write an item, so a cancellation or a crash may leave a
+        part, and calling it again adds the rest.
         """
         thread_id = settlement.thread_id
         await self.load_thread(thread_id, context)  # one that was deleted isn't brought back
@@ -249,7 +363,50 @@ class Store(ABC, Generic[TContext]):
         for item in settlement.changed_items:
             await self.save_item(thread_id, item, context)
         if settlement.thread is not None:
-            await self.save_thread(settlement.thread, context)
+            await self.update_thread(settlement.thread, context)
+
+    async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
+        """Keep for the operator what the store has refused.
+
+        The engine calls it when an item of a turn can't be stored however often it tries, so that
+        the rest of the turn can be settled and the text isn't lost. It never raises for what the
+        item contains. Keeping an item twice is the same as keeping it once. A store that keeps it
+        is a checkpoint here, and `trio.Cancelled` means that it hasn't been kept.
+
+        This default writes the item to the log, at ERROR, with the whole of its text. It doesn't
+        wait.
+        """
+        logger.error(
+            "item %s of thread %s (turn %s) can't be stored (%s); its text is kept in this line"
+            " only: %s",
+            item.item_id,
+            item.thread_id,
+            item.turn_id,
+            item.error,
+            item.text,
+        )
+
+    async def begin_request(
+        self, record: RequestRecord, window: float, context: TContext
+    ) -> RequestRecord | None:
+        """Record a request, unless its owner has sent that key less than `window` seconds ago.
+
+        Returns None if `record` is new and has been recorded, else the record that is there. Of
+        many callers with the same key at the same time, one gets None. Two owners may use the same
+        key. Records older than `window` seconds are dropped. A store that keeps records is a
+        checkpoint here, and `trio.Cancelled` means that nothing has been recorded.
+
+        This default keeps nothing and returns None, so every request is a new one. It doesn't wait.
+        """
+        return None
+
+    async def update_request(self, record: RequestRecord, context: TContext) -> None:
+        """Replace the record of the same key and owner; its age stays.
+
+        A record that isn't there any more is not an error, and isn't brought back. A store that
+        keeps records is a checkpoint here, and `trio.Cancelled` means that nothing has changed.
+        This default does nothing.
+        """
 
     async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:
         """Delete every item of the thread that was inserted after `item_id`.

@@ -18,6 +18,7 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     model_serializer,
 )
+from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypeIs, TypeVar
 
 from .actions import Action
@@ -35,6 +36,10 @@ def _in_utc(moment: datetime) -> datetime:
 
 
 _UTCDatetime = Annotated[datetime, AfterValidator(_in_utc)]
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class Page(BaseModel, Generic[T]):
@@ -442,11 +447,26 @@ class HiddenContextItem(ThreadItemBase):
     content: Any
 
 
+class TurnEnding(BaseModel):
+    """What the store keeps about a turn that was cut: which turn, why, and what it had begun."""
+
+    turn_id: str
+    reason: str
+    """The value of the `CancelReason`."""
+    item_ids: list[str] = []
+    """The ids of the items that the turn had begun and not finished."""
+
+
 class SDKHiddenContextItem(ThreadItemBase):
-    """A note of this package for the model, such as why an answer ended. No client sees it."""
+    """A note of this package for the model, such as why an answer ended. No client sees it.
+
+    The note of a turn that was cut has the `ending` beside its text. `ending` is no part of the
+    protocol: it is left out of the JSON schema, and out of dumps when it is None.
+    """
 
     type: Literal["sdk_hidden_context"] = "sdk_hidden_context"
     content: str
+    ending: SkipJsonSchema[TurnEnding | None] = Field(default=None, exclude_if=_is_none)
 
 
 ThreadItem = Annotated[

@@ -116,4 +116,9 @@ def _encode_broken_text(adapter: TypeAdapter[Any], value: object, name: str) -> 
         text = json.dumps(adapter.dump_python(value, mode="json"), ensure_ascii=False)
     except ValueError as error:
         raise ValueError(f"{name} can't be stored as JSON: {error}") from error
+    return repaired_text(text)
+
+
+def repaired_text(text: str) -> str:
+    """Return text that UTF-8 can hold: surrogates that meet are joined, lone ones are U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

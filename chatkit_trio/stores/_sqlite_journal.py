@@ -38,8 +38,8 @@ class SQLiteJournal(Journal[TContext]):
         instance, entries = self._database.instance, tuple(entries)
         await self._database.write(lambda db: queries.checkpoint_turns(db, instance, entries))
 
-    async def abandoned(self) -> list[JournalEntry]:
-        """Claim and return the turns whose process is gone.
+    async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
+        """Claim and return the turns whose process is gone, of one thread if it is given.
 
         What was claimed here before and isn't settled yet is returned again, so that a recovery
         that failed can be tried again without a restart.
@@ -47,7 +47,7 @@ class SQLiteJournal(Journal[TContext]):
         instance, path = self._database.instance, self._database.path
         # Inside the transaction, so that no two processes look at the locks at the same time.
         return await self._database.write(
-            lambda db: queries.claim_turns(db, instance, live_instances(path))
+            lambda db: queries.claim_turns(db, instance, live_instances(path), thread_id)
         )
 
     async def settle_abandoned(self, settlement: Settlement) -> None:

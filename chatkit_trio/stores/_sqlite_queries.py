@@ -11,9 +11,9 @@ import sqlite3
 from collections.abc import Sequence
 
 from chatkit_trio.errors import ConflictError, NotFoundError
-from chatkit_trio.store import JournalEntry, Settlement
+from chatkit_trio.store import JournalEntry, RequestRecord, Settlement, UnstorableItem
 
-from ._records import decode_items, encode_item, encode_items, encode_thread
+from ._records import decode_items, encode_item, encode_items, encode_thread, repaired_text
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,14 @@ def save_thread(db: sqlite3.Connection, owner: str, thread_id: str, text: str) -
         raise NotFoundError(f"there is no thread {thread_id}")
 
 
+def update_thread(db: sqlite3.Connection, owner: str, thread_id: str, text: str) -> None:
+    query = "UPDATE threads SET data = ? WHERE id = ? AND owner = ?"
+    if db.execute(query, (text, thread_id, owner)).rowcount == 0:
+        raise NotFoundError(f"there is no thread {thread_id}")
+
+
 def delete_thread(db: sqlite3.Connection, owner: str, thread_id: str) -> None:
+    db.execute("DELETE FROM unstorable WHERE thread_id = ? AND owner = ?", (thread_id, owner))
     db.execute("DELETE FROM turns WHERE thread_id = ? AND owner = ?", (thread_id, owner))
     db.execute("DELETE FROM threads WHERE id = ? AND owner = ?", (thread_id, owner))
 
@@ -151,6 +158,57 @@ def settle(db: sqlite3.Connection, owner: str, settlement: Settlement) -> bool:
     return True
 
 
+def set_aside(db: sqlite3.Connection, owner: str, item: UnstorableItem) -> None:
+    query = """
+        INSERT OR REPLACE INTO unstorable (owner, thread_id, item_id, turn_id, text, error)
+        VALUES (?, ?, ?, ?, ?, ?)
+    """
+    texts = (item.thread_id, item.item_id, item.turn_id, item.text, item.error)
+    db.execute(query, (owner, *map(repaired_text, texts)))
+
+
+def begin_request(
+    db: sqlite3.Connection, owner: str, record: RequestRecord, window: float, now: float
+) -> RequestRecord | None:
+    """Record a request, or return the record that is there."""
+    db.execute("DELETE FROM requests WHERE recorded_at <= ?", (now - window,))
+    query = """
+        SELECT key, digest, thread_id, item_id, turn_id, answer, begun FROM requests
+        WHERE owner = ? AND key = ?
+    """
+    row = db.execute(query, (owner, record.key)).fetchone()
+    if row is not None:
+        key, digest, thread_id, item_id, turn_id, answer, begun = row
+        return RequestRecord(key, digest, thread_id, item_id, turn_id, answer, bool(begun))
+    query = """
+        INSERT INTO requests
+        (digest, thread_id, item_id, turn_id, answer, begun, owner, key, recorded_at)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    """
+    db.execute(query, (*_request_fields(record), owner, record.key, now))
+    return None
+
+
+def update_request(db: sqlite3.Connection, owner: str, record: RequestRecord) -> None:
+    query = """
+        UPDATE requests
+        SET digest = ?, thread_id = ?, item_id = ?, turn_id = ?, answer = ?, begun = ?
+        WHERE owner = ? AND key = ?
+    """
+    db.execute(query, (*_request_fields(record), owner, record.key))
+
+
+def _request_fields(record: RequestRecord) -> tuple[str, str, str, str, bytes | None, bool]:
+    return (
+        record.digest,
+        record.thread_id,
+        record.item_id,
+        record.turn_id,
+        record.answer,
+        record.begun,
+    )
+
+
 def begin_turn(
     db: sqlite3.Connection, owner: str, turn_id: str, thread_id: str, instance: str
 ) -> None:
@@ -167,27 +225,51 @@ def checkpoint_turns(
 ) -> None:
     """Replace the items of these turns; one that isn't open here any more stays as it is."""
     db.executemany(
-        "UPDATE turns SET items = ? WHERE id = ? AND instance = ?",
-        [(encode_items(entry.items), entry.turn_id, instance) for entry in entries],
+        "UPDATE turns SET items = ?, changed_items = ?, reason = ? WHERE id = ? AND instance = ?",
+        [
+            (
+                encode_items(entry.items),
+                encode_items(entry.changed_items),
+                entry.reason,
+                entry.turn_id,
+                instance,
+            )
+            for entry in entries
+        ],
     )
 
 
-def claim_turns(db: sqlite3.Connection, instance: str, alive: set[str]) -> list[JournalEntry]:
-    """Take over the turns of instances that are gone; return all taken over and not yet settled."""
-    instances = db.execute("SELECT DISTINCT instance FROM turns").fetchall()
-    gone = [(instance, name) for (name,) in instances if name not in alive]
-    db.executemany("UPDATE turns SET instance = ?, abandoned = 1 WHERE instance = ?", gone)
-    query = """
-        SELECT id, thread_id, items FROM turns WHERE instance = ? AND abandoned = 1 ORDER BY rowid
+def claim_turns(
+    db: sqlite3.Connection, instance: str, alive: set[str], thread_id: str | None
+) -> list[JournalEntry]:
+    """Take over the turns of instances that are gone; return all taken over and not yet settled.
+
+    With a thread, those of that thread only.
     """
-    rows: list[tuple[str, str, str]] = db.execute(query, (instance,)).fetchall()
+    instances = db.execute("SELECT DISTINCT instance FROM turns").fetchall()
+    gone = [(instance, name, thread_id) for (name,) in instances if name not in alive]
+    db.executemany(
+        """
+        UPDATE turns SET instance = ?, abandoned = 1
+        WHERE instance = ? AND thread_id = coalesce(?, thread_id)
+        """,
+        gone,
+    )
+    query = """
+        SELECT id, thread_id, items, changed_items, reason FROM turns
+        WHERE instance = ? AND abandoned = 1 AND thread_id = coalesce(?, thread_id) ORDER BY rowid
+    """
+    rows = db.execute(query, (instance, thread_id)).fetchall()
     return [entry for row in rows if (entry := _journal_entry(*row)) is not None]
 
 
-def _journal_entry(turn_id: str, thread_id: str, text: str) -> JournalEntry | None:
+def _journal_entry(
+    turn_id: str, thread_id: str, items: str, changed_items: str, reason: str | None
+) -> JournalEntry | None:
     """Return an entry, or None for one of another version, which stays where it is."""
     try:
-        return JournalEntry(turn_id, thread_id, tuple(decode_items(text)))
+        new, changed = tuple(decode_items(items)), tuple(decode_items(changed_items))
+        return JournalEntry(turn_id, thread_id, new, changed, reason)
     except ValueError:
         logger.exception("the journal's entry of turn %s can't be read; it is kept", turn_id)
         return None

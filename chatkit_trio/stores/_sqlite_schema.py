@@ -67,9 +67,46 @@ def _create_turns(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX turns_of_thread ON turns (thread_id)")
 
 
+def _create_requests_and_unstorable(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE turns ADD COLUMN changed_items TEXT NOT NULL DEFAULT '[]'")
+    connection.execute("ALTER TABLE turns ADD COLUMN reason TEXT")
+    connection.execute(
+        """
+        CREATE TABLE requests (
+            owner TEXT NOT NULL,
+            key TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            thread_id TEXT NOT NULL,
+            item_id TEXT NOT NULL,
+            turn_id TEXT NOT NULL,
+            answer BLOB,
+            begun INTEGER NOT NULL,
+            recorded_at REAL NOT NULL,
+            PRIMARY KEY (owner, key)
+        )
+        """
+    )
+    connection.execute("CREATE INDEX requests_by_age ON requests (recorded_at)")
+    connection.execute(
+        """
+        CREATE TABLE unstorable (
+            seq INTEGER PRIMARY KEY,
+            owner TEXT NOT NULL,
+            thread_id TEXT NOT NULL,
+            item_id TEXT NOT NULL,
+            turn_id TEXT NOT NULL,
+            text TEXT NOT NULL,
+            error TEXT NOT NULL,
+            UNIQUE (owner, thread_id, turn_id, item_id)
+        )
+        """
+    )
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _create_threads_items_and_attachments,
     _create_turns,
+    _create_requests_and_unstorable,
 )
 """Step n takes a file of version n to version n + 1."""
 

@@ -14,7 +14,7 @@ import trio
 from typing_extensions import TypeVar
 
 from chatkit_trio.errors import ConflictError, NotFoundError
-from chatkit_trio.store import Settlement, Store
+from chatkit_trio.store import RequestRecord, Settlement, Store, UnstorableItem
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
 from ._records import (
@@ -57,13 +57,23 @@ class MemoryStore(Store[TContext]):
         store = MemoryStore[MyContext](owner=lambda context: context.user_id)
 
     Each method is one checkpoint followed by the whole of its work: if it raises
-    `trio.Cancelled`, nothing has changed.
+    `trio.Cancelled`, nothing has changed. `clock` returns seconds, and tells how old a request's
+    record is.
     """
 
-    def __init__(self, *, owner: Callable[[TContext], str] = everyone) -> None:
+    def __init__(
+        self,
+        *,
+        owner: Callable[[TContext], str] = everyone,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self.set_aside_items: list[UnstorableItem] = []
+        """What `set_aside` was given, the oldest first."""
         self._owner = owner
+        self._clock = clock
         self._threads: dict[str, _ThreadRow] = {}
         self._attachments: dict[str, _Row] = {}
+        self._requests: dict[tuple[str, str], tuple[float, RequestRecord]] = {}
 
     async def load_thread(self, thread_id: str, context: TContext) -> ThreadMetadata:
         await trio.lowlevel.checkpoint()
@@ -76,6 +86,11 @@ class MemoryStore(Store[TContext]):
             self._thread(thread.id, context).text = text
         else:
             self._threads[thread.id] = _ThreadRow(owner_of(self._owner, context), text)
+
+    async def update_thread(self, thread: ThreadMetadata, context: TContext) -> None:
+        """Replace the metadata of a thread that exists, in one step. Raises `NotFoundError`."""
+        await trio.lowlevel.checkpoint()
+        self._thread(thread.id, context).text = encode_thread(thread)
 
     async def load_threads(
         self, limit: int, after: str | None, order: str, context: TContext
@@ -94,6 +109,9 @@ class MemoryStore(Store[TContext]):
         await trio.lowlevel.checkpoint()
         if self._owns(self._threads.get(thread_id), context):
             del self._threads[thread_id]
+            self.set_aside_items[:] = [
+                item for item in self.set_aside_items if item.thread_id != thread_id
+            ]
 
     async def load_thread_items(
         self, thread_id: str, after: str | None, limit: int, order: str, context: TContext
@@ -191,6 +209,35 @@ class MemoryStore(Store[TContext]):
         ids = list(items)
         for newer_id in ids[ids.index(item_id) + 1 :]:
             del items[newer_id]
+
+    async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
+        """Keep what the store has refused, in `set_aside_items`, until its thread is deleted."""
+        await trio.lowlevel.checkpoint()
+        if item not in self.set_aside_items:
+            self.set_aside_items.append(item)
+
+    async def begin_request(
+        self, record: RequestRecord, window: float, context: TContext
+    ) -> RequestRecord | None:
+        """Record a request, or return the record that its owner has of that key."""
+        await trio.lowlevel.checkpoint()
+        now, key = self._clock(), (owner_of(self._owner, context), record.key)
+        self._requests = {
+            key: (begun_at, kept)
+            for key, (begun_at, kept) in self._requests.items()
+            if now - begun_at < window
+        }
+        if key in self._requests:
+            return self._requests[key][1]
+        self._requests[key] = (now, record)
+        return None
+
+    async def update_request(self, record: RequestRecord, context: TContext) -> None:
+        """Replace the record of the same key and owner, if it is still there."""
+        await trio.lowlevel.checkpoint()
+        key = (owner_of(self._owner, context), record.key)
+        if key in self._requests:
+            self._requests[key] = (self._requests[key][0], record)
 
     def _owns(self, row: _Row | None, context: TContext) -> bool:
         return row is not None and row.owner == owner_of(self._owner, context)

@@ -6,8 +6,10 @@ transaction, so a crash leaves all of it or nothing.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +18,8 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self
 import trio
 from typing_extensions import TypeVar
 
-from chatkit_trio.errors import NotFoundError
-from chatkit_trio.store import Settlement, Store
+from chatkit_trio.errors import NotFoundError, StoreError
+from chatkit_trio.store import RequestRecord, Settlement, Store, UnstorableItem
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
 from . import _sqlite_queries as queries
@@ -43,6 +45,8 @@ TContext = TypeVar("TContext", default=Any)
 T = TypeVar("T")
 P = ParamSpec("P")
 
+logger = logging.getLogger(__name__)
+
 _CLOSE_TIMEOUT = 30.0  # seconds
 
 
@@ -54,7 +58,8 @@ class SQLiteStore(Store[TContext]):
     attachments are not found. `synchronous` says what a power cut may cost: "NORMAL" the last
     commits, "FULL" nothing (see docs/reference/sqlite.md; killing the process costs nothing with
     either). `readers` is how many loads run at once, and `busy_timeout` how many seconds a write
-    waits for another process's.
+    waits for another process's. `clock` returns seconds, the same in all processes, and tells how
+    old a request's record is.
 
         async with SQLiteStore[MyContext]("chat.db", owner=lambda c: c.user_id) as store:
             ...
@@ -73,12 +78,14 @@ class SQLiteStore(Store[TContext]):
         synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
         readers: int = 4,
         busy_timeout: float = 5.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if os.fspath(path) in ("", ":memory:"):
             raise ValueError("SQLiteStore needs a file; for a store in memory use MemoryStore()")
         if synchronous not in ("NORMAL", "FULL"):
             raise ValueError(f"synchronous must be 'NORMAL' or 'FULL', not {synchronous!r}")
         self._owner = owner
+        self._clock = clock
         self._database = Database(
             Path(path), synchronous=synchronous, readers=readers, busy_timeout=busy_timeout
         )
@@ -115,6 +122,10 @@ class SQLiteStore(Store[TContext]):
 
     async def save_thread(self, thread: ThreadMetadata, context: TContext) -> None:
         await self._write(context, queries.save_thread, thread.id, encode_thread(thread))
+
+    async def update_thread(self, thread: ThreadMetadata, context: TContext) -> None:
+        """Replace the metadata of a thread that exists, in one step. Raises `NotFoundError`."""
+        await self._write(context, queries.update_thread, thread.id, encode_thread(thread))
 
     async def load_threads(
         self, limit: int, after: str | None, order: str, context: TContext
@@ -182,6 +193,28 @@ class SQLiteStore(Store[TContext]):
         Raises `NotFoundError` if that item isn't in the thread.
         """
         await self._write(context, queries.delete_items_after, thread_id, item_id)
+
+    async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
+        """Keep what the store has refused in the table `unstorable`, until its thread is deleted.
+
+        `chatkit-trio doctor` says how many there are. If the file can't be written either, the item
+        goes to the log.
+        """
+        try:
+            await self._write(context, queries.set_aside, item)
+        except StoreError:
+            logger.exception("the table of unstorable items can't be written")
+            await super().set_aside(item, context)
+
+    async def begin_request(
+        self, record: RequestRecord, window: float, context: TContext
+    ) -> RequestRecord | None:
+        """Record a request, or return the record that its owner has of that key."""
+        return await self._write(context, queries.begin_request, record, window, self._clock())
+
+    async def update_request(self, record: RequestRecord, context: TContext) -> None:
+        """Replace the record of the same key and owner, if it is still there."""
+        await self._write(context, queries.update_request, record)
 
     async def ping(self) -> None:
         """Raise `StoreError` if the file can't be read any more."""

@@ -14,7 +14,15 @@ import trio
 from typing_extensions import TypeVar
 
 from chatkit_trio.errors import StoreError
-from chatkit_trio.store import Journal, JournalEntry, Settlement, Store, StoreItemType
+from chatkit_trio.store import (
+    Journal,
+    JournalEntry,
+    RequestRecord,
+    Settlement,
+    Store,
+    StoreItemType,
+    UnstorableItem,
+)
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
 __all__ = ["FaultyStore", "SlowStore", "StoreWrapper"]
@@ -55,6 +63,10 @@ class StoreWrapper(Store[TContext]):
     async def save_thread(self, thread: ThreadMetadata, context: TContext) -> None:
         call = partial(self.wrapped.save_thread, thread, context=context)
         await self.around("save_thread", call)
+
+    async def update_thread(self, thread: ThreadMetadata, context: TContext) -> None:
+        call = partial(self.wrapped.update_thread, thread, context=context)
+        await self.around("update_thread", call)
 
     async def load_thread_items(
         self, thread_id: str, after: str | None, limit: int, order: str, context: TContext
@@ -105,6 +117,19 @@ class StoreWrapper(Store[TContext]):
     async def settle(self, settlement: Settlement, context: TContext) -> None:
         await self.around("settle", partial(self.wrapped.settle, settlement, context))
 
+    async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
+        await self.around("set_aside", partial(self.wrapped.set_aside, item, context))
+
+    async def begin_request(
+        self, record: RequestRecord, window: float, context: TContext
+    ) -> RequestRecord | None:
+        call = partial(self.wrapped.begin_request, record, window, context)
+        return await self.around("begin_request", call)
+
+    async def update_request(self, record: RequestRecord, context: TContext) -> None:
+        call = partial(self.wrapped.update_request, record, context)
+        await self.around("update_request", call)
+
     async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:
         call = partial(self.wrapped.delete_items_after, thread_id, item_id, context)
         await self.around("delete_items_after", call)
@@ -140,8 +165,9 @@ class _JournalWrapper(Journal[TContext], Generic[TContext]):
         call = partial(self._journal.checkpoint, entries)
         await self._store.around("journal.checkpoint", call)
 
-    async def abandoned(self) -> list[JournalEntry]:
-        return await self._store.around("journal.abandoned", self._journal.abandoned)
+    async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
+        call = partial(self._journal.abandoned, thread_id)
+        return await self._store.around("journal.abandoned", call)
 
     async def settle_abandoned(self, settlement: Settlement) -> None:
         call = partial(self._journal.settle_abandoned, settlement)

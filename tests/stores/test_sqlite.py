@@ -184,7 +184,7 @@ class TestSchema:
         async with SQLiteStore(path) as store:
             assert await store.load_thread("thr_1", None) == thread("thr_1")
             await store.journal.begin("turn_1", "thr_1", None)
-            assert writer(store).execute("PRAGMA user_version").fetchone() == (2,)
+            assert writer(store).execute("PRAGMA user_version").fetchone() == (3,)
 
     async def test_a_migration_that_fails_leaves_the_file_as_it_was(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
