@@ -52,10 +52,13 @@ from chatkit_trio.widgets import DynamicWidgetRoot
 
 from ._simulate_plan import Settings
 
-__all__ = ["HIDDEN_TEXT", "PlannedError", "SimulatedServer"]
+__all__ = ["BUTTON_TEXT", "HIDDEN_TEXT", "PlannedError", "SimulatedServer"]
 
 HIDDEN_TEXT = "for the model only"
 """What hidden items of the own server hold; no client may ever be told it."""
+
+BUTTON_TEXT = "press"
+"""What the widgets say that clients act on."""
 
 _HISTORY = 100
 _Events = AsyncGenerator[ThreadStreamEvent, None]
@@ -304,7 +307,7 @@ async def _labor(
 async def _widget(answer: _Answer) -> _Events:
     """Show a widget that a client can act on."""
     await trio.lowlevel.checkpoint()
-    yield _done(answer.widget("press"))
+    yield _done(answer.widget(BUTTON_TEXT))
 
 
 async def _grow(answer: _Answer, count: float, every: float = 0.0) -> _Events:

@@ -152,8 +152,8 @@ class _LedgerJournal(Journal[Any]):
     async def checkpoint(self, entries: Sequence[JournalEntry]) -> None:
         await self._journal.checkpoint(entries)
 
-    async def abandoned(self) -> list[JournalEntry]:
-        return await self._journal.abandoned()
+    async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
+        return await self._journal.abandoned(thread_id)
 
     async def settle_abandoned(self, settlement: Settlement) -> None:
         await self._journal.settle_abandoned(settlement)

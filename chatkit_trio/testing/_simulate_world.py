@@ -56,7 +56,7 @@ from ._simulate_history import (
     has_content,
 )
 from ._simulate_plan import Operation, settings_of
-from ._simulate_server import SimulatedServer
+from ._simulate_server import BUTTON_TEXT, SimulatedServer
 from ._simulate_store import Door, Faults, Ledger
 from ._transport import RequestRefused, ServerConnection
 
@@ -421,7 +421,11 @@ class _World:
 
     async def _sender(self, client: ChatClient, thread_id: str) -> str | None:
         items = await self._load_items(client, thread_id)
-        return next((item.id for item in reversed(items) if isinstance(item, WidgetItem)), None)
+        widgets = [item for item in items if isinstance(item, WidgetItem)]
+        if self._scenario.make_server is None:
+            # Not one that still grows: who answers with it as it was would undo its growth.
+            widgets = [item for item in widgets if extent(item) == BUTTON_TEXT]
+        return widgets[-1].id if widgets else None
 
     async def _do_stop(self, request: Request, client: ChatClient) -> None:
         if request.thread_id is not None:
