@@ -11,6 +11,7 @@ that was sent more than one journal interval before the kill, and one hidden not
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -21,22 +22,16 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from chatkit_trio.server import ChatKitServer, StreamingResult
+from chatkit_trio.server import ChatKitServer, StreamingResult, stream_text
 from chatkit_trio.stores.sqlite import SQLiteStore
 from chatkit_trio.types import (
-    AssistantMessageContent,
-    AssistantMessageContentPartAdded,
-    AssistantMessageContentPartTextDelta,
     AssistantMessageItem,
     SDKHiddenContextItem,
-    ThreadItemAddedEvent,
-    ThreadItemUpdatedEvent,
     ThreadMetadata,
     ThreadStreamEvent,
     UserMessageItem,
@@ -63,24 +58,14 @@ REQUEST = json.dumps(
 class EndlessServer(ChatKitServer[None]):
     """Answers with numbered words until it is killed."""
 
-    async def respond(
+    def respond(
         self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: None
     ) -> AsyncIterator[ThreadStreamEvent]:
-        item = AssistantMessageItem(
-            id=self.store.generate_item_id("message", thread, context),
-            thread_id=thread.id,
-            created_at=datetime.now(UTC),
-            content=[],
-        )
-        yield ThreadItemAddedEvent(item=item)
-        empty = AssistantMessageContent(text="")
-        part = AssistantMessageContentPartAdded(content_index=0, content=empty)
-        yield ThreadItemUpdatedEvent(item_id=item.id, update=part)
-        number = 0
-        while True:
-            delta = AssistantMessageContentPartTextDelta(content_index=0, delta=f"{number} ")
-            yield ThreadItemUpdatedEvent(item_id=item.id, update=delta)
-            number += 1
+        return stream_text(thread, self.numbers())
+
+    async def numbers(self) -> AsyncIterator[str]:
+        for number in itertools.count():
+            yield f"{number} "
             await trio.sleep(random.uniform(0.001, 0.005))
 
 

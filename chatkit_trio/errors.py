@@ -135,3 +135,10 @@ class WidgetTemplateError(ChatKitError, ValueError):
     """A widget template can't be loaded, or doesn't make a widget of the data it was given."""
 
     code = "widget_template"
+
+
+class StoreTimeoutError(ChatKitError):
+    """A store operation took too long and was left; what has become of it is unknown."""
+
+    http_status = 503
+    code = "store_timeout"

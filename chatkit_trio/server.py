@@ -7,11 +7,10 @@ The work is done elsewhere: `_requests` has a function for every request, `_stre
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import trio
 from pydantic import BaseModel
@@ -21,30 +20,21 @@ from . import errors, store, types, widgets
 from ._elsewhere import names_of
 from ._engine.frames import FrameReader, FramesLost
 from ._engine.groups import split_cancelled
-from ._engine.items import CancelReason
+from ._engine.hooks import ServerHooks
 from ._engine.journal import keep_journal, keep_recovering, recover
+from ._engine.keeping import CancelReason
 from ._engine.live import LiveTurns
+from ._engine.opening import CheckedRequest
 from ._engine.policy import TurnPolicy
 from ._engine.requests import ANSWERED, DEFAULT_PAGE_SIZE, STREAMING
-from ._engine.streaming import stream_widget
-from ._engine.turn import Opening, Turn, current_turn, settle_cancelled
+from ._engine.streaming import stream_text, stream_widget
+from ._engine.turn import Turn, current_turn
 from ._engine.widget_diff import diff_widget
 from ._engine.wire import parse_request, to_json
-from .actions import Action
-from .errors import InvalidRequestError, ServerNotRunningError
+from .errors import ServerNotRunningError, StoreError
 from .store import AttachmentStore, Store
 from .types import (
-    AudioInput,
     ChatKitReq,
-    FeedbackKind,
-    StreamOptions,
-    SyncCustomActionResponse,
-    ThreadItem,
-    ThreadMetadata,
-    ThreadStreamEvent,
-    TranscriptionResult,
-    UserMessageItem,
-    WidgetItem,
 )
 
 __all__ = [
@@ -58,6 +48,7 @@ __all__ = [
     "TurnPolicy",
     "current_turn",
     "diff_widget",
+    "stream_text",
     "stream_widget",
 ]
 
@@ -169,7 +160,7 @@ class StreamingResult:
         return self._reading
 
 
-class ChatKitServer(ABC, Generic[TContext]):
+class ChatKitServer(ServerHooks[TContext]):
     """A ChatKit backend: subclass it, write `respond`, and run it as an async context manager.
 
         async with MyServer(MemoryStore()) as server:
@@ -192,8 +183,7 @@ class ChatKitServer(ABC, Generic[TContext]):
         self.attachment_store = attachment_store
         self.policy = policy if policy is not None else TurnPolicy()
         self.journal_interval = journal_interval
-        self.live_turns: LiveTurns[TContext] = LiveTurns()
-        """The turns in progress in this process."""
+        self.live_turns = LiveTurns(self.__recover)
         # Two underscores: a subclass has names of its own, and must not replace these by chance.
         self.__stack: AsyncExitStack | None = None
         self.__nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
@@ -213,8 +203,7 @@ class ChatKitServer(ABC, Generic[TContext]):
             await stack.enter_async_context(self.store)
             if self.attachment_store is not None:
                 await stack.enter_async_context(self.attachment_store)
-            if self.store.journal is not None:
-                await recover(self.store.journal)
+            await self.__recover_all()
             self.__stack = stack.pop_all()
         self.__nursery_manager = manager = trio.open_nursery()
         self.__nursery = nursery = await manager.__aenter__()
@@ -244,6 +233,7 @@ class ChatKitServer(ABC, Generic[TContext]):
         assert manager is not None
         await self.__settle_all()  # noqa: ASYNC102 (it shields itself)
         nursery.cancel_scope.cancel()
+        await self.__wait_for_cleanup()  # noqa: ASYNC102 (it shields itself)
         # An ordinary error of the caller's stays as it is: the nursery would wrap it in a group.
         is_ours = exc_value is not None and split_cancelled(exc_value)[0] is not None
         try:
@@ -279,90 +269,56 @@ class ChatKitServer(ABC, Generic[TContext]):
         with trio.move_on_after(longest + 1, shield=True):
             for turn in turns:
                 await turn.settled.wait()
+        for turn in turns:
+            turn.give_up()
 
-    # --- Hooks ---------------------------------------------------------------------------------
+    async def __wait_for_cleanup(self) -> None:
+        """Say which turns hold the server up: no task can be abandoned."""
+        with trio.move_on_after(self.policy.settle_timeout, shield=True):
+            for turn in self.live_turns:
+                await turn.ended.wait()
+        for turn in self.live_turns:
+            logger.error(
+                "%s can't be left: the cleanup of user code in %s of thread %s hasn't ended"
+                " (what it has yielded is settled)",
+                type(self).__name__,
+                turn.id,
+                turn.thread_id,
+            )
 
-    @abstractmethod
-    def respond(
-        self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: TContext
-    ) -> AsyncIterator[ThreadStreamEvent]:
-        """Yield the events that answer a message.
+    async def __recover(self, thread_id: str) -> None:
+        if self.store.journal is not None:
+            await recover(self.store.journal, thread_id)
 
-        Called for a new message, a retry, a client tool's output and answered questions; for the
-        latter two `input_user_message` is None. Changes to `thread` are saved after the event
-        that follows them. Write it as an async generator, a `trio.as_safe_channel` one, or return
-        any async iterable; nurseries and cancel scopes in it are its own affair. When the turn is
-        cancelled it sees `trio.Cancelled`, also at a `yield`; what it has yielded is stored
-        without its help.
-
-        Raise `CustomStreamError` to tell the user something; any other error is logged, and the
-        user is offered a retry.
-        """
-
-    def action(
-        self,
-        thread: ThreadMetadata,
-        action: Action[str, Any],
-        sender: WidgetItem | None,
-        context: TContext,
-    ) -> AsyncIterator[ThreadStreamEvent]:
-        """Yield the events that a widget's action causes; works as `respond` does."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must override action() to handle widget actions"
-        )
-
-    async def sync_action(
-        self,
-        thread: ThreadMetadata,
-        action: Action[str, Any],
-        sender: WidgetItem | None,
-        context: TContext,
-    ) -> SyncCustomActionResponse:
-        """Return what an action with `streaming=False` changes; may run beside a live turn.
-
-        An `updated_item` that is in the thread is saved.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} must override sync_action() to handle actions that don't stream"
-        )
-
-    async def add_feedback(
-        self, thread_id: str, item_ids: list[str], feedback: FeedbackKind, context: TContext
-    ) -> None:
-        """Take note of feedback on items of a thread of the caller's. The default ignores it."""
-
-    async def transcribe(self, audio_input: AudioInput, context: TContext) -> TranscriptionResult:
-        """Return the text of a recording."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must override transcribe() to support dictation"
-        )
-
-    def get_stream_options(self, thread: ThreadMetadata, context: TContext) -> StreamOptions:
-        """Return the options of a turn: `allow_cancel=False` means that clients can't end it."""
-        return StreamOptions(allow_cancel=True)
-
-    def get_turn_policy(self, request: ChatKitReq, context: TContext) -> TurnPolicy:
-        """Return the policy of the turn that this request starts. The default is `policy`."""
-        return self.policy
-
-    async def handle_stream_cancelled(
-        self, thread: ThreadMetadata, pending_items: list[ThreadItem], context: TContext
-    ) -> None:
-        """Store what is worth keeping of a turn that ended early.
-
-        `pending_items` were begun and not done. Called once, for every early end, with
-        `current_turn().cancel_reason` telling which (for `failed` only if something was begun);
-        shielded from cancellation for the policy's `settle_timeout`. The default keeps all that
-        has content and adds a hidden note for the model, in one atomic step.
-        """
-        await settle_cancelled(self.store, thread, pending_items, context)
+    async def __recover_all(self) -> None:
+        if self.store.journal is None:
+            return
+        try:
+            await recover(self.store.journal)
+        except StoreError:
+            # The server starts all the same: each thread is recovered before it is read.
+            logger.exception("what a crash has left can't be settled now; it is tried again")
 
     # --- Requests ------------------------------------------------------------------------------
 
     async def process(
-        self, request: str | bytes | bytearray, context: TContext
+        self,
+        request: str | bytes | bytearray,
+        context: TContext,
+        *,
+        can_return: bool = False,
     ) -> StreamingResult | NonStreamingResult:
         """Answer one request of the ChatKit protocol.
+
+            result = await server.process(body, context)
+            if isinstance(result, NonStreamingResult):
+                return result.json
+            async with result as frames:
+                async for frame in frames:
+                    await send(frame)
+
+        `can_return` says that the client knows how to come back to its turn (`watch`): when it
+        leaves, the turn has the policy's `return_timeout`.
 
         Raises `InvalidRequestError` (400), `NotFoundError` (404), `ConflictError` and `BusyError`
         (409); each has an `http_status`. A stream's errors come as `error` events. Checkpoints; a
@@ -371,29 +327,34 @@ class ChatKitServer(ABC, Generic[TContext]):
         parsed = parse_request(request)
         kind = type(parsed)
         if kind in STREAMING:
-            return await self.__open(parsed, context)
+            return await self.__open(parsed, context, can_return=can_return)
         return NonStreamingResult(to_json(await self.__answer(parsed, context)))
 
     async def __answer(self, request: ChatKitReq, context: TContext) -> BaseModel:
         return await ANSWERED[type(request)](self, request, context)
 
-    async def __open(self, request: ChatKitReq, context: TContext) -> StreamingResult:
+    async def __open(
+        self, request: ChatKitReq, context: TContext, *, can_return: bool
+    ) -> StreamingResult:
         self.__require_running()
-        opening = STREAMING[type(request)](self, request, context)
+        checked = STREAMING[type(request)](self, request, context)
         policy = self.get_turn_policy(request, context)
-        await opening.check()
-        if opening.thread_id is not None and policy.on_busy == "reject":
-            self.live_turns.refuse_if_busy(opening.thread_id)
-        return StreamingResult(lambda: self.__start(opening, policy, context))
+        await self.live_turns.ready_to_read(checked.thread_id)
+        await checked.check()
+        if policy.on_busy == "reject":
+            await self.live_turns.refuse_if_busy(checked.thread_id)
+        return StreamingResult(
+            lambda: self.__start(checked, policy, context, can_return=can_return)
+        )
 
     def __start(
-        self, opening: Opening, policy: TurnPolicy, context: TContext
+        self, checked: CheckedRequest, policy: TurnPolicy, context: TContext, *, can_return: bool
     ) -> tuple[Turn[TContext], FrameReader]:
         nursery = self.__require_running()
-        turn = Turn(self, self.live_turns, opening, policy, context)
+        turn = Turn(self, checked, policy, context)
         self.live_turns.add(turn)
-        reader = turn.open_reader(leads=True)
-        nursery.start_soon(turn.run, name=f"chatkit_trio {turn.id}")
+        reader = turn.open_reader(leads=True, can_return=can_return)
+        nursery.start_soon(self.live_turns.run, turn, name=f"chatkit_trio {turn.id}")
         return turn, reader
 
     def __require_running(self) -> trio.Nursery:
@@ -430,11 +391,3 @@ class ChatKitServer(ABC, Generic[TContext]):
         result = StreamingResult(lambda: (turn, reader))
         result._started()  # it counts as a reader from now on, so closing it unread has to tell
         return result
-
-    def required_attachment_store(self) -> AttachmentStore[TContext]:
-        """Return the attachment store. Raises `InvalidRequestError` if the server has none."""
-        if self.attachment_store is None:
-            raise InvalidRequestError(
-                "this server takes no attachments: it was made without an attachment_store"
-            )
-        return self.attachment_store

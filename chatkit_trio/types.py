@@ -486,6 +486,11 @@ ThreadItem = Annotated[
 """Anything that stands in a thread."""
 
 
+def is_hidden(item: ThreadItem) -> bool:
+    """Say whether an item is for the model only: it must never reach a client."""
+    return isinstance(item, HiddenContextItem | SDKHiddenContextItem)
+
+
 # --- Threads
 
 

@@ -18,6 +18,7 @@ PUBLIC = {
         "TurnPolicy",
         "current_turn",
         "diff_widget",
+        "stream_text",
         "stream_widget",
     ],
     "chatkit_trio.store": [

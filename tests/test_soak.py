@@ -20,7 +20,7 @@ import trio
 import trio.testing
 
 from chatkit_trio._engine.frames import FrameLog
-from chatkit_trio._engine.items import ENDING_NOTES, is_hidden, kept_items
+from chatkit_trio._engine.keeping import ENDING_NOTES, kept_items
 from chatkit_trio.actions import Action
 from chatkit_trio.errors import CustomStreamError, StoreError
 from chatkit_trio.server import CancelReason, FramesLost, Turn, TurnPolicy, current_turn
@@ -50,6 +50,7 @@ from chatkit_trio.testing._probe import same_schedule
 from chatkit_trio.testing._recorder import Recorder, Recording
 from chatkit_trio.testing._transport import ServerConnection
 from chatkit_trio.types import (
+    is_hidden,
     AssistantMessageContent,
     AssistantMessageContentPartTextDelta,
     AssistantMessageItem,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from chatkit_trio._engine.items import ENDING_NOTES
+from chatkit_trio._engine.keeping import ENDING_NOTES
 from chatkit_trio.errors import CustomStreamError, ErrorCode, StoreError, StreamError
 from chatkit_trio.server import CancelReason, StreamingResult, TurnPolicy, current_turn
 from chatkit_trio.store import Settlement, Store

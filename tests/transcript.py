@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chatkit_trio._engine.items import ENDING_NOTES
+from chatkit_trio._engine.keeping import ENDING_NOTES
 from chatkit_trio.store import Store
 from chatkit_trio.types import (
     AssistantMessageItem,

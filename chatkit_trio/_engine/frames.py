@@ -13,20 +13,10 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
-from time import perf_counter
 
 import trio
 
 from chatkit_trio.errors import ChatKitError
-
-_MAX_ROUNDS = 32
-"""How many rounds of the scheduler a reader gives way to a busy writer. A round is some 10 µs."""
-
-_MAX_SECONDS = 0.02
-"""And for how long, in real time: a round in which somebody computes takes longer."""
-
-_MANY_FRAMES = 64
-"""So many frames make a send worth its price."""
 
 
 class FramesLost(ChatKitError):
@@ -50,7 +40,10 @@ class FrameLog:
         self._readers: set[FrameReader] = set()
         self._waiting_readers = trio.lowlevel.ParkingLot()
         self._waiting_writer = trio.lowlevel.ParkingLot()
-        self._closed = False
+        self.closed = trio.Event()
+        """Set when the last frame has been written."""
+        self.last_could_return = False
+        """Whether the reader that left last can come back."""
 
     @property
     def next_number(self) -> int:
@@ -75,7 +68,7 @@ class FrameLog:
     @property
     def is_closed(self) -> bool:
         """Whether the last frame has been written."""
-        return self._closed
+        return self.closed.is_set()
 
     def append(self, frame: bytes) -> None:
         """Write a frame and wake the readers. Never waits; ask `has_room` first."""
@@ -88,16 +81,18 @@ class FrameLog:
 
     def close(self) -> None:
         """Write the end: readers get what is left, then `trio.EndOfChannel`."""
-        self._closed = True
+        self.closed.set()
         self._waiting_readers.unpark_all()
         self._waiting_writer.unpark_all()
 
     async def wait_for_room(self) -> None:
         """Wait until the leading reader has read enough, or is gone."""
-        while not self.has_room and not self._closed:
+        while not self.has_room and not self.is_closed:
             await self._waiting_writer.park()
 
-    def open_reader(self, start: int | None = None, *, leads: bool = False) -> FrameReader:
+    def open_reader(
+        self, start: int | None = None, *, leads: bool = False, can_return: bool = False
+    ) -> FrameReader:
         """Return a reader that begins with frame `start` (None: the first frame written next).
 
         Raises `FramesLost` if that frame isn't kept any more.
@@ -108,7 +103,7 @@ class FrameLog:
                 f"frame {number} isn't kept (kept are {self._first} to {self.next_number - 1});"
                 " load the thread instead"
             )
-        reader = FrameReader(self, number)
+        reader = FrameReader(self, number, can_return=can_return)
         self._readers.add(reader)
         if leads:
             self._leader = reader
@@ -139,7 +134,9 @@ class FrameLog:
         return taken
 
     def _leave(self, reader: FrameReader) -> None:
-        self._readers.discard(reader)
+        if reader in self._readers:
+            self._readers.discard(reader)
+            self.last_could_return = reader.can_return
         if reader is self._leader:
             self._leader = None
             self._unread = 0
@@ -150,8 +147,10 @@ class FrameLog:
 class FrameReader:
     """A place in a `FrameLog`."""
 
-    def __init__(self, log: FrameLog, number: int) -> None:
+    def __init__(self, log: FrameLog, number: int, *, can_return: bool) -> None:
         self._log = log
+        self.can_return = can_return
+        """Whether the client behind it knows how to come back to the turn."""
         self.number = number
         """The number of the frame that is read next."""
 
@@ -174,29 +173,12 @@ class FrameReader:
                     raise trio.EndOfChannel
                 await self._log._waiting_readers.park()
             if self._log.next_number - self.number > 1:
-                await self._let_writer_go_on()
-            # Nothing is left when another task that reads here too was quicker.
+                # Several frames at once come from a busy writer: a send costs many times what a
+                # frame does, so let it write some more. One frame goes out at once.
+                await trio.lowlevel.checkpoint()
+            # Another task that reads the same result may have taken them.
             if frames := self._log._take(self, max_bytes):
                 return frames
-
-    async def _let_writer_go_on(self) -> None:
-        """Give way for as long as rounds of the scheduler bring frames, some rounds at most.
-
-        Sending costs many times what a frame does. This never waits: a writer that has to wait
-        for something itself brings none, and what there is goes out. Two rounds without a frame
-        are needed to tell, because trio shuffles the tasks of a round. Called only when several
-        frames are ready: one alone comes from a writer that isn't busy.
-        """
-        known, idle_rounds = self._log.next_number, 0
-        until = perf_counter() + _MAX_SECONDS
-        for _ in range(_MAX_ROUNDS):
-            if known - self.number >= _MANY_FRAMES or self._log.is_closed or idle_rounds == 2:
-                return
-            if perf_counter() > until:
-                return
-            await trio.lowlevel.checkpoint()
-            idle_rounds = idle_rounds + 1 if self._log.next_number == known else 0
-            known = self._log.next_number
 
     def close(self) -> None:
         """Stop reading. Closing twice is allowed."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import trio
 
+from chatkit_trio.errors import StoreError
 from chatkit_trio.store import Journal, JournalEntry, Settlement, default_generate_id
-from chatkit_trio.types import SDKHiddenContextItem
 
-from .items import ENDING_NOTES, CancelReason, kept_items
-from .live import LiveTurns
+from .keeping import CancelReason, kept_items
+from .settling import ending_note
 
 logger = logging.getLogger(__name__)
 
@@ -20,22 +20,49 @@ RECOVERY_INTERVAL = 10.0
 """How often, in seconds, turns of other processes that have died are looked for."""
 
 
-async def keep_journal(journal: Journal[Any], live_turns: LiveTurns[Any], interval: float) -> None:
+class Journaled(Protocol):
+    """A turn, as the journal sees it."""
+
+    id: str
+
+    def journal_entry(self) -> JournalEntry | None:
+        """Return what to write down; None if it hasn't changed since the last time."""
+
+    def forget_checkpoint(self) -> None:
+        """Take note that the last entry wasn't written."""
+
+
+async def keep_journal(journal: Journal[Any], turns: Iterable[Journaled], interval: float) -> None:
     """Write down what live turns have produced, every `interval` seconds, until cancelled.
 
-    One transaction for all turns: the cost doesn't grow with the number of events.
+    One transaction for all turns, so its price doesn't grow with the number of events.
     """
     while True:
         await trio.sleep(interval)
-        entries = [entry for turn in live_turns if (entry := turn.journal_entry()) is not None]
+        entries = _entries(turns)
         if not entries:
             continue
         try:
-            await journal.checkpoint(entries)
+            await journal.checkpoint(list(entries.values()))
         except Exception:
             logger.exception("the journal couldn't be written; it is tried again")
-            for turn in live_turns:
-                turn.forget_checkpoint()
+            for turn in turns:
+                if turn.id in entries:
+                    turn.forget_checkpoint()
+
+
+def _entries(turns: Iterable[Journaled]) -> dict[str, JournalEntry]:
+    entries: dict[str, JournalEntry] = {}
+    for turn in turns:
+        try:
+            entry = turn.journal_entry()
+        except Exception:
+            # An item that can't be copied must not keep the other turns out of the journal.
+            logger.exception("the items of %s can't be written into the journal", turn.id)
+        else:
+            if entry is not None:
+                entries[turn.id] = entry
+    return entries
 
 
 async def keep_recovering(journal: Journal[Any]) -> None:
@@ -48,32 +75,39 @@ async def keep_recovering(journal: Journal[Any]) -> None:
             logger.exception("looking for abandoned turns failed; it is tried again")
 
 
-async def recover(journal: Journal[Any]) -> int:
-    """Settle every abandoned turn, with reason `crashed`, and return how many there were."""
+async def recover(journal: Journal[Any], thread_id: str | None = None) -> None:
+    """Settle every turn that a dead process has left, on one thread if it is named.
+
+    Raises `StoreError` if the store can't be used. An entry that can't be settled for another
+    reason is logged: it must not keep the server from starting, nor the thread from being read.
+    """
     settled = 0
-    for entry in await journal.abandoned():
+    for entry in await journal.abandoned(thread_id):
         try:
             await journal.settle_abandoned(_crash_settlement(entry))
             settled += 1
+        except StoreError:
+            raise
         except Exception:
-            # One that can't be settled mustn't keep the server, or the others, from starting.
             logger.exception(
                 "turn %s of thread %s can't be settled", entry.turn_id, entry.thread_id
             )
     if settled:
         logger.warning("settled %d turns that a crash had cut short", settled)
-    return settled
 
 
 def _crash_settlement(entry: JournalEntry) -> Settlement:
-    note = SDKHiddenContextItem(
-        id=default_generate_id("sdk_hidden_context"),
-        thread_id=entry.thread_id,
-        created_at=datetime.now(UTC),
-        content=ENDING_NOTES[CancelReason.CRASHED],
+    items = kept_items(entry.items)
+    note = ending_note(
+        entry.thread_id,
+        default_generate_id("sdk_hidden_context"),
+        entry.turn_id,
+        CancelReason(entry.reason or CancelReason.CRASHED),
+        [item.id for item in (items or entry.changed_items)],
     )
     return Settlement(
         thread_id=entry.thread_id,
         turn_id=entry.turn_id,
-        new_items=(*kept_items(entry.items), note),
+        new_items=(*items, note),
+        changed_items=tuple(kept_items(entry.changed_items)),
     )

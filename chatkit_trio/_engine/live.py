@@ -2,88 +2,87 @@
 
 At most one turn is live on a thread. A new one is admitted under the thread's admission lock, so
 that what it checked still holds when it makes its first writes.
+
+Order of what is waited for: the admission lock of a thread, then `settled` of the turn that holds
+the thread, then the store. Nobody who holds a later one waits for an earlier one.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic
+from functools import partial
+from typing import Any
 
 import trio
-from typing_extensions import TypeVar
 
 from chatkit_trio.errors import BusyError
 
-from .items import CancelReason
-
-if TYPE_CHECKING:
-    from .turn import Opening, Turn
-
-TContext = TypeVar("TContext", default=Any)
+from .keeping import CancelReason
+from .turn import Turn
 
 
-class LiveTurns(Generic[TContext]):
-    """A registry of live turns."""
+class LiveTurns:
+    """A registry of live turns.
 
-    def __init__(self) -> None:
-        self._all: set[Turn[TContext]] = set()
-        self._by_thread: dict[str, Turn[TContext]] = {}
+    `recover` settles what a dead process has left on a thread.
+    """
+
+    def __init__(self, recover: Callable[[str], Awaitable[None]]) -> None:
+        self._recover = recover
+        self._all: set[Turn[Any]] = set()
+        self._by_thread: dict[str, Turn[Any]] = {}
         self._admission: dict[str, trio.Lock] = {}
+        self._beginning: dict[str, Turn[Any]] = {}  # the turns that hold an admission lock
 
-    def __iter__(self) -> Iterator[Turn[TContext]]:
+    def __iter__(self) -> Iterator[Turn[Any]]:
         return iter(list(self._all))
 
     def __len__(self) -> int:
-        return len(self._all)
+        return sum(not turn.settled.is_set() for turn in self._all)
 
-    def add(self, turn: Turn[TContext]) -> None:
-        """Count a turn that has been started; it needn't be admitted yet."""
+    def add(self, turn: Turn[Any]) -> None:
+        """Count a turn that will be run; it needn't be admitted yet."""
         self._all.add(turn)
 
-    def remove(self, turn: Turn[TContext]) -> None:
-        """Let go of a settled turn and its thread. Removing twice is allowed."""
-        self._all.discard(turn)
-        if turn.thread_id is not None and self._by_thread.get(turn.thread_id) is turn:
-            del self._by_thread[turn.thread_id]
+    async def run(self, turn: Turn[Any]) -> None:
+        """Run a turn, beginning it when its thread is free, as its policy says."""
+        try:
+            await turn.run(self._admitted(turn))
+        finally:
+            self._all.discard(turn)
+            if self._by_thread.get(turn.thread_id) is turn:
+                del self._by_thread[turn.thread_id]
 
-    def on_thread(self, thread_id: str) -> Turn[TContext] | None:
-        """Return the live turn of a thread, if it has begun."""
+    def holder(self, thread_id: str) -> Turn[Any] | None:
+        """Return the turn that holds a thread, from its first writes until it is settled."""
         turn = self._by_thread.get(thread_id)
+        return None if turn is None or turn.settled.is_set() else turn
+
+    def on_thread(self, thread_id: str) -> Turn[Any] | None:
+        """Return the live turn of a thread, if its first writes have been made."""
+        turn = self.holder(thread_id)
         return turn if turn is not None and turn.has_begun else None
 
-    async def wait_settled(self, thread_id: str) -> None:
-        """Wait while a turn of this thread is being settled: readers come after it."""
-        turn = self._by_thread.get(thread_id)
-        if turn is not None and turn.is_ending:
-            await turn.settled.wait()
+    async def ready_to_read(self, thread_id: str) -> None:
+        """Wait while the thread lacks an answer that has ended, here or in a dead process.
 
-    def refuse_if_busy(self, thread_id: str) -> None:
-        """Raise `BusyError` if the thread has a live turn."""
-        if thread_id in self._by_thread:
+        Raises `StoreError` if the answer can't be stored for long.
+        """
+        turn = self.holder(thread_id)
+        if turn is not None and turn.is_ending:
+            await turn.wait_settled()
+        await self._recover(thread_id)
+
+    async def refuse_if_busy(self, thread_id: str) -> None:
+        """Raise `BusyError` if the thread has a live turn that isn't about to be settled."""
+        turn = self.holder(thread_id)
+        if turn is not None and turn.is_ending:
+            await turn.wait_settled()
+        elif turn is not None:
             raise BusyError(
                 f"thread {thread_id} is being answered; wait for the end of that answer or stop it"
             )
-
-    async def admit(
-        self,
-        turn: Turn[TContext],
-        opening: Opening[TContext],
-        begin: Callable[[], Awaitable[None]],
-    ) -> None:
-        """Begin a turn when its thread is free, as its policy says; register it by its thread."""
-        thread_id = opening.thread_id
-        if thread_id is None:
-            await begin()
-            self._by_thread[turn.thread.id] = turn
-            return
-        async with self.alone(thread_id):
-            await opening.check()
-            if thread_id in self._by_thread:
-                await self._make_way(turn, thread_id)
-                await opening.check()
-            self._by_thread[thread_id] = turn
-            await begin()
 
     @asynccontextmanager
     async def alone(self, thread_id: str) -> AsyncIterator[None]:
@@ -104,19 +103,43 @@ class LiveTurns(Generic[TContext]):
                 turn.cancel(reason)
 
     async def end(self, thread_id: str, reason: CancelReason) -> bool:
-        """Cancel the live turn of a thread and wait until it's settled; say if there was one."""
-        turn = self._by_thread.get(thread_id)
+        """Cancel the live turn of a thread and wait until it is settled; say if there was one.
+
+        Raises `StoreError` if it can't be stored for long.
+        """
+        turn = self.holder(thread_id)
         if turn is None:
             return False
         turn.cancel(reason)
-        await turn.settled.wait()
+        await turn.wait_settled()
         return True
 
-    async def _make_way(self, turn: Turn[TContext], thread_id: str) -> None:
-        live = self._by_thread[thread_id]
+    @asynccontextmanager
+    async def _admitted(self, turn: Turn[Any]) -> AsyncIterator[None]:
+        thread_id = turn.thread_id
+        if (beginning := self._beginning.get(thread_id)) is not None:
+            beginning.hurry()
+        async with self.alone(thread_id):
+            self._beginning[thread_id] = turn
+            try:
+                if self._admission[thread_id].statistics().tasks_waiting:
+                    turn.hurry()
+                await turn.read(partial(self._recover, thread_id))
+                await turn.read(turn.request.check)
+                if (holder := self.holder(thread_id)) is not None:
+                    await self._make_way(turn, holder)
+                    await turn.read(turn.request.check)
+                self._by_thread[thread_id] = turn
+                yield
+            finally:
+                del self._beginning[thread_id]
+
+    async def _make_way(self, turn: Turn[Any], holder: Turn[Any]) -> None:
         if turn.policy.on_busy == "reject":
-            self.refuse_if_busy(thread_id)
-        # One whose client may not cancel it isn't cut short by a new message either.
-        if turn.policy.on_busy == "supersede" and live.allow_cancel:
-            live.cancel(CancelReason.SUPERSEDED)
-        await live.settled.wait()
+            await self.refuse_if_busy(turn.thread_id)
+        # A turn whose client may not cancel it isn't cut short by a new message either.
+        elif turn.policy.on_busy == "supersede" and holder.allow_cancel:
+            holder.cancel(CancelReason.SUPERSEDED)
+        if not holder.is_ending:
+            await holder.log.closed.wait()
+        await holder.wait_settled()

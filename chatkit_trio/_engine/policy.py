@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, TypeAlias
 
 OnDisconnect: TypeAlias = Literal["cancel", "finish"] | float
@@ -20,12 +21,21 @@ class TurnPolicy:
     """When nobody reads the stream any more: `"cancel"` the turn, let it `"finish"`, or let it go
     on for so many seconds and cancel it if nobody has come back by then."""
 
+    return_timeout: float = 20.0
+    """How long a turn with `on_disconnect="cancel"` goes on when the last reader has left and can
+    come back: a client that asked for event ids. For a client that didn't, a disconnect is its way
+    to stop, and cancels at once. 0: it always cancels at once."""
+
     on_busy: OnBusy = "supersede"
     """When the thread has a live turn already: `"supersede"` it (settle it, then start), `"queue"`
     behind it, or `"reject"` the new one (`BusyError`, HTTP 409)."""
 
     turn_timeout: float | None = None
-    """The longest a turn may take, from its first event."""
+    """The longest a turn may take, from its first write. It ends with reason `deadline`."""
+
+    idle_timeout: float | None = None
+    """How long `respond` may yield nothing, from its start or its last event. The clock stands
+    still while an event waits for the store or the client. The turn ends with reason `silent`."""
 
     stall_timeout: float | None = 60.0
     """How long a turn waits for a client that is connected and reads nothing."""
@@ -42,3 +52,11 @@ class TurnPolicy:
 
     max_replay_bytes: int = 256 * 1024
     """How much of a live turn is kept for clients that come back or watch it too."""
+
+    def seconds_after_disconnect(self, *, can_return: bool) -> float:
+        """Return how long a turn goes on without readers, infinite for to its end."""
+        if self.on_disconnect == "finish":
+            return inf
+        if self.on_disconnect == "cancel":
+            return self.return_timeout if can_return else 0.0
+        return self.on_disconnect

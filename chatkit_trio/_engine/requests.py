@@ -1,9 +1,8 @@
-"""One function a request, named as on the wire, and the two tables that route them.
+"""One class a streaming request, one function any other, and the two tables that route them.
 
-A streaming request is an `Opening`: checks that only read, made before the stream begins and
-again when its turn is admitted, and first writes. A non-streaming request is answered at once.
-Every request loads its thread with the caller's context first, so that another owner's thread is
-not found.
+A streaming request is checked by reads only, before the stream begins and again when its turn is
+admitted; then it does its first writes. Any other request is answered at once. Every request loads
+its thread with the caller's context first, so that another owner's thread is not found.
 """
 
 from __future__ import annotations
@@ -12,11 +11,18 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Never
+from typing import Any, Never
 
+import trio
 from pydantic import BaseModel
 
-from chatkit_trio.errors import ConflictError, ErrorCode, InvalidRequestError, StreamError
+from chatkit_trio.errors import (
+    ConflictError,
+    ErrorCode,
+    InvalidRequestError,
+    StoreTimeoutError,
+    StreamError,
+)
 from chatkit_trio.types import (
     Attachment,
     AttachmentsCreateReq,
@@ -53,14 +59,14 @@ from chatkit_trio.types import (
     UserMessageInput,
     UserMessageItem,
     WidgetItem,
+    is_hidden,
 )
 
-from .items import CancelReason, as_metadata, is_hidden
-from .turn import Begun, Opening
+from .hooks import ServerHooks
+from .keeping import CancelReason
+from .opening import CheckedRequest, StartedRequest
+from .thread_state import as_metadata
 from .wire import decode_audio, thread_answer, visible
-
-if TYPE_CHECKING:
-    from chatkit_trio.server import ChatKitServer
 
 logger = logging.getLogger(__name__)
 
@@ -75,136 +81,143 @@ class Nothing(BaseModel):
 # --- Streaming requests ------------------------------------------------------------------------
 
 
-def threads_create(server: ChatKitServer[Any], request: ThreadsCreateReq, context: Any) -> Opening:
-    user_input = request.params.input
+class _StreamingRequest(CheckedRequest):
+    """A request with the server that carries it out and the caller's context."""
 
-    async def check() -> None:
-        await _load_attachments(server, user_input, context)
+    def __init__(self, server: ServerHooks[Any], request: Any, context: Any) -> None:
+        self.server = server
+        self.store = server.store
+        self.params = request.params
+        self.context = context
+        self.thread_id = self._thread_id()
 
-    async def begin() -> Begun:
-        thread = Thread(
-            id=server.store.generate_thread_id(context), created_at=datetime.now(UTC), items=Page()
-        )
-        attachments = await _load_attachments(server, user_input, context)
+    def _thread_id(self) -> str:
+        thread_id: str = self.params.thread_id
+        return thread_id
+
+    async def load_thread(self) -> ThreadMetadata:
+        thread = await self.store.load_thread(self.thread_id, context=self.context)
+        if thread.id != self.thread_id:
+            raise ValueError(
+                f"{type(self.store).__name__}.load_thread({self.thread_id!r}) has returned the"
+                f" thread {thread.id!r}"
+            )
+        return thread
+
+    def respond(self, thread: ThreadMetadata, message: UserMessageItem | None) -> Callable[[], Any]:
+        return partial(self.server.respond, thread, message, self.context)
+
+
+class ThreadsCreate(_StreamingRequest):
+    def _thread_id(self) -> str:
+        return self.store.generate_thread_id(self.context)
+
+    async def check(self) -> None:
+        await _load_attachments(self.server, self.params.input, self.context)
+
+    async def begin(self) -> StartedRequest:
+        thread = Thread(id=self.thread_id, created_at=datetime.now(UTC), items=Page())
+        message = await _user_message(self.server, self.params.input, thread, self.context)
         metadata = ThreadMetadata(id=thread.id, created_at=thread.created_at)
-        await server.store.save_thread(metadata, context=context)
+        await self.store.save_thread(metadata, context=self.context)
+        await _add_user_message(self.server, message, self.context)
         created = ThreadCreatedEvent(thread=thread_answer(thread))
-        message = _user_message(server, user_input, attachments, thread, context)
-        await _add_user_message(server, message, context)
-        return Begun(
-            thread,
-            [created, ThreadItemDoneEvent(item=message)],
-            partial(server.respond, thread, message, context),
-        )
-
-    return Opening(None, check, begin)
+        done = ThreadItemDoneEvent(item=message)
+        return StartedRequest(thread, self.respond(thread, message), [created, done])
 
 
-def threads_add_user_message(
-    server: ChatKitServer[Any], request: ThreadsAddUserMessageReq, context: Any
-) -> Opening:
-    thread_id, user_input = request.params.thread_id, request.params.input
+class ThreadsAddUserMessage(_StreamingRequest):
+    async def check(self) -> None:
+        _require_active(await self.load_thread())
+        await _load_attachments(self.server, self.params.input, self.context)
 
-    async def check() -> None:
-        _require_active(await server.store.load_thread(thread_id, context=context))
-        await _load_attachments(server, user_input, context)
-
-    async def begin() -> Begun:
-        thread = await server.store.load_thread(thread_id, context=context)
-        attachments = await _load_attachments(server, user_input, context)
-        message = _user_message(server, user_input, attachments, thread, context)
-        await _add_user_message(server, message, context)
-        return Begun(
-            thread,
-            [ThreadItemDoneEvent(item=message)],
-            partial(server.respond, thread, message, context),
-        )
-
-    return Opening(thread_id, check, begin)
+    async def begin(self) -> StartedRequest:
+        thread = await self.load_thread()
+        message = await _user_message(self.server, self.params.input, thread, self.context)
+        await _add_user_message(self.server, message, self.context)
+        done = ThreadItemDoneEvent(item=message)
+        return StartedRequest(thread, self.respond(thread, message), [done])
 
 
-def threads_add_client_tool_output(
-    server: ChatKitServer[Any], request: ThreadsAddClientToolOutputReq, context: Any
-) -> Opening:
-    thread_id = request.params.thread_id
+class ThreadsAddClientToolOutput(_StreamingRequest):
+    async def check(self) -> None:
+        await _pending_tool_calls(self.server, self.thread_id, self.context)
 
-    async def check() -> None:
-        await _pending_tool_calls(server, thread_id, context)
-
-    async def begin() -> Begun:
-        thread = await server.store.load_thread(thread_id, context=context)
-        answered, *dangling = await _pending_tool_calls(server, thread_id, context)
+    async def begin(self) -> StartedRequest:
+        thread = await self.load_thread()
+        answered, *dangling = await _pending_tool_calls(self.server, self.thread_id, self.context)
         completed = answered.model_copy(
-            update={"output": request.params.result, "status": "completed"}
+            update={"output": self.params.result, "status": "completed"}
         )
-        await server.store.save_item(thread_id, completed, context=context)
+        await self.store.save_item(self.thread_id, completed, context=self.context)
         for call in dangling:
             logger.warning("client tool call %s was never answered; deleted", call.id)
-            await server.store.delete_thread_item(thread_id, call.id, context=context)
-        return Begun(thread, [], partial(server.respond, thread, None, context))
-
-    return Opening(thread_id, check, begin)
+            await self.store.delete_thread_item(self.thread_id, call.id, context=self.context)
+        return StartedRequest(thread, self.respond(thread, None))
 
 
-def threads_add_structured_input(
-    server: ChatKitServer[Any], request: ThreadsAddStructuredInputReq, context: Any
-) -> Opening:
-    thread_id, item_id = request.params.thread_id, request.params.item_id
+class ThreadsAddStructuredInput(_StreamingRequest):
+    async def check(self) -> None:
+        await self._pending()
 
-    async def check() -> None:
-        await _pending_structured_input(server, thread_id, item_id, context)
-
-    async def begin() -> Begun:
-        thread = await server.store.load_thread(thread_id, context=context)
-        item = await _pending_structured_input(server, thread_id, item_id, context)
-        answered = _answered(item, request.params.input)
-        await server.store.save_item(thread_id, answered, context=context)
-        return Begun(
+    async def begin(self) -> StartedRequest:
+        thread = await self.load_thread()
+        answered = _answered(await self._pending(), self.params.input)
+        await self.store.save_item(self.thread_id, answered, context=self.context)
+        return StartedRequest(
             thread,
-            [],
-            partial(server.respond, thread, None, context),
+            self.respond(thread, None),
             events_after_options=[ThreadItemReplacedEvent(item=answered)],
         )
 
-    return Opening(thread_id, check, begin)
+    async def _pending(self) -> StructuredInputItem:
+        item_id: str = self.params.item_id
+        await self.load_thread()
+        item = await self.store.load_item(self.thread_id, item_id, context=self.context)
+        if not isinstance(item, StructuredInputItem):
+            raise InvalidRequestError(f"item {item_id} is not a structured input, but {item.type}")
+        if item.status != "pending":
+            raise ConflictError(f"structured input {item_id} isn't pending: it is {item.status}")
+        return item
 
 
-def threads_retry_after_item(
-    server: ChatKitServer[Any], request: ThreadsRetryAfterItemReq, context: Any
-) -> Opening:
-    thread_id, item_id = request.params.thread_id, request.params.item_id
+class ThreadsRetryAfterItem(_StreamingRequest):
+    async def check(self) -> None:
+        _require_active(await self.load_thread())
+        await self._load_user_message()
 
-    async def check() -> None:
-        _require_active(await server.store.load_thread(thread_id, context=context))
-        await _load_user_message(server, thread_id, item_id, context)
+    async def begin(self) -> StartedRequest:
+        thread = await self.load_thread()
+        message = await self._load_user_message()
+        await self.store.delete_items_after(self.thread_id, message.id, self.context)
+        return StartedRequest(thread, self.respond(thread, message))
 
-    async def begin() -> Begun:
-        thread = await server.store.load_thread(thread_id, context=context)
-        message = await _load_user_message(server, thread_id, item_id, context)
-        await server.store.delete_items_after(thread_id, item_id, context)
-        return Begun(thread, [], partial(server.respond, thread, message, context))
+    async def _load_user_message(self) -> UserMessageItem:
+        item_id: str = self.params.item_id
+        item = await self.store.load_item(self.thread_id, item_id, context=self.context)
+        if not isinstance(item, UserMessageItem):
+            raise InvalidRequestError(
+                f"item {item_id} is not a user message, but {item.type}: only a user message can"
+                " be answered again"
+            )
+        return item
 
-    return Opening(thread_id, check, begin)
 
+class ThreadsCustomAction(_StreamingRequest):
+    async def check(self) -> None:
+        await self.load_thread()
+        await self._load_sender()
 
-def threads_custom_action(
-    server: ChatKitServer[Any], request: ThreadsCustomActionReq, context: Any
-) -> Opening:
-    thread_id, params = request.params.thread_id, request.params
-
-    async def check() -> None:
-        await server.store.load_thread(thread_id, context=context)
-        if params.item_id:
-            await server.store.load_item(thread_id, params.item_id, context=context)
-
-    async def begin() -> Begun:
-        thread = await server.store.load_thread(thread_id, context=context)
-        sender = await _load_sender(server, thread_id, params.item_id, context)
+    async def begin(self) -> StartedRequest:
+        thread = await self.load_thread()
+        sender = await self._load_sender()
         if sender is not None and not isinstance(sender, WidgetItem):
-            return Begun(thread, [], _refuse_sender, sends_options=False)
-        return Begun(thread, [], partial(server.action, thread, params.action, sender, context))
+            return StartedRequest(thread, _refuse_sender, sends_options=False)
+        act = partial(self.server.action, thread, self.params.action, sender, self.context)
+        return StartedRequest(thread, act)
 
-    return Opening(thread_id, check, begin)
+    async def _load_sender(self) -> ThreadItem | None:
+        return await _load_sender(self.server, self.thread_id, self.params.item_id, self.context)
 
 
 # --- What streaming requests share -------------------------------------------------------------
@@ -216,7 +229,7 @@ def _require_active(thread: ThreadMetadata) -> None:
 
 
 async def _load_attachments(
-    server: ChatKitServer[Any], user_input: UserMessageInput, context: Any
+    server: ServerHooks[Any], user_input: UserMessageInput, context: Any
 ) -> list[Attachment]:
     return [
         await server.store.load_attachment(attachment_id, context=context)
@@ -224,13 +237,10 @@ async def _load_attachments(
     ]
 
 
-def _user_message(
-    server: ChatKitServer[Any],
-    user_input: UserMessageInput,
-    attachments: list[Attachment],
-    thread: ThreadMetadata,
-    context: Any,
+async def _user_message(
+    server: ServerHooks[Any], user_input: UserMessageInput, thread: ThreadMetadata, context: Any
 ) -> UserMessageItem:
+    attachments = await _load_attachments(server, user_input, context)
     return UserMessageItem(
         id=server.store.generate_item_id("message", thread, context),
         thread_id=thread.id,
@@ -245,7 +255,7 @@ def _user_message(
 
 
 async def _add_user_message(
-    server: ChatKitServer[Any], message: UserMessageItem, context: Any
+    server: ServerHooks[Any], message: UserMessageItem, context: Any
 ) -> None:
     for attachment in message.attachments:
         await server.store.save_attachment(attachment, context=context)
@@ -253,7 +263,7 @@ async def _add_user_message(
 
 
 async def _pending_tool_calls(
-    server: ChatKitServer[Any], thread_id: str, context: Any
+    server: ServerHooks[Any], thread_id: str, context: Any
 ) -> list[ClientToolCallItem]:
     """Return the pending calls among the latest items, the newest first.
 
@@ -273,18 +283,6 @@ async def _pending_tool_calls(
         for item in page.data
         if isinstance(item, ClientToolCallItem) and item.status == "pending"
     ]
-
-
-async def _pending_structured_input(
-    server: ChatKitServer[Any], thread_id: str, item_id: str, context: Any
-) -> StructuredInputItem:
-    await server.store.load_thread(thread_id, context=context)
-    item = await server.store.load_item(thread_id, item_id, context=context)
-    if not isinstance(item, StructuredInputItem):
-        raise InvalidRequestError(f"item {item_id} is not a structured input, but {item.type}")
-    if item.status != "pending":
-        raise ConflictError(f"structured input {item_id} isn't pending: it is {item.status}")
-    return item
 
 
 def _answered(
@@ -310,20 +308,8 @@ def _answer_to(
     return StructuredInputAnswer(values=answer.values[:1] if takes_one else answer.values)
 
 
-async def _load_user_message(
-    server: ChatKitServer[Any], thread_id: str, item_id: str, context: Any
-) -> UserMessageItem:
-    item = await server.store.load_item(thread_id, item_id, context=context)
-    if not isinstance(item, UserMessageItem):
-        raise InvalidRequestError(
-            f"item {item_id} is not a user message, but {item.type}: only a user message can be"
-            " answered again"
-        )
-    return item
-
-
 async def _load_sender(
-    server: ChatKitServer[Any], thread_id: str, item_id: str | None, context: Any
+    server: ServerHooks[Any], thread_id: str, item_id: str | None, context: Any
 ) -> ThreadItem | None:
     if not item_id:
         return None
@@ -338,37 +324,36 @@ def _refuse_sender() -> Never:
 
 
 async def threads_get_by_id(
-    server: ChatKitServer[Any], request: ThreadsGetByIdReq, context: Any
+    server: ServerHooks[Any], request: ThreadsGetByIdReq, context: Any
 ) -> Thread:
     thread_id = request.params.thread_id
-    await server.live_turns.wait_settled(thread_id)
+    await server.live_turns.ready_to_read(thread_id)
     thread = await server.store.load_thread(thread_id, context=context)
     page = await _items_so_far(server, thread_id, context)
     return thread_answer(thread, page)
 
 
-async def _items_so_far(
-    server: ChatKitServer[Any], thread_id: str, context: Any
-) -> Page[ThreadItem]:
-    """Return a thread's first items with those that its live turn has begun and not finished."""
+async def _items_so_far(server: ServerHooks[Any], thread_id: str, context: Any) -> Page[ThreadItem]:
+    """Return a thread's first items, with those of its live turn as the client has seen them."""
     while True:
         turn = server.live_turns.on_thread(thread_id)
-        # Before the load: an item may be stored after the store has read, and before it answers.
-        begun = [] if turn is None else turn.visible_items_so_far()
+        # Snapshot first: an item may move from pending to stored during the load.
+        running, changed = ([], []) if turn is None else turn.items_so_far()
         page = await server.store.load_thread_items(
             thread_id, None, DEFAULT_PAGE_SIZE, "asc", context
         )
         if turn is None or not turn.settled.is_set():
             break
-    if page.has_more:
-        return page
-    stored = {item.id for item in page.data}
-    running = [item for item in begun if item.id not in stored]
-    return page.model_copy(update={"data": [*page.data, *running]})
+    newest = {item.id: item for item in changed}
+    items = [newest.get(item.id, item) for item in page.data]
+    if not page.has_more:
+        stored = {item.id for item in page.data}
+        items += [item for item in running if item.id not in stored]
+    return page.model_copy(update={"data": items})
 
 
 async def threads_list(
-    server: ChatKitServer[Any], request: ThreadsListReq, context: Any
+    server: ServerHooks[Any], request: ThreadsListReq, context: Any
 ) -> Page[Thread]:
     params = request.params
     page = await server.store.load_threads(
@@ -379,10 +364,10 @@ async def threads_list(
 
 
 async def items_list(
-    server: ChatKitServer[Any], request: ItemsListReq, context: Any
+    server: ServerHooks[Any], request: ItemsListReq, context: Any
 ) -> Page[ThreadItem]:
     params = request.params
-    await server.live_turns.wait_settled(params.thread_id)
+    await server.live_turns.ready_to_read(params.thread_id)
     await server.store.load_thread(params.thread_id, context=context)
     page = await server.store.load_thread_items(
         params.thread_id, params.after, _page_size(params.limit), params.order, context
@@ -391,16 +376,17 @@ async def items_list(
 
 
 async def items_feedback(
-    server: ChatKitServer[Any], request: ItemsFeedbackReq, context: Any
+    server: ServerHooks[Any], request: ItemsFeedbackReq, context: Any
 ) -> Nothing:
     params = request.params
+    await server.live_turns.ready_to_read(params.thread_id)
     await server.store.load_thread(params.thread_id, context=context)
     await server.add_feedback(params.thread_id, params.item_ids, params.kind, context)
     return Nothing()
 
 
 async def attachments_create(
-    server: ChatKitServer[Any], request: AttachmentsCreateReq, context: Any
+    server: ServerHooks[Any], request: AttachmentsCreateReq, context: Any
 ) -> BaseModel:
     attachment = await server.required_attachment_store().create_attachment(request.params, context)
     await server.store.save_attachment(attachment, context=context)
@@ -408,45 +394,47 @@ async def attachments_create(
 
 
 async def attachments_delete(
-    server: ChatKitServer[Any], request: AttachmentsDeleteReq, context: Any
+    server: ServerHooks[Any], request: AttachmentsDeleteReq, context: Any
 ) -> Nothing:
     attachment_id = request.params.attachment_id
     attachments = server.required_attachment_store()
-    # Whose attachment it is is known to the store of metadata: asked before bytes are deleted.
+    # The metadata says who owns it; check before deleting bytes.
     await server.store.load_attachment(attachment_id, context=context)
-    await attachments.delete_attachment(attachment_id, context)
-    await server.store.delete_attachment(attachment_id, context=context)
-    return Nothing()
+    # Once begun it is carried out: metadata without bytes would be an attachment that fails.
+    with trio.move_on_after(server.policy.settle_timeout, shield=True):
+        await attachments.delete_attachment(attachment_id, context)
+        await server.store.delete_attachment(attachment_id, context=context)
+        return Nothing()
+    raise StoreTimeoutError(
+        f"deleting attachment {attachment_id} hadn't ended after {server.policy.settle_timeout} s;"
+        " it may be deleted in part: delete it again"
+    )
 
 
 async def threads_update(
-    server: ChatKitServer[Any], request: ThreadsUpdateReq, context: Any
+    server: ServerHooks[Any], request: ThreadsUpdateReq, context: Any
 ) -> Thread:
-    thread_id = request.params.thread_id
-    await server.store.load_thread(thread_id, context=context)
-    if server.live_turns.on_thread(thread_id) is not None:
-        return await _rename(server, request, context)
-    # One that is beginning has loaded the old title, and one that begins now mustn't.
-    async with server.live_turns.alone(thread_id):
-        return await _rename(server, request, context)
-
-
-async def _rename(server: ChatKitServer[Any], request: ThreadsUpdateReq, context: Any) -> Thread:
     thread_id, title = request.params.thread_id, request.params.title
-    turn = server.live_turns.on_thread(thread_id)
-    if turn is None:
+    live = server.live_turns
+    await server.store.load_thread(thread_id, context=context)
+    # A live turn holds the newest state of the thread: only its own task saves it.
+    turn = live.on_thread(thread_id)
+    if turn is not None and await turn.rename(title):
+        return thread_answer(turn.thread)
+    # Keep turns from beginning: they would load the old title and save it back.
+    async with live.alone(thread_id):
+        turn = live.on_thread(thread_id)
+        if turn is not None and await turn.rename(title):
+            return thread_answer(turn.thread)
+        await live.ready_to_read(thread_id)
         thread = await server.store.load_thread(thread_id, context=context)
-    else:
-        # The turn holds the newest state of the thread, and would overwrite this title with its.
-        turn.rename(title)
-        thread = turn.thread
-    renamed = as_metadata(thread).model_copy(update={"title": title})
-    await server.store.save_thread(renamed, context=context)
-    return thread_answer(renamed)
+        renamed = as_metadata(thread).model_copy(update={"title": title})
+        await server.store.update_thread(renamed, context=context)
+        return thread_answer(renamed)
 
 
 async def threads_delete(
-    server: ChatKitServer[Any], request: ThreadsDeleteReq, context: Any
+    server: ServerHooks[Any], request: ThreadsDeleteReq, context: Any
 ) -> Nothing:
     thread_id = request.params.thread_id
     await server.store.load_thread(thread_id, context=context)
@@ -459,7 +447,7 @@ async def threads_delete(
 
 
 async def input_transcribe(
-    server: ChatKitServer[Any], request: InputTranscribeReq, context: Any
+    server: ServerHooks[Any], request: InputTranscribeReq, context: Any
 ) -> BaseModel:
     params = request.params
     audio = AudioInput(data=decode_audio(params.audio_base64), mime_type=params.mime_type)
@@ -467,9 +455,10 @@ async def input_transcribe(
 
 
 async def threads_sync_custom_action(
-    server: ChatKitServer[Any], request: ThreadsSyncCustomActionReq, context: Any
+    server: ServerHooks[Any], request: ThreadsSyncCustomActionReq, context: Any
 ) -> SyncCustomActionResponse:
     params = request.params
+    await server.live_turns.ready_to_read(params.thread_id)
     thread = await server.store.load_thread(params.thread_id, context=context)
     sender = await _load_sender(server, params.thread_id, params.item_id, context)
     if sender is not None and not isinstance(sender, WidgetItem):
@@ -479,19 +468,25 @@ async def threads_sync_custom_action(
 
 
 async def _stored_answer(
-    server: ChatKitServer[Any],
+    server: ServerHooks[Any],
     thread: ThreadMetadata,
     answer: SyncCustomActionResponse,
     context: Any,
 ) -> SyncCustomActionResponse:
-    """Save the updated item if the thread has it, so that a reload shows it; hide hidden ones."""
+    """Save the updated item if the thread has it, so that a reload shows it.
+
+    A hidden item is never returned to the client.
+    """
     item = answer.updated_item
     if item is None:
         return answer
     if is_hidden(item):
         return SyncCustomActionResponse()
-    if item.thread_id == thread.id and await server.store.has_item(thread.id, item.id, context):
-        await server.store.save_item(thread.id, item, context=context)
+    if item.thread_id == thread.id:
+        # Keep turns from beginning: a retry may delete the item between the look and the save.
+        async with server.live_turns.alone(thread.id):
+            if await server.store.has_item(thread.id, item.id, context):
+                await server.store.save_item(thread.id, item, context=context)
     return answer
 
 
@@ -502,13 +497,13 @@ def _page_size(limit: int | None) -> int:
     return min(limit or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
-STREAMING: dict[type[Any], Callable[[Any, Any, Any], Opening]] = {
-    ThreadsCreateReq: threads_create,
-    ThreadsAddUserMessageReq: threads_add_user_message,
-    ThreadsAddClientToolOutputReq: threads_add_client_tool_output,
-    ThreadsAddStructuredInputReq: threads_add_structured_input,
-    ThreadsRetryAfterItemReq: threads_retry_after_item,
-    ThreadsCustomActionReq: threads_custom_action,
+STREAMING: dict[type[Any], Callable[[Any, Any, Any], CheckedRequest]] = {
+    ThreadsCreateReq: ThreadsCreate,
+    ThreadsAddUserMessageReq: ThreadsAddUserMessage,
+    ThreadsAddClientToolOutputReq: ThreadsAddClientToolOutput,
+    ThreadsAddStructuredInputReq: ThreadsAddStructuredInput,
+    ThreadsRetryAfterItemReq: ThreadsRetryAfterItem,
+    ThreadsCustomActionReq: ThreadsCustomAction,
 }
 
 ANSWERED: dict[type[Any], Callable[[Any, Any, Any], Awaitable[BaseModel]]] = {

@@ -27,9 +27,8 @@ from chatkit_trio.types import (
     ThreadItem,
     ThreadMetadata,
     ThreadStreamEvent,
+    is_hidden,
 )
-
-from .items import is_hidden
 
 _REQUEST: TypeAdapter[ChatKitReq] = TypeAdapter(ChatKitReq)
 _MAX_REPORTED_PROBLEMS = 5

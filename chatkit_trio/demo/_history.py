@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from chatkit_trio._engine.items import ENDING_NOTES
+from chatkit_trio._engine.keeping import ENDING_NOTES
 from chatkit_trio.server import CancelReason
 from chatkit_trio.types import (
     AssistantMessageItem,

@@ -8,24 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import Any
 
 from openai import AsyncOpenAI
 
-from chatkit_trio.server import ChatKitServer, TurnPolicy
+from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
 from chatkit_trio.store import Store
-from chatkit_trio.types import (
-    AssistantMessageContent,
-    AssistantMessageContentPartTextDelta,
-    AssistantMessageItem,
-    ThreadItemAddedEvent,
-    ThreadItemDoneEvent,
-    ThreadItemUpdatedEvent,
-    ThreadMetadata,
-    ThreadStreamEvent,
-    UserMessageItem,
-)
+from chatkit_trio.types import ThreadMetadata, ThreadStreamEvent, UserMessageItem
 
 from ._history import as_model_messages, text_of, title_of
 
@@ -48,19 +37,19 @@ class ModelAssistant(ChatKitServer[Any]):
         super().__init__(store, policy=policy)
         self._model = os.environ.get("OPENAI_MODEL", DEFAULT_MODEL)
 
-    async def respond(
+    def respond(
         self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: Any
     ) -> AsyncIterator[ThreadStreamEvent]:
         if input_user_message is not None:
             thread.title = thread.title or title_of(text_of(input_user_message))
-        item = AssistantMessageItem(
-            id=self.store.generate_item_id("message", thread, context),
-            thread_id=thread.id,
-            created_at=datetime.now(UTC),
-            content=[],
+        return stream_text(
+            thread,
+            self._answer(thread, context),
+            lambda kind: self.store.generate_item_id(kind, thread, context),
         )
-        yield ThreadItemAddedEvent(item=item)
-        said: list[str] = []
+
+    async def _answer(self, thread: ThreadMetadata, context: Any) -> AsyncIterator[str]:
+        """Yield the pieces of the model's answer."""
         # The engine steps and closes this generator in one task, so blocks may span its yields.
         async with (
             AsyncOpenAI() as client,
@@ -69,13 +58,7 @@ class ModelAssistant(ChatKitServer[Any]):
             ) as stream,
         ):
             async for chunk in stream:
-                delta = chunk.choices[0].delta.content if chunk.choices else None
-                if delta:
-                    said.append(delta)
-                    update = AssistantMessageContentPartTextDelta(content_index=0, delta=delta)
-                    yield ThreadItemUpdatedEvent(item_id=item.id, update=update)  # noqa: ASYNC119
-        item.content = [AssistantMessageContent(text="".join(said))]
-        yield ThreadItemDoneEvent(item=item)
+                yield (chunk.choices[0].delta.content if chunk.choices else None) or ""  # noqa: ASYNC119
 
     async def _messages(self, thread: ThreadMetadata, context: Any) -> list[Any]:
         page = await self.store.load_thread_items(thread.id, None, _HISTORY_LENGTH, "desc", context)

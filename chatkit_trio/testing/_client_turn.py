@@ -10,7 +10,7 @@ from typing import Any
 import trio
 from pydantic import TypeAdapter
 
-from chatkit_trio._engine.items import draft_of
+from chatkit_trio._engine.drafts import draft_of
 from chatkit_trio.server import Turn
 from chatkit_trio.types import (
     AssistantMessageItem,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from chatkit_trio._engine.items import as_metadata, is_hidden, kept_items
+from chatkit_trio._engine.keeping import kept_items
+from chatkit_trio._engine.thread_state import as_metadata
 from chatkit_trio.server import CancelReason
 from chatkit_trio.types import (
     AssistantMessageItem,
@@ -13,6 +14,7 @@ from chatkit_trio.types import (
     ThreadItem,
     UserMessageItem,
     WorkflowItem,
+    is_hidden,
 )
 
 from ._client_turn import ids_of

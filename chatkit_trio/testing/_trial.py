@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from chatkit_trio._engine.items import as_metadata
+from chatkit_trio._engine.thread_state import as_metadata
 from chatkit_trio.errors import StoreError
 from chatkit_trio.server import CancelReason, ChatKitServer, Turn
 from chatkit_trio.store import Store

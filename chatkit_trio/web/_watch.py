@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Self
 
-from chatkit_trio._engine.items import is_hidden
 from chatkit_trio._engine.wire import frame
 from chatkit_trio.errors import InvalidRequestError
 from chatkit_trio.server import ChatKitServer, FramesLost, StreamingResult
@@ -18,7 +17,9 @@ from chatkit_trio.types import (
     ThreadItem,
     ThreadItemAddedEvent,
     ThreadItemDoneEvent,
+    ThreadItemReplacedEvent,
     UserMessageItem,
+    is_hidden,
 )
 
 from ._event_stream import RELOAD, EventStreamBody, numbered
@@ -59,7 +60,7 @@ class WatchBody(EventStreamBody):
         self._last = last
         self._context = context
         self._opening = RETRY
-        self._begun: list[ThreadItem] | None = None
+        self._so_far: tuple[list[ThreadItem], list[ThreadItem]] | None = None
 
     async def __aenter__(self) -> Self:
         self._result = self._watch()
@@ -72,9 +73,9 @@ class WatchBody(EventStreamBody):
         if self._opening:
             chunk, self._opening = self._opening, b""
             return chunk
-        if self._begun is not None and self._result is not None:
-            begun, self._begun = self._begun, None
-            return await self._state_so_far(self._result, begun)
+        if self._so_far is not None and self._result is not None:
+            (new, changed), self._so_far = self._so_far, None
+            return await self._state_so_far(self._result, new, changed)
         return await super().__anext__()
 
     def _watch(self) -> StreamingResult | None:
@@ -90,16 +91,20 @@ class WatchBody(EventStreamBody):
         result = self._server.watch(self._thread_id, start=None)
         if result is not None:
             # Taken in the same step as the place in the frames: nothing falls between them.
-            self._begun = [item for item in result.turn.items.begun() if not is_hidden(item)]
+            self._so_far = result.turn.items_so_far()
         return result
 
-    async def _state_so_far(self, result: StreamingResult, begun: list[ThreadItem]) -> bytes:
-        """Return events that make up for those not kept; doing them over the rest is harmless."""
+    async def _state_so_far(
+        self, result: StreamingResult, new: list[ThreadItem], changed: list[ThreadItem]
+    ) -> bytes:
+        """Return events that rebuild the part that isn't kept; applying one twice is harmless."""
         last_lost = result.next_frame_number - 1
-        stored = await self._items_of_turn()
+        newest = {item.id: item for item in changed}
+        stored = [newest.pop(item.id, item) for item in await self._items_of_turn()]
         frames = [
             *(frame(ThreadItemDoneEvent(item=item)) for item in stored),
-            *(frame(ThreadItemAddedEvent(item=item)) for item in begun),
+            *(frame(ThreadItemReplacedEvent(item=item)) for item in newest.values()),
+            *(frame(ThreadItemAddedEvent(item=item)) for item in new if not is_hidden(item)),
         ]
         return b"".join(numbered(result.turn.id, last_lost, [each]) for each in frames)
 

@@ -241,10 +241,24 @@ components = st.recursive(
 )
 
 
+def drop_repeated_ids(widget: Json) -> None:
+    seen: set[str] = set()
+    queue = [widget]
+    for component in queue:
+        queue += component.get("children", [])
+        if component.get("id") in seen:
+            del component["id"]
+        seen.add(component.get("id", ""))
+
+
 @st.composite
 def streams(draw: st.DrawFn) -> tuple[Json, Json]:
-    """Draw a widget, and the same widget with text appended or rewritten in places."""
+    """Draw a widget, and the same widget with text appended or rewritten in places.
+
+    No id occurs twice: what is sent then is told by the test below.
+    """
     before: Json = card(*draw(st.lists(components, min_size=1, max_size=3)))
+    drop_repeated_ids(before)
     after = copy.deepcopy(before)
     queue = [after]
     for component in queue:
@@ -265,6 +279,17 @@ def test_we_send_what_the_original_sends_unless_it_is_wrong_or_too_much(
     assert leads_to(*states, ours)
     if ours != theirs:
         assert not leads_to(*states, theirs) or kinds(theirs) == [ROOT]
+
+
+def test_the_whole_widget_is_sent_for_an_id_that_occurs_twice_also_where_a_delta_would_do() -> None:
+    other = {"type": "Title", "value": "x", "id": "t"}
+    before, after = card(text("a", id="t"), other), card(text("ab", id="t"), other)
+
+    # The original names an id that two components have. A client that looks for the first one
+    # happens to find the right one here.
+    assert kinds(their_updates(before, after)) == [DELTA]
+    assert leads_to(before, after, their_updates(before, after))
+    assert kinds(our_updates(before, after)) == [ROOT]
 
 
 # --- What templates refuse or escape here

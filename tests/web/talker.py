@@ -6,22 +6,13 @@ As a module it is what `chatkit-trio serve` is given: the environment says where
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
 
 import trio
 
 from chatkit_trio.demo._slow_store import SlowWrites
-from chatkit_trio.server import ChatKitServer, TurnPolicy
+from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
 from chatkit_trio.store import Store
 from chatkit_trio.stores import SQLiteStore
-from chatkit_trio.types import (
-    AssistantMessageContent,
-    AssistantMessageContentPartTextDelta,
-    AssistantMessageItem,
-    ThreadItemAddedEvent,
-    ThreadItemDoneEvent,
-    ThreadItemUpdatedEvent,
-)
 from chatkit_trio.web import _serving
 
 SLOW = 0.05  # seconds a write
@@ -45,22 +36,15 @@ class Talker(ChatKitServer):
         self._word_size = word_size
         self._count = count
 
-    async def respond(self, thread, input_user_message, context):
-        item = AssistantMessageItem(
-            id=self.store.generate_item_id("message", thread, context),
-            thread_id=thread.id,
-            created_at=datetime.now(UTC),
-            content=[],
-        )
-        yield ThreadItemAddedEvent(item=item)
+    def respond(self, thread, input_user_message, context):
+        return stream_text(thread, self.words())
+
+    async def words(self):
         for number in range(self._count):
             await trio.sleep(self._every)
             word = f"word{number} ".ljust(self._word_size)
             self.produced.append(word)
-            update = AssistantMessageContentPartTextDelta(content_index=0, delta=word)
-            yield ThreadItemUpdatedEvent(item_id=item.id, update=update)
-        item.content = [AssistantMessageContent(text="".join(self.produced))]
-        yield ThreadItemDoneEvent(item=item)
+            yield word
 
 
 if "TALKER_DATABASE" in os.environ:

@@ -1,0 +1,221 @@
+"""The answer of a turn that has begun: performing what `respond` asks for, then settling it.
+
+An event goes one way. `accept` decides about it, at once, in the task that runs `respond`. If the
+store or the client must be waited for, the turn's own task performs the step: store first, then
+forward.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from math import inf
+from typing import Any, get_args
+
+import trio
+from pydantic import BaseModel
+
+from chatkit_trio.store import JournalEntry, Store
+from chatkit_trio.types import ThreadItem, ThreadStreamEvent
+
+from .drafts import UnfitUpdate
+from .ending import Ending
+from .frames import FrameLog
+from .groups import ends_process, split_cancelled, unwrapped
+from .handover import Handover
+from .items import RequireNew, TurnItems, is_visible
+from .keeping import CancelReason, kept_items
+from .opening import StartedRequest
+from .policy import TurnPolicy
+from .settling import Outcome, Settling, ending_events
+from .thread_state import ThreadWatch
+from .wire import frame
+from .writing import Rename, Step, ThreadWriter
+
+logger = logging.getLogger(__name__)
+
+_EVENT_CLASSES: tuple[type[BaseModel], ...] = get_args(get_args(ThreadStreamEvent)[0])
+
+
+class Answer:
+    """What there is of a turn from its first write on."""
+
+    def __init__(
+        self,
+        turn_id: str,
+        store: Store[Any],
+        context: Any,
+        policy: TurnPolicy,
+        ending: Ending,
+        log: FrameLog,
+        started: StartedRequest,
+    ) -> None:
+        self.started = started
+        self.thread = thread = started.thread
+        self.items = TurnItems()
+        self._policy = policy
+        self._ending = ending
+        self._log = log
+        self._watch = ThreadWatch(thread)
+        self._writer = ThreadWriter(store, context, ending, self.items, self._watch)
+        self.settling = Settling(
+            turn_id, store, context, self.items, self._watch, policy.settle_timeout
+        )
+        name = f"{turn_id} of thread {thread.id}"
+        self.handover = Handover(name, ending, self._accept, policy.settle_timeout)
+        self._left: list[Step] = []
+        self._journaled_version = 0
+
+    # --- For others ----------------------------------------------------------------------------
+
+    def items_so_far(self) -> tuple[list[ThreadItem], list[ThreadItem]]:
+        """Return the visible items that the store lacks, and those of which it has an older state.
+
+        Empty ones are left out.
+        """
+        unfinished = [*self.items.unconfirmed_additions(), *self.items.pending()]
+        return kept_items(unfinished), kept_items(self.items.changed())
+
+    async def rename(self, title: str) -> bool:
+        """Have the turn's own task save a title; return False if the turn has ended instead.
+
+        Raises what the store raises.
+        """
+        step = Rename(title=title)
+        is_done = await self.handover.ask(step)
+        if step.error is not None:
+            raise step.error
+        return is_done
+
+    def journal_entry(self) -> JournalEntry | None:
+        """Return what to checkpoint, or None if nothing has changed since the last time."""
+        if not self.settling.in_journal or self._journaled_version == self._version:
+            return None
+        self._journaled_version = self._version
+        return self.settling.journal_entry()
+
+    @property
+    def _version(self) -> int:
+        # When the turn is cut, the reason belongs into the journal too.
+        return self.items.version + (self.settling.reason is not None)
+
+    def forget_checkpoint(self) -> None:
+        """Take note that the last journal entry wasn't written."""
+        self._journaled_version = -1
+
+    # --- In the task of respond ----------------------------------------------------------------
+
+    def _accept(self, event: ThreadStreamEvent) -> Step | None:
+        """Decide about an event; return the step to perform if it has to wait for anything.
+
+        Raises for what isn't an event, and for what can't be sent or stored.
+        """
+        if not isinstance(event, _EVENT_CLASSES):
+            raise _refusal(event)
+        # Encoded before the items take it in: what can't be JSON couldn't be stored either.
+        encoded = frame(event)
+        try:
+            effect = self.items.feed(event)
+        except UnfitUpdate:
+            logger.warning("an update doesn't fit its item in thread %s; ignored", self.thread.id)
+            return None
+        step = Step(encoded if is_visible(event) else None, effect)
+        must_wait = (
+            effect is not None
+            or not self.handover.is_idle
+            or not self._log.has_room
+            or self._watch.changed()
+        )
+        if must_wait:
+            return step
+        if step.frame is not None:
+            self._log.append(step.frame)
+        return None
+
+    # --- In the turn's own task ----------------------------------------------------------------
+
+    async def perform(self, tasks: trio.Nursery) -> BaseException | None:
+        """Run `respond` and perform its steps, until all user code has ended or the turn is cut.
+
+        Return the cancellation that has cut it, to be raised when the turn is settled: the user's
+        cleanup, which may hang, must not be waited for before that. Failures are noted.
+        """
+        try:
+            with self.handover.until_failure:
+                await trio.lowlevel.checkpoint()
+                await self.handover.start(self.started.respond, tasks, self._policy.idle_timeout)
+                while (step := await self.handover.next_step()) is not None:
+                    await self._perform(step)
+                    self.handover.performed()
+                await self._save_thread_if_changed()
+        except GeneratorExit:
+            raise  # the coroutine is being thrown away
+        except BaseException as error:  # noqa: ASYNC103
+            if ends_process(error):
+                return error
+            cut, failure = split_cancelled(error)
+            if failure is not None:
+                self.handover.fail(unwrapped(failure))
+            return cut  # noqa: ASYNC104 (the caller raises it)
+        return None
+
+    async def _perform(self, step: Step) -> None:
+        if isinstance(step, Rename):
+            step.frame = await self._writer.rename(step)
+        else:
+            step.frame = await self._writer.write(step)
+        step.is_done = True
+        if step.frame is not None:
+            await self._wait_for_room()
+            self._log.append(step.frame)
+            step.frame = None
+        await self._save_thread_if_changed()
+
+    async def _save_thread_if_changed(self) -> None:
+        if self._watch.changed():
+            self._log.append(await self._writer.save_thread())
+
+    async def _wait_for_room(self) -> None:
+        if self._log.has_room:
+            return
+        timeout = self._policy.stall_timeout
+        with trio.move_on_after(inf if timeout is None else timeout) as waiting:
+            await self._log.wait_for_room()
+        if waiting.cancelled_caught:
+            self._ending.cancel(CancelReason.STALLED)
+            await trio.lowlevel.checkpoint()
+
+    # --- The end -------------------------------------------------------------------------------
+
+    async def settle(self, hook: Callable[[list[ThreadItem]], Awaitable[None]]) -> Outcome:
+        """Store what is left. The first of these counts: a failure, the answer's end, a cut."""
+        self._left = self.handover.close()
+        failure = self.handover.failure
+        if failure is not None:
+            reason: CancelReason | None = CancelReason.FAILED
+        elif self.handover.has_answered:
+            reason = None
+        else:
+            reason = self._ending.reason or CancelReason.FAILED
+        return await self.settling.settle(reason, failure, hook)
+
+    def announce(self, outcome: Outcome) -> None:
+        """Tell clients that still read what was kept and why the answer ends here."""
+        if outcome.is_stored:
+            for step in self._left:
+                can_be_sent = step.is_done or step.effect is None
+                if step.frame is not None and (can_be_sent or isinstance(step.effect, RequireNew)):
+                    self._log.append(step.frame)
+        for event in ending_events(outcome):
+            if is_visible(event):
+                self._log.append(frame(event))
+
+
+def _refusal(event: object) -> TypeError:
+    """Say what `respond` has yielded instead of an event, and what to do."""
+    kind = f"{type(event).__module__}.{type(event).__qualname__}"
+    if isinstance(event, BaseModel) and type(event).__name__.endswith("Item"):
+        way_out = "wrap an item in an event, such as ThreadItemDoneEvent(item=...)"
+    else:
+        way_out = "yield the event classes of chatkit_trio.types"
+    return TypeError(f"respond() yielded {kind}, which is not an event of this package: {way_out}")

@@ -1,0 +1,231 @@
+"""Items while they stream: a draft is an item with the updates that it has got so far.
+
+Text is kept in pieces, because adding to a string is quadratic. Nothing here waits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from functools import singledispatch
+from typing import Protocol
+
+from chatkit_trio.types import (
+    AssistantMessageContent,
+    AssistantMessageContentPartAdded,
+    AssistantMessageContentPartAnnotationAdded,
+    AssistantMessageContentPartDone,
+    AssistantMessageContentPartTextDelta,
+    AssistantMessageItem,
+    GeneratedImageItem,
+    GeneratedImageUpdated,
+    ThreadItem,
+    ThreadItemUpdate,
+    WidgetComponentUpdated,
+    WidgetItem,
+    WidgetRootUpdated,
+    WidgetStreamingTextValueDelta,
+    WorkflowItem,
+    WorkflowTaskAdded,
+    WorkflowTaskUpdated,
+)
+
+from .widget_diff import apply_widget_update
+
+logger = logging.getLogger(__name__)
+
+MAX_CONTENT_PARTS = 1024
+"""The most parts one message may have: an index from a model must not size a list of ours."""
+
+_MAX_WIDGET_UPDATES = 256
+"""So many updates of a widget are collected before they are applied to it."""
+
+
+class UnfitUpdate(Exception):
+    """An update that an item can't take: it is neither sent nor stored."""
+
+
+class Draft(Protocol):
+    """An item that may still be updated."""
+
+    def apply(self, update: ThreadItemUpdate) -> None:
+        """Take an update in. Raises `UnfitUpdate` if it is of another kind of item."""
+
+    def item(self) -> ThreadItem:
+        """Return the item as it is now."""
+
+
+@singledispatch
+def _draft(item: ThreadItem) -> Draft:
+    return _PlainDraft(item)
+
+
+def draft_of(item: ThreadItem) -> Draft:
+    """Return a draft of a copy of the item, because `respond` may keep changing its object."""
+    return _draft(item.model_copy(deep=True))
+
+
+class _PlainDraft:
+    """An item of a kind that has no updates."""
+
+    def __init__(self, item: ThreadItem) -> None:
+        self._item = item
+
+    def apply(self, update: ThreadItemUpdate) -> None:
+        raise UnfitUpdate
+
+    def item(self) -> ThreadItem:
+        return self._item
+
+
+class _Part:
+    """One content part."""
+
+    def __init__(self, content: AssistantMessageContent) -> None:
+        self.pieces = [content.text]
+        self.annotations = list(content.annotations)
+
+    def content(self) -> AssistantMessageContent:
+        self.pieces = ["".join(self.pieces)]
+        return AssistantMessageContent(text=self.pieces[0], annotations=list(self.annotations))
+
+
+@_draft.register(AssistantMessageItem)
+class _MessageDraft:
+    def __init__(self, item: AssistantMessageItem) -> None:
+        self._base = item
+        self._parts = [_Part(content) for content in item.content]
+
+    def apply(self, update: ThreadItemUpdate) -> None:
+        match update:
+            case AssistantMessageContentPartTextDelta():
+                if not isinstance(update.delta, str):
+                    # A model made by model_construct() is not validated.
+                    raise TypeError(f"a text delta must be a str, not {update.delta!r}")
+                self._part(update.content_index).pieces.append(update.delta)
+            case AssistantMessageContentPartAdded() | AssistantMessageContentPartDone():
+                self._part(update.content_index)
+                self._parts[update.content_index] = _Part(update.content)
+            case AssistantMessageContentPartAnnotationAdded():
+                annotations = self._part(update.content_index).annotations
+                annotations.insert(update.annotation_index, update.annotation)
+            case _:
+                raise UnfitUpdate
+
+    def _part(self, index: int) -> _Part:
+        if not 0 <= index < MAX_CONTENT_PARTS:
+            raise ValueError(
+                f"content_index {index} of item {self._base.id} is out of range:"
+                f" parts are numbered from 0, and a message has at most {MAX_CONTENT_PARTS}"
+            )
+        while len(self._parts) <= index:
+            self._parts.append(_Part(AssistantMessageContent(text="", annotations=[])))
+        return self._parts[index]
+
+    def item(self) -> ThreadItem:
+        content = [part.content() for part in self._parts]
+        return self._base.model_copy(update={"content": content})
+
+
+@_draft.register(WorkflowItem)
+class _WorkflowDraft:
+    def __init__(self, item: WorkflowItem) -> None:
+        self._item = item.model_copy(
+            update={"workflow": item.workflow.model_copy(update={"tasks": [*item.workflow.tasks]})}
+        )
+
+    def apply(self, update: ThreadItemUpdate) -> None:
+        tasks = self._item.workflow.tasks
+        match update:
+            case WorkflowTaskAdded():
+                tasks.append(update.task)
+            case WorkflowTaskUpdated() if 0 <= update.task_index < len(tasks):
+                tasks[update.task_index] = update.task
+            case _:
+                raise UnfitUpdate
+
+    def item(self) -> ThreadItem:
+        workflow = self._item.workflow
+        return self._item.model_copy(
+            update={"workflow": workflow.model_copy(update={"tasks": [*workflow.tasks]})}
+        )
+
+
+@_draft.register(WidgetItem)
+class _WidgetDraft:
+    """A widget and the updates since its last whole state; runs of text deltas are joined."""
+
+    def __init__(self, item: WidgetItem) -> None:
+        self._base = item
+        self._updates: list[WidgetComponentUpdated | WidgetStreamingTextValueDelta] = []
+
+    def apply(self, update: ThreadItemUpdate) -> None:
+        match update:
+            case WidgetRootUpdated():
+                self._base = self._base.model_copy(update={"widget": update.widget})
+                self._updates = []
+            case WidgetComponentUpdated() | WidgetStreamingTextValueDelta():
+                self._updates.append(update)
+                if len(self._updates) >= _MAX_WIDGET_UPDATES:
+                    self.item()
+            case _:
+                raise UnfitUpdate
+
+    def item(self) -> ThreadItem:
+        widget = self._base.widget
+        for update in _joined(self._updates):
+            try:
+                widget = apply_widget_update(widget, update)
+            except (LookupError, ValueError) as error:
+                # One wrong update must not lose the widget, nor the answer that it is part of.
+                logger.warning("update of widget %s ignored: %s", self._base.id, error)
+        self._base = self._base.model_copy(update={"widget": widget})
+        self._updates = []
+        return self._base
+
+
+def _joined(
+    updates: Iterable[WidgetComponentUpdated | WidgetStreamingTextValueDelta],
+) -> list[WidgetComponentUpdated | WidgetStreamingTextValueDelta]:
+    """Join neighbouring text deltas of one component into one."""
+    runs: list[list[WidgetComponentUpdated | WidgetStreamingTextValueDelta]] = []
+    for update in updates:
+        if runs and _continues(runs[-1][-1], update):
+            runs[-1].append(update)
+        else:
+            runs.append([update])
+    return [_join_run(run) for run in runs]
+
+
+def _continues(
+    last: WidgetComponentUpdated | WidgetStreamingTextValueDelta,
+    update: WidgetComponentUpdated | WidgetStreamingTextValueDelta,
+) -> bool:
+    return (
+        isinstance(last, WidgetStreamingTextValueDelta)
+        and isinstance(update, WidgetStreamingTextValueDelta)
+        and last.component_id == update.component_id
+    )
+
+
+def _join_run(
+    run: list[WidgetComponentUpdated | WidgetStreamingTextValueDelta],
+) -> WidgetComponentUpdated | WidgetStreamingTextValueDelta:
+    deltas = [update for update in run if isinstance(update, WidgetStreamingTextValueDelta)]
+    if len(deltas) < 2:
+        return run[0]
+    return deltas[-1].model_copy(update={"delta": "".join(update.delta for update in deltas)})
+
+
+@_draft.register(GeneratedImageItem)
+class _ImageDraft:
+    def __init__(self, item: GeneratedImageItem) -> None:
+        self._item = item
+
+    def apply(self, update: ThreadItemUpdate) -> None:
+        if not isinstance(update, GeneratedImageUpdated):
+            raise UnfitUpdate
+        self._item = self._item.model_copy(update={"image": update.image})
+
+    def item(self) -> ThreadItem:
+        return self._item

@@ -1,0 +1,281 @@
+"""From the user's code to the turn: who runs it, and how its events are handed over.
+
+Two tasks run user code. The *driver* steps what `respond` returned and nothing else, so that a
+cancel scope or nursery which the user holds open across a `yield` can't reach the turn's writes;
+when such a scope ends meanwhile, the cancellation is let out of the `yield`, where the scope can
+catch it. The *keeper* holds the nursery of the user's own tasks. Either may hang in its cleanup,
+which is why the turn's own task is neither of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from math import inf
+from time import perf_counter
+from typing import Any
+
+import trio
+
+from chatkit_trio.types import ThreadStreamEvent
+
+from .ending import Ending
+from .groups import StrayCancellation, ends_process, split_cancelled, unwrapped
+from .keeping import CancelReason
+from .writing import Step
+
+logger = logging.getLogger(__name__)
+
+_EVENTS_A_ROUND = 16
+"""How many events of a respond that never awaits are taken before others get their turn."""
+
+_SECONDS_A_ROUND = 0.02
+"""How long they may take, in real time, before others get their turn."""
+
+
+class Handover:
+    """The user's tasks of one turn, the steps that they wait for, and their first failure.
+
+    `accept` decides about an event, at once. It returns None if all is done, or the step that the
+    turn's own task has to perform because the store or the client must be waited for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ending: Ending,
+        accept: Callable[[ThreadStreamEvent], Step | None],
+        closing_timeout: float,
+    ) -> None:
+        self._name = name
+        self._ending = ending
+        self._accept = accept
+        self._closing_timeout = closing_timeout
+        # Holds one step; one more for each scope of respond's own that ended while a step of its
+        # was being performed, and for each rename that waits.
+        self._steps: deque[Step] = deque()
+        self._news = trio.lowlevel.ParkingLot()
+        self._performed = trio.lowlevel.ParkingLot()
+        self._events_this_round = 0
+        self._round_began = 0.0
+        self._is_closed = False
+        self._silent_since = inf  # infinite while respond isn't computing an event
+        self._tasks: trio.Nursery | None = None
+        self._tasks_running = 0
+        self._responded = trio.Event()
+        self.nursery: trio.Nursery | None = None
+        """The nursery for the user's tasks beside `respond`."""
+        self.has_answered = False
+        """Whether `respond` came to its end by itself before the turn was cut short."""
+        self.until_failure = trio.CancelScope()
+        """Cancelled by the first failure, so that it is told at once."""
+        self.failure: BaseException | None = None
+        """What went wrong first, unless the turn had been cut short before."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no step is being performed or waits."""
+        return not self._steps
+
+    # --- For the turn's own task ---------------------------------------------------------------
+
+    async def start(
+        self, respond: Callable[[], Any], tasks: trio.Nursery, idle_timeout: float | None
+    ) -> None:
+        """Start the user's code, and what watches it, in the nursery `tasks`."""
+        self._tasks = tasks
+        self._tasks_running = 2
+        await tasks.start(self._keep_nursery)
+        tasks.start_soon(self._drive, respond)
+        if idle_timeout is not None:
+            tasks.start_soon(self._watch_silence, idle_timeout)
+
+    async def next_step(self) -> Step | None:
+        """Wait for a step to perform; None when all user code has ended."""
+        while not self._steps:
+            if not self._tasks_running:
+                return None
+            await self._news.park()
+        return self._steps[0]
+
+    def performed(self) -> None:
+        """Note that the step which was returned last has been performed."""
+        self._steps.popleft()
+        if not self._steps:
+            self._performed.unpark_all()
+
+    def fail(self, error: BaseException) -> None:
+        """Note a failure. Only the first one ends the turn; one that comes later is logged."""
+        if self._ending.is_cut or self._is_closed:
+            logger.error("an error after the end of %s", self._name, exc_info=error)
+        elif self.failure is None:
+            self.failure = error
+            self.until_failure.cancel()
+        elif error is not self.failure:
+            logger.error("a second error in %s", self._name, exc_info=error)
+
+    def close(self) -> list[Step]:
+        """Take nothing more, cancel the user's code, return the steps that weren't performed."""
+        self._is_closed = True
+        left = list(self._steps)
+        self._steps.clear()
+        self._performed.unpark_all()
+        if self._tasks is not None:
+            self._tasks.cancel_scope.cancel()
+        return left
+
+    # --- For others who want something done by the turn's own task -----------------------------
+
+    async def ask(self, step: Step) -> bool:
+        """Have a step performed and wait for it; return False if the turn has ended instead."""
+        if self._is_closed:
+            return False
+        self._steps.append(step)
+        self._news.unpark_all()
+        while step in self._steps:
+            await self._performed.park()
+        return not self._is_closed
+
+    # --- The user's tasks ----------------------------------------------------------------------
+
+    async def _keep_nursery(self, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC114
+        try:
+            async with trio.open_nursery() as self.nursery:
+                task_status.started()
+                await self._responded.wait()
+        except GeneratorExit:
+            raise  # the coroutine is being thrown away
+        except BaseException as error:  # noqa: ASYNC103
+            self._note(error)
+        finally:
+            self._one_ended()
+
+    async def _drive(self, respond: Callable[[], Any]) -> None:
+        try:
+            self._silent_since = trio.current_time()
+            await self._take_all(respond())
+            self.has_answered = not (self._is_closed or self._ending.is_cut)
+        except GeneratorExit:
+            raise  # the coroutine is being thrown away
+        except BaseException as error:  # noqa: ASYNC103
+            self._note(error)
+        finally:
+            self._silent_since = inf
+            self._responded.set()
+            self._one_ended()
+
+    def _note(self, error: BaseException) -> None:
+        """Take apart what has come out of user code: a failure is noted, a cancellation goes on."""
+        if ends_process(error):
+            raise error
+        cancelled, failure = split_cancelled(error)
+        if failure is not None:
+            self.fail(unwrapped(failure))
+        if cancelled is not None:
+            assert self._tasks is not None
+            if self._ending.is_cut or self._tasks.cancel_scope.cancel_called:
+                raise cancelled from None
+            self.fail(StrayCancellation.of(cancelled))
+
+    def _one_ended(self) -> None:
+        self._tasks_running -= 1
+        self._news.unpark_all()
+
+    async def _watch_silence(self, seconds: float) -> None:
+        """Cut the turn short when `respond` has computed for so long without yielding."""
+        while not self._responded.is_set():
+            since = min(self._silent_since, trio.current_time())
+            with trio.move_on_at(since + seconds):
+                await self._responded.wait()
+            if self._silent_since + seconds <= trio.current_time():
+                self._ending.cancel(CancelReason.SILENT)
+                return
+
+    # --- Stepping what respond returned --------------------------------------------------------
+
+    async def _take_all(self, source: Any) -> None:
+        """Take every event of a source, and close the source, whatever happens.
+
+        The source is an async iterable, a context manager of one (`trio.as_safe_channel`), or an
+        awaitable of either.
+        """
+        if inspect.isawaitable(source):
+            source = await source
+        if hasattr(source, "__aiter__"):
+            await self._iterate(aiter(source))
+        elif hasattr(source, "__aenter__"):
+            async with source as channel:
+                await self._iterate(aiter(channel))
+        else:
+            raise TypeError(
+                f"respond() must return an async iterable of events, not {type(source).__name__}:"
+                " write it as an async generator (async def with yield)"
+            )
+
+    async def _iterate(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
+        athrow = getattr(iterator, "athrow", None)
+        step: Callable[[], Awaitable[ThreadStreamEvent]] = iterator.__anext__
+        try:
+            while True:
+                try:
+                    event = await step()
+                except StopAsyncIteration:
+                    return
+                step = iterator.__anext__
+                try:
+                    # A generator that swallows its cancellation must not go on for ever.
+                    if not await self._take(event):
+                        return
+                except trio.Cancelled as cancelled:  # noqa: ASYNC103
+                    if athrow is None:
+                        raise
+                    step = partial(athrow, cancelled)
+        finally:
+            await self._close(iterator)  # noqa: ASYNC102 (it shields itself)
+
+    async def _take(self, event: ThreadStreamEvent) -> bool:
+        """Accept an event, and wait until it has been performed; say whether more are wanted.
+
+        It is too late for an event when the turn is being settled: nobody may be shown more.
+        """
+        if self._is_closed:
+            return False
+        self._silent_since = inf
+        try:
+            step = self._accept(event)
+            if step is not None:
+                return await self.ask(step)
+            await self._give_way_sometimes()
+            return True
+        finally:
+            self._silent_since = trio.current_time()
+
+    async def _give_way_sometimes(self) -> None:
+        """Checkpoint now and then: a respond that never awaits must not starve the server."""
+        self._events_this_round += 1
+        now = perf_counter()
+        if self._events_this_round >= _EVENTS_A_ROUND or now - self._round_began > _SECONDS_A_ROUND:
+            self._events_this_round, self._round_began = 0, now
+            await trio.lowlevel.checkpoint()
+
+    async def _close(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
+        aclose = getattr(iterator, "aclose", None)
+        if aclose is None:
+            return
+        with trio.move_on_after(self._closing_timeout, shield=True) as closing:
+            try:
+                await aclose()
+            except BaseExceptionGroup as group:
+                # Closing a generator raises this if a nursery is open across its yield.
+                failure = group.split(GeneratorExit)[1]
+                if failure is not None:
+                    raise failure from None
+        if closing.cancelled_caught:
+            logger.error(
+                "closing what respond() returned took longer than %s s in %s; its cleanup was cut",
+                self._closing_timeout,
+                self._name,
+            )

@@ -1,0 +1,143 @@
+"""The hooks of a server: what an application overrides, with their defaults."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from typing import Any, Generic
+
+from chatkit_trio.actions import Action
+from chatkit_trio.errors import InvalidRequestError
+from chatkit_trio.store import AttachmentStore, Store, TContext
+from chatkit_trio.types import (
+    AudioInput,
+    ChatKitReq,
+    FeedbackKind,
+    StreamOptions,
+    SyncCustomActionResponse,
+    ThreadItem,
+    ThreadMetadata,
+    ThreadStreamEvent,
+    TranscriptionResult,
+    UserMessageItem,
+    WidgetItem,
+)
+
+from .live import LiveTurns
+from .policy import TurnPolicy
+from .turn import current_turn
+
+
+class ServerHooks(ABC, Generic[TContext]):
+    """What a `ChatKitServer` is asked by its requests and turns."""
+
+    store: Store[TContext]
+    attachment_store: AttachmentStore[TContext] | None
+    policy: TurnPolicy
+    live_turns: LiveTurns
+    """The turns in progress in this process."""
+
+    @abstractmethod
+    def respond(
+        self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: TContext
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        """Yield the events that answer a message.
+
+            async def respond(self, thread, input_user_message, context):
+                async for event in stream_text(thread, self.model.ask(input_user_message)):
+                    yield event
+
+        Called for a new message, a retry, a client tool's output and answered questions; for the
+        latter two `input_user_message` is None. Write it as an async generator, a
+        `trio.as_safe_channel` one, or return any async iterable. It may await anything on trio and
+        open nurseries and cancel scopes; `current_turn().nursery` is for tasks that outlive a
+        `yield`. Changes to `thread` are saved after the event that follows them.
+
+        When the turn is cut short it sees `trio.Cancelled`, also at a `yield`. What it has yielded
+        is stored without its help, before its cleanup is waited for.
+
+        Raise `CustomStreamError` to tell the user something; any other error is logged, and the
+        user is offered a retry. An object that isn't an event of this package, and an item begun
+        with the id of another one, end the turn with an error.
+        """
+
+    def action(
+        self,
+        thread: ThreadMetadata,
+        action: Action[str, Any],
+        sender: WidgetItem | None,
+        context: TContext,
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        """Yield the events that a widget's action causes; works as `respond` does."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must override action() to handle widget actions"
+        )
+
+    async def sync_action(
+        self,
+        thread: ThreadMetadata,
+        action: Action[str, Any],
+        sender: WidgetItem | None,
+        context: TContext,
+    ) -> SyncCustomActionResponse:
+        """Return what an action with `streaming=False` changes; may run beside a live turn.
+
+        An `updated_item` that is in the thread is saved.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must override sync_action() to handle actions that don't stream"
+        )
+
+    async def add_feedback(
+        self, thread_id: str, item_ids: list[str], feedback: FeedbackKind, context: TContext
+    ) -> None:
+        """Take note of feedback on items of a thread of the caller's. The default ignores it."""
+
+    async def transcribe(self, audio_input: AudioInput, context: TContext) -> TranscriptionResult:
+        """Return the text of a recording."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must override transcribe() to support dictation"
+        )
+
+    def get_stream_options(self, thread: ThreadMetadata, context: TContext) -> StreamOptions:
+        """Return the options of a turn: `allow_cancel=False` means that clients can't end it."""
+        return StreamOptions(allow_cancel=True)
+
+    def get_turn_policy(self, request: ChatKitReq, context: TContext) -> TurnPolicy:
+        """Return the policy of the turn that this request starts. The default is `policy`.
+
+            def get_turn_policy(self, request, context):
+                if request.type == "threads.custom_action":
+                    return replace(self.policy, on_busy="queue")
+                return self.policy
+
+        Called before the request is checked; must not wait. What it raises is the answer to the
+        request.
+        """
+        return self.policy
+
+    async def handle_stream_cancelled(
+        self, thread: ThreadMetadata, pending_items: list[ThreadItem], context: TContext
+    ) -> None:
+        """Store what is worth keeping of a turn that ended early.
+
+            async def handle_stream_cancelled(self, thread, pending_items, context):
+                log.info("cut: %s", current_turn().cancel_reason)
+                await super().handle_stream_cancelled(thread, pending_items, context)
+
+        `pending_items` were begun and not done. Called once, for every early end, with
+        `current_turn().cancel_reason` telling which (for `failed` only if there is something to
+        keep); shielded from cancellation for the policy's `settle_timeout` seconds. The default
+        keeps all that has content and adds a hidden note for the model, in one atomic step. If an
+        override raises or takes too long without having called the default, the default rule is
+        applied.
+        """
+        await current_turn().keep(pending_items)
+
+    def required_attachment_store(self) -> AttachmentStore[TContext]:
+        """Return the attachment store. Raises `InvalidRequestError` if the server has none."""
+        if self.attachment_store is None:
+            raise InvalidRequestError(
+                "this server takes no attachments: it was made without an attachment_store"
+            )
+        return self.attachment_store

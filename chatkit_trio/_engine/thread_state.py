@@ -1,0 +1,51 @@
+"""The thread's own fields: copying them, and noticing that `respond` has changed them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from chatkit_trio.types import ThreadMetadata
+
+
+def as_metadata(thread: ThreadMetadata) -> ThreadMetadata:
+    """Return a deep copy of the thread's own fields: never a subclass with items in it.
+
+    Everything that the engine saves of a thread passes here. Raises `ValueError` for fields that
+    `respond` has set to what they can't be: stored, they would make the thread unreadable.
+    """
+    return ThreadMetadata.model_validate(copy.deepcopy(_fields(thread)))
+
+
+def _fields(thread: ThreadMetadata) -> dict[str, Any]:
+    return {name: getattr(thread, name) for name in ThreadMetadata.model_fields}
+
+
+class ThreadWatch:
+    """Compares a thread with what the store has of it."""
+
+    def __init__(self, thread: ThreadMetadata) -> None:
+        self.thread = thread
+        self._saved = copy.deepcopy(_fields(thread))
+
+    def changed(self) -> bool:
+        """Say whether the thread differs from what the store has.
+
+        Raises `ValueError`, and sets the id back, if the id has changed: the thread would be saved
+        as a second one.
+        """
+        fields = self.thread.__dict__  # asked after every event: no dictionary is built for it
+        if not any(fields[name] != value for name, value in self._saved.items()):
+            return False
+        if fields["id"] != self._saved["id"]:
+            wrong, self.thread.id = self.thread.id, self._saved["id"]
+            raise ValueError(f"the id of thread {self.thread.id} was changed to {wrong!r}")
+        return True
+
+    def as_saved(self) -> ThreadMetadata:
+        """Return the thread as the store has it."""
+        return ThreadMetadata.model_validate(copy.deepcopy(self._saved))
+
+    def saved(self, snapshot: ThreadMetadata) -> None:
+        """Note that the store has this state of the thread."""
+        self._saved = copy.deepcopy(_fields(snapshot))

@@ -1,0 +1,146 @@
+"""The one writer of a turn's thread: what each event asks of the store, done in order.
+
+A step is an event that has been accepted, with its frame and what the store has to do before the
+frame may be sent. Settling writes too, but only when no step is being performed any more.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from chatkit_trio.errors import ConflictError, NotFoundError
+from chatkit_trio.store import Store, default_generate_id
+from chatkit_trio.types import ThreadUpdatedEvent
+
+from .drafts import UnfitUpdate
+from .ending import Ending
+from .items import (
+    AddItem,
+    DeleteItem,
+    RequireNew,
+    SaveItem,
+    StoreEffect,
+    TurnItems,
+    UpdateStoredItem,
+    id_conflict,
+)
+from .thread_state import ThreadWatch, as_metadata
+from .wire import frame, thread_answer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Step:
+    """An accepted event that has to wait."""
+
+    frame: bytes | None = None
+    """What is sent; None for a hidden item."""
+    effect: StoreEffect | None = None
+    """What the store does before that."""
+    is_done: bool = False
+    """Whether the store has done it."""
+
+
+@dataclass(eq=False, slots=True)
+class Rename(Step):
+    """A new title from a request beside the turn: the turn's own task saves it."""
+
+    title: str = ""
+    """The new title."""
+    error: Exception | None = None
+    """What the store raised."""
+
+
+class ThreadWriter:
+    """Carries out what events ask of the store, each write to its end."""
+
+    def __init__(
+        self,
+        store: Store[Any],
+        context: Any,
+        ending: Ending,
+        items: TurnItems,
+        watch: ThreadWatch,
+    ) -> None:
+        self.items = items
+        self.watch = watch
+        self.thread_id = watch.thread.id
+        self._store = store
+        self._context = context
+        self._ending = ending
+
+    async def write(self, step: Step) -> bytes | None:
+        """Do what the step asks of the store; return the frame to send, if there is one."""
+        if step.effect is None:
+            return step.frame
+        try:
+            await self._ending.write(partial(self._carry_out, step.effect))
+        except UnfitUpdate:
+            logger.warning("an update doesn't fit its item in thread %s; ignored", self.thread_id)
+            return None
+        return step.frame
+
+    async def save_thread(self) -> bytes:
+        """Save the thread as `respond` has left it; return the frame that says so."""
+        snapshot = as_metadata(self.watch.thread)
+        await self._ending.write(partial(self._store.update_thread, snapshot, self._context))
+        self.watch.saved(snapshot)
+        return frame(ThreadUpdatedEvent(thread=thread_answer(snapshot)))
+
+    async def rename(self, step: Rename) -> bytes | None:
+        """Give the thread a title; a failure is the business of the one who asked for it."""
+        thread = self.watch.thread
+        before, thread.title = thread.title, step.title
+        try:
+            return await self.save_thread()
+        except Exception as error:
+            thread.title = before
+            step.error = error
+            return None
+
+    async def _carry_out(self, effect: StoreEffect) -> None:
+        store, thread_id, context = self._store, self.thread_id, self._context
+        match effect:
+            case AddItem():
+                await self._add(effect)
+            case SaveItem():
+                await store.save_item(thread_id, effect.item, context=context)
+            case DeleteItem():
+                # One that fails isn't made up for: the item stays, for the client as well.
+                await store.delete_thread_item(thread_id, effect.item_id, context=context)
+            case RequireNew():
+                if await store.has_item(thread_id, effect.item_id, context):
+                    self.items.reject(effect.item_id)
+                    raise id_conflict(effect.item_id)
+            case UpdateStoredItem():
+                await self._update_stored_item(effect)
+        self.items.confirm(effect)
+
+    async def _add(self, effect: AddItem) -> None:
+        try:
+            await self._store.add_thread_item(self.thread_id, effect.item, context=self._context)
+        except ConflictError:
+            new_id = default_generate_id("message")
+            self.items.give_new_id(effect.item, new_id)
+            logger.error(
+                "thread %s already has an item %s; the new one is kept as %s",
+                self.thread_id,
+                effect.item.id,
+                new_id,
+            )
+            raise
+
+    async def _update_stored_item(self, effect: UpdateStoredItem) -> None:
+        try:
+            item = await self._store.load_item(
+                self.thread_id, effect.item_id, context=self._context
+            )
+        except NotFoundError:
+            raise UnfitUpdate from None
+        save = self.items.reopen(item, effect.update)
+        if save is not None:
+            await self._carry_out(save)
