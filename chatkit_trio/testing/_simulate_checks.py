@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from chatkit_trio._engine.items import ENDING_NOTES
+from chatkit_trio._engine.keeping import ENDING_NOTES
 from chatkit_trio.errors import BaseStreamError, ChatKitError
 from chatkit_trio.server import CancelReason
 from chatkit_trio.types import (
@@ -580,17 +580,21 @@ def _last_title_stays(view: _View) -> Iterator[str]:
 def _requests_end_well(view: _View) -> Iterator[str]:
     """A request is answered or refused; a server's own error is the store's or is planned."""
     for request in view.history.requests:
-        error = request.error
-        if isinstance(error, RequestRefused):
-            if error.status not in _CLIENT_ERRORS and not _is_excusable(view, request, error):
-                yield f"{request.operation.do} was answered {error}"
-        elif error is not None:
-            if not any(isinstance(leaf, StoreFault | PlannedError) for leaf in _leaves(error)) or isinstance(error, BaseExceptionGroup):
-                yield f"{request.operation.do} raised {error!r}"
+        match request.error:
+            case None:
+                continue
+            case RequestRefused(status=status, code=code):
+                is_well = status in _CLIENT_ERRORS or _is_excusable(view, request, code)
+            case ChatKitError(http_status=status, code=code):
+                is_well = status in _CLIENT_ERRORS or _is_excusable(view, request, code)
+            case _:
+                is_well = False
+        if not is_well:
+            yield f"{request.operation.do} raised {request.error!r}"
 
 
-def _is_excusable(view: _View, request: Request, error: RequestRefused) -> bool:
-    if error.code == "not_running":
+def _is_excusable(view: _View, request: Request, code: str | None) -> bool:
+    if code == "not_running":
         return True
     return any(raised.number < (request.ended or 0) for raised in view.history.faults.raised)
 

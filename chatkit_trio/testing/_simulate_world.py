@@ -19,6 +19,7 @@ from trio.abc import Instrument
 from trio.lowlevel import Task
 
 from chatkit_trio.actions import Action
+from chatkit_trio.errors import ChatKitError
 from chatkit_trio.server import CancelReason, ChatKitServer, FramesLost, current_turn
 from chatkit_trio.store import Store
 from chatkit_trio.types import (
@@ -344,6 +345,8 @@ class _World:
                 request.outcome = "ok"
             except RequestRefused as refusal:
                 request.outcome, request.error = f"{refusal.status} {refusal.code}", refusal
+            except ChatKitError as error:  # of what isn't a request of the protocol, such as stop
+                request.outcome, request.error = f"{error.http_status} {error.code}", error
             except Exception as error:
                 request.outcome, request.error = f"raised {type(error).__name__}", error
         if life.crashed is not None:
