@@ -127,7 +127,10 @@ class _View:
         by_turn: dict[str, list[SDKHiddenContextItem]] = defaultdict(list)
         for item_id, write in self.history.ledger.added.items():
             item = self.history.ledger.items[item_id]
-            if isinstance(item, SDKHiddenContextItem):
+            if isinstance(item, SDKHiddenContextItem) and (
+                # A store leaves a second note of a turn out; then it was never there.
+                item_id in self.stored or self.is_gone(item_id, write.thread_id)
+            ):
                 by_turn[write.turn_id or "?"].append(item)
         return by_turn
 
@@ -299,12 +302,14 @@ def _is_note(item: ThreadItem) -> bool:
 
 def _may_lack_note(view: _View, body: Body) -> bool:
     life = body.life
+    if body.thread_id in view.history.ledger.deleted_threads:
+        return True
     if life.crashed is not None:
         if view.history.ledger.wrapped.journal is None:
             return True
         return view.was_settled(body.turn.id, life.crashed)
     failed = body.turn.cancel_reason in (None, CancelReason.FAILED)
-    return failed or life.ended_in_trouble or body.thread_id in view.history.ledger.deleted_threads
+    return failed or life.ended_in_trouble
 
 
 def _reason(note: SDKHiddenContextItem) -> str:
@@ -335,7 +340,10 @@ def _was_caused(
     written = history.ledger.added[note.id].number
     match reason:
         case CancelReason.CRASHED:
-            return life is not None and life.crashed is not None
+            if life is None or life.crashed is not None:
+                return life is not None
+            # The server has left without being able to settle it: to the journal it's a crash.
+            return not view.was_settled(turn_id, life.ended or 0)
         case CancelReason.DEADLINE:
             return body is None or body.turn.policy.turn_timeout is not None
         case CancelReason.FAILED:
@@ -607,7 +615,7 @@ def _readers_wait_bounded(view: _View) -> Iterator[str]:
         if request.operation.do not in ("load", "list", "stop", "rename", "feedback"):
             continue
         took = request.ended_at - request.time
-        if took > limit and not view.history.faults.raised:
+        if took > limit and not view.history.faults.were_any:
             yield f"{request.operation.do} took {took:.1f} s"
 
 

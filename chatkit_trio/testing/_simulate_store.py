@@ -157,7 +157,8 @@ class _LedgerJournal(Journal[Any]):
 
     async def settle_abandoned(self, settlement: Settlement) -> None:
         await self._journal.settle_abandoned(settlement)
-        self._ledger.note_settlement(settlement)
+        if settlement.turn_id in self._ledger.open_entries:
+            self._ledger.note_settlement(settlement)
 
 
 @dataclass(slots=True)
@@ -168,6 +169,8 @@ class Faults:
     """How long a write takes; a read takes a tenth of it."""
     raised: list[Raised] = field(default_factory=list)
     """Every fault that was raised, and every write that hung."""
+    were_any: bool = False
+    """Whether anything was ever wrong."""
     _kind: str = ""
     _until: float = 0.0
     _next_write: list[str] = field(default_factory=list)
@@ -175,6 +178,7 @@ class Faults:
 
     def begin(self, kind: str, seconds: float) -> None:
         """Begin a fault: for so many seconds, or of the next write if that is 0."""
+        self.were_any = True
         if seconds == 0:
             self._next_write.append(kind)
         else:
