@@ -1,9 +1,9 @@
 """From a widget template and its data to JSON, such that values stay values.
 
-A template is Jinja that writes JSON. What an expression prints is either text of the template's
-own (a string literal, a macro, `tojson`) and is printed as it is, or data, and then it is escaped
-such that it means itself inside a JSON string and is a syntax error anywhere else. So no value can
-add a prop, close a string or end the widget, whether or not the author thought of `tojson`.
+A template is Jinja that writes JSON. An expression prints either text of the template itself (a
+string literal, a macro, `tojson`), which is printed unchanged, or data, which is escaped. Escaped
+data means itself inside a JSON string and is a syntax error anywhere else. So no value can add a
+prop, close a string or end the widget, whether or not the author thought of `tojson`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class _Literal(str):
     __slots__ = ()
 
 
-# Taking the context keeps Jinja from calling this when it compiles, with the result of `escape`.
+# A function that takes the context isn't called by Jinja at compile time, where it would be given
+# a literal after `escape`.
 @pass_context
 def _print(context: Context, value: Any) -> Any:
     if isinstance(value, _Literal):
@@ -68,8 +69,8 @@ class _MarkLiterals(NodeTransformer):
 
 
 def _environment() -> jinja2.Environment:
-    # Autoescaping makes Jinja tell what it rendered itself (macros, blocks) from strings; the
-    # HTML escaping proper never happens, because `finalize` leaves nothing for it.
+    # Autoescaping is on so that Jinja marks what it rendered itself (macros, blocks). It escapes
+    # nothing for HTML: `finalize` has marked every value before.
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, autoescape=True, finalize=_print
     )
@@ -81,7 +82,7 @@ _ENVIRONMENT = _environment()
 
 
 def compile_template(name: str, source: str) -> jinja2.Template:
-    """Compile a template. Raises `WidgetTemplateError` where it isn't Jinja."""
+    """Compile a template. Raises `WidgetTemplateError` if the source isn't Jinja."""
     try:
         tree = _MarkLiterals().visit(_ENVIRONMENT.parse(source))
         tree.set_environment(_ENVIRONMENT)
@@ -94,14 +95,14 @@ def compile_template(name: str, source: str) -> jinja2.Template:
 
 
 def render(name: str, template: jinja2.Template, data: Mapping[str, Any]) -> Any:
-    """Return the JSON value a template makes of its data.
+    """Return the JSON value a template makes from its data.
 
-    Raises `WidgetTemplateError` where the template fails, or what it wrote isn't JSON.
+    Raises `WidgetTemplateError` if the template fails, or writes something that isn't JSON.
     """
     try:
         text = template.render(data)
     except Exception as error:
-        # What runs is the template, so whatever it raises is about the template.
+        # Only the template's own code runs here, so any error is an error of the template.
         raise WidgetTemplateError(f"widget template {name!r} can't be rendered: {error}") from error
     try:
         return json.loads(text, parse_constant=_refuse)
@@ -126,7 +127,7 @@ def _around(text: str, place: int) -> str:
 def schema_check(name: str, schema: dict[str, Any]) -> Callable[[Mapping[str, Any]], None]:
     """Return a function that raises `WidgetTemplateError` for data the schema refuses.
 
-    Raises it itself where the schema is none. References are never fetched from the network.
+    Raises it at once for an invalid schema. References are never fetched from the network.
     """
     validator_class = validator_for(schema, default=jsonschema.Draft202012Validator)
     try:

@@ -1,8 +1,9 @@
-"""Every error this package raises on purpose.
+"""The errors of this package.
 
-`StreamError` and `CustomStreamError` are raised by *your* hooks to end a stream with an `error`
-event. The tree under `ChatKitError` is raised *to* you: each class carries the HTTP status and a
-stable `code` that the web layer answers with.
+Your hooks raise `StreamError` and `CustomStreamError` to end a stream with an `error` event. The
+package raises the tree under `ChatKitError`: each class carries the HTTP status and a stable `code`
+that the web layer answers with. A wrong call is a `TypeError`, `ValueError` or `RuntimeError`, as
+usual.
 """
 
 from __future__ import annotations
@@ -20,27 +21,33 @@ __all__ = [
     "ConflictError",
     "CustomStreamError",
     "ErrorCode",
+    "ForbiddenError",
+    "FramesLost",
+    "GoneError",
     "InvalidRequestError",
+    "ModelError",
     "NotFoundError",
     "ServerNotRunningError",
     "StoreError",
+    "StoreTimeoutError",
     "StreamError",
     "TooLargeError",
+    "UnsupportedTypeError",
     "WidgetTemplateError",
 ]
 
 
 class ErrorCode(str, Enum):  # noqa: UP042  (StrEnum would change what str() gives)
-    """Codes a client has a text of its own for. More may come; don't rely on the set."""
+    """Codes for which a client has its own text. More may be added; don't rely on the set."""
 
     STREAM_ERROR = "stream.error"
 
 
 DEFAULT_STATUS: dict[ErrorCode, int] = {ErrorCode.STREAM_ERROR: 500}
-"""HTTP status by code, where the error isn't told in a stream."""
+"""HTTP status by code, for an error that isn't sent as an event of a stream."""
 
 DEFAULT_ALLOW_RETRY: dict[ErrorCode, bool] = {ErrorCode.STREAM_ERROR: True}
-"""Whether the client offers to try again, by code."""
+"""Whether the client offers a retry, by code."""
 
 
 class BaseStreamError(ABC, Exception):
@@ -84,7 +91,7 @@ class ChatKitError(Exception):
 
 
 class InvalidRequestError(ChatKitError, ValueError):
-    """The request isn't one of the protocol, or asks for what the thread's state forbids."""
+    """The request isn't one of the protocol, or a value in it is wrong."""
 
     http_status = 400
     code = "invalid_request"
@@ -117,8 +124,42 @@ class TooLargeError(ChatKitError):
     code = "too_large"
 
 
+class UnsupportedTypeError(ChatKitError):
+    """A file's type isn't accepted, or its content isn't of the type it was declared to be."""
+
+    http_status = 415
+    code = "unsupported_type"
+
+
+class ForbiddenError(ChatKitError):
+    """A URL's signature isn't one that this server has made."""
+
+    http_status = 403
+    code = "forbidden"
+
+
+class GoneError(ChatKitError):
+    """An upload URL has expired."""
+
+    http_status = 410
+    code = "expired"
+
+
+class FramesLost(ChatKitError):
+    """The frames a reader asked for aren't kept any more; the reader has to load the thread."""
+
+    http_status = 410
+    code = "frames_lost"
+
+
+class ModelError(ChatKitError):
+    """The model ended its answer with an error, or went on calling tools for too long."""
+
+    code = "model"
+
+
 class ServerNotRunningError(ChatKitError, RuntimeError):
-    """A stream was asked of a server that isn't entered, or is shutting down."""
+    """A request that streams came to a server that isn't entered, or is shutting down."""
 
     http_status = 503
     code = "not_running"
@@ -132,7 +173,7 @@ class StoreError(ChatKitError):
 
 
 class WidgetTemplateError(ChatKitError, ValueError):
-    """A widget template can't be loaded, or doesn't make a widget of the data it was given."""
+    """A widget template can't be loaded, or doesn't make a widget from the data it was given."""
 
     code = "widget_template"
 

@@ -17,8 +17,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from . import errors, store, types, widgets
-from ._elsewhere import names_of
-from ._engine.frames import FrameReader, FramesLost
+from ._engine.frames import FrameReader
 from ._engine.groups import split_cancelled
 from ._engine.hooks import ServerHooks
 from ._engine.journal import keep_journal, keep_recovering, recover
@@ -31,7 +30,7 @@ from ._engine.streaming import stream_text, stream_widget
 from ._engine.turn import Turn, current_turn
 from ._engine.widget_diff import diff_widget
 from ._engine.wire import parse_request, to_json
-from .errors import ServerNotRunningError, StoreError
+from .errors import FramesLost, ServerNotRunningError, StoreError
 from .store import AttachmentStore, Store
 from .types import (
     ChatKitReq,
@@ -53,7 +52,14 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    __getattr__ = names_of(__name__, types, errors, store, widgets)
+
+    def __getattr__(name: str) -> Any:
+        # The original's module has these by accident, and code in use imports them from there.
+        for module in (types, errors, store, widgets):
+            if not name.startswith("_") and hasattr(module, name):
+                return getattr(module, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 logger = logging.getLogger(__name__)
 

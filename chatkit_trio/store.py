@@ -8,9 +8,11 @@ overrides `begin_request` and `update_request`, or else a request sent twice is 
 
 Rules for every method:
 
-- It runs on trio and may be called from any task. Blocking work goes to a worker thread that is
-  never abandoned: when a cancelled write returns, it has happened; when it raises
-  `trio.Cancelled`, it hasn't.
+- It runs on trio and may be called from any task. Blocking work goes to a worker thread, so that
+  other tasks get to run. The thread is never abandoned: when a cancelled write returns, it has
+  happened; when it raises `trio.Cancelled`, it hasn't.
+- What is stored can be loaded. An object that couldn't be read again is refused with `ValueError`,
+  for it would make its whole thread unreadable.
 - A load or write of an id that isn't there, or belongs to another owner or thread, raises
   `NotFoundError`; a delete of one does nothing.
 - Items and threads are ordered by insertion, never by `created_at` alone. `after` is the id of the

@@ -487,7 +487,10 @@ ThreadItem = Annotated[
 
 
 def is_hidden(item: ThreadItem) -> bool:
-    """Say whether an item is for the model only: it must never reach a client."""
+    """Say whether an item is for the model only, and must never be sent to a client.
+
+    Use it wherever you show items that you have loaded from a store yourself.
+    """
     return isinstance(item, HiddenContextItem | SDKHiddenContextItem)
 
 

@@ -12,21 +12,15 @@ tokens (`secondary`, `red-100`), CSS strings, or one for each theme.
 
 from __future__ import annotations
 
-import errno
-import inspect
-import json
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
-from os import PathLike
-from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
     Literal,
     NotRequired,
-    Self,
     TypeVar,
     dataclass_transform,
 )
@@ -42,12 +36,12 @@ from pydantic import (
 )
 from typing_extensions import TypedDict, deprecated
 
+from ._widget_templates import TemplateFile
 from .actions import ActionConfig
 from .errors import WidgetTemplateError
 from .icons import IconName
 
 if TYPE_CHECKING:
-    from jinja2 import Template
     from pydantic._internal._model_construction import ModelMetaclass as _ModelMeta
 
     # Named classes narrow `type` to a Literal, which a checker refuses for a writable str.
@@ -851,11 +845,10 @@ WidgetRoot = StrictWidgetRoot | DynamicWidgetRoot
 
 # --- Templates
 
-_TEMPLATE_VERSION = "1.0"
 _TRoot = TypeVar("_TRoot", bound=DynamicWidgetComponent)
 
 
-class WidgetTemplate:
+class WidgetTemplate(TemplateFile):
     """A widget with blanks, as the widget studio exports it to a `.widget` file.
 
         TICKET = WidgetTemplate.from_file("ticket.widget")
@@ -869,76 +862,8 @@ class WidgetTemplate:
     Raises `WidgetTemplateError` for a definition that can't be used.
     """
 
-    version: str
-    name: str
-    template: Template
-    data_schema: dict[str, Any]
-
-    def __init__(self, definition: Mapping[str, Any]) -> None:
-        # Jinja and jsonschema take longer to import than all of the models; most don't need them.
-        from . import _widget_rendering as rendering
-
-        self._render = rendering.render
-        self.name = _entry(definition, "name")
-        self.version = _entry(definition, "version")
-        if self.version != _TEMPLATE_VERSION:
-            raise WidgetTemplateError(
-                f"widget template {self.name!r} has version {self.version!r};"
-                f" only {_TEMPLATE_VERSION!r} is known"
-            )
-        template = _entry(definition, "template")
-        self.template = (
-            rendering.compile_template(self.name, template)
-            if isinstance(template, str)
-            else template
-        )
-        self.data_schema = definition.get("jsonSchema", {})
-        self._check: Callable[[Mapping[str, Any]], None] | None = None
-        if self.data_schema:
-            self._check = rendering.schema_check(self.name, self.data_schema)
-
-    @classmethod
-    def from_file(
-        cls, file_path: str | PathLike[str], *, base: str | PathLike[str] | None = None
-    ) -> Self:
-        """Read a template from a `.widget` file, blocking: for import time, not for a request.
-
-        A relative path is looked for in the directory `base`, or beside it if it is a file
-        (`base=__file__`). Without `base` it is looked for beside the calling module, then beside
-        that module's caller and so on (so a wrapper or decorator may stand between), and at last
-        in the working directory.
-
-        Raises `FileNotFoundError`, and `WidgetTemplateError` for a file that can't be used.
-        """
-        return cls._from_bases(Path(file_path), _bases(base))
-
-    @classmethod
-    def load(
-        cls, file_path: str | PathLike[str], *, base: str | PathLike[str] | None = None
-    ) -> Coroutine[Any, Any, Self]:
-        """Read a template as `from_file` does, but in a worker thread: `await` what it returns.
-
-        A checkpoint. A cancellation waits for the read to end.
-        """
-        # No async function: a caller is on the stack when it calls, not always when it awaits.
-        return cls._load(Path(file_path), _bases(base))
-
-    @classmethod
-    async def _load(cls, path: Path, bases: Iterable[Path]) -> Self:
-        import trio
-
-        return await trio.to_thread.run_sync(cls._from_bases, path, bases)
-
-    @classmethod
-    def _from_bases(cls, path: Path, bases: Iterable[Path]) -> Self:
-        found = _find(path, bases)
-        try:
-            return cls(json.loads(found.read_text(encoding="utf-8")))
-        except json.JSONDecodeError as error:
-            raise WidgetTemplateError(f"widget template {str(found)!r}: {error}") from error
-
     def build(self, data: Mapping[str, Any] | BaseModel | None = None) -> DynamicWidgetRoot:
-        """Return the widget this template makes of the data.
+        """Return the widget this template makes from the data.
 
         Raises `WidgetTemplateError`, naming the template and the place, if the data isn't what the
         schema asks for, a variable is missing, or the result is no widget.
@@ -953,11 +878,8 @@ class WidgetTemplate:
     def _build(
         self, root_class: type[_TRoot], data: Mapping[str, Any] | BaseModel | None
     ) -> _TRoot:
-        values = data.model_dump() if isinstance(data, BaseModel) else data or {}
-        if self._check is not None:
-            self._check(values)
         try:
-            return root_class.model_validate(self._render(self.name, self.template, values))
+            return root_class.model_validate(self._json(data))
         except ValidationError as error:
             raise WidgetTemplateError(
                 f"widget template {self.name!r} makes no widget: at {_first_flaw(error)}"
@@ -965,40 +887,8 @@ class WidgetTemplate:
 
 
 def _first_flaw(error: ValidationError) -> str:
-    # Children are one component or a list: the branch that got further is the one that was meant.
+    # `children` is one component or a list: of the two, the author meant the one that got further.
     flaw = max(error.errors(include_url=False), key=lambda flaw: len(flaw["loc"]))
     steps = [str(step) for step in flaw["loc"]]
     place = ".".join(step for step in steps if DynamicWidgetComponent.__name__ not in step)
     return f"{place or 'the root'}: {flaw['msg']}"
-
-
-def _entry(definition: Mapping[str, Any], key: str) -> Any:
-    if not isinstance(definition, Mapping) or key not in definition:
-        raise WidgetTemplateError(f"a widget template needs a {key!r}")
-    return definition[key]
-
-
-def _bases(base: str | PathLike[str] | None) -> list[Path]:
-    return [*_calling_modules(), Path.cwd()] if base is None else [Path(base)]
-
-
-def _calling_modules() -> dict[Path, None]:
-    """Return the files of the modules on the call stack but this one, nearest first."""
-    files: dict[Path, None] = {}
-    frame = inspect.currentframe()
-    while frame is not None:
-        file = frame.f_globals.get("__file__")
-        if file is not None and file != __file__:
-            files[Path(file)] = None
-        frame = frame.f_back
-    return files
-
-
-def _find(path: Path, bases: Iterable[Path]) -> Path:
-    for base in bases:
-        candidate = (base if base.is_dir() else base.parent) / path
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(
-        errno.ENOENT, "no widget template beside a calling module; pass base=__file__", str(path)
-    )

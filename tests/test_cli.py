@@ -10,15 +10,13 @@ import sys
 
 import click
 import pytest
-import trio
 from click.testing import CliRunner
 from quart_trio import QuartTrio
 
 from chatkit_trio.cli import main
 from chatkit_trio.cli._serve import load_app
-from chatkit_trio.demo._slow_store import SlowWrites
 from chatkit_trio.server import CancelReason
-from chatkit_trio.stores import MemoryStore, SQLiteStore
+from chatkit_trio.stores import SQLiteStore
 from chatkit_trio.testing import ChatClient, pause, say, scripted_server, set_title
 from chatkit_trio.types import ThreadItemAddedEvent
 from chatkit_trio.web._blueprint import servers_of
@@ -135,17 +133,6 @@ def test_a_key_without_the_client_is_explained(run, tmp_path, monkeypatch):
 
     assert result.exit_code == 1
     assert "install chatkit-trio[openai]" in result.output.replace("\n", " ")
-
-
-async def test_slow_writes_are_slow_and_loads_are_not(autojump_clock):
-    store = SlowWrites(MemoryStore(), 2.0)
-    began = trio.current_time()
-    await store.load_threads(10, None, "asc", None)
-    after_load = trio.current_time()
-    await store.delete_thread("thr_x", None)
-
-    assert after_load - began == 0
-    assert trio.current_time() - after_load == 2
 
 
 # --- threads -------------------------------------------------------------------------------------

@@ -50,7 +50,6 @@ from chatkit_trio.testing._probe import same_schedule
 from chatkit_trio.testing._recorder import Recorder, Recording
 from chatkit_trio.testing._transport import ServerConnection
 from chatkit_trio.types import (
-    is_hidden,
     AssistantMessageContent,
     AssistantMessageContentPartTextDelta,
     AssistantMessageItem,
@@ -69,6 +68,7 @@ from chatkit_trio.types import (
     ThreadItemUpdatedEvent,
     ThreadMetadata,
     ThreadStreamEvent,
+    is_hidden,
 )
 from chatkit_trio.widgets import DynamicWidgetRoot
 

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -170,6 +170,27 @@ def test_a_message_survives_its_json() -> None:
     )
 
     assert AssistantMessageItem.model_validate_json(item.model_dump_json()) == item
+
+
+BASE: dict[str, Any] = {
+    "id": "i1",
+    "thread_id": "thr_1",
+    "created_at": datetime(2025, 1, 1, tzinfo=UTC),
+}
+
+
+@pytest.mark.parametrize(
+    ("item", "hidden"),
+    [
+        (types.HiddenContextItem(**BASE, content={"a": 1}), True),
+        (types.SDKHiddenContextItem(**BASE, content="note"), True),
+        (types.AssistantMessageItem(**BASE, content=[]), False),
+        (types.EndOfTurnItem(**BASE), False),
+    ],
+    ids=lambda value: getattr(value, "type", None),
+)
+def test_what_is_for_the_model_only_is_hidden(item: types.ThreadItem, hidden: bool) -> None:
+    assert types.is_hidden(item) is hidden
 
 
 def test_the_vocabulary_is_light_to_import() -> None:

@@ -412,40 +412,45 @@ def module(path: Path, source: str) -> dict[str, Any]:
 
 @pytest.fixture
 def app(tmp_path: Path) -> Callable[..., WidgetTemplate]:
-    """Return a function of a module that has a template beside it, called through a decorator."""
+    """Return a function that calls its first argument in a module with a template beside it."""
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / "found.widget").write_text(MINIMAL, encoding="utf-8")
-    cached = module(
-        tmp_path / "library" / "cache.py",
-        """
-        def cached(function):
-            def wrapper(*args, **kwargs):
-                return function(*args, **kwargs)
-            return wrapper
-        load = cached(WidgetTemplate.from_file)
-        """,
-    )["load"]
-    run = module(
-        tmp_path / "app" / "main.py",
-        """
-        def run(load, *args, **kwargs):
-            return load(*args, **kwargs)
-        """,
-    )["run"]
-    return lambda *args, load=cached, **kwargs: run(load, *args, **kwargs)
+    source = """
+    def run(load, *args, **kwargs):
+        return load(*args, **kwargs)
+    """
+    run: Callable[..., WidgetTemplate] = module(tmp_path / "app" / "main.py", source)["run"]
+    return run
 
 
 def test_a_template_is_found_beside_the_calling_module(app: Any) -> None:
-    assert app("found.widget", load=WidgetTemplate.from_file).name == "Found"
+    assert app(WidgetTemplate.from_file, "found.widget").name == "Found"
 
 
-def test_a_template_is_found_through_a_decorator_of_another_package(app: Any) -> None:
-    assert app("found.widget").name == "Found"
+def test_a_template_beside_a_caller_further_up_is_not_taken(app: Any, tmp_path: Path) -> None:
+    # The app's own file is missing; the library that called the app has one of the same name.
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "card.widget").write_text(MINIMAL, encoding="utf-8")
+    source = "def call(app, *args):\n    return app(*args)"
+    call = module(tmp_path / "library" / "main.py", source)["call"]
+
+    with pytest.raises(FileNotFoundError, match=r"base=__file__.*card\.widget"):
+        call(app, WidgetTemplate.from_file, "card.widget")
+
+
+def test_a_caller_without_a_file_has_only_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "found.widget").write_text(MINIMAL, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names = {"load": WidgetTemplate.from_file}
+
+    assert eval("load('found.widget')", names).name == "Found"
 
 
 def test_a_base_is_a_directory_or_a_file_beside_the_template(app: Any, tmp_path: Path) -> None:
     for base in (tmp_path / "app", str(tmp_path / "app" / "main.py")):
-        assert WidgetTemplate.from_file("found.widget", base=base).name == "Found"
+        assert app(WidgetTemplate.from_file, "found.widget", base=base).name == "Found"
 
 
 def test_the_working_directory_is_the_last_resort(
@@ -458,7 +463,7 @@ def test_the_working_directory_is_the_last_resort(
 
 def test_a_base_given_is_the_only_place_looked_at(app: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"base=__file__.*found\.widget"):
-        app("found.widget", base=tmp_path)
+        app(WidgetTemplate.from_file, "found.widget", base=tmp_path)
 
 
 def test_a_file_that_is_not_json_is_named(tmp_path: Path) -> None:
@@ -469,7 +474,7 @@ def test_a_file_that_is_not_json_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_template_can_be_loaded_without_blocking_trio(app: Any) -> None:
-    loaded = await app("found.widget", load=WidgetTemplate.load)
+    loaded = await app(WidgetTemplate.load, "found.widget")
 
     assert loaded.build() == DynamicWidgetRoot(type="Card")
 

@@ -16,14 +16,7 @@ from itertools import islice
 
 import trio
 
-from chatkit_trio.errors import ChatKitError
-
-
-class FramesLost(ChatKitError):
-    """The frames a reader asked for aren't kept any more: it has to load the thread instead."""
-
-    http_status = 410
-    code = "frames_lost"
+from chatkit_trio.errors import FramesLost
 
 
 class FrameLog:

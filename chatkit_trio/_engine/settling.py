@@ -52,6 +52,9 @@ _TRIES_TOGETHER = {True: 10, False: 3}
 """After so many failures the items are tried one by one. True: the store says that it can't be
 used, which is hardly the fault of an item."""
 
+_TRIES_OF_THREAD = 2
+"""A thread that was refused so often, while its items were stored, stays as the store has it."""
+
 _TRIES_ALONE = 3
 """An item that fails so often alone, while the store takes the note, is set aside."""
 
@@ -147,6 +150,7 @@ class Settling:
         """What is kept of the pending items, and the note behind it."""
         self._note: SDKHiddenContextItem | None = None
         self._is_decided = False  # what is kept of the pending items, by the hook or by the rule
+        self._thread_refusals = 0
         self._is_gone = False
         self._tries = 0
         self._tries_alone: dict[str, int] = {}
@@ -192,8 +196,10 @@ class Settling:
         )
 
     def _unsaved_thread(self) -> ThreadMetadata | None:
-        """Return the thread if it has changed; None if it can't be copied. Items are stored all
-        the same."""
+        """Return the thread if it has changed; None if it can't be copied or stored. Items are
+        stored all the same."""
+        if self._thread_refusals >= _TRIES_OF_THREAD:
+            return None
         try:
             return as_metadata(self._watch.thread) if self._watch.changed() else None
         except Exception:
@@ -355,7 +361,9 @@ class Settling:
         except Exception as raised:
             error = raised
         self._tries += 1
-        logger.error(
+        level = logging.ERROR if self._tries <= _DIRECT_TRIES else logging.WARNING
+        logger.log(
+            level,
             "settling %s of thread %s %s (try %d); items %s aren't stored%s; it is tried again",
             self._turn_id,
             self._thread_id,
@@ -363,7 +371,7 @@ class Settling:
             self._tries,
             [item.id for item in self.settlement().new_items],
             ", and are in the journal" if self.in_journal else "",
-            exc_info=error,
+            exc_info=error if level == logging.ERROR else None,
         )
         store_is_away = error is None or isinstance(error, StoreError)
         if self._tries >= _TRIES_TOGETHER[store_is_away]:
@@ -382,6 +390,7 @@ class Settling:
             logger.exception("thread %s couldn't be saved with its items", self._thread_id)
             settlement = replace(settlement, thread=None)
             await self._store.settle(settlement, self._context)
+            self._thread_refusals += 1
         if settlement.thread is not None:
             self._thread_is_saved(settlement.thread)
         self._items_are_stored()
@@ -432,8 +441,10 @@ class Settling:
         for item in (*whole.new_items, *whole.changed_items):
             if item.id in refused:
                 await self._set_aside(item, refused[item.id])
-        if whole.thread is not None:
-            self._watch.saved(whole.thread)  # or it never will be: the log says which
+        if whole.thread is not None and self._thread_id not in refused:
+            self._watch.saved(whole.thread)
+        else:
+            self._thread_refusals = _TRIES_OF_THREAD
         self._items_are_stored()
         return True
 

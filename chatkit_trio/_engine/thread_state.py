@@ -48,4 +48,4 @@ class ThreadWatch:
 
     def saved(self, snapshot: ThreadMetadata) -> None:
         """Note that the store has this state of the thread."""
-        self._saved = copy.deepcopy(_fields(snapshot))
+        self._saved = _fields(snapshot)

@@ -1,23 +1,23 @@
 """Models to thread events: OpenAI Responses on trio, the Agents SDK from trio, and converters.
 
-On trio alone: `run_model` and `stream_response` (extra `openai`). With the Agents SDK, which is
-taken to an asyncio thread: `Runner` and `stream_agent_response` (extra `agents`); in the same way
-pydantic-ai: `run_pydantic_ai` (extra `pydantic-ai`). Importing this package needs none of them.
+On trio alone: `run_model` and `stream_response` (extra `openai`). On an asyncio thread: the Agents
+SDK, with `Runner` and `stream_agent_response` (extra `agents`), and pydantic-ai, with
+`run_pydantic_ai` (extra `pydantic-ai`). Importing this package imports none of the three.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chatkit_trio import store, types, widgets
-from chatkit_trio._elsewhere import names_of
+from chatkit_trio.errors import ModelError
 from chatkit_trio.server import stream_widget
 
 from ._agents_sdk import AgentRun, Runner, stream_agent_response
 from ._asyncio_thread import run_on_asyncio, run_on_trio
 from ._context import AgentContext, ClientToolCall
 from ._converter import ThreadItemConverter, simple_to_agent_input
-from ._event_stream import EventStream
-from ._model_run import ModelError, ModelRun, run_model, stream_response
+from ._model_run import ModelRun, run_model, stream_response
 from ._pydantic_ai import PydanticAIRun, run_pydantic_ai
+from ._reading import EventStream
 from ._responses import ResponseStreamConverter
 from ._text_widget import accumulate_text
 from ._tools import Tool, tool
@@ -47,4 +47,10 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
-    __getattr__ = names_of(__name__, types, store, widgets)
+
+    def __getattr__(name: str) -> Any:
+        # The original's module has these by accident, and code in use imports them from there.
+        for module in (types, store, widgets):
+            if not name.startswith("_") and hasattr(module, name):
+                return getattr(module, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

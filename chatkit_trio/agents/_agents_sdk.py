@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ._asyncio_thread import in_trio, run_on_asyncio
 from ._context import AgentContext
-from ._event_stream import AsyncioSource, EventStream, ModelEvents
-from ._extras import require
 from ._queue import EventQueue
-from ._responses import DEFAULT_CONVERTER, ResponseFold, ResponseStreamConverter
+from ._reading import AsyncioSource, EventStream, ModelEvents
+from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator, require
 
 if TYPE_CHECKING:
     from agents import Agent, RunResult, RunResultStreaming, StreamEvent, TResponseInputItem
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 class Runner:
     """Runs agents of the Agents SDK from trio; arguments are those of the SDK's `Runner`.
 
-    In code that runs on asyncio already, such as a tool of an agent, it is the SDK's.
+    In code that runs on asyncio already, such as a tool of an agent, it calls the SDK's `Runner`.
     """
 
     @classmethod
@@ -40,7 +39,7 @@ class Runner:
     ) -> RunResult:
         """Run an agent to its end and return the SDK's result.
 
-        Raises what the SDK raises. Cancelled, it cancels the run and waits for its end.
+        Raises what the SDK raises. A cancelled call cancels the run and waits for its end.
         """
         run = partial(require("agents").Runner.run, starting_agent, input, *args, **options)
         return cast("RunResult", await run_on_asyncio(run))
@@ -103,7 +102,7 @@ class AgentRun:
         return getattr(self._started[0], name)
 
     async def _iterate(self) -> AsyncIterator[StreamEvent]:
-        """Run it, on the asyncio thread; whoever closes this early leaves no task behind."""
+        """Run the agent on the asyncio thread; closing this early leaves no task behind."""
         result = self._start()
         self._started = (result, asyncio.get_running_loop())
         if self._cancel_mode is not None:
@@ -122,7 +121,7 @@ class AgentRun:
 
 
 async def _cancel(result: RunResultStreaming) -> None:
-    """Cancel a run and wait until its tasks have ended, which takes reading it to its end."""
+    """Cancel a run and read it to its end, which is how the SDK ends its tasks."""
     result.cancel()
     with suppress(Exception):
         async for _event in result.stream_events():
@@ -131,7 +130,7 @@ async def _cancel(result: RunResultStreaming) -> None:
 
 class _AgentSource(AsyncioSource):
     def takes_back(self, error: Exception) -> bool:
-        """Say whether a guardrail tripped: what it guards mustn't be seen or remembered."""
+        """Say whether a guardrail tripped: nothing of such a run may be seen or remembered."""
         exceptions = require("agents.exceptions")
         return isinstance(
             error,
@@ -152,14 +151,15 @@ def stream_agent_response(
         async for event in stream_agent_response(agent_context, result):
             yield event
 
-    The first read starts the run. Errors of the run, guardrail tripwires among them, are raised as
-    they are; a tripwire first takes back every item produced. Cancelled, closed or dropped, it
-    cancels the run, which leaves no task behind. Raises `TypeError` for a run of the SDK's own
-    `Runner`, and `RuntimeError` if the context or the run is being read already.
+    The first read starts the run. Errors of the run, guardrail tripwires among them, are raised
+    unchanged; before a tripwire is raised, every item of the run is removed. When the returned
+    stream is cancelled, closed or dropped, the run is cancelled and leaves no task behind. Raises
+    `TypeError` for a run of the SDK's own `Runner`, and `RuntimeError` if the context or the run is
+    being read already.
     """
     if not isinstance(result, AgentRun):
         raise TypeError(
             f"stream_agent_response() reads runs of chatkit_trio.agents.Runner, not"
             f" {type(result).__module__}.{type(result).__name__}: import Runner from there"
         )
-    return EventStream(context, result.source(), ResponseFold(context, converter))
+    return EventStream(context, result.source(), ResponseTranslator(context, converter))

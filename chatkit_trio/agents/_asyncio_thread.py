@@ -1,9 +1,10 @@
-"""An asyncio event loop beside trio, for libraries that know nothing else.
+"""An asyncio event loop beside trio, for libraries that need asyncio.
 
-The loop runs in a thread of its own, one for each `trio.run` that asks for it, and ends with it.
-What crosses over is a coroutine and its outcome, a stream of entries with credits, and calls back
-into trio; context variables cross with them. A coroutine never outlives the one who waits for it:
-whoever gives up waiting cancels it first, with all tasks it has started.
+The loop runs in a thread of its own, one for each `trio.run` that asks for it, and ends with that
+run. Three things cross between the threads: a coroutine and its outcome, a stream of entries with
+credits, and calls from asyncio into trio. Context variables cross with them. A coroutine never
+outlives the task that waits for it: if the task stops waiting, it first cancels the coroutine and
+all tasks that the coroutine has started.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ CLOSE_TIMEOUT = 2.0
 """How long, in seconds, a cancelled coroutine may take to clean up before it's left to itself."""
 
 CREDIT = 256
-"""How many entries a stream may have on their way before its producer waits."""
+"""How many entries of a stream may be sent and not yet taken before its producer waits."""
 
 _home: ContextVar[trio.lowlevel.TrioToken] = ContextVar("chatkit_trio_home")
 _family: ContextVar[set[asyncio.Task[Any]]] = ContextVar("chatkit_trio_family")
@@ -45,7 +46,7 @@ def in_trio() -> bool:
 
 
 class AsyncioThread:
-    """The thread, its loop, and the way back to the trio run it belongs to."""
+    """The thread, its loop, and the token of the trio run it belongs to."""
 
     def __init__(self) -> None:
         self.token = trio.lowlevel.current_trio_token()
@@ -61,7 +62,7 @@ class AsyncioThread:
         await self._started.wait()
 
     async def keep(self) -> None:
-        """Run the thread until cancelled; what still runs on the loop is cancelled with it."""
+        """Run the thread until this is cancelled; then cancel the tasks that the loop still has."""
         self._thread.start()
         try:
             await trio.sleep_forever()
@@ -72,7 +73,7 @@ class AsyncioThread:
                 await trio.to_thread.run_sync(self._thread.join, abandon_on_cancel=True)
 
     def _run_loop(self) -> None:
-        # Its own loop, whatever policy the process has: trio-asyncio patches the default one.
+        # A plain loop and not the default one, which trio-asyncio patches.
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
             runner.run(self._serve())
 
@@ -87,7 +88,7 @@ class AsyncioThread:
 def _new_task(
     loop: asyncio.AbstractEventLoop, coro: Any, context: Context | None = None
 ) -> asyncio.Task[Any]:
-    """Make a task that its family knows: libraries don't wait for all that they cancel."""
+    """Make a task and note it in its family, because libraries don't await all they cancel."""
     task = asyncio.Task(coro, loop=loop, context=context)
     family = _family.get(None) if context is None else context.get(_family)
     if family is not None:
@@ -102,7 +103,7 @@ async def asyncio_thread() -> AsyncioThread:
     if thread is None:
         thread = AsyncioThread()
         _thread_var.set(thread)
-        # A system task: it has to outlive whoever happens to ask first.
+        # A system task, because the thread outlives the task that asks for it first.
         trio.lowlevel.spawn_system_task(thread.keep, context=Context())
     await thread.wait_started()
     return thread
@@ -111,8 +112,8 @@ async def asyncio_thread() -> AsyncioThread:
 class AsyncioTask(Generic[T]):
     """One coroutine on the loop, watched from trio.
 
-    Cancelled, it ends when all tasks that were started in it have ended, which are cancelled too.
-    Otherwise they may outlive it, as anywhere on asyncio.
+    Cancelling it cancels all tasks that the coroutine has started, and it ends when they have
+    ended. Without a cancellation those tasks may outlive it, as usual on asyncio.
     """
 
     def __init__(self, thread: AsyncioThread, async_fn: Callable[[], Awaitable[T]]) -> None:
@@ -130,7 +131,7 @@ class AsyncioTask(Generic[T]):
 
     def cancel(self) -> None:
         """Cancel the coroutine, without waiting; callable from any thread, also more than once."""
-        # The loop is closed when the trio run is over; then so is the coroutine.
+        # RuntimeError: the loop is closed, so the trio run and the coroutine are over.
         with suppress(RuntimeError):
             self._thread.loop.call_soon_threadsafe(self._cancel)
 
@@ -143,7 +144,10 @@ class AsyncioTask(Generic[T]):
             logger.error("a cancelled asyncio task is still running after %s s", CLOSE_TIMEOUT)
 
     async def result(self) -> T:
-        """Wait for the coroutine and return its value or raise its error; cancelled, cancel it."""
+        """Wait for the coroutine, and return its value or raise its error.
+
+        A cancelled call cancels the coroutine and waits for its end.
+        """
         try:
             await self.ended.wait()
         except BaseException:
@@ -178,7 +182,7 @@ class AsyncioTask(Generic[T]):
 
     def _report(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
-            # Not by us: then nobody asks any more.
+            # The library cancelled it: after our own cancellation nobody asks for the outcome.
             self._outcome = outcome.Error(RuntimeError("the asyncio task cancelled itself"))
         elif (error := task.exception()) is not None:
             self._outcome = outcome.Error(error)
@@ -187,10 +191,10 @@ class AsyncioTask(Generic[T]):
 
 
 class Outlet(Generic[T]):
-    """The asyncio end of a stream of entries that are taken on the trio thread.
+    """The sending end, on asyncio, of a stream of entries whose receiver is on trio.
 
-    At most `credit` entries are sent and not yet taken. Entries sent in one go cross over with one
-    wake-up.
+    At most `credit` entries are sent and not yet acknowledged. Entries that are sent in one step of
+    the loop wake the trio thread once.
     """
 
     def __init__(
@@ -205,7 +209,7 @@ class Outlet(Generic[T]):
         self._taken = 0
 
     async def send(self, entry: T) -> None:
-        """Hand an entry over, waiting while too many aren't taken. On the loop."""
+        """Send an entry; wait while too many aren't acknowledged. To be called on the loop."""
         while self._credit == 0:
             self._refilled = asyncio.Event()
             await self._refilled.wait()
@@ -213,14 +217,14 @@ class Outlet(Generic[T]):
         self.send_last(entry)
 
     def send_last(self, entry: T) -> None:
-        """Hand over an entry after which none comes, without waiting. On the loop."""
+        """Send the last entry, without waiting. To be called on the loop."""
         self._crossing.append(entry)
-        # With more than one in it, a wake-up is under way that hasn't seen the last one yet.
+        # If there were entries already, the wake-up for them is under way and takes this one too.
         if len(self._crossing) == 1:
             self._thread.token.run_sync_soon(self._land)
 
-    def taken(self) -> None:
-        """Note that an entry has been taken. On the trio thread."""
+    def acknowledge(self) -> None:
+        """Note that the receiver has taken an entry. To be called on the trio thread."""
         self._taken += 1
         if self._taken == self._refill_size:
             self._taken = 0
@@ -240,8 +244,8 @@ class Outlet(Generic[T]):
 async def run_on_asyncio(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
     """Run a coroutine function on the asyncio thread and return what it returns.
 
-    Context variables are those of the caller. Cancelled, it cancels the coroutine and waits for
-    its end. Called on that thread, it just awaits the coroutine.
+    The function sees the caller's context variables. A cancelled call cancels the coroutine and
+    waits for its end. A call made on the asyncio thread just awaits the coroutine.
     """
     if not in_trio():
         return await async_fn(*args)
@@ -250,12 +254,12 @@ async def run_on_asyncio(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) ->
 
 
 async def run_on_trio(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
-    """Run an async function on trio and return what it returns, from wherever it's called.
+    """Run an async function on trio and return what it returns, from trio or asyncio.
 
-    This is how a tool that an asyncio library runs reaches a store or anything else that lives on
-    trio. In a trio task it just awaits the function. If the asyncio task is cancelled meanwhile,
-    the function is cancelled and has ended when this raises. Raises `RuntimeError` outside a run
-    that trio started.
+    A tool that an asyncio library runs calls it to use a store or anything else that needs trio.
+    A call made in a trio task just awaits the function. If the asyncio task is cancelled meanwhile,
+    the function is cancelled and has ended when this raises. Raises `RuntimeError` on an asyncio
+    loop that trio didn't start.
     """
     if in_trio():
         return await async_fn(*args)
@@ -270,7 +274,7 @@ async def run_on_trio(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
 
 
 class _CallOnTrio(Generic[T]):
-    """A call from the loop to trio."""
+    """A call from the asyncio loop to trio."""
 
     def __init__(
         self, token: trio.lowlevel.TrioToken, async_fn: Callable[[], Awaitable[T]]
@@ -291,14 +295,14 @@ class _CallOnTrio(Generic[T]):
                 self._token.run_sync_soon(self._scope.cancel)
                 await asyncio.wait([self._future])  # noqa: ASYNC102  (asyncio cancels once)
             if not self._future.cancelled():
-                self._future.exception()  # seen: nobody is left to tell
+                self._future.exception()  # so that asyncio doesn't log it as never retrieved
             raise
 
     def _spawn(self) -> None:
         try:
             trio.lowlevel.spawn_system_task(self._run, context=self._context)
         except RuntimeError:
-            # The trio run is over, all but its cleanup.
+            # The trio run has ended and takes no new tasks.
             self._send(self._future.cancel)
 
     async def _run(self) -> None:

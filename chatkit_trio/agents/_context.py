@@ -1,7 +1,7 @@
 """`AgentContext`: what the tools of a model run may use, and where their events go.
 
-Its methods work in trio tasks and in tools that an asyncio library runs: those are taken to trio,
-which alone changes the context's state and its queue.
+Its methods may be called in trio tasks and in tools that an asyncio library runs. A call from
+asyncio is carried over to trio, so that the context's state and queue change on trio only.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Generic
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, SkipValidation
-from typing_extensions import TypeVar
 
 from chatkit_trio.icons import IconName
 from chatkit_trio.server import stream_widget
-from chatkit_trio.store import Store, StoreItemType
+from chatkit_trio.store import Store, StoreItemType, TContext
 from chatkit_trio.types import (
     DurationSummary,
     GeneratedImageItem,
@@ -38,11 +37,9 @@ from chatkit_trio.widgets import WidgetRoot
 from ._asyncio_thread import run_on_trio
 from ._queue import EventQueue
 
-TContext = TypeVar("TContext", default=Any)
-
 
 class ClientToolCall(BaseModel):
-    """A call of a function in the page; a tool sets it on its context to end the turn with it."""
+    """A call of a function in the page; the turn ends with it when a tool has set it."""
 
     name: str
     arguments: dict[str, Any]
@@ -71,14 +68,14 @@ class AgentContext(BaseModel, Generic[TContext]):
     _resumed_workflow_id: str | None = PrivateAttr(default=None)
 
     def generate_id(self, type: StoreItemType, thread: ThreadMetadata | None = None) -> str:
-        """Return a new id of the store's for an item of this kind."""
+        """Return a new id, made by the store, for an item of this kind."""
         return self.store.generate_item_id(type, thread or self.thread, self.request_context)
 
     async def stream(self, event: ThreadStreamEvent) -> None:
-        """Send an event to the client, in order with those of the model.
+        """Send an event to the client, in order with the model's events.
 
         Waits while 256 events haven't been read; raises `RuntimeError` if so many wait and the
-        stream hasn't begun. Cancelled, it has sent nothing.
+        stream hasn't begun. A cancelled call has sent nothing.
         """
         await run_on_trio(self._queue.put, event)
 
@@ -91,7 +88,7 @@ class AgentContext(BaseModel, Generic[TContext]):
     ) -> None:
         """Send a widget, or the growing states of one, and return when it's complete.
 
-        An async iterator is iterated by the calling task. Cancelled, it's closed.
+        An async iterator is iterated by the calling task, and closed if that is cancelled.
         """
         async for event in stream_widget(self.thread, widget, copy_text, self.generate_id):
             await self.stream(event)
@@ -99,18 +96,19 @@ class AgentContext(BaseModel, Generic[TContext]):
     async def start_workflow(self, workflow: Workflow) -> None:
         """Begin a workflow and end the one in progress.
 
-        A workflow without tasks is shown with its first task, a reasoning one at once.
+        A custom workflow without tasks is shown when it gets its first task; a reasoning workflow
+        is shown at once.
         """
         await run_on_trio(self._start_workflow, workflow)
 
     async def add_workflow_task(self, task: Task) -> None:
-        """Append a task to the workflow in progress, beginning one if there is none."""
+        """Append a task to the workflow in progress, or to a new one if there is none."""
         await run_on_trio(self._add_workflow_task, task)
 
     async def update_workflow_task(self, task: Task, task_index: int) -> None:
         """Replace a task of the workflow in progress.
 
-        Raises `ValueError` without a workflow, and `IndexError` without such a task.
+        Raises `ValueError` if no workflow is in progress, and `IndexError` if it has no such task.
         """
         await run_on_trio(self._update_workflow_task, task, task_index)
 
@@ -119,7 +117,7 @@ class AgentContext(BaseModel, Generic[TContext]):
     ) -> None:
         """End the workflow in progress, if there is one.
 
-        Without a summary it says how long it took.
+        Without a `summary` the workflow shows how long it took.
         """
         await run_on_trio(self._end_workflow, summary, expanded)
 
@@ -177,31 +175,31 @@ class AgentContext(BaseModel, Generic[TContext]):
         return self._finished(item)
 
     def _finished(self, item: WorkflowItem) -> ThreadStreamEvent:
-        """Return the event that stores a workflow: a new one, or an earlier turn's in its place."""
+        """Return the event that stores a workflow, new or continued from an earlier turn."""
         if item.id == self._resumed_workflow_id:
             return ThreadItemReplacedEvent(item=snapshot(item))
         return ThreadItemDoneEvent(item=snapshot(item))
 
 
 def snapshot(item: WorkflowItem) -> WorkflowItem:
-    """Return a copy for an event: the item goes on changing, the event mustn't."""
+    """Return a copy for an event, which must not change when the item changes later."""
     return item.model_copy(deep=True)
 
 
 def is_shown(workflow: Workflow) -> bool:
-    """Say whether the client has been told of the workflow: an empty custom one waits."""
+    """Say whether the client has the workflow; a custom one isn't sent until it has a task."""
     return workflow.type == "reasoning" or bool(workflow.tasks)
 
 
 def task_added(item: WorkflowItem, task_index: int) -> ThreadItemUpdatedEvent:
-    """Return the event that tells of a new task."""
+    """Return the event for a new task."""
     task = item.workflow.tasks[task_index].model_copy(deep=True)
     update = WorkflowTaskAdded(task_index=task_index, task=task)
     return ThreadItemUpdatedEvent(item_id=item.id, update=update)
 
 
 def task_updated(item: WorkflowItem, task_index: int) -> ThreadItemUpdatedEvent:
-    """Return the event that tells of a changed task."""
+    """Return the event for a changed task."""
     task = item.workflow.tasks[task_index].model_copy(deep=True)
     update = WorkflowTaskUpdated(task_index=task_index, task=task)
     return ThreadItemUpdatedEvent(item_id=item.id, update=update)

@@ -1,7 +1,7 @@
 """Thread items as input for a model.
 
-Everything but the assistant's own words goes in as the user's, never as the system's: it comes
-from users, or may quote them, and must not gain authority on the way.
+Everything but the assistant's own words gets the role `user`, and nothing gets the role `system`:
+the items come from users, or may quote them, and must not gain authority on the way.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ThreadItemConverter:
         )
 
     async def tag_to_message_content(self, tag: UserMessageTagContent) -> ResponseInputContentParam:
-        """Return the message content that tells of an @-mentioned thing.
+        """Return the message content for an @-mention.
 
         Override it to accept tags. `tag.data` comes from the client: don't trust it.
         """
@@ -73,9 +73,9 @@ class ThreadItemConverter:
     async def user_message_to_input(
         self, item: UserMessageItem, is_last_message: bool = True
     ) -> _Input:
-        """Return the user's words and attachments, then what they quote and mention.
+        """Return the user's words and attachments, then the quotation and the mentions.
 
-        A quotation is given with the newest item only.
+        The quotation is included for the last message only.
         """
         tags = _unique_tags(item)
         attachments = [await self.attachment_to_message_content(a) for a in item.attachments]
@@ -122,7 +122,7 @@ class ThreadItemConverter:
         return _user_text(f"The user was shown a widget (id: {item.id}): {widget}")
 
     async def generated_image_to_input(self, item: GeneratedImageItem) -> _Input:
-        """Return the image by its URL. Override it if the model can't reach that."""
+        """Return the image by its URL. Override it if the model can't reach that URL."""
         if item.image is None:
             return None
         image: Any = {"type": "input_image", "detail": "auto", "image_url": item.image.url}
@@ -142,23 +142,23 @@ class ThreadItemConverter:
         return [_task_note(text) for text in texts if text]
 
     async def task_to_input(self, item: TaskItem) -> _Input:
-        """Return a note of a custom task with a title or content; others are left out."""
+        """Return a note about a custom task with a title or content; others are left out."""
         text = _task_text(item.task)
         return _task_note(text) if text else None
 
     async def hidden_context_to_input(self, item: HiddenContextItem) -> _Input:
-        """Return a note of your application's; content that isn't text goes in as JSON."""
+        """Return the application's note; content that isn't text goes in as JSON."""
         content = item.content
         if not isinstance(content, str):
             content = pydantic_core.to_json(content, fallback=str).decode()
         return _hidden(content)
 
     async def sdk_hidden_context_to_input(self, item: SDKHiddenContextItem) -> _Input:
-        """Return a note of this package's, such as why an answer ended early."""
+        """Return this package's note, such as why an answer ended early."""
         return _hidden(item.content)
 
     async def end_of_turn_to_input(self, item: EndOfTurnItem) -> _Input:
-        """Return nothing: the mark is for the page."""
+        """Return nothing: the end of a turn is only shown in the page."""
         return None
 
     async def to_agent_input(

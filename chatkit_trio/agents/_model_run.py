@@ -1,7 +1,7 @@
-"""OpenAI Responses on trio, with nothing in between: one answer, or a loop with tools.
+"""OpenAI Responses on trio, without asyncio: one answer, or a loop with tools.
 
-The OpenAI client runs on trio as it is. The model's connection and the tools belong to one task
-of the turn's nursery; the reader only gets what they produce, so cancelling the turn closes the
+The OpenAI client itself runs on trio. The model's connection and the tools belong to one task of
+the turn's nursery, and the reader only gets the events: so cancelling the turn closes the
 connection at once.
 """
 
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from chatkit_trio.errors import ChatKitError
+from chatkit_trio.errors import ModelError
 from chatkit_trio.server import current_turn
 
 from ._context import AgentContext
-from ._event_stream import EventStream, FromModel, Pulled, Worker
-from ._responses import DEFAULT_CONVERTER, ResponseFold, ResponseStreamConverter
+from ._reading import EventStream, FromModel, Pulled, Worker
+from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator
 from ._tools import Tool
 
 if TYPE_CHECKING:
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
     from openai.types.responses import Response, ResponseInputItemParam, ResponseStreamEvent
 
 _Emit = Callable[[Any], Awaitable[None]]
-
-
-class ModelError(ChatKitError):
-    """The model ended its answer with an error, or went on calling tools for too long."""
-
-    code = "model"
 
 
 def stream_response(
@@ -46,11 +40,11 @@ def stream_response(
             async for event in stream_response(context, stream):
                 yield event
 
-    The `async with` is what closes the connection when the turn is cancelled. Events that other
-    tasks send by the context go out before the model's next one. Raises `ModelError` if the model
-    reports one, and what the client raises.
+    The `async with` closes the connection when the turn is cancelled. Events that other tasks send
+    through the context go out before the model's next event. Raises `ModelError` if the model
+    reports an error, and whatever the client raises.
     """
-    return EventStream(context, _PulledResponse(stream), ResponseFold(context, converter))
+    return EventStream(context, _PulledResponse(stream), ResponseTranslator(context, converter))
 
 
 def run_model(
@@ -64,24 +58,26 @@ def run_model(
     nursery: trio.Nursery | None = None,
     **request: Any,
 ) -> ModelRun:
-    """Let a model answer, calling tools, and return the thread events of it.
+    """Let a model answer, calling tools, and return the thread events of its answer.
 
         async for event in run_model(
             context, client, model="gpt-5", instructions="...", input=items, tools=[weather]
         ):
             yield event
 
-    `request` is passed to `client.responses.create`. `tools` are those of `tool` and, as dicts,
-    the API's own. Tools the model asks for at once run at once, in the turn's nursery; outside a
-    turn pass a `nursery`. The model is asked `max_rounds` times at most, and not again after a
-    tool has set `context.client_tool_call`. `input` gets longer by the model's output and the
-    tools' every round, so any server that speaks the Responses API will do.
+    `request` is passed to `client.responses.create`. `tools` are functions decorated with `tool`
+    and, as dicts, the tools of the API itself. Tools the model asks for together run at the same
+    time, in the turn's nursery; outside a turn pass a `nursery`. The model is asked `max_rounds`
+    times at most, and not again after a tool has set `context.client_tool_call`. Each round sends
+    the whole input and all outputs so far, so any server that speaks the Responses API will do.
 
-    Raises `ModelError` and what the client raises. Cancelled, closed or dropped, it closes the
-    model's connection and cancels the tools.
+    Raises `ModelError`, and whatever the client raises. When the returned stream is cancelled,
+    closed or dropped, the model's connection is closed and the tools are cancelled.
     """
     loop = _ToolLoop(context, client, input, tools, max_rounds, request)
-    return ModelRun(context, loop, nursery or _turn_nursery(), ResponseFold(context, converter))
+    return ModelRun(
+        context, loop, nursery or _turn_nursery(), ResponseTranslator(context, converter)
+    )
 
 
 def _turn_nursery() -> trio.Nursery:
@@ -99,9 +95,9 @@ class ModelRun(EventStream):
         context: AgentContext[Any],
         loop: _ToolLoop,
         nursery: trio.Nursery,
-        fold: ResponseFold,
+        translator: ResponseTranslator,
     ) -> None:
-        super().__init__(context, Worker(nursery, loop.run), fold)
+        super().__init__(context, Worker(nursery, loop.run), translator)
         self._loop = loop
 
     @property
@@ -157,7 +153,7 @@ class _ToolLoop:
             ) as stream,
             _ended(stream),
         ):
-            # Not by `async for`: that puts one more generator around the client's own.
+            # Not by `async for`: it would put one more generator around the client's own.
             while (event := await anext(stream, None)) is not None:
                 check_failure(event)
                 if event.type == "response.output_item.done":
@@ -194,8 +190,9 @@ class _ToolLoop:
 async def _ended(stream: AsyncIterator[Any]) -> AsyncIterator[None]:
     """Cut the client's generators short if the block is left early.
 
-    They wait inside each other, and nothing closes the inner ones: what reaches them is a
-    cancellation where the innermost waits. Otherwise the garbage collector would find them.
+    The client's generators iterate over each other, and closing the outer one closes none of the
+    inner ones. Reading on in a cancelled scope ends all of them, because the innermost waits there
+    and is cancelled. Otherwise they would be left to the garbage collector.
     """
     try:
         yield

@@ -1,7 +1,7 @@
 """Runs of pydantic-ai, which needs asyncio, read from trio.
 
-Its parts are told as the events of a Responses stream, so that the same fold turns them into
-thread events. pydantic-ai itself is never imported: the agent comes from the caller.
+The parts of a run become events of a Responses stream, which the same translator turns into thread
+events. pydantic-ai itself is never imported: the agent comes from the caller.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from chatkit_trio.types import ThreadStreamEvent
 
 from ._context import AgentContext
-from ._event_stream import AsyncioSource, EventStream
-from ._responses import DEFAULT_CONVERTER, ResponseFold
+from ._reading import AsyncioSource, EventStream
+from ._responses import DEFAULT_CONVERTER, ResponseTranslator
 
 if TYPE_CHECKING:
     from pydantic_ai import Agent
@@ -25,7 +25,7 @@ class PydanticAIRun(EventStream):
     """The thread events of `run_pydantic_ai`."""
 
     def __init__(self, context: AgentContext[Any], source: AsyncioSource) -> None:
-        super().__init__(context, source, ResponseFold(context, DEFAULT_CONVERTER))
+        super().__init__(context, source, ResponseTranslator(context, DEFAULT_CONVERTER))
         self._parts = _Parts()
         self.result: Any = None
         """pydantic-ai's result (`output`, `new_messages()`) when the run is over, else None."""
@@ -33,21 +33,26 @@ class PydanticAIRun(EventStream):
     async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
         if event.event_kind == "agent_run_result":
             self.result = event.result
-        return [made for told in self._parts.told(event) for made in await self._fold.feed(told)]
+        return [
+            made
+            for response_event in self._parts.as_events(event)
+            for made in await self._translator.translate(response_event)
+        ]
 
 
 def run_pydantic_ai(
     context: AgentContext[Any], agent: Agent[Any, Any], user_prompt: Any = None, **options: Any
 ) -> PydanticAIRun:
-    """Run an agent of pydantic-ai on the asyncio thread and return the thread events of it.
+    """Run an agent of pydantic-ai on the asyncio thread and return its thread events.
 
         run = run_pydantic_ai(agent_context, agent, "hello", deps=agent_context)
         async for event in run:
             yield event
 
-    Arguments are those of `Agent.run_stream_events`. Text and thinking are shown; tools send what
-    they like by the context, for instance as `deps`. Errors of the run are raised as they are.
-    Cancelled, closed or dropped, it cancels the run, which leaves no task behind.
+    The arguments are those of `Agent.run_stream_events`. Text and thinking are shown; tools send
+    further events through the context, which they can get as `deps`. Errors of the run are raised
+    unchanged. When the returned stream is cancelled, closed or dropped, the run is cancelled and
+    leaves no task behind.
     """
     events = partial(_events, agent, user_prompt, options)
     return PydanticAIRun(context, AsyncioSource(events))
@@ -58,17 +63,17 @@ async def _events(
 ) -> AsyncIterator[Any]:
     async with agent.run_stream_events(user_prompt, **options) as events:
         async for event in events:
-            yield event  # noqa: ASYNC119  (its reader closes it)
+            yield event  # noqa: ASYNC119  (AsyncioSource closes this)
 
 
 class _Parts:
-    """Names the parts of a run: their own numbers start anew with each answer."""
+    """Gives each part of a run an id; pydantic-ai numbers them from 0 in each answer."""
 
     def __init__(self) -> None:
         self._count = 0
         self._ids: dict[int, str] = {}
 
-    def told(self, event: Any) -> list[SimpleNamespace]:
+    def as_events(self, event: Any) -> list[SimpleNamespace]:
         """Return an event of pydantic-ai as events of a Responses stream."""
         match event.event_kind:
             case "part_start":

@@ -1,8 +1,9 @@
-"""What a model run and its tools have produced and nobody has read yet: one queue per context.
+"""The queue of a context: what a model run and its tools have produced, and nobody has read yet.
 
-Thread events of tools and events of the model stand in it in the order of production, so that one
-reader can turn both into a single stream. It is bounded: tools wait when it's full. Entries of a
-model that runs elsewhere are bounded by their sender (`_asyncio_thread.Outlet`).
+Thread events of tools and events of the model stand in the queue in the order of production, so
+that one reader can turn both into a single stream. The queue is bounded: tools wait when it is
+full. The entries of a model on the asyncio thread are bounded by their sender
+(`_asyncio_thread.Outlet`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import trio
 
 CAPACITY = 256
-"""How many entries may wait before those who produce them have to wait too."""
+"""How many entries may wait before their producers have to wait too."""
 
 
 class EventQueue:
@@ -58,12 +59,12 @@ class EventQueue:
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     def put_nowait(self, entry: Any) -> None:
-        """Append an entry that its sender has bounded, whether or not there is room."""
+        """Append an entry without waiting for room; its sender limits how many there are."""
         self._entries.append(entry)
         self._filled.unpark()
 
     async def get(self) -> Any:
-        """Return the oldest entry, waiting for one. A cancelled call has taken nothing."""
+        """Return the oldest entry, waiting for one. A cancelled call has removed nothing."""
         while not self._entries:
             await self._filled.park()
         return self.get_nowait()

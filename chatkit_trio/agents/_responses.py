@@ -1,13 +1,14 @@
 """What the events of a model's answer (OpenAI Responses) mean for a thread.
 
-`ResponseFold` takes events of the model and of its tools in the order of production and returns
-thread events. It gives every item an id of the store's: what a model calls its items is only used
-to tell which of its own events belong together. Nothing is started or waited for here, but for
-the conversions that may be overridden.
+`ResponseTranslator` takes events of the model and of its tools in the order of production and
+returns thread events. Every item gets an id from the store; the model's own ids only tell which of
+its events belong together. Nothing is started here, and the only awaits are the conversions of
+`ResponseStreamConverter`, which an application may override.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -48,7 +49,6 @@ from chatkit_trio.types import (
 )
 
 from ._context import AgentContext, is_shown, snapshot, task_added, task_updated
-from ._extras import require
 
 if TYPE_CHECKING:
     from openai.types.responses.response_output_text import (
@@ -59,17 +59,34 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_EXTRAS = {"openai": "openai", "agents": "agents"}
+"""The extra that installs a package, by the package's name."""
+
 _Events = list[ThreadStreamEvent]
 
 _BESIDE_WORKFLOWS = ClientToolCallItem | HiddenContextItem | SDKHiddenContextItem
-"""Items that don't end the workflow in progress: the user sees nothing of them after it."""
+"""Items that don't end the workflow in progress, because the user doesn't see them."""
+
+
+def require(module: str) -> Any:
+    """Return a module of an optional package.
+
+    Raises `ImportError` that names the extra to install.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS[module.partition(".")[0]]
+        raise ImportError(
+            f"this needs the package of {module!r}: pip install 'chatkit-trio[{extra}]'"
+        ) from error
 
 
 class ResponseStreamConverter:
-    """How images and citations of a model become what the thread holds; override at will.
+    """How a model's images and citations are shown in the thread; override what your app needs.
 
-    `partial_images` is how many previews of an image were asked for; without it the progress of
-    previews is not known and stays 0.
+    `partial_images` is how many previews of an image were asked for; without it the progress of an
+    image isn't known and stays 0.
     """
 
     partial_images: int | None = None
@@ -136,8 +153,8 @@ class _Message:
 class _Thought:
     """A thought in progress: its text in pieces, and how much of it the client has.
 
-    An update carries all of the text, so sending one for each piece would be quadratic. Past a few
-    hundred characters one is sent when the text has grown by a sixty-fourth.
+    An update carries the whole text, so one update a piece would be quadratic. Past a few hundred
+    characters an update is sent when the text has grown by a sixty-fourth.
     """
 
     model_id: str
@@ -160,8 +177,8 @@ class _Thought:
         self.sent_length = self.length
 
 
-class ResponseFold:
-    """Turns the events of one run into thread events; made for one run."""
+class ResponseTranslator:
+    """Turns the events of one run into thread events; each run needs a new one."""
 
     def __init__(self, context: AgentContext[Any], converter: ResponseStreamConverter) -> None:
         self._context = context
@@ -170,15 +187,15 @@ class ResponseFold:
         self._images: dict[str, GeneratedImageItem] = {}
         self._thought: _Thought | None = None
         self._open_workflow: WorkflowItem | None = None
-        """The workflow in progress as far as events of it have passed here."""
+        """The workflow in progress, as this translator has seen it."""
         self._closed_workflows: set[str] = set()
         self._produced: dict[str, None] = {}
         self._calls: list[tuple[str | None, str]] = []
 
     async def resume(self) -> None:
-        """Take up the workflow the last turn left open, if the thread ends with one.
+        """Continue the workflow that the last turn left open, if the thread ends with one.
 
-        A client tool call may follow it: this turn is then the one that got its output.
+        A client tool call may stand behind it: then this turn was begun by the tool's output.
         """
         context = self._context
         page = await context.store.load_thread_items(
@@ -191,8 +208,8 @@ class ResponseFold:
             context.workflow_item = self._open_workflow = newest[0]
             context._resumed_workflow_id = newest[0].id
 
-    async def feed(self, event: Any) -> _Events:
-        """Fold in an event of the model, bare or as the Agents SDK wraps it."""
+    async def translate(self, event: Any) -> _Events:
+        """Return the thread events for a model's event, bare or as the Agents SDK wraps it."""
         if event.type == "run_item_stream_event":
             if event.item.type == "tool_call_item":
                 self._note_call(event.item.raw_item)
@@ -206,7 +223,7 @@ class ResponseFold:
         return []
 
     def pass_on(self, event: ThreadStreamEvent) -> _Events:
-        """Fold in an event of a tool's."""
+        """Return a tool's thread event, and before it what it ends."""
         events: _Events = []
         if isinstance(event, ThreadItemAddedEvent | ThreadItemDoneEvent):
             events += self._close_workflow_for(event.item)
@@ -219,11 +236,11 @@ class ResponseFold:
         return [*events, event]
 
     def finish(self) -> _Events:
-        """Return what remains to be said when the run is over."""
+        """Return the last events, when the run is over."""
         events: _Events = []
         item, self._context.workflow_item = self._context.workflow_item, None
         if item is not None:
-            # It stays open, for the next turn to go on with; so does nothing but its state end.
+            # The workflow isn't closed: the next turn may continue it.
             self._flush_thought()
             self._produced[item.id] = None
             events.append(self._context._finished(item))
@@ -232,7 +249,7 @@ class ResponseFold:
         return events
 
     def withdraw(self) -> _Events:
-        """Return the events that take back all that was produced, in its order."""
+        """Return the events that remove every item of the run, in the order of production."""
         self._context.workflow_item = None
         return [ThreadItemRemovedEvent(item_id=item_id) for item_id in self._produced]
 
@@ -261,12 +278,12 @@ class ResponseFold:
         self, model_id: str, update: ThreadItemUpdate
     ) -> Iterator[ThreadStreamEvent]:
         if model_id not in self._messages:
-            # Some providers skip the event that begins a message.
+            # Some providers leave out the event that begins a message.
             yield from self._begin_message(model_id, [])
         yield ThreadItemUpdatedEvent(item_id=self._messages[model_id].id, update=update)
 
     def _text_delta(self, event: Any) -> Iterator[ThreadStreamEvent]:
-        """Handle a piece of text, or of a refusal: the user reads both."""
+        """Handle a piece of text or of a refusal; both are shown to the user."""
         update = AssistantMessageContentPartTextDelta(
             content_index=event.content_index, delta=event.delta
         )
@@ -303,7 +320,7 @@ class ResponseFold:
             for made in self._begin_message(event.item_id, []):
                 yield made
         message = self._messages[event.item_id]
-        # Counted here: the model's own index also counts those that were left out.
+        # Counted here, because the model's index counts annotations that were left out too.
         annotations = message.annotations.setdefault(event.content_index, [])
         annotations.append(annotation)
         update = AssistantMessageContentPartAnnotationAdded(
@@ -324,7 +341,7 @@ class ResponseFold:
 
     async def _annotation(self, raw: Any) -> Annotation | None:
         try:
-            # The client doesn't always parse these: what comes may be a dict, or of a wrong class.
+            # The OpenAI client doesn't always parse these: one may be a dict, or of a wrong class.
             citation = _citation_adapter().validate_python(raw, from_attributes=True)
         except ValidationError:
             logger.warning("an annotation of an unknown kind was left out")
@@ -370,7 +387,7 @@ class ResponseFold:
     ) -> Iterator[ThreadStreamEvent]:
         if model_id not in self._messages:
             yield from self._begin_message(model_id, [])
-        # Forgotten, so that a later message may come under the same name.
+        # Removed, so that a later message of the same model id is a new item.
         message = self._messages.pop(model_id)
         yield ThreadItemDoneEvent(item=self._message_item(message, content))
 
@@ -489,7 +506,7 @@ class ResponseFold:
             self._thought = None
 
     def _live(self, item: WorkflowItem) -> WorkflowItem:
-        """Return the context's own object for a workflow, which later changes are made to."""
+        """Return the context's own object for a workflow, because that one gets later changes."""
         current = self._context.workflow_item
         return current if current is not None and current.id == item.id else item
 
@@ -511,7 +528,7 @@ class ResponseFold:
         return [self._context._ended(item, expanded=False)]
 
     def _comes_late(self, event: ThreadItemUpdatedEvent) -> bool:
-        """Say whether a task's update was overtaken by the end of its workflow, which has it."""
+        """Say whether a task's update comes after its workflow was stored, with the task in it."""
         is_task = isinstance(event.update, WorkflowTaskAdded | WorkflowTaskUpdated)
         return is_task and event.item_id in self._closed_workflows
 
@@ -534,19 +551,19 @@ def _citation_adapter() -> TypeAdapter[Any]:
     return TypeAdapter(annotation)
 
 
-_PLAIN: dict[str, Callable[[ResponseFold, Any], Iterator[ThreadStreamEvent]]] = {
-    "response.output_text.delta": ResponseFold._text_delta,
-    "response.output_text.done": ResponseFold._text_done,
-    "response.refusal.delta": ResponseFold._text_delta,
-    "response.refusal.done": ResponseFold._refusal_done,
-    "response.reasoning_summary_text.delta": ResponseFold._thought_delta,
-    "response.reasoning_summary_text.done": ResponseFold._thought_done,
+_PLAIN: dict[str, Callable[[ResponseTranslator, Any], Iterator[ThreadStreamEvent]]] = {
+    "response.output_text.delta": ResponseTranslator._text_delta,
+    "response.output_text.done": ResponseTranslator._text_done,
+    "response.refusal.delta": ResponseTranslator._text_delta,
+    "response.refusal.done": ResponseTranslator._refusal_done,
+    "response.reasoning_summary_text.delta": ResponseTranslator._thought_delta,
+    "response.reasoning_summary_text.done": ResponseTranslator._thought_done,
 }
 
-_CONVERTING: dict[str, Callable[[ResponseFold, Any], AsyncIterator[ThreadStreamEvent]]] = {
-    "response.content_part.added": ResponseFold._part_added,
-    "response.output_text.annotation.added": ResponseFold._annotation_added,
-    "response.output_item.added": ResponseFold._item_added,
-    "response.output_item.done": ResponseFold._item_done,
-    "response.image_generation_call.partial_image": ResponseFold._partial_image,
+_CONVERTING: dict[str, Callable[[ResponseTranslator, Any], AsyncIterator[ThreadStreamEvent]]] = {
+    "response.content_part.added": ResponseTranslator._part_added,
+    "response.output_text.annotation.added": ResponseTranslator._annotation_added,
+    "response.output_item.added": ResponseTranslator._item_added,
+    "response.output_item.done": ResponseTranslator._item_done,
+    "response.image_generation_call.partial_image": ResponseTranslator._partial_image,
 }

@@ -15,8 +15,9 @@ async def accumulate_text(
 ) -> AsyncIterator[TWidget]:
     """Yield the widget as given, then with the text so far, and at last with `streaming=False`.
 
-    `events` are those of a model: of `Runner.run_streamed(...).stream_events()`, or of an OpenAI
-    Responses stream. They are closed with the widget, and iterated where it is.
+    `events` are events of a model: `Runner.run_streamed(...).stream_events()`, or an OpenAI
+    Responses stream. They are iterated by the task that iterates over the widgets, and closed when
+    the widgets are closed.
     """
     text = ""
     try:
@@ -24,13 +25,13 @@ async def accumulate_text(
         async for event in events:
             delta = _text_delta(event)
             if delta is not None:
-                # Each state is sent as a difference; the whole text has to be in each.
+                # The engine sends the difference of two states, so each has to hold the whole text.
                 text += delta
                 yield base_widget.model_copy(update={"value": text})
     finally:
         aclose = getattr(events, "aclose", None)
         if aclose is not None:
-            await aclose()  # noqa: ASYNC102  (what it closes bounds itself)
+            await aclose()  # noqa: ASYNC102  (their own cleanup is bounded)
     yield base_widget.model_copy(update={"value": text, "streaming": False})
 
 

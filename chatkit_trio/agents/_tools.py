@@ -1,4 +1,4 @@
-"""Tools: trio functions a model may call, and what their signatures tell it."""
+"""Tools: trio functions a model may call, and the schemas that their signatures make."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Tool:
     parameters: dict[str, Any]
     """The JSON schema of the arguments."""
     call: Callable[[AgentContext[Any], str], Awaitable[str]]
-    """Takes the turn's context and the arguments as JSON text; returns what the model is told."""
+    """Takes the turn's context and the arguments as JSON text; returns the text for the model."""
 
     def param(self) -> dict[str, Any]:
         """Return the tool as the Responses API wants it."""
@@ -42,10 +42,10 @@ class Tool:
         }
 
     async def answer(self, context: AgentContext[Any], arguments: str) -> str:
-        """Call the function and return what the model is told.
+        """Call the function and return the text for the model.
 
-        Of wrong arguments the model hears what is wrong, of any other error only that there was
-        one. A `StreamError` or `CustomStreamError` is raised, and ends the answer.
+        If the arguments don't fit, the text says why; for any other error it only says that the
+        tool failed. A `StreamError` or `CustomStreamError` is raised, and ends the answer.
         """
         try:
             return await self.call(context, arguments)
@@ -66,10 +66,10 @@ def tool(function: Callable[..., Awaitable[Any]]) -> Tool:
         async def weather(context: AgentContext, city: str) -> str:
             \"\"\"Look up the weather in a city.\"\"\"
 
-    The name is the function's, the description its docstring, and the arguments' schema comes
-    from its annotations (`Annotated[..., Field(description=...)]` describes one). A parameter
-    annotated with `AgentContext`, or a subclass, gets the turn's context. What isn't a string
-    already is returned to the model as JSON.
+    The tool gets the function's name, its docstring as the description, and the schema of the
+    arguments from the annotations (`Annotated[..., Field(description=...)]` describes an argument).
+    A parameter annotated with `AgentContext`, or a subclass, gets the turn's context. A result that
+    isn't a string is given to the model as JSON.
     """
     hints = get_type_hints(function, include_extras=True)
     context_name, fields = _parameters(function, hints)
@@ -81,7 +81,7 @@ def tool(function: Callable[..., Awaitable[Any]]) -> Tool:
         values = {field: getattr(given, field) for field in fields}
         if context_name is not None:
             values[context_name] = context
-        return _told(await function(**values))
+        return _as_text(await function(**values))
 
     return Tool(name, inspect.getdoc(function) or "", arguments_model.model_json_schema(), call)
 
@@ -105,7 +105,7 @@ def _is_context(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, AgentContext)
 
 
-def _told(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, BaseModel):

@@ -80,6 +80,10 @@ class DatabaseFile:
         rows = self._connection.execute("SELECT instance, abandoned FROM turns")
         return sum(1 for instance, abandoned in rows if abandoned or instance not in live)
 
+    def unstorable_items(self) -> int:
+        """Return how many items the store has refused and set aside."""
+        return self._number("SELECT count(*) FROM unstorable")
+
     def _number(self, query: str) -> int:
         number: int = self._connection.execute(query).fetchone()[0]
         return number

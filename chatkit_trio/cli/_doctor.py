@@ -87,6 +87,11 @@ def _contents(path: Path, file: DatabaseFile) -> Iterator[Finding]:
         yield Finding(
             True, f"{abandoned} answers were left by a crash; the next start settles them"
         )
+        unstorable = file.unstorable_items()
+        yield Finding(
+            unstorable == 0,
+            f"{unstorable} items couldn't be stored; their text is in the table `unstorable`",
+        )
 
 
 def _port(host: str, port: int) -> Finding:

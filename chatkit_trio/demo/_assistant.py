@@ -1,4 +1,4 @@
-"""Putting the demo together: which assistant, which store, which policy."""
+"""The demo's server and app: which assistant, which store, which policy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from quart_trio import QuartTrio
 from chatkit_trio.server import ChatKitServer, TurnPolicy
 from chatkit_trio.store import Store
 from chatkit_trio.stores import SQLiteStore
+from chatkit_trio.testing import SlowStore
 from chatkit_trio.web import create_app
 
 from ._scripted import ScriptedAssistant
-from ._slow_store import SlowWrites
 
 # A reload is a disconnect too: the answer goes on, and the page finds it again.
 DEMO_POLICY = TurnPolicy(on_disconnect="finish")
@@ -29,15 +29,15 @@ def demo_server(
     """
     store: Store[Any] = SQLiteStore(database)
     if slow_writes > 0:
-        store = SlowWrites(store, slow_writes)
+        store = SlowStore(store, slow_writes, reads=0)
     if not os.environ.get("OPENAI_API_KEY"):
         return ScriptedAssistant(store, policy=DEMO_POLICY)
-    # Only now: the package is an extra.
+    # Imported here, because the openai package is an extra.
     from ._model import ModelAssistant
 
     return ModelAssistant(store, policy=DEMO_POLICY)
 
 
 def demo_app(database: str | os.PathLike[str], *, slow_writes: float = 0.0) -> QuartTrio:
-    """Return the demo's app: `demo_server` with the chat page, for everyone alike."""
+    """Return the demo's app: `demo_server` with the chat page; all visitors share the threads."""
     return create_app(demo_server(database, slow_writes=slow_writes))

@@ -4,8 +4,8 @@ For each attachment a record (`ID.json`) and, once they have arrived, its bytes 
 arrive in a `.part` file of another name, and get theirs when all are on the disk: who can see
 `ID.bin` sees all of it, whatever crashed. A record is there before its bytes and goes before them.
 
-Everything here blocks, and is for worker threads. Names are made of ids that have been checked,
-never of anything a client chose.
+Everything here blocks, is for worker threads, and needs POSIX. Names are made of ids that have been
+checked, never of anything a client chose.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from chatkit_trio.errors import ConflictError, NotFoundError, StoreError
 
-from ._instance_lock import InstanceLock, live_instances
+from ._instance_lock import InstanceLock, live_instances, remove_dead_locks
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 
@@ -186,6 +186,7 @@ class AttachmentFiles:
         for path in parts:
             if path.name.partition("-")[0] not in living:
                 path.unlink(missing_ok=True)
+        remove_dead_locks(self._base)
 
     def _remove_strays(self) -> None:
         """Remove bytes without a record: a crash, or another process, fell into a deletion."""
@@ -208,16 +209,9 @@ def _not_found(attachment_id: str) -> NotFoundError:
     return NotFoundError(f"there is no attachment {attachment_id[:100]}")
 
 
-def _open_and_sync(directory: Path) -> None:
+def _sync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _nothing_to_sync(directory: Path) -> None:
-    """Do nothing: Windows has no such thing as a directory one can sync."""
-
-
-_sync_directory: Callable[[Path], None] = _nothing_to_sync if os.name == "nt" else _open_and_sync

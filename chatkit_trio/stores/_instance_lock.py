@@ -1,38 +1,20 @@
-"""A file lock that says: this store is open in a process that lives.
+"""A file lock that says: this store is open in a process that lives. POSIX only.
 
 The operating system lets go of the lock when its process ends, whatever ended it, so there is no
 lease to wait for and no clock to trust. Each open store has a lock file of its own beside the
 database, named after the instance.
+
+Whoever looks takes a shared lock for a moment, so that those who look don't see each other.
 """
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import os
 import secrets
-import sys
 from contextlib import suppress
 from pathlib import Path
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(fd: int) -> None:
-        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock(fd: int) -> None:
-        # flock and not lockf: two stores in one process must see each other's locks.
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _locked(fd: int) -> bool:
-    try:
-        _lock(fd)
-    except (BlockingIOError, PermissionError):  # what flock and msvcrt say of a lock that is held
-        return False
-    return True
 
 
 class InstanceLock:
@@ -40,53 +22,84 @@ class InstanceLock:
 
     def __init__(self, database: Path) -> None:
         """Make the lock file and lock it. Raises `OSError`."""
-        # Another process may take the new file for a stale one before it is locked, and remove it.
+        # Another process may look at the new file before it is locked, and remove it as stale.
         while not self._made(database):
             pass
 
     def _made(self, database: Path) -> bool:
         self.instance = secrets.token_hex(16)
-        self._path = _lock_path(database, self.instance)
-        self._fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        if _locked(self._fd) and self._path.exists():
+        self.path = _lock_path(database, self.instance)
+        self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        if _locked(self._fd, fcntl.LOCK_EX) and self.is_in_place:
             return True
+        _remove(self.path)
         os.close(self._fd)
         return False
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether others can still see the lock: its file may have been removed or replaced."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
+
+    def put_back(self) -> None:
+        """Make the lock file again under the same name, after it was removed. Raises `OSError`."""
+        while not self.is_in_place:
+            fd = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o666)
+            if _locked(fd, fcntl.LOCK_EX):
+                self._fd, fd = fd, self._fd
+            os.close(fd)
+
     def release(self) -> None:
         """Remove the lock file and unlock it."""
-        _remove(self._path)
+        _remove(self.path)
         os.close(self._fd)
-        _remove(self._path)  # where an open file can't be removed
 
 
 def live_instances(database: Path) -> set[str]:
-    """Return the names of the stores that are open, in any process; remove the files of the dead.
+    """Return the names of the stores that are open, in any process. Changes nothing."""
+    return {name for name, path in _lock_files(database) if _is_held(path)}
 
-    One caller at a time, or each may take the other's look for a held lock.
-    """
-    prefix = _lock_path(database, "").name
-    files = database.parent.glob(f"{glob.escape(prefix)}*")
-    return {file.name.removeprefix(prefix) for file in files if _is_held(file)}
+
+def remove_dead_locks(database: Path) -> None:
+    """Remove the lock files that dead processes left behind."""
+    for _, path in _lock_files(database):
+        _is_held(path, remove_unless_held=True)
 
 
 def _lock_path(database: Path, instance: str) -> Path:
     return database.with_name(f"{database.name}-instance-{instance}")
 
 
-def _is_held(path: Path) -> bool:
+def _lock_files(database: Path) -> list[tuple[str, Path]]:
+    prefix = _lock_path(database, "").name
+    files = database.parent.glob(f"{glob.escape(prefix)}*")
+    return [(file.name.removeprefix(prefix), file) for file in files]
+
+
+def _is_held(path: Path, *, remove_unless_held: bool = False) -> bool:
     try:
-        fd = os.open(path, os.O_RDWR)
+        fd = os.open(path, os.O_RDONLY)
     except OSError as error:
         return not isinstance(error, FileNotFoundError)
     try:
-        if not _locked(fd):
-            return True
-        _remove(path)  # while it is locked, so that its maker can't begin to hold it unseen
+        is_held = not _locked(fd, fcntl.LOCK_SH)
+        if remove_unless_held and not is_held:
+            _remove(path)  # while it is locked, so that its maker can't begin to hold it unseen
+        return is_held
     finally:
         os.close(fd)
-    _remove(path)  # where an open file can't be removed
-    return False
+
+
+def _locked(fd: int, kind: int) -> bool:
+    # flock and not lockf: two stores in one process must see each other's locks.
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _remove(path: Path) -> None:

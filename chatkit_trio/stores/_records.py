@@ -1,16 +1,18 @@
 """The stored form of threads, items and attachments: one JSON text each, and the owner beside it.
 
 What is encoded has no tie to the caller's objects any more, and what is decoded belongs to the
-caller. A `Thread` (metadata with a page of items) is narrowed to its metadata here, and only here.
+caller. Encoding tries whether its text can be decoded: an object that couldn't be loaded again is
+refused when it is stored, for it would make its whole thread unreadable. A `Thread` (metadata with
+a page of items) is narrowed to its metadata here, and only here.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from chatkit_trio.store import Settlement
@@ -28,12 +30,12 @@ ORDERS = ("asc", "desc")
 
 
 def everyone(context: object) -> str:
-    """Give every caller the same owner: the default of a store that isn't told how to tell."""
+    """Return the one owner that all callers share: the default of a store."""
     return ""
 
 
 def owner_of(owner: Callable[[TContext], str], context: TContext) -> str:
-    """Return the owner the context stands for; anything but text is refused.
+    """Return the owner that the context stands for. Raises `TypeError` unless it is text.
 
     A forgotten login that yields None must not become an owner all such callers share.
     """
@@ -75,10 +77,6 @@ def encode_item(item: ThreadItem) -> str:
     return _encode(_ITEM, item, f"item {item.id}")
 
 
-def encode_items(items: Sequence[ThreadItem]) -> str:
-    return _encode(_ITEMS, list(items), "the items of a turn")
-
-
 def encode_attachment(attachment: Attachment) -> str:
     return _encode(_ATTACHMENT, attachment, f"attachment {attachment.id}")
 
@@ -101,9 +99,17 @@ def decode_attachment(text: str) -> Attachment:
 
 def _encode(adapter: TypeAdapter[T], value: T, name: str) -> str:
     try:
-        return adapter.dump_json(value).decode()
+        text = adapter.dump_json(value).decode()
     except PydanticSerializationError:
-        return _encode_broken_text(adapter, value, name)
+        text = _encode_broken_text(adapter, value, name)
+    try:
+        adapter.validate_json(text)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise ValueError(
+            f"{name} can't be stored, for it couldn't be loaded again: {problem['msg']}"
+        ) from error
+    return text
 
 
 def _encode_broken_text(adapter: TypeAdapter[Any], value: object, name: str) -> str:
@@ -114,7 +120,7 @@ def _encode_broken_text(adapter: TypeAdapter[Any], value: object, name: str) -> 
     """
     try:
         text = json.dumps(adapter.dump_python(value, mode="json"), ensure_ascii=False)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} can't be stored as JSON: {error}") from error
     return repaired_text(text)
 

@@ -6,6 +6,7 @@ cancellation can fall into it. Nothing here knows what is stored.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -16,10 +17,12 @@ import trio
 
 from chatkit_trio.errors import StoreError
 
-from ._instance_lock import InstanceLock
-from ._sqlite_schema import migrate
+from ._instance_lock import InstanceLock, remove_dead_locks
+from ._sqlite_schema import check, migrate
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 _WAYS_OUT = {
     sqlite3.SQLITE_BUSY: "another process has kept it locked for longer than busy_timeout",
@@ -48,6 +51,7 @@ class Database:
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._lock: InstanceLock | None = None
+        self._has_told_of_lock = False
         self._writer: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
         self._writing = trio.CapacityLimiter(1)
@@ -59,6 +63,27 @@ class Database:
         if self._lock is None:
             raise self._not_open()
         return self._lock.instance
+
+    def keep_lock(self) -> None:
+        """Look whether the lock file is in place and put it back. For the inside of a transaction.
+
+        Without it every other process takes this one for dead, and its live turns for crashed.
+        """
+        if self._lock is None or self._lock.is_in_place:
+            return
+        path = self._lock.path
+        try:
+            self._lock.put_back()
+        except OSError:
+            if not self._has_told_of_lock:
+                logger.exception("the lock file %s is gone and can't be made again", path)
+            self._has_told_of_lock = True
+        else:
+            logger.error(
+                "the lock file %s was removed while the store is open; it is back, but other"
+                " processes may have settled live turns of this one as crashed",
+                path,
+            )
 
     async def open(self) -> None:
         """Open the connections and migrate the file. Raises `StoreError`."""
@@ -98,12 +123,15 @@ class Database:
         try:
             with self._explained():
                 self._writer = self._connect()
+                with _transaction(self._writer, "DEFERRED"):
+                    check(self._writer)  # first, for the next line would change a foreign file
                 self._writer.execute("PRAGMA journal_mode = WAL")
                 with _transaction(self._writer, "IMMEDIATE"):
                     migrate(self._writer)
                 for _ in range(int(self._reading.total_tokens)):
                     self._readers.append(self._connect())
                 self._lock = InstanceLock(self.path)
+                remove_dead_locks(self.path)
         except BaseException:
             self._close()
             raise

@@ -6,15 +6,20 @@ Whoever finds the lock free takes the turn over, in a transaction, so that only 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from chatkit_trio.store import Journal, JournalEntry, Settlement
+from chatkit_trio.types import ThreadItem
 
 from . import _sqlite_queries as queries
-from ._instance_lock import live_instances
-from ._records import check_settlement, owner_of
+from ._instance_lock import live_instances, remove_dead_locks
+from ._records import check_settlement, decode_items, encode_item, owner_of
 from ._sqlite_database import Database
+
+logger = logging.getLogger(__name__)
 
 TContext = TypeVar("TContext")
 
@@ -25,33 +30,113 @@ class SQLiteJournal(Journal[TContext]):
     def __init__(self, database: Database, owner: Callable[[TContext], str]) -> None:
         self._database = database
         self._owner = owner
+        self._told_of: set[str] = set()
+        """The ids of turns and items about which the log has a line already."""
 
     async def begin(self, turn_id: str, thread_id: str, context: TContext) -> None:
         """Record that a turn is live in this store. Raises `ConflictError` for a known turn."""
         owner, instance = owner_of(self._owner, context), self._database.instance
-        await self._database.write(
-            lambda db: queries.begin_turn(db, owner, turn_id, thread_id, instance)
-        )
+
+        def transaction(db: sqlite3.Connection) -> None:
+            self._database.keep_lock()
+            queries.begin_turn(db, owner, turn_id, thread_id, instance)
+
+        await self._database.write(transaction)
 
     async def checkpoint(self, entries: Sequence[JournalEntry]) -> None:
-        """Replace the recorded items of these turns, in one transaction."""
+        """Replace what is recorded of these turns, in one transaction.
+
+        An item that can't be stored is left out and logged, once, so that the other items and
+        turns are written all the same.
+        """
         instance, entries = self._database.instance, tuple(entries)
-        await self._database.write(lambda db: queries.checkpoint_turns(db, instance, entries))
+
+        def transaction(db: sqlite3.Connection) -> None:
+            self._database.keep_lock()
+            rows = [
+                (
+                    self._encoded(entry.items),
+                    self._encoded(entry.changed_items),
+                    entry.reason,
+                    entry.turn_id,
+                )
+                for entry in entries
+            ]
+            queries.checkpoint_turns(db, instance, rows)
+
+        await self._database.write(transaction)
 
     async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
         """Claim and return the turns whose process is gone, of one thread if it is given.
 
         What was claimed here before and isn't settled yet is returned again, so that a recovery
-        that failed can be tried again without a restart.
+        that failed can be tried again without a restart. If there is nothing to claim, this is one
+        read.
         """
         instance, path = self._database.instance, self._database.path
-        # Inside the transaction, so that no two processes look at the locks at the same time.
-        return await self._database.write(
-            lambda db: queries.claim_turns(db, instance, live_instances(path), thread_id)
-        )
+
+        def look(db: sqlite3.Connection) -> tuple[bool, list[queries.JournalRow]]:
+            others = {name for name in queries.instances(db, thread_id) if name != instance}
+            some_are_gone = bool(others) and not others <= live_instances(path)
+            return some_are_gone, queries.claimed_turns(db, instance, thread_id)
+
+        def claim(db: sqlite3.Connection) -> list[queries.JournalRow]:
+            remove_dead_locks(path)
+            queries.claim_turns(db, instance, live_instances(path) | {instance}, thread_id)
+            return queries.claimed_turns(db, instance, thread_id)
+
+        some_are_gone, rows = await self._database.read(look)
+        if some_are_gone:
+            rows = await self._database.write(claim)
+        return [entry for row in rows if (entry := self._entry(row)) is not None]
 
     async def settle_abandoned(self, settlement: Settlement) -> None:
         """Settle a turn claimed by this store, for its owner, in one transaction."""
         check_settlement(settlement)
         instance = self._database.instance
         await self._database.write(lambda db: queries.settle_claimed(db, instance, settlement))
+
+    def settle(self, db: sqlite3.Connection, owner: str, settlement: Settlement) -> bool:
+        """Settle a turn of this store, inside a transaction; say whether its thread is there."""
+        self._database.keep_lock()
+        found, is_taken = queries.settle_live(db, owner, settlement, self._database.instance)
+        if is_taken:
+            logger.warning(
+                "turn %s of thread %s was taken for crashed by another process while it was alive"
+                " here; what it has stored is completed",
+                settlement.turn_id,
+                settlement.thread_id,
+            )
+        return found
+
+    def _encoded(self, items: Iterable[ThreadItem]) -> str:
+        """Encode the items of an entry, without those that can't be stored."""
+        texts: list[str] = []
+        for item in items:
+            try:
+                texts.append(encode_item(item))
+            except ValueError:
+                self._tell_once(
+                    item.id,
+                    "item %s of thread %s can't be journaled; it is left out",
+                    item.id,
+                    item.thread_id,
+                )
+        return f"[{','.join(texts)}]"
+
+    def _entry(self, row: queries.JournalRow) -> JournalEntry | None:
+        """Return an entry, or None for one of another version, which stays where it is."""
+        turn_id, thread_id, items, changed_items, reason = row
+        try:
+            new, changed = decode_items(items), decode_items(changed_items)
+        except ValueError:
+            self._tell_once(
+                turn_id, "the journal's entry of turn %s can't be read; it is kept", turn_id
+            )
+            return None
+        return JournalEntry(turn_id, thread_id, tuple(new), tuple(changed), reason)
+
+    def _tell_once(self, about: str, message: str, *args: str) -> None:
+        if about not in self._told_of:
+            self._told_of.add(about)
+            logger.exception(message, *args)

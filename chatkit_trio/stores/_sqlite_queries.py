@@ -6,16 +6,16 @@ a caller: another owner's row isn't there.
 
 from __future__ import annotations
 
-import logging
+import json
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 
 from chatkit_trio.errors import ConflictError, NotFoundError
-from chatkit_trio.store import JournalEntry, RequestRecord, Settlement, UnstorableItem
+from chatkit_trio.store import RequestRecord, Settlement, UnstorableItem
+from chatkit_trio.types import SDKHiddenContextItem, ThreadItem
 
-from ._records import decode_items, encode_item, encode_items, encode_thread, repaired_text
-
-logger = logging.getLogger(__name__)
+from ._records import decode_item, encode_item, encode_thread, repaired_text
 
 _MAX_ROWID = 2**63 - 1
 
@@ -154,8 +154,77 @@ def settle(db: sqlite3.Connection, owner: str, settlement: Settlement) -> bool:
     ):
         db.executemany(query, [(thread, item.id, encode_item(item)) for item in items])
     if settlement.thread is not None:
-        save_thread(db, owner, settlement.thread_id, encode_thread(settlement.thread))
+        update_thread(db, owner, settlement.thread_id, encode_thread(settlement.thread))
     return True
+
+
+def settle_live(
+    db: sqlite3.Connection, owner: str, settlement: Settlement, instance: str
+) -> tuple[bool, bool]:
+    """Settle a turn of this instance.
+
+    Return whether its thread is there, and whether another process has taken the turn for crashed.
+    """
+    query = "SELECT instance, abandoned FROM turns WHERE id = ? AND owner = ?"
+    entry = db.execute(query, (settlement.turn_id, owner)).fetchone()
+    is_taken = entry is not None and entry != (instance, 0)
+    if entry is None and settlement.turn_id is not None:
+        late = _late(db, owner, settlement, settlement.turn_id)
+        is_taken, settlement = late != settlement, late
+    return settle(db, owner, settlement), is_taken
+
+
+def _late(db: sqlite3.Connection, owner: str, settlement: Settlement, turn_id: str) -> Settlement:
+    """Return what there is to settle of a turn whose entry is closed already.
+
+    Equal to the settlement if the thread shows no other settlement of that turn: a settlement that
+    is only repeated stays as it is.
+    """
+    stored = _stored_texts(db, owner, settlement)
+    new_items: list[ThreadItem] = []
+    changed_items: list[ThreadItem] = []
+    for item in settlement.new_items:
+        text = stored.get(item.id)
+        if text is not None:
+            (new_items if text == encode_item(item) else changed_items).append(item)
+        elif not (_is_note_of(item, turn_id) and _has_note(db, owner, item.thread_id, turn_id)):
+            new_items.append(item)
+    changed = (*changed_items, *settlement.changed_items)
+    return replace(settlement, new_items=tuple(new_items), changed_items=changed)
+
+
+def _stored_texts(db: sqlite3.Connection, owner: str, settlement: Settlement) -> dict[str, str]:
+    """Return what the thread has under the ids of the settlement's new items."""
+    query = """
+        SELECT data FROM items
+        WHERE id = ? AND thread = (SELECT seq FROM threads WHERE id = ? AND owner = ?)
+    """
+    stored: dict[str, str] = {}
+    for item in settlement.new_items:
+        row = db.execute(query, (item.id, settlement.thread_id, owner)).fetchone()
+        if row is not None:
+            stored[item.id] = row[0]
+    return stored
+
+
+def _has_note(db: sqlite3.Connection, owner: str, thread_id: str, turn_id: str) -> bool:
+    """Say whether the thread has a note of how this turn ended."""
+    query = """
+        SELECT data FROM items
+        WHERE thread = (SELECT seq FROM threads WHERE id = ? AND owner = ?) AND instr(data, ?)
+        ORDER BY seq DESC
+    """
+    needle = json.dumps(turn_id, ensure_ascii=False)
+    rows = db.execute(query, (thread_id, owner, needle))
+    return any(_is_note_of(decode_item(text), turn_id) for (text,) in rows)
+
+
+def _is_note_of(item: ThreadItem, turn_id: str) -> bool:
+    return (
+        isinstance(item, SDKHiddenContextItem)
+        and item.ending is not None
+        and item.ending.turn_id == turn_id
+    )
 
 
 def set_aside(db: sqlite3.Connection, owner: str, item: UnstorableItem) -> None:
@@ -221,58 +290,47 @@ def begin_turn(
 
 
 def checkpoint_turns(
-    db: sqlite3.Connection, instance: str, entries: Sequence[JournalEntry]
+    db: sqlite3.Connection, instance: str, rows: Sequence[tuple[str, str, str | None, str]]
 ) -> None:
-    """Replace the items of these turns; one that isn't open here any more stays as it is."""
+    """Replace (items, changed items, reason, turn id) of turns that are open here."""
     db.executemany(
         "UPDATE turns SET items = ?, changed_items = ?, reason = ? WHERE id = ? AND instance = ?",
-        [
-            (
-                encode_items(entry.items),
-                encode_items(entry.changed_items),
-                entry.reason,
-                entry.turn_id,
-                instance,
-            )
-            for entry in entries
-        ],
+        [(*row, instance) for row in rows],
     )
+
+
+def instances(db: sqlite3.Connection, thread_id: str | None) -> set[str]:
+    """Return the instances that have open turns, on one thread if it is given."""
+    if thread_id is None:
+        rows = db.execute("SELECT DISTINCT instance FROM turns")
+    else:
+        rows = db.execute("SELECT DISTINCT instance FROM turns WHERE thread_id = ?", (thread_id,))
+    return {name for (name,) in rows}
 
 
 def claim_turns(
     db: sqlite3.Connection, instance: str, alive: set[str], thread_id: str | None
-) -> list[JournalEntry]:
-    """Take over the turns of instances that are gone; return all taken over and not yet settled.
-
-    With a thread, those of that thread only.
-    """
-    instances = db.execute("SELECT DISTINCT instance FROM turns").fetchall()
-    gone = [(instance, name, thread_id) for (name,) in instances if name not in alive]
-    db.executemany(
-        """
+) -> None:
+    """Take over the turns of instances that are gone, of one thread if it is given."""
+    query = """
         UPDATE turns SET instance = ?, abandoned = 1
         WHERE instance = ? AND thread_id = coalesce(?, thread_id)
-        """,
-        gone,
-    )
+    """
+    gone = instances(db, thread_id) - alive
+    db.executemany(query, [(instance, name, thread_id) for name in gone])
+
+
+JournalRow = tuple[str, str, str, str, str | None]
+"""Turn id, thread id, items, changed items, reason."""
+
+
+def claimed_turns(db: sqlite3.Connection, instance: str, thread_id: str | None) -> list[JournalRow]:
+    """Return the turns that this instance has taken over and that aren't settled yet."""
     query = """
         SELECT id, thread_id, items, changed_items, reason FROM turns
         WHERE instance = ? AND abandoned = 1 AND thread_id = coalesce(?, thread_id) ORDER BY rowid
     """
-    rows = db.execute(query, (instance, thread_id)).fetchall()
-    return [entry for row in rows if (entry := _journal_entry(*row)) is not None]
-
-
-def _journal_entry(
-    turn_id: str, thread_id: str, items: str, changed_items: str, reason: str | None
-) -> JournalEntry | None:
-    """Return an entry, or None for one of another version, which stays where it is."""
-    try:
-        new, changed = tuple(decode_items(items)), tuple(decode_items(changed_items))
-        return JournalEntry(turn_id, thread_id, new, changed, reason)
-    except ValueError:
-        logger.exception("the journal's entry of turn %s can't be read; it is kept", turn_id)
-        return None
+    return db.execute(query, (instance, thread_id)).fetchall()
 
 
 def settle_claimed(db: sqlite3.Connection, instance: str, settlement: Settlement) -> None:

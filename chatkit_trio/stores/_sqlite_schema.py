@@ -116,7 +116,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 
     Raises `StoreError` for a file of a newer version or of another program.
     """
-    version = _version(connection)
+    version = check(connection)
     for step in MIGRATIONS[version:]:
         step(connection)
     if version < len(MIGRATIONS):
@@ -124,7 +124,11 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
 
-def _version(connection: sqlite3.Connection) -> int:
+def check(connection: sqlite3.Connection) -> int:
+    """Return the version of the file, inside the caller's transaction. Changes nothing.
+
+    Raises `StoreError` for a file of a newer version or of another program.
+    """
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if tables and application != APPLICATION_ID:

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -24,11 +25,13 @@ from pydantic import AnyUrl
 from typing_extensions import TypeVar, TypeVarTuple
 
 from chatkit_trio.errors import (
-    ChatKitError,
     ConflictError,
+    ForbiddenError,
+    GoneError,
     InvalidRequestError,
     NotFoundError,
     TooLargeError,
+    UnsupportedTypeError,
 )
 from chatkit_trio.store import AttachmentStore, Store
 from chatkit_trio.types import (
@@ -40,6 +43,7 @@ from chatkit_trio.types import (
 )
 
 from ._attachment_files import AttachmentFiles, PartFile, Record, is_id
+from ._counted_entry import CountedEntry
 from ._media_types import (
     DEFAULT_ACCEPT,
     INLINE_IMAGES,
@@ -69,27 +73,6 @@ MIN_SECRET_BYTES = 16
 _MAX_NAME_LENGTH = 255
 _WRITTEN_AT_ONCE = 256 * 1024  # bytes; a hop to a worker thread costs the same for 1 and for these
 _CLEANUP_TIMEOUT = 30.0  # seconds
-
-
-class UnsupportedTypeError(ChatKitError):
-    """The file's type isn't accepted, or its content isn't of the type it was declared to be."""
-
-    http_status = 415
-    code = "unsupported_type"
-
-
-class ForbiddenError(ChatKitError):
-    """The URL's signature is not this server's."""
-
-    http_status = 403
-    code = "forbidden"
-
-
-class GoneError(ChatKitError):
-    """The upload URL has expired."""
-
-    http_status = 410
-    code = "expired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,17 +150,17 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         self._sign = _Signer(secret)
         self._files = AttachmentFiles(Path(directory))
         self._receiving: set[str] = set()
-        self._entering = trio.Lock()
-        self._times_entered = 0
+        self._entry = CountedEntry(
+            partial(_in_thread, self._files.open),
+            partial(_in_thread, self._files.close),
+            close_timeout=_CLEANUP_TIMEOUT,
+        )
 
     # --- Lifecycle -----------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         """Open the directory, making it if needed. Raises `StoreError`."""
-        async with self._entering:
-            if self._times_entered == 0:
-                await _in_thread(self._files.open)
-            self._times_entered += 1
+        await self._entry.enter()
         return self
 
     async def __aexit__(
@@ -187,11 +170,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         traceback: TracebackType | None,
     ) -> None:
         """Close the directory when the last who entered leaves, even if cancelled."""
-        with trio.move_on_after(_CLEANUP_TIMEOUT, shield=True):
-            async with self._entering:
-                self._times_entered -= 1
-                if self._times_entered == 0:
-                    await _in_thread(self._files.close)
+        await self._entry.leave()  # noqa: ASYNC102  (it shields itself)
 
     # --- The contract of AttachmentStore -------------------------------------------------------
 
@@ -481,8 +460,8 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         return self._metadata_context(record, context)
 
     def _metadata_context(self, record: Record, context: TContext) -> TContext:
-        # Where there is one, the context that collecting will use: if it can't see what it should,
-        # the first upload fails, not everyone's files a day later.
+        # Use the collector's context now, so that a wrong one fails at the first upload and not at
+        # the collection a day later.
         return context if self._context_for_owner is None else self._owners_context(record.owner)
 
     def _owners_context(self, owner: str) -> TContext:

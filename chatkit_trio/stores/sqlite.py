@@ -1,4 +1,4 @@
-"""A store in one SQLite file, for everything that runs on one machine.
+"""A store in one SQLite file, for everything that runs on one machine. POSIX only.
 
 `_sqlite_queries` says what is asked of the tables, `_sqlite_database` runs it. Every write is one
 transaction, so a crash leaves all of it or nothing.
@@ -15,7 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Literal, ParamSpec, Self
 
-import trio
 from typing_extensions import TypeVar
 
 from chatkit_trio.errors import NotFoundError, StoreError
@@ -23,6 +22,7 @@ from chatkit_trio.store import RequestRecord, Settlement, Store, UnstorableItem
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
 from . import _sqlite_queries as queries
+from ._counted_entry import CountedEntry
 from ._records import (
     check_page,
     check_settlement,
@@ -89,16 +89,14 @@ class SQLiteStore(Store[TContext]):
         self._database = Database(
             Path(path), synchronous=synchronous, readers=readers, busy_timeout=busy_timeout
         )
-        self.journal = SQLiteJournal(self._database, owner)
-        self._entering = trio.Lock()
-        self._times_entered = 0
+        self.journal = self._journal = SQLiteJournal(self._database, owner)
+        self._entry = CountedEntry(
+            self._database.open, self._database.close, close_timeout=_CLOSE_TIMEOUT
+        )
 
     async def __aenter__(self) -> Self:
         """Open the file, bringing its tables up to date. Raises `StoreError`."""
-        async with self._entering:
-            if self._times_entered == 0:
-                await self._database.open()
-            self._times_entered += 1
+        await self._entry.enter()
         return self
 
     async def __aexit__(
@@ -111,11 +109,7 @@ class SQLiteStore(Store[TContext]):
 
         Runs to its end even if cancelled, within 30 seconds.
         """
-        with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
-            async with self._entering:
-                self._times_entered -= 1
-                if self._times_entered == 0:
-                    await self._database.close()
+        await self._entry.leave()  # noqa: ASYNC102  (it shields itself)
 
     async def load_thread(self, thread_id: str, context: TContext) -> ThreadMetadata:
         return decode_thread(await self._read(context, queries.load_thread, thread_id))
@@ -178,13 +172,14 @@ class SQLiteStore(Store[TContext]):
         await self._write(context, queries.delete_attachment, attachment_id)
 
     async def settle(self, settlement: Settlement, context: TContext) -> None:
-        """Store all that a turn leaves behind, in one transaction.
+        """Store all that a turn leaves behind, in one transaction; see `Store.settle`.
 
         Raises `NotFoundError` for an unknown thread; the turn's entry in the journal is closed even
-        so, and nothing else is stored.
+        so, and nothing else is stored. Raises `ValueError` for an item that couldn't be loaded
+        again, or that says it is in another thread; the entry stays open then.
         """
         check_settlement(settlement)
-        if not await self._write(context, queries.settle, settlement):
+        if not await self._write(context, self._journal.settle, settlement):
             raise NotFoundError(f"there is no thread {settlement.thread_id}")
 
     async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:

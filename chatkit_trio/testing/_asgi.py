@@ -1,7 +1,7 @@
 """HTTP without a network: an ASGI application called in this process, on any clock.
 
-Written for streams: the application's `send` waits until the client takes the chunk, so a client
-that doesn't read is a stalled one, and a disconnect reaches the application at once.
+The application's `send` waits until the client has taken the chunk. So a client that doesn't read
+stalls the application, and a disconnect reaches the application at once.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ ASGIApp = Callable[
 ]
 
 _LIFESPAN_TIMEOUT = 30.0  # seconds
+_ENDING_TIMEOUT = 60.0  # seconds after a disconnect; settling an answer takes less
 
 
 class ASGITransport(HTTPTransport):
@@ -41,7 +42,7 @@ class ASGITransport(HTTPTransport):
 
     async def __aexit__(self, *exc_info: object) -> None:
         lifespan, self._lifespan = self._lifespan, None
-        await lifespan.__aexit__(*exc_info)  # noqa: ASYNC102  (it shields what it waits for)
+        await lifespan.__aexit__(*exc_info)  # noqa: ASYNC102  (it shields its own waiting)
 
     @asynccontextmanager
     async def exchange(
@@ -54,9 +55,15 @@ class ASGITransport(HTTPTransport):
                 status, response_headers = await call.head()
                 yield HTTPResponse(status, response_headers, call)
             finally:
-                # An application that won't end is waited for: a test should notice it.
-                with trio.CancelScope(shield=True):
+                # Shielded, so that the application has settled its turn when this block is left.
+                with trio.move_on_after(_ENDING_TIMEOUT, shield=True) as limit:
                     await call.disconnect()
+                call.scope.cancel()
+        if limit.cancelled_caught:
+            raise RuntimeError(
+                f"the application hasn't ended {_ENDING_TIMEOUT} s after its client left or had"
+                " read everything"
+            )
 
 
 def _http_scope(
@@ -90,6 +97,8 @@ class _Call(Connection):
     """One request: the two callables an application is given, and what the client reads."""
 
     def __init__(self, body: bytes) -> None:
+        self.scope = trio.CancelScope()
+        """Ends the application's task when it is cancelled."""
         self._body: bytes | None = body
         self._gone = trio.Event()
         self._ended = trio.Event()
@@ -101,9 +110,10 @@ class _Call(Connection):
 
     async def run(self, app: ASGIApp, scope: dict[str, Any]) -> None:
         try:
-            await app(scope, self._app_receive, self._app_send)
+            with self.scope:
+                await app(scope, self._app_receive, self._app_send)
         except Exception as error:
-            # As with real servers, the client sees a broken answer; here it also learns why.
+            # As with real servers, the client sees a broken answer; here it also gets the cause.
             self._failure = error
         finally:
             self._head_send.close()
@@ -127,7 +137,7 @@ class _Call(Connection):
             raise
 
     async def disconnect(self) -> None:
-        """Tell the application, and return when it has ended."""
+        """Tell the application that the client has left, and return when it has ended."""
         self._gone.set()
         self._chunks.close()
         await self._ended.wait()
@@ -154,13 +164,13 @@ class _Call(Connection):
         try:
             await self._chunk_send.send(chunk)
         except trio.BrokenResourceError:
-            # As with real servers, sending to a client that has gone does nothing.
+            # As with real servers, sending to a client that has left does nothing.
             await trio.lowlevel.checkpoint()
 
 
 @asynccontextmanager
 async def _beside(run: Callable[..., Awaitable[None]], *args: Any) -> AsyncIterator[None]:
-    """Run a task beside the block, whose own errors stay as they are: no group around them."""
+    """Run a task beside the block; an error of the block is raised without a group around it."""
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run, *args)
@@ -174,7 +184,7 @@ async def _beside(run: Callable[..., Awaitable[None]], *args: Any) -> AsyncItera
 
 @asynccontextmanager
 async def _running(app: ASGIApp, state: dict[str, Any]) -> AsyncIterator[None]:
-    """Run an application's lifespan; one that doesn't support it is left alone."""
+    """Run an application's lifespan, if it supports that."""
     lifespan = _Lifespan()
     async with _beside(lifespan.run, app, state):
         try:
@@ -209,7 +219,7 @@ class _Lifespan:
             try:
                 await app(scope, self._app_receives.receive, self._answer)
             except Exception as error:
-                # Before it has begun, this says only that it knows nothing of lifespans.
+                # An error before the first answer only means that it doesn't support lifespans.
                 self._failure = error if self._has_begun else None
         self.ended.set()
 

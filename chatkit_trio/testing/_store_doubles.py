@@ -181,17 +181,29 @@ class SlowStore(StoreWrapper[TContext]):
     leaves nothing done; during the second it leaves a change that the caller doesn't know of, which
     a store of yours must never do (`trio.Cancelled` says that nothing happened), so the second
     wait is shielded.
+
+    With `reads` the operations that change nothing wait so many seconds instead, before and never
+    after: `SlowStore(store, 0.05, reads=0)` is slow to write only.
     """
 
     def __init__(
-        self, store: Store[TContext], seconds: float, *, answer_seconds: float = 0.0
+        self,
+        store: Store[TContext],
+        seconds: float,
+        *,
+        answer_seconds: float = 0.0,
+        reads: float | None = None,
     ) -> None:
         super().__init__(store)
         self.seconds = seconds
         self.answer_seconds = answer_seconds
+        self.reads = reads
 
     async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
         """Wait, carry out the operation, and wait again."""
+        if self.reads is not None and name in READS:
+            await trio.sleep(self.reads)
+            return await call()
         await trio.sleep(self.seconds)
         answer = await call()
         if self.answer_seconds:

@@ -15,7 +15,18 @@ from pydantic import TypeAdapter
 
 from chatkit_trio.errors import NotFoundError
 from chatkit_trio.store import JournalEntry, Settlement, Store
-from chatkit_trio.types import Attachment, HiddenContextItem, ThreadItem, ThreadMetadata
+from chatkit_trio.types import (
+    Attachment,
+    AttachmentBase,
+    HiddenContextItem,
+    LockedStatus,
+    Page,
+    SDKHiddenContextItem,
+    ThreadItem,
+    ThreadItemBase,
+    ThreadMetadata,
+    TurnEnding,
+)
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 
@@ -110,13 +121,32 @@ _FIELDS: dict[str, dict[str, Any]] = {
     },
     "end_of_turn": {},
     "hidden_context_item": {"content": {"note": ["for the model", 1, None]}},
-    "sdk_hidden_context": {"content": "The user stopped the answer."},
+    "sdk_hidden_context": {
+        "content": "The user stopped the answer.",
+        "ending": {"turn_id": "turn_1", "reason": "stopped", "item_ids": ["msg_1", "wf_1"]},
+    },
 }
 
 ITEM_KINDS = tuple(_FIELDS)
 
 _ITEM: TypeAdapter[ThreadItem] = TypeAdapter(ThreadItem)
 _ATTACHMENT: TypeAdapter[Attachment] = TypeAdapter(Attachment)
+_ANSWERS: tuple[tuple[type, TypeAdapter[Any]], ...] = (
+    (ThreadMetadata, TypeAdapter(ThreadMetadata)),
+    (ThreadItemBase, _ITEM),
+    (AttachmentBase, _ATTACHMENT),
+)
+
+
+def _nested(depth: int) -> Any:
+    value: Any = "bottom"
+    for _ in range(depth):
+        value = {"deeper": value}
+    return value
+
+
+UNREADABLE = {"nested": _nested(230), "nested deeper": _nested(2000), "big number": 10**5000}
+"""Values that some of JSON's writers write and its readers don't read."""
 
 
 def item_of_kind(kind: str, thread_id: str) -> ThreadItem:
@@ -135,6 +165,26 @@ def thread(thread_id: str, title: str | None = None) -> ThreadMetadata:
     return ThreadMetadata(id=thread_id, title=title, created_at=NOON, metadata={"k": [title]})
 
 
+def full_thread(thread_id: str) -> ThreadMetadata:
+    """Make a thread with every field that a store could lose."""
+    return ThreadMetadata(
+        id=thread_id,
+        title="Träume",
+        created_at=NOON,
+        status=LockedStatus(reason="a reason"),
+        allowed_image_domains=["example.com"],
+        metadata={"deep": [1, {"x": None}]},
+    )
+
+
+def ending_note(item_id: str, thread_id: str, turn_id: str, content: str) -> ThreadItem:
+    """Make the note of a turn that was cut."""
+    ending = TurnEnding(turn_id=turn_id, reason=content, item_ids=["i5"])
+    return SDKHiddenContextItem(
+        id=item_id, thread_id=thread_id, created_at=NOON, content=content, ending=ending
+    )
+
+
 def attachment(attachment_id: str, name: str = "a.txt") -> Attachment:
     return _ATTACHMENT.validate_python(
         {
@@ -151,6 +201,25 @@ def attachment(attachment_id: str, name: str = "a.txt") -> Attachment:
             },
         }
     )
+
+
+def plain(value: Any) -> Any:
+    """Return what a store answered as plain data, so that a subclass equals its base.
+
+    A store may return subclasses with fields of its own.
+    """
+    match value:
+        case list() | tuple():
+            return [plain(one) for one in value]
+        case Page():
+            return plain(value.data), value.has_more, value.after
+        case JournalEntry():
+            items, changed = plain(value.items), plain(value.changed_items)
+            return value.turn_id, value.thread_id, items, changed, value.reason
+    for base, adapter in _ANSWERS:
+        if isinstance(value, base):
+            return adapter.dump_python(value, mode="json")
+    raise TypeError(f"a store doesn't answer with {value!r}")
 
 
 @dataclass(frozen=True)
@@ -209,6 +278,7 @@ READS: dict[str, Operation] = {
 
 WRITES: dict[str, Operation] = {
     "save_thread": lambda store, thr, c: store.save_thread(thread(thr, "after"), c),
+    "update_thread": lambda store, thr, c: store.update_thread(thread(thr, "after"), c),
     "delete_thread": lambda store, thr, c: store.delete_thread(thr, c),
     "add_thread_item": lambda store, thr, c: store.add_thread_item(thr, note("i5", thr), c),
     "save_item": lambda store, thr, c: store.save_item(thr, note("i2", thr, "after"), c),

@@ -288,7 +288,7 @@ class _Trial:
     async def _read_at_once(self) -> None:
         """Ask for the items as soon as the turn has been cut: the answer must be the final one."""
         assert self._client is not None
-        if self._turn.thread_id is not None and self._turn.is_ending:
+        if self._turn.has_begun and self._turn.is_ending:
             self.aftermath.read_at_once = await self._client.items(self._turn.thread_id)
 
     # --- The cut -------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ class _Trial:
         self._faulty.disarm()
         self._look_at_turn()
         thread_id = self._turn.thread_id
-        if thread_id is None:
+        if self._thread_id is None and not self._turn.has_begun:
             await self._look_for_traces()
             return
         await self._look_at_store(thread_id)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from quart import Response
 from quart_trio import QuartTrio
-from typing_extensions import TypeVar
 from werkzeug.exceptions import HTTPException
 
 from chatkit_trio.server import ChatKitServer
+from chatkit_trio.store import TContext
 from chatkit_trio.stores.attachments import DiskAttachmentStore
 
 from ._blueprint import DEFAULT_MAX_BODY_BYTES, CorsOrigins, chatkit_blueprint
-from ._border import refusal_response
-from ._context import ContextFunction
-from ._errors import refusal_of
+from ._endpoint import ContextFunction
+from ._middleware import refusal_of, refusal_response
 from ._page import ChatPage, page_blueprint
 from .uploads import uploads_blueprint
-
-TContext = TypeVar("TContext", default=Any)
 
 
 def create_app(
@@ -44,7 +39,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes + 1024 * 1024
     app.register_error_handler(HTTPException, _refuse)
     if isinstance(server.attachment_store, DiskAttachmentStore):
-        # First to come and first to go: it uses the stores that the server closes.
+        # Registered first, so that it stops before the server closes its stores.
         app.register_blueprint(
             uploads_blueprint(server, context=context, cors_origins=cors_origins)
         )

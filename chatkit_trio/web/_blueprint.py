@@ -1,30 +1,29 @@
-"""The blueprint: routes, and the tie between an app's life and its server's."""
+"""The blueprint: routes, and a ChatKit server that runs for as long as its app serves."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
+import trio
 from quart import Blueprint, Quart, current_app
 from quart.blueprints import BlueprintSetupState
 from quart_trio import QuartTrio
-from typing_extensions import TypeVar
 
 from chatkit_trio.server import ChatKitServer
+from chatkit_trio.store import TContext
 
-from ._border import ALL_METHODS, View, bordered
-from ._context import ContextFunction
 from ._cors import Cors
-from ._endpoint import Endpoint
-from ._lifespan import ServerLifespan
-
-TContext = TypeVar("TContext", default=Any)
+from ._endpoint import ContextFunction, Endpoint
+from ._middleware import ALL_METHODS, View, with_middleware
 
 EXTENSION = "chatkit_trio"
 """Where an app's `extensions` list its ChatKit servers."""
 
 DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024
 """Room for several minutes of dictation, which comes as base64."""
+
+_LEAVING_TIMEOUT = 60.0  # seconds; settling has far shorter limits of its own
 
 CorsOrigins = Sequence[str] | Literal["*"] | None
 
@@ -64,7 +63,7 @@ def chatkit_blueprint(
         blueprint.add_url_rule(
             rule,
             endpoint=view.__name__,
-            view_func=bordered(view, method=method, cors=cors),
+            view_func=with_middleware(view, method=method, cors=cors),
             methods=ALL_METHODS,
             provide_automatic_options=False,
         )
@@ -77,6 +76,46 @@ def chatkit_blueprint(
         route(health_path, "GET", endpoint.health)
     _tie(blueprint, server)
     return blueprint
+
+
+class ServerLifespan:
+    """Enters a server when the app starts, unless it is running, and leaves it at shutdown.
+
+    One task of the app's nursery enters the server and leaves it, because the server's nursery must
+    be opened and closed by the same task. Quart-Trio ends the app's background tasks by cancelling
+    them; the server may then still be left in order, because leaving it is shielded and has time
+    limits of its own.
+    """
+
+    def __init__(self, server: ChatKitServer[Any]) -> None:
+        self._server = server
+        self._stopping = trio.Event()
+        self._stopped = trio.Event()
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Enter the server; raises what its store raises if that can't be opened."""
+        self._stopping, self._stopped = trio.Event(), trio.Event()
+        if self._server.is_running:
+            self._stopped.set()
+        else:
+            await nursery.start(self._keep_running)
+
+    async def stop(self) -> None:
+        """Leave the server; returns when its turns are settled and its stores closed."""
+        self._stopping.set()
+        # Shielded: Quart-Trio may have cancelled the app's tasks, this one among them.
+        with trio.move_on_after(_LEAVING_TIMEOUT, shield=True):
+            await self._stopped.wait()
+
+    async def _keep_running(  # noqa: ASYNC114
+        self, task_status: trio.TaskStatus[None]
+    ) -> None:
+        try:
+            async with self._server:
+                task_status.started()
+                await self._stopping.wait()
+        finally:
+            self._stopped.set()
 
 
 def servers_of(app: Quart) -> list[ChatKitServer[Any]]:

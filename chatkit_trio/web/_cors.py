@@ -1,4 +1,4 @@
-"""Which pages of other origins may call the endpoint, and the headers that tell browsers so."""
+"""Which pages of other origins may call the endpoint, and the headers that tell it to browsers."""
 
 from __future__ import annotations
 
@@ -33,14 +33,18 @@ class Cors:
     def refuses(self, request_headers: Headers) -> bool:
         """Say whether a browser sends this for a page of another site that isn't allowed.
 
-        A browser lets any page post plain text anywhere, cookies included, and says so in
-        `Sec-Fetch-Site`, which pages can't forge.
+        A browser lets any page post plain text to any site, with the cookies of that site. It says
+        so in `Sec-Fetch-Site`. Where it sends no such header (Safari before 16.4; plain HTTP), the
+        `Origin` is compared with the host that was asked. A page can forge none of these headers.
         """
-        is_foreign = request_headers.get("Sec-Fetch-Site") in _FOREIGN_SITES
+        site = request_headers.get("Sec-Fetch-Site")
+        is_foreign = (
+            _has_foreign_origin(request_headers) if site is None else site in _FOREIGN_SITES
+        )
         return is_foreign and not self.allows(request_headers.get("Origin"))
 
     def headers(self, request_headers: Headers) -> dict[str, str]:
-        """Return what every answer carries, errors included: without it the page sees nothing."""
+        """Return the headers of every answer; without them a page can't read errors either."""
         origin = request_headers.get("Origin")
         if self.origins is None:
             return {"Access-Control-Allow-Origin": "*"}
@@ -55,7 +59,7 @@ class Cors:
         }
 
     def preflight_headers(self, request_headers: Headers, method: str) -> dict[str, str]:
-        """Return what the browser wants to know before it sends the request itself."""
+        """Return the headers that allow the request which the browser is about to send."""
         if not self.allows(request_headers.get("Origin")):
             return {}
         return {
@@ -65,3 +69,13 @@ class Cors:
             ),
             "Access-Control-Max-Age": _PREFLIGHT_MAX_AGE,
         }
+
+
+def _has_foreign_origin(request_headers: Headers) -> bool:
+    origin = request_headers.get("Origin")
+    if origin is None:
+        return False
+    # A proxy may replace Host by its own; it then passes on the browser's as X-Forwarded-Host.
+    asked = f"{request_headers.get('Host', '')},{request_headers.get('X-Forwarded-Host', '')}"
+    hosts = {host.strip().lower() for host in asked.split(",")} - {""}
+    return origin.partition("://")[2].lower() not in hosts

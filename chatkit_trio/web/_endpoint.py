@@ -1,33 +1,53 @@
-"""The endpoint's requests: what each answers when all goes well.
+"""The endpoint's requests: what each answers when all goes well, and the context it gets.
 
-`_border` stands around them: methods, other origins and exceptions are its affair.
+Methods, other origins and exceptions are dealt with in `_middleware`, which wraps these views.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
-from typing import Any, Generic
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeAlias, cast
 
 import trio
-from quart import Response, request
-from typing_extensions import TypeVar
-from werkzeug.exceptions import RequestTimeout
+from quart import Request, Response, request
+from werkzeug.exceptions import Forbidden, RequestTimeout
 
 from chatkit_trio.errors import ConflictError, TooLargeError
 from chatkit_trio.server import ChatKitServer, StreamingResult
+from chatkit_trio.store import TContext
 
-from ._context import Caller, ContextFunction
 from ._event_stream import EventStreamBody
-from ._responses import empty_response, event_stream, json_response
+from ._middleware import empty_response, event_stream, json_response
 from ._watch import WatchBody, parse_event_id
 
 logger = logging.getLogger(__name__)
 
-TContext = TypeVar("TContext", default=Any)
+ContextFunction: TypeAlias = Callable[[Request], TContext | Awaitable[TContext]]
+"""Makes the context of a request: who asks, and whatever else the hooks want to know."""
 
 _PING_TIMEOUT = 2.0  # seconds
+
+
+class RequestContext(Generic[TContext]):
+    """Calls the user's function for the request that is being answered; without one it is None."""
+
+    def __init__(self, make_context: ContextFunction[TContext] | None) -> None:
+        self._make_context = make_context
+
+    async def __call__(self) -> TContext:
+        """Return the context. `PermissionError` from the user's function becomes a 403."""
+        if self._make_context is None:
+            return cast(TContext, None)
+        try:
+            # The request itself and not Quart's proxy of it: the turn outlives the view.
+            context = self._make_context(cast(Any, request)._get_current_object())
+            return cast(TContext, await context if inspect.isawaitable(context) else context)
+        except PermissionError as error:
+            raise Forbidden("You may not use this chat.") from error
 
 
 class Endpoint(Generic[TContext]):
@@ -40,7 +60,7 @@ class Endpoint(Generic[TContext]):
         max_body_bytes: int,
     ) -> None:
         self._server = server
-        self._context = Caller(context)
+        self._context = RequestContext(context)
         self._max_body_bytes = max_body_bytes
 
     async def process(self) -> Response:

@@ -18,26 +18,23 @@ from quart.blueprints import BlueprintSetupState
 from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
 from quart_trio.wrappers import TrioResponse
-from typing_extensions import TypeVar
 from werkzeug.exceptions import ClientDisconnected
 
 from chatkit_trio._engine.wire import to_json
 from chatkit_trio.errors import TooLargeError
 from chatkit_trio.server import ChatKitServer
+from chatkit_trio.store import TContext
 from chatkit_trio.stores.attachments import DiskAttachmentStore, Download
 from chatkit_trio.types import Attachment
 
 from ._blueprint import CorsOrigins
-from ._border import ALL_METHODS, View, bordered
-from ._context import Caller, ContextFunction
 from ._cors import Cors
+from ._endpoint import ContextFunction, RequestContext
+from ._middleware import ALL_METHODS, View, json_response, with_middleware
 from ._multipart import MultipartFile
-from ._responses import json_response
 from ._upload_body import UploadBody, leave_bodies_to_views, upload_body
 
 __all__ = ["uploads_blueprint"]
-
-TContext = TypeVar("TContext", default=Any)
 
 _SENT_AT_ONCE = 64 * 1024  # bytes
 _FORM_BYTES = 64 * 1024  # what a multipart form may have around its file
@@ -116,7 +113,7 @@ class Uploads(Generic[TContext]):
         upload_timeout: float,
     ) -> None:
         self._store = store
-        self._caller = Caller(context)
+        self._context = RequestContext(context)
         self._idle_timeout = idle_timeout
         self._upload_timeout = upload_timeout
 
@@ -129,7 +126,7 @@ class Uploads(Generic[TContext]):
                 request.args.get("expires", ""),
                 request.args.get("signature", ""),
                 _form(body) if request.mimetype == "multipart/form-data" else body,
-                self._caller,
+                self._context,
             )
 
         return await self._answer(received)
@@ -141,7 +138,7 @@ class Uploads(Generic[TContext]):
             form = _form(body)
             head = await form.head()
             return await self._store.receive_direct(
-                head.filename, head.headers.get("Content-Type", ""), form, self._caller
+                head.filename, head.headers.get("Content-Type", ""), form, self._context
             )
 
         return await self._answer(received)
@@ -149,7 +146,7 @@ class Uploads(Generic[TContext]):
     async def send(self, attachment_id: str) -> Response:
         """Send the bytes of an attachment."""
         signature = request.args.get("signature", "")
-        download = await self._store.open_download(attachment_id, signature, self._caller)
+        download = await self._store.open_download(attachment_id, signature, self._context)
         response = TrioResponse(
             _FileBody(download.path),
             headers={**_DOWNLOAD_HEADERS, "Content-Disposition": _disposition(download)},
@@ -226,7 +223,9 @@ class _Collection:
 
 def _by_method(views: dict[str, View], cors: Cors) -> View:
     """Return one view that hands requests on, each to the view of its method."""
-    known = {method: bordered(view, method=method, cors=cors) for method, view in views.items()}
+    known = {
+        method: with_middleware(view, method=method, cors=cors) for method, view in views.items()
+    }
 
     async def answer(**path: str) -> Response:
         # A preflight is answered by the view that it asks about.

@@ -568,7 +568,7 @@ async def test_dropped_stream_cancels_the_model() -> None:
 async def test_tool_that_ignores_cancellation_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("chatkit_trio.agents._event_stream.CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr("chatkit_trio.agents._reading.CLOSE_TIMEOUT", 0.05)
     release = trio.Event()
 
     @function_tool

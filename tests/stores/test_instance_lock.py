@@ -4,7 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
-from chatkit_trio.stores._instance_lock import InstanceLock, live_instances
+import pytest
+
+from chatkit_trio.stores._instance_lock import InstanceLock, live_instances, remove_dead_locks
 
 
 def test_a_lock_is_alive_until_it_is_released(tmp_path: Path) -> None:
@@ -17,12 +19,41 @@ def test_a_lock_is_alive_until_it_is_released(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_file_of_a_dead_process_is_removed(tmp_path: Path) -> None:
+def test_looking_who_is_alive_changes_nothing(tmp_path: Path) -> None:
+    database = tmp_path / "chat.db"
+    (tmp_path / "chat.db-instance-00ff").touch()
+    assert live_instances(database) == set()
+    assert [file.name for file in tmp_path.iterdir()] == ["chat.db-instance-00ff"]
+
+
+def test_the_file_of_a_dead_process_is_removed_and_no_other(tmp_path: Path) -> None:
     database = tmp_path / "chat.db"
     (tmp_path / "chat.db-instance-00ff").touch()
     (tmp_path / "another.db-instance-00ff").touch()
-    assert live_instances(database) == set()
-    assert [file.name for file in tmp_path.iterdir()] == ["another.db-instance-00ff"]
+    lock = InstanceLock(database)
+    remove_dead_locks(database)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "another.db-instance-00ff",
+        f"chat.db-instance-{lock.instance}",
+    }
+    lock.release()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_lock_file_that_was_removed_is_put_back_under_its_name(
+    tmp_path: Path, replaced: bool
+) -> None:
+    database = tmp_path / "chat.db"
+    lock = InstanceLock(database)
+    lock.path.unlink()
+    if replaced:
+        lock.path.touch()
+    assert not lock.is_in_place
+    lock.put_back()
+    assert lock.is_in_place
+    assert live_instances(database) == {lock.instance}
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_lock_being_made_is_never_taken_for_a_stale_one(tmp_path: Path) -> None:
@@ -32,6 +63,7 @@ def test_a_lock_being_made_is_never_taken_for_a_stale_one(tmp_path: Path) -> Non
     def look() -> None:
         while not done.is_set():
             live_instances(database)
+            remove_dead_locks(database)
 
     def make() -> bool:
         lock = InstanceLock(database)

@@ -10,7 +10,8 @@ import pytest
 
 from chatkit_trio.store import Settlement, Store
 from chatkit_trio.stores import MemoryStore, SQLiteStore
-from chatkit_trio.testing._store_samples import note, prepare, snapshot, thread
+from chatkit_trio.testing._store_samples import NOON, UNREADABLE, note, prepare, snapshot, thread
+from chatkit_trio.types import ClientToolCallItem
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -49,6 +50,27 @@ async def test_a_settlement_that_cant_be_stored_whole_isnt_stored_at_all(store: 
     before = await snapshot(store, "thr_1", None)
     with pytest.raises(ValueError, match=r"item bad can't be stored as JSON: .*object"):
         await store.settle(Settlement("thr_1", None, (note("i5", "thr_1"), bad)), None)
+    assert await snapshot(store, "thr_1", None) == before
+
+
+@pytest.mark.parametrize("value", UNREADABLE.values(), ids=UNREADABLE)
+async def test_what_couldnt_be_loaded_again_is_refused_when_it_is_stored(
+    store: Store[Any], value: Any
+) -> None:
+    before = await snapshot(store, "thr_1", None)
+    bad_item = ClientToolCallItem(
+        id="bad", thread_id="thr_1", created_at=NOON, call_id="c", name="n", arguments={"a": value}
+    )
+    bad_thread = thread("thr_1").model_copy(update={"metadata": {"a": value}})
+    for write, name in (
+        (lambda: store.add_thread_item("thr_1", bad_item, None), "item bad"),
+        (lambda: store.save_item("thr_1", bad_item, None), "item bad"),
+        (lambda: store.settle(Settlement("thr_1", None, (bad_item,)), None), "item bad"),
+        (lambda: store.save_thread(bad_thread, None), "thread thr_1"),
+        (lambda: store.update_thread(bad_thread, None), "thread thr_1"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} can't be stored"):
+            await write()
     assert await snapshot(store, "thr_1", None) == before
 
 

@@ -20,6 +20,7 @@ from chatkit_trio.store import JournalEntry, Settlement
 from chatkit_trio.stores import SQLiteStore, _sqlite_queries, _sqlite_schema
 from chatkit_trio.testing import StoreConformance
 from chatkit_trio.testing._store_samples import note, prepare, snapshot, thread
+from chatkit_trio.types import SDKHiddenContextItem, TurnEnding
 
 HERE = Path(__file__).parent
 
@@ -186,6 +187,20 @@ class TestSchema:
             await store.journal.begin("turn_1", "thr_1", None)
             assert writer(store).execute("PRAGMA user_version").fetchone() == (3,)
 
+    async def test_an_open_turn_in_a_file_of_version_2_is_recovered(self, path: Path) -> None:
+        with closing(sqlite3.connect(path)) as old:
+            for step in _sqlite_schema.MIGRATIONS[:2]:
+                step(old)
+            old.execute(f"PRAGMA application_id = {_sqlite_schema.APPLICATION_ID}")
+            old.execute("PRAGMA user_version = 2")
+            items = f"[{note('i1', 'thr_1', 'half').model_dump_json()}]"
+            old.execute("INSERT INTO turns VALUES ('turn_1', 'thr_1', '', 'gone', 0, ?)", (items,))
+            old.commit()
+        async with SQLiteStore(path) as store:
+            assert await store.journal.abandoned() == [
+                JournalEntry("turn_1", "thr_1", (note("i1", "thr_1", "half"),))
+            ]
+
     async def test_a_migration_that_fails_leaves_the_file_as_it_was(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -211,16 +226,22 @@ class TestSchema:
             pass
         with closing(sqlite3.connect(path)) as newer:
             newer.execute("PRAGMA user_version = 99")
+            newer.execute("PRAGMA journal_mode = DELETE")
+        before = await trio.Path(path).read_bytes()
         with pytest.raises(StoreError, match=r"chat\.db: its schema has version 99.*upgrade"):
             await SQLiteStore(path).__aenter__()
+        assert await trio.Path(path).read_bytes() == before
 
-    async def test_a_file_of_another_program_is_refused(self, path: Path) -> None:
+    async def test_a_file_of_another_program_is_refused_and_not_a_byte_of_it_changed(
+        self, path: Path
+    ) -> None:
         with closing(sqlite3.connect(path)) as other:
             other.execute("CREATE TABLE customers (name TEXT)")
+        before = await trio.Path(path).read_bytes()
         with pytest.raises(StoreError, match="of another program"):
             await SQLiteStore(path).__aenter__()
-        with closing(sqlite3.connect(path)) as other:
-            assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("customers",)]
+        assert await trio.Path(path).read_bytes() == before
+        assert beside(path) == [path]
 
     @pytest.mark.parametrize("order", ["asc", "desc"])
     async def test_a_page_is_one_range_of_an_index_without_a_sort(
@@ -556,3 +577,176 @@ class TestRecovery:
         async with SQLiteStore(path, owner=str) as store:
             assert len(await store.journal.abandoned()) == 1
         assert beside(path) == [path]
+
+    async def test_the_lock_files_of_the_dead_are_removed_when_a_store_is_opened(
+        self, path: Path
+    ) -> None:
+        (path.parent / "chat.db-instance-00ff").touch()
+        async with SQLiteStore(path):
+            pass
+        assert beside(path) == [path]
+
+    async def test_asking_for_abandoned_turns_writes_nothing_if_there_are_none(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with SQLiteStore(path) as alive, SQLiteStore(path) as store:
+            await alive.journal.begin("turn_1", "thr_1", None)
+            await store.journal.begin("turn_2", "thr_1", None)
+            monkeypatch.setattr(store._database, "write", None)
+            assert await store.journal.abandoned() == []
+            assert await store.journal.abandoned("thr_1") == []
+            assert await store.journal.abandoned("thr_2") == []
+
+    async def test_an_entry_that_cant_be_read_is_kept_and_logged_once(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with SQLiteStore(path) as dead:
+            await dead.journal.begin("turn_1", "thr_1", None)
+            await dead.journal.begin("turn_2", "thr_2", None)
+            writer(dead).execute("UPDATE turns SET items = '[{}]' WHERE id = 'turn_1'")
+        async with SQLiteStore(path) as store:
+            for _ in range(3):
+                assert await store.journal.abandoned() == [JournalEntry("turn_2", "thr_2")]
+            kept = writer(store).execute("SELECT items FROM turns WHERE id = 'turn_1'").fetchone()
+        assert kept == ("[{}]",)
+        assert [record.getMessage() for record in caplog.records] == [
+            "the journal's entry of turn turn_1 can't be read; it is kept"
+        ]
+
+    async def test_an_item_that_cant_be_stored_keeps_no_other_from_being_journaled(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bad: Any = note("bad", "thr_1")
+        bad.content = object()
+        entries = [
+            JournalEntry("turn_1", "thr_1", (note("i1", "thr_1", "a"), bad)),
+            JournalEntry("turn_2", "thr_2", (note("i2", "thr_2", "b"),)),
+        ]
+        async with SQLiteStore(path) as dead:
+            for entry in entries:
+                await dead.journal.begin(entry.turn_id, entry.thread_id, None)
+            for _ in range(3):
+                await dead.journal.checkpoint(entries)
+        async with SQLiteStore(path) as store:
+            assert await store.journal.abandoned() == [
+                JournalEntry("turn_1", "thr_1", (note("i1", "thr_1", "a"),)),
+                entries[1],
+            ]
+        assert [record.getMessage() for record in caplog.records] == [
+            "item bad of thread thr_1 can't be journaled; it is left out"
+        ]
+
+
+def ending_note(item_id: str, text: str) -> SDKHiddenContextItem:
+    at, ending = note("", "").created_at, TurnEnding(turn_id="turn_1", reason="stopped")
+    return SDKHiddenContextItem(
+        id=item_id, thread_id="thr_1", created_at=at, content=text, ending=ending
+    )
+
+
+def lock_file(path: Path) -> Path:
+    (found,) = path.parent.glob("chat.db-instance-*")
+    return found
+
+
+class TestRemovedLockFile:
+    """Somebody removes the lock file of a store that is open: others take it for dead."""
+
+    WHOLE = Settlement("thr_1", "turn_1", (note("i5", "thr_1", "whole"), ending_note("n2", "stop")))
+    CRASHED = Settlement(
+        "thr_1", "turn_1", (note("i5", "thr_1", "half"), ending_note("n1", "crash"))
+    )
+
+    async def begin_and_lose_the_lock(self, store: SQLiteStore[Any], path: Path) -> None:
+        await prepare(store, "thr_1", None)
+        await store.journal.begin("turn_1", "thr_1", None)
+        half = JournalEntry("turn_1", "thr_1", (note("i5", "thr_1", "half"),))
+        await store.journal.checkpoint([half])
+        lock_file(path).unlink()
+
+    async def test_a_turn_that_another_has_settled_as_crashed_is_completed(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with SQLiteStore(path) as store:
+            await self.begin_and_lose_the_lock(store, path)
+            async with SQLiteStore(path) as other:
+                assert len(await other.journal.abandoned()) == 1
+                await other.journal.settle_abandoned(self.CRASHED)
+            for _ in range(2):
+                await store.settle(self.WHOLE, None)
+            items = (await snapshot(store, "thr_1", None)).items
+        assert items[4:] == (("i5", "whole"), ("n1", "crash"))
+        told, warned, *_ = [record.getMessage() for record in caplog.records]
+        assert "was removed while the store is open" in told
+        assert warned == (
+            "turn turn_1 of thread thr_1 was taken for crashed by another process while it was"
+            " alive here; what it has stored is completed"
+        )
+
+    async def test_a_turn_that_another_has_claimed_only_is_settled_once(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with SQLiteStore(path) as store:
+            await self.begin_and_lose_the_lock(store, path)
+            async with SQLiteStore(path) as other:
+                assert len(await other.journal.abandoned()) == 1
+                await store.settle(self.WHOLE, None)
+                await other.journal.settle_abandoned(self.CRASHED)
+                assert await other.journal.abandoned() == []
+            items = (await snapshot(store, "thr_1", None)).items
+        assert items[4:] == (("i5", "whole"), ("n2", "stop"))
+        assert "was taken for crashed" in caplog.text
+
+    async def test_a_settlement_that_is_only_repeated_says_nothing(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with SQLiteStore(path) as store:
+            await prepare(store, "thr_1", None)
+            await store.journal.begin("turn_1", "thr_1", None)
+            for _ in range(2):
+                await store.settle(self.WHOLE, None)
+            items = (await snapshot(store, "thr_1", None)).items
+        assert items[4:] == (("i5", "whole"), ("n2", "stop"))
+        assert caplog.records == []
+
+    async def test_a_late_settlement_leaves_the_notes_of_other_turns_alone(
+        self, path: Path
+    ) -> None:
+        earlier = ending_note("n0", "earlier").model_copy(
+            update={"ending": TurnEnding(turn_id="turn_0", reason="stopped", item_ids=["turn_1"])}
+        )
+        async with SQLiteStore(path) as store:
+            await prepare(store, "thr_1", None)
+            await store.add_thread_item("thr_1", earlier, None)
+            await store.settle(self.WHOLE, None)
+            items = (await snapshot(store, "thr_1", None)).items
+        assert items[4:] == (("n0", "earlier"), ("i5", "whole"), ("n2", "stop"))
+
+    @pytest.mark.parametrize("write", ["begin", "checkpoint", "settle"])
+    async def test_the_next_write_of_a_turn_puts_the_lock_file_back_and_tells(
+        self, path: Path, write: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with SQLiteStore(path) as store, SQLiteStore(path) as other:
+            removed = path.parent / f"chat.db-instance-{store._database.instance}"
+            await prepare(store, "thr_1", None)
+            await store.journal.begin("turn_1", "thr_1", None)
+            removed.unlink()
+            for n in range(2):
+                match write:
+                    case "begin":
+                        await store.journal.begin(f"turn_{n + 2}", "thr_1", None)
+                    case "checkpoint":
+                        await store.journal.checkpoint([])
+                    case _:
+                        await store.settle(Settlement("thr_1", "turn_2"), None)
+            assert await other.journal.abandoned() == []
+        assert [record.getMessage() for record in caplog.records] == [
+            f"the lock file {removed} was removed while the store is open; it is back, but other"
+            " processes may have settled live turns of this one as crashed"
+        ]
+
+    async def test_a_store_never_takes_its_own_live_turn_for_crashed(self, path: Path) -> None:
+        async with SQLiteStore(path) as store:
+            await self.begin_and_lose_the_lock(store, path)
+            assert await store.journal.abandoned() == []
+            assert await store.journal.abandoned("thr_1") == []

@@ -18,8 +18,12 @@ from chatkit_trio.testing._store_samples import note, prepare, snapshot
 class TwelveMethodStore(MemoryStore[str]):
     """A store as most people write it: the twelve methods, and nothing of the rest."""
 
+    update_thread = Store.update_thread
     settle = Store.settle
     delete_items_after = Store.delete_items_after
+    set_aside = Store.set_aside
+    begin_request = Store.begin_request
+    update_request = Store.update_request
 
 
 class TestStoreWithTheDefaults(StoreConformance):

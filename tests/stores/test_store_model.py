@@ -40,6 +40,9 @@ class ListModel:
             self.threads.append((owner, thread_id, []))
         self.items(owner, thread_id)
 
+    def update_thread(self, owner: str, thread_id: str) -> None:
+        self.items(owner, thread_id)
+
     def delete_thread(self, owner: str, thread_id: str) -> None:
         self.threads = [row for row in self.threads if row[:2] != (owner, thread_id)]
 
@@ -107,6 +110,9 @@ class StoreAsModel:
     async def save_thread(self, owner: str, thread_id: str) -> None:
         await self.store.save_thread(thread(thread_id), owner)
 
+    async def update_thread(self, owner: str, thread_id: str) -> None:
+        await self.store.update_thread(thread(thread_id), owner)
+
     async def delete_thread(self, owner: str, thread_id: str) -> None:
         await self.store.delete_thread(thread_id, owner)
 
@@ -158,6 +164,7 @@ def calls(draw: st.DrawFn) -> tuple[str, tuple[Any, ...]]:
 
     arguments = {
         "save_thread": lambda: (),
+        "update_thread": lambda: (),
         "delete_thread": lambda: (),
         "add": lambda: (item(),),
         "save": lambda: (item(),),

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
 
+import outcome
+import pytest
 import trio
 
-from chatkit_trio.store import Settlement, Store
-from chatkit_trio.stores import MemoryStore
-from chatkit_trio.testing import StoreConformance
-from chatkit_trio.types import Page, ThreadItem, ThreadMetadata
+from chatkit_trio.errors import NotFoundError
+from chatkit_trio.store import (
+    Journal,
+    JournalEntry,
+    RequestRecord,
+    Settlement,
+    Store,
+    UnstorableItem,
+)
+from chatkit_trio.stores import MemoryStore, SQLiteStore
+from chatkit_trio.testing import StoreConformance, StoreWrapper
+from chatkit_trio.types import Attachment, Page, SDKHiddenContextItem, ThreadItem, ThreadMetadata
+
+T = TypeVar("T")
 
 
 class Kit(StoreConformance):
@@ -150,3 +165,605 @@ class MovesSavedItems(MemoryStore[str]):
 class TestMovesSavedItems(Kit):
     __test__ = True
     store = MovesSavedItems
+
+
+# --- Threads and items -------------------------------------------------------------------------
+
+
+class DeletesTwenty(MemoryStore[str]):
+    """Deletes one page of newer items and stops."""
+
+    async def delete_items_after(self, thread_id: str, item_id: str, context: str) -> None:
+        page = await self.load_thread_items(thread_id, item_id, 20, "asc", context)
+        await self.load_item(thread_id, item_id, context)
+        for item in page.data:
+            await self.delete_thread_item(thread_id, item.id, context)
+
+
+class TestDeletesTwenty(Kit):
+    __test__ = True
+    store = DeletesTwenty
+
+
+class IgnoresCaseOfItems(MemoryStore[str]):
+    """Has a collation that takes `ABC` for `abc`."""
+
+    async def load_item(self, thread_id: str, item_id: str, context: str) -> ThreadItem:
+        return await super().load_item(thread_id, item_id.lower(), context)
+
+    async def delete_thread_item(self, thread_id: str, item_id: str, context: str) -> None:
+        await super().delete_thread_item(thread_id, item_id.lower(), context)
+
+
+class TestIgnoresCaseOfItems(Kit):
+    __test__ = True
+    store = IgnoresCaseOfItems
+
+
+class IgnoresCaseOfThreads(MemoryStore[str]):
+    async def load_thread(self, thread_id: str, context: str) -> ThreadMetadata:
+        for known in (thread_id, thread_id.lower()):
+            with suppress(NotFoundError):
+                return await super().load_thread(known, context)
+        raise NotFoundError(f"there is no thread {thread_id}")
+
+
+class TestIgnoresCaseOfThreads(Kit):
+    __test__ = True
+    store = IgnoresCaseOfThreads
+
+
+class IgnoresCaseOfAttachments(MemoryStore[str]):
+    async def save_attachment(self, attachment: Attachment, context: str) -> None:
+        lower = attachment.model_copy(update={"id": attachment.id.lower()})
+        await super().save_attachment(lower, context)
+
+    async def load_attachment(self, attachment_id: str, context: str) -> Attachment:
+        return await super().load_attachment(attachment_id.lower(), context)
+
+    async def delete_attachment(self, attachment_id: str, context: str) -> None:
+        await super().delete_attachment(attachment_id.lower(), context)
+
+
+class TestIgnoresCaseOfAttachments(Kit):
+    __test__ = True
+    store = IgnoresCaseOfAttachments
+
+
+class ForgetsStatus(MemoryStore[str]):
+    """Has columns for the title and the metadata, and none for the rest."""
+
+    async def save_thread(self, thread: ThreadMetadata, context: str) -> None:
+        known = thread.model_dump(include={"id", "title", "created_at", "metadata"})
+        await super().save_thread(ThreadMetadata.model_validate(known), context)
+
+
+class TestForgetsStatus(Kit):
+    __test__ = True
+    store = ForgetsStatus
+
+
+class ForgetsTheEnding(MemoryStore[str]):
+    """Stores a note as it was before notes had an ending."""
+
+    async def add_thread_item(self, thread_id: str, item: ThreadItem, context: str) -> None:
+        if isinstance(item, SDKHiddenContextItem):
+            item = item.model_copy(update={"ending": None})
+        await super().add_thread_item(thread_id, item, context)
+
+
+class TestForgetsTheEnding(Kit):
+    __test__ = True
+    store = ForgetsTheEnding
+
+
+class WritesWhatItCantRead(MemoryStore[str]):
+    async def add_thread_item(self, thread_id: str, item: ThreadItem, context: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self._thread(thread_id, context).items[item.id] = item.model_dump_json()
+
+
+class TestWritesWhatItCantRead(Kit):
+    __test__ = True
+    store = WritesWhatItCantRead
+
+
+class UpdateInserts(MemoryStore[str]):
+    update_thread = MemoryStore.save_thread
+
+
+class TestUpdateInserts(Kit):
+    __test__ = True
+    store = UpdateInserts
+
+
+class UpdatesInSteps(MemoryStore[str]):
+    """Claims to be atomic, and looks first and writes then."""
+
+    update_thread = Store.update_thread
+
+
+class TestUpdatesInSteps(Kit):
+    __test__ = True
+    store = UpdatesInSteps
+
+
+class UpdateForgetsTheOwner(MemoryStore[str]):
+    async def update_thread(self, thread: ThreadMetadata, context: str) -> None:
+        await trio.lowlevel.checkpoint()
+        row = self._threads.get(thread.id)
+        await super().update_thread(thread, row.owner if row is not None else context)
+
+
+class TestUpdateForgetsTheOwner(Kit):
+    __test__ = True
+    store = UpdateForgetsTheOwner
+
+
+class SettleForgetsStatusAndMetadata(MemoryStore[str]):
+    """Settles the title only."""
+
+    async def settle(self, settlement: Settlement, context: str) -> None:
+        thread = await self.load_thread(settlement.thread_id, context)
+        if settlement.thread is not None:
+            thread.title = settlement.thread.title
+            settlement = replace(settlement, thread=thread)
+        await super().settle(settlement, context)
+
+
+class TestSettleForgetsStatusAndMetadata(Kit):
+    __test__ = True
+    store = SettleForgetsStatusAndMetadata
+
+
+class Blocks(MemoryStore[str]):
+    """Has a driver that blocks, on the trio thread."""
+
+    async def load_thread_items(self, *args: Any, **kwargs: Any) -> Page[ThreadItem]:
+        time.sleep(0.02)  # noqa: ASYNC251  (the fault)
+        return await super().load_thread_items(*args, **kwargs)
+
+
+class TestBlocks(Kit):
+    __test__ = True
+    store = Blocks
+
+
+class NeverGivesWay(StoreWrapper[str]):
+    """Has a driver that is quick, and blocks too."""
+
+    async def around(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
+        running: Any = call()
+        try:
+            running.send(None)
+            while True:
+                running.send(outcome.Value(None))  # what trio answers to a checkpoint
+        except StopIteration as end:
+            answer: T = end.value
+            return answer
+
+
+class TestNeverGivesWay(StoreConformance):
+    @asynccontextmanager
+    async def open_store(self) -> AsyncIterator[Store[str]]:
+        yield NeverGivesWay(MemoryStore(owner=str))
+
+
+# --- What was refused, and requests that are sent twice ----------------------------------------
+
+
+class SetAsideRaises(MemoryStore[str]):
+    async def set_aside(self, item: UnstorableItem, context: str) -> None:
+        await trio.lowlevel.checkpoint()
+        item.text.encode()
+
+
+class TestSetAsideRaises(Kit):
+    __test__ = True
+    store = SetAsideRaises
+
+
+class SetAsideWantsAThread(MemoryStore[str]):
+    async def set_aside(self, item: UnstorableItem, context: str) -> None:
+        await self.load_thread(item.thread_id, context)
+
+
+class TestSetAsideWantsAThread(Kit):
+    __test__ = True
+    store = SetAsideWantsAThread
+
+
+class LooksThenRecords(MemoryStore[str]):
+    """Lets another caller in between looking for a request and recording it."""
+
+    async def begin_request(
+        self, record: RequestRecord, window: float, context: str
+    ) -> RequestRecord | None:
+        found = self._requests.get((context, record.key))
+        await trio.lowlevel.checkpoint()
+        if found is not None:
+            return await super().begin_request(record, window, context)
+        await super().begin_request(record, 0, context)
+        return None
+
+
+class TestLooksThenRecords(Kit):
+    __test__ = True
+    store = LooksThenRecords
+
+
+class RecordsForAll(MemoryStore[str]):
+    """Takes another owner's key for the same."""
+
+    async def begin_request(
+        self, record: RequestRecord, window: float, context: str
+    ) -> RequestRecord | None:
+        return await super().begin_request(record, window, "all")
+
+    async def update_request(self, record: RequestRecord, context: str) -> None:
+        await super().update_request(record, "all")
+
+
+class TestRecordsForAll(Kit):
+    __test__ = True
+    store = RecordsForAll
+
+
+class KeepsRequestsForEver(MemoryStore[str]):
+    async def begin_request(
+        self, record: RequestRecord, window: float, context: str
+    ) -> RequestRecord | None:
+        return await super().begin_request(record, 600, context)
+
+
+class TestKeepsRequestsForEver(Kit):
+    __test__ = True
+    store = KeepsRequestsForEver
+
+
+class ForgetsRequests(MemoryStore[str]):
+    async def begin_request(
+        self, record: RequestRecord, window: float, context: str
+    ) -> RequestRecord | None:
+        await trio.lowlevel.checkpoint()
+        return None
+
+
+class TestForgetsRequests(Kit):
+    __test__ = True
+    store = ForgetsRequests
+
+
+class AnswersAreText(MemoryStore[str]):
+    """Has a column for text, and turns no answer into an empty one."""
+
+    async def begin_request(
+        self, record: RequestRecord, window: float, context: str
+    ) -> RequestRecord | None:
+        found = await super().begin_request(record, window, context)
+        return found and replace(found, answer=found.answer or b"")
+
+
+class TestAnswersAreText(Kit):
+    __test__ = True
+    store = AnswersAreText
+
+
+class RequestsIgnoreCase(MemoryStore[str]):
+    async def begin_request(
+        self, record: RequestRecord, window: float, context: str
+    ) -> RequestRecord | None:
+        lower = replace(record, key=record.key.lower().strip())
+        return await super().begin_request(lower, window, context)
+
+
+class TestRequestsIgnoreCase(Kit):
+    __test__ = True
+    store = RequestsIgnoreCase
+
+
+class UpdatesTheAnswerOnly(MemoryStore[str]):
+    async def update_request(self, record: RequestRecord, context: str) -> None:
+        await trio.lowlevel.checkpoint()
+        at, found = self._requests[context, record.key]
+        self._requests[context, record.key] = (at, replace(found, answer=record.answer))
+
+
+class TestUpdatesTheAnswerOnly(Kit):
+    __test__ = True
+    store = UpdatesTheAnswerOnly
+
+
+class UpdateRequestInserts(MemoryStore[str]):
+    async def update_request(self, record: RequestRecord, context: str) -> None:
+        await self.begin_request(record, 600, context)
+        await super().update_request(record, context)
+
+
+class TestUpdateRequestInserts(Kit):
+    __test__ = True
+    store = UpdateRequestInserts
+
+
+class RecordsWhenCancelled(MemoryStore[str]):
+    async def begin_request(
+        self, record: RequestRecord, window: float, context: str
+    ) -> RequestRecord | None:
+        found = await super().begin_request(record, window, context)
+        await trio.lowlevel.checkpoint()
+        return found
+
+
+class TestRecordsWhenCancelled(Kit):
+    __test__ = True
+    store = RecordsWhenCancelled
+
+
+class RequestsInMemory(StoreWrapper[str]):
+    """Keeps requests where they don't survive."""
+
+    def __init__(self, store: Store[str]) -> None:
+        super().__init__(store)
+        self._memory = MemoryStore[str](owner=str)
+
+    async def begin_request(
+        self, record: RequestRecord, window: float, context: str
+    ) -> RequestRecord | None:
+        return await self._memory.begin_request(record, window, context)
+
+    async def update_request(self, record: RequestRecord, context: str) -> None:
+        await self._memory.update_request(record, context)
+
+
+# --- Journals ----------------------------------------------------------------------------------
+
+
+class FaultyJournal(Journal[str]):
+    """Passes everything on to the journal of a right store."""
+
+    def __init__(self, journal: Journal[str]) -> None:
+        self.right = journal
+
+    async def begin(self, turn_id: str, thread_id: str, context: str) -> None:
+        await self.right.begin(turn_id, thread_id, context)
+
+    async def checkpoint(self, entries: Sequence[JournalEntry]) -> None:
+        await self.right.checkpoint(entries)
+
+    async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
+        return await self.right.abandoned(thread_id)
+
+    async def settle_abandoned(self, settlement: Settlement) -> None:
+        await self.right.settle_abandoned(settlement)
+
+
+class PersistentKit(StoreConformance):
+    __test__ = False
+    persistent = True
+    wrapper: type[StoreWrapper[str]] = StoreWrapper
+    journal: type[FaultyJournal] = FaultyJournal
+
+    @pytest.fixture(autouse=True)
+    def _file(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "chat.db"
+
+    @asynccontextmanager
+    async def open_store(self) -> AsyncIterator[Store[str]]:
+        async with self.wrapper(SQLiteStore[str](self.path, owner=str)) as store:
+            assert store.journal is not None
+            store.journal = self.journal(store.journal)
+            yield store
+
+    def context(self) -> str:
+        return "ann"
+
+    def other_context(self) -> str:
+        return "bob"
+
+
+class TestRequestsInMemory(PersistentKit):
+    __test__ = True
+    wrapper = RequestsInMemory
+
+
+class JournalsOneItem(FaultyJournal):
+    async def checkpoint(self, entries: Sequence[JournalEntry]) -> None:
+        await super().checkpoint([replace(entry, items=entry.items[:1]) for entry in entries])
+
+
+class TestJournalsOneItem(PersistentKit):
+    __test__ = True
+    journal = JournalsOneItem
+
+
+class JournalsNoChanges(FaultyJournal):
+    async def checkpoint(self, entries: Sequence[JournalEntry]) -> None:
+        await super().checkpoint([replace(entry, changed_items=()) for entry in entries])
+
+
+class TestJournalsNoChanges(PersistentKit):
+    __test__ = True
+    journal = JournalsNoChanges
+
+
+class JournalsNoReason(FaultyJournal):
+    async def checkpoint(self, entries: Sequence[JournalEntry]) -> None:
+        await super().checkpoint([replace(entry, reason=None) for entry in entries])
+
+
+class TestJournalsNoReason(PersistentKit):
+    __test__ = True
+    journal = JournalsNoReason
+
+
+class JournalsTheFirstCheckpoint(FaultyJournal):
+    """Adds what is new to an entry, and replaces nothing."""
+
+    def __init__(self, journal: Journal[str]) -> None:
+        super().__init__(journal)
+        self._reasons: dict[str, str | None] = {}
+
+    async def checkpoint(self, entries: Sequence[JournalEntry]) -> None:
+        for entry in entries:
+            self._reasons[entry.turn_id] = entry.reason or self._reasons.get(entry.turn_id)
+        merged = [replace(entry, reason=self._reasons[entry.turn_id]) for entry in entries]
+        await super().checkpoint(merged)
+
+
+class TestJournalsTheFirstCheckpoint(PersistentKit):
+    __test__ = True
+    journal = JournalsTheFirstCheckpoint
+
+
+class JournalsTheLastTurnOnly(FaultyJournal):
+    """Writes a checkpoint as if it had all turns in it."""
+
+    def __init__(self, journal: Journal[str]) -> None:
+        super().__init__(journal)
+        self._begun: dict[str, str] = {}
+
+    async def begin(self, turn_id: str, thread_id: str, context: str) -> None:
+        await super().begin(turn_id, thread_id, context)
+        self._begun[turn_id] = thread_id
+
+    async def checkpoint(self, entries: Sequence[JournalEntry]) -> None:
+        empty = [JournalEntry(*turn) for turn in self._begun.items()]
+        await super().checkpoint([*empty, *entries])
+
+
+class TestJournalsTheLastTurnOnly(PersistentKit):
+    __test__ = True
+    journal = JournalsTheLastTurnOnly
+
+
+class RecoversTheNoteOnly(FaultyJournal):
+    async def settle_abandoned(self, settlement: Settlement) -> None:
+        notes = settlement.new_items[-1:]
+        await super().settle_abandoned(replace(settlement, new_items=notes))
+
+
+class TestRecoversTheNoteOnly(PersistentKit):
+    __test__ = True
+    journal = RecoversTheNoteOnly
+
+
+class RecoversNoChanges(FaultyJournal):
+    async def settle_abandoned(self, settlement: Settlement) -> None:
+        await super().settle_abandoned(replace(settlement, changed_items=()))
+
+
+class TestRecoversNoChanges(PersistentKit):
+    __test__ = True
+    journal = RecoversNoChanges
+
+
+class RecoversNoThread(FaultyJournal):
+    async def settle_abandoned(self, settlement: Settlement) -> None:
+        await super().settle_abandoned(replace(settlement, thread=None))
+
+
+class TestRecoversNoThread(PersistentKit):
+    __test__ = True
+    journal = RecoversNoThread
+
+
+class FindsTurnsOfAllThreads(FaultyJournal):
+    async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
+        return await super().abandoned()
+
+
+class TestFindsTurnsOfAllThreads(PersistentKit):
+    __test__ = True
+    journal = FindsTurnsOfAllThreads
+
+
+class ClaimsTurnsOfAllThreads(FaultyJournal):
+    """Returns those of the thread, and keeps the rest from everybody else."""
+
+    async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
+        found = await super().abandoned()
+        return [entry for entry in found if thread_id in (None, entry.thread_id)]
+
+
+class TestClaimsTurnsOfAllThreads(PersistentKit):
+    __test__ = True
+    journal = ClaimsTurnsOfAllThreads
+
+
+class ReturnsATurnOnce(FaultyJournal):
+    """A recovery that fails can't be tried again."""
+
+    def __init__(self, journal: Journal[str]) -> None:
+        super().__init__(journal)
+        self._returned: set[str] = set()
+
+    async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
+        found = await super().abandoned(thread_id)
+        new = [entry for entry in found if entry.turn_id not in self._returned]
+        self._returned |= {entry.turn_id for entry in new}
+        return new
+
+
+class TestReturnsATurnOnce(PersistentKit):
+    __test__ = True
+    journal = ReturnsATurnOnce
+
+
+class LateTextIsLost(StoreWrapper[str]):
+    """Adds new items unless they are there, also when another process has added them."""
+
+    async def settle(self, settlement: Settlement, context: str) -> None:
+        new = [
+            item
+            for item in settlement.new_items
+            if not await self.has_item(item.thread_id, item.id, context)
+        ]
+        await super().settle(replace(settlement, new_items=tuple(new)), context)
+
+
+class TestLateTextIsLost(PersistentKit):
+    __test__ = True
+    wrapper = LateTextIsLost
+
+
+class LateNoteIsDoubled(StoreWrapper[str]):
+    """Looks for the note's id only, not for its turn."""
+
+    async def settle(self, settlement: Settlement, context: str) -> None:
+        await super().settle(settlement, context)
+        for item in settlement.new_items:
+            if not await self.has_item(item.thread_id, item.id, context):
+                await self.add_thread_item(item.thread_id, item, context)
+
+
+class TestLateNoteIsDoubled(PersistentKit):
+    __test__ = True
+    wrapper = LateNoteIsDoubled
+
+
+class OneNoteAThread(StoreWrapper[str]):
+    """Leaves the note out if the thread has one of any turn."""
+
+    async def settle(self, settlement: Settlement, context: str) -> None:
+        page = await self.load_thread_items(settlement.thread_id, None, 100, "asc", context)
+        if any(isinstance(item, SDKHiddenContextItem) for item in page.data):
+            new = [one for one in settlement.new_items if not isinstance(one, SDKHiddenContextItem)]
+            settlement = replace(settlement, new_items=tuple(new))
+        await super().settle(settlement, context)
+
+
+class TestOneNoteAThread(PersistentKit):
+    __test__ = True
+    wrapper = OneNoteAThread
+
+
+class LeavesTheClaimOpen(StoreWrapper[str]):
+    """Settles beside the entry that another process has claimed, and doesn't close it."""
+
+    async def settle(self, settlement: Settlement, context: str) -> None:
+        await super().settle(replace(settlement, turn_id=None), context)
+
+
+class TestLeavesTheClaimOpen(PersistentKit):
+    __test__ = True
+    wrapper = LeavesTheClaimOpen

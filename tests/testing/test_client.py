@@ -249,6 +249,24 @@ async def test_an_application_that_fails_half_way_breaks_the_stream() -> None:
         assert turn.heartbeats == 1
 
 
+@pytest.mark.parametrize("has_shield", [False, True])
+async def test_an_application_that_does_not_end_fails_the_test_and_is_cancelled(
+    has_shield: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def app(scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
+        assert scope["type"] == "http"
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        with trio.CancelScope(deadline=trio.current_time() + 1000, shield=has_shield):
+            await trio.sleep_forever()
+
+    with pytest.raises(RuntimeError, match="hasn't ended 60"):
+        async with ChatClient.of_app(app) as client, client.send("hi"):
+            pass
+
+    assert trio.current_time() == (1000 if has_shield else 60)
+
+
 async def test_an_application_whose_start_up_fails_says_so() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()

@@ -57,6 +57,19 @@ async def test_a_slow_store_takes_its_time_before_and_after(
     assert trio.current_time() == pytest.approx(began_at + 5)
 
 
+async def test_a_slow_store_may_be_slow_to_write_only(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = SlowStore(MemoryStore[Any](), 2, answer_seconds=3, reads=0)
+    began_at = trio.current_time()
+    await store.load_threads(10, None, "asc", None)
+    loaded_at = trio.current_time()
+    await store.save_thread(THREAD, None)
+
+    assert loaded_at == began_at
+    assert trio.current_time() == pytest.approx(loaded_at + 5)
+
+
 @pytest.mark.parametrize(("cancelled_at", "is_saved"), [(1, False), (4, True)])
 async def test_a_cancelled_write_of_a_slow_store_has_happened_or_has_not(
     cancelled_at: float, is_saved: bool, autojump_clock: trio.testing.MockClock

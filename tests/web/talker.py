@@ -9,10 +9,10 @@ import os
 
 import trio
 
-from chatkit_trio.demo._slow_store import SlowWrites
 from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
 from chatkit_trio.store import Store
 from chatkit_trio.stores import SQLiteStore
+from chatkit_trio.testing import SlowStore
 from chatkit_trio.web import _serving
 
 SLOW = 0.05  # seconds a write
@@ -49,7 +49,7 @@ class Talker(ChatKitServer):
 
 if "TALKER_DATABASE" in os.environ:
     server = Talker(
-        SlowWrites(SQLiteStore(os.environ["TALKER_DATABASE"]), SLOW),
+        SlowStore(SQLiteStore(os.environ["TALKER_DATABASE"]), SLOW, reads=0),
         word_size=int(os.environ.get("TALKER_WORD_SIZE", "8")),
         count=int(os.environ.get("TALKER_COUNT", "1000000")),
         policy=TurnPolicy(on_disconnect="finish"),

@@ -93,6 +93,39 @@ async def test_a_browser_cannot_be_made_to_post_for_a_stranger(site):
     assert (posted.status, stopped.status, listed.status) == (403, 403, 200)
 
 
+# Safari before 16.4, and every browser on plain HTTP, sends no Sec-Fetch-Site.
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://testserver.evil", "null", "http://["]
+)
+async def test_without_the_browsers_word_for_it_a_strangers_origin_is_refused(origin):
+    headers = {"Origin": origin, "Content-Type": "text/plain"}
+    async with client_of(app_for(["https://shop.example"])) as client:
+        posted = await client.post(LIST, headers)
+        stopped = await client.ask("POST", "/chatkit/threads/thr_x/stop", b"", headers)
+        listed = await client.post(LIST, SHOP)
+
+    assert (posted.status, stopped.status, listed.status) == (403, 403, 200)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": "http://testserver"},
+        {"Origin": "https://TestServer"},
+        {"Origin": "https://chat.example", "X-Forwarded-Host": "chat.example, testserver"},
+    ],
+    ids=str,
+)
+async def test_without_the_browsers_word_for_it_the_own_page_may_post(headers):
+    async with client_of(app_for(None)) as client:
+        answer = await client.post(LIST, headers)
+
+    assert answer.status == 200
+
+
 @pytest.mark.parametrize("site", ["same-origin", "none"])
 async def test_the_own_page_may_post(site):
     async with client_of(app_for(None)) as client:

@@ -24,9 +24,9 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
-from chatkit_trio.demo._slow_store import SlowWrites
 from chatkit_trio.server import TurnPolicy
 from chatkit_trio.stores import SQLiteStore
+from chatkit_trio.testing import SlowStore
 from chatkit_trio.types import AssistantMessageItem, SDKHiddenContextItem, UserMessageItem
 from chatkit_trio.web import create_app
 
@@ -144,7 +144,7 @@ async def note_if_kept_once(database, caller, produced=None) -> str:
 
 
 def talker_on(database, **settings) -> Talker:
-    return Talker(SlowWrites(SQLiteStore(database), SLOW), **settings)
+    return Talker(SlowStore(SQLiteStore(database), SLOW, reads=0), **settings)
 
 
 async def test_a_closed_connection_keeps_the_answer(database):

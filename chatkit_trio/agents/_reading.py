@@ -1,8 +1,8 @@
-"""The streams of one model run, and the sources it can come from.
+"""Reading one model run as a stream, and the sources that a run can come from.
 
-The run isn't part of the reader: it's a task of a trio nursery (`Worker`) or of the asyncio thread
-(`AsyncioSource`), and puts what it produces into the context's queue. So no nursery is open across
-a `yield`, and a stream may be closed, dropped or cancelled anywhere: each ends the run.
+The run isn't part of its reader: it is a task of a trio nursery (`Worker`) or of the asyncio thread
+(`AsyncioSource`), and puts its events into the context's queue. So no nursery is open across a
+`yield`, and a stream may be closed, dropped or cancelled anywhere: each of these ends the run.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class FromModel:
-    """An entry of the queue: an event of the model's."""
+    """An entry of the queue: an event from the model."""
 
     source: Source
     event: Any
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """An entry of the queue: the run is over, by an error or without."""
+class RunEnded:
+    """An entry of the queue: the run is over; `error` is None if it has succeeded."""
 
     source: Source
     error: Exception | None
@@ -52,7 +52,7 @@ class Source(ABC):
 
     @abstractmethod
     async def start(self, queue: EventQueue) -> None:
-        """Start the run; it puts `FromModel` entries into the queue and `Ended` at its end."""
+        """Start the run; it puts `FromModel` entries into the queue and `RunEnded` at its end."""
 
     @abstractmethod
     def cancel(self) -> None:
@@ -60,27 +60,27 @@ class Source(ABC):
 
     @abstractmethod
     async def wait_ended(self) -> None:
-        """Wait until nothing of the run is left."""
+        """Wait until all tasks of the run have ended."""
 
     async def receive(self, queue: EventQueue) -> Any:
         """Return the next entry."""
         return await queue.get()
 
-    def taken(self) -> None:
-        """Note that one of the entries has been taken from the queue."""
+    def acknowledge(self) -> None:
+        """Note that the reader has taken one of this source's entries from the queue."""
         return
 
     def takes_back(self, error: Exception) -> bool:
-        """Say whether the error means that nothing the run produced may stay."""
+        """Say whether this error means that every item of the run has to be removed."""
         return False
 
 
-class Fold(Protocol):
+class Translator(Protocol):
     """Turns the events of one run into thread events."""
 
     async def resume(self) -> None: ...
 
-    async def feed(self, event: Any, /) -> Iterable[ThreadStreamEvent]: ...
+    async def translate(self, event: Any, /) -> Iterable[ThreadStreamEvent]: ...
 
     def pass_on(self, event: ThreadStreamEvent, /) -> Iterable[ThreadStreamEvent]: ...
 
@@ -131,13 +131,13 @@ class Worker(Source):
             with self._scope:
                 await self._work(emit)
         except Exception as raised:
-            error = self._told(raised)
+            error = self._unwrapped(raised)
         finally:
             self._ended.set()
         if not self._scope.cancel_called:
-            queue.put_nowait(Ended(self, error))
+            queue.put_nowait(RunEnded(self, error))
 
-    def _told(self, raised: Exception) -> Exception:
+    def _unwrapped(self, raised: Exception) -> Exception:
         error = unwrapped(raised)
         assert isinstance(error, Exception)
         if self._scope.cancel_called:
@@ -146,10 +146,10 @@ class Worker(Source):
 
 
 class Pulled(Source):
-    """A stream of the caller's that is read by whoever reads its thread events.
+    """A stream that the caller has opened; the task that reads the thread events reads it too.
 
-    What tools have sent meanwhile goes out before the model's next event. Closing the stream is
-    left to the caller.
+    Events that tools have sent meanwhile go out before the model's next event. The caller closes
+    the stream.
     """
 
     def __init__(self, stream: AsyncIterable[Any]) -> None:
@@ -157,7 +157,7 @@ class Pulled(Source):
         self._events: AsyncIterator[Any] | None = None
 
     async def start(self, queue: EventQueue) -> None:
-        # An iterator as it is: the OpenAI client's would put a generator around itself.
+        # An iterator is used as it is: aiter() of the OpenAI client's stream makes a generator.
         stream = self._stream
         self._events = stream if isinstance(stream, AsyncIterator) else aiter(stream)
 
@@ -174,7 +174,7 @@ class Pulled(Source):
         try:
             return FromModel(self, await anext(self._events))
         except StopAsyncIteration:
-            return Ended(self, None)
+            return RunEnded(self, None)
 
 
 class AsyncioSource(Source):
@@ -183,7 +183,7 @@ class AsyncioSource(Source):
     def __init__(self, iterate: Callable[[], AsyncIterator[Any]]) -> None:
         self._iterate = iterate
         self._task: AsyncioTask[None] | None = None
-        self._outlet: Outlet[FromModel | Ended] | None = None
+        self._outlet: Outlet[FromModel | RunEnded] | None = None
 
     async def start(self, queue: EventQueue) -> None:
         thread = await asyncio_thread()
@@ -198,31 +198,31 @@ class AsyncioSource(Source):
         if self._task is not None:
             await self._task.ended.wait()
 
-    def taken(self) -> None:
+    def acknowledge(self) -> None:
         if self._outlet is not None:
-            self._outlet.taken()
+            self._outlet.acknowledge()
 
-    async def _pump(self, outlet: Outlet[FromModel | Ended]) -> None:
+    async def _pump(self, outlet: Outlet[FromModel | RunEnded]) -> None:
         try:
             async with _closing(self._iterate()) as events:
                 async for event in events:
                     await outlet.send(FromModel(self, event))
         except Exception as error:
-            await outlet.send(Ended(self, error))
+            await outlet.send(RunEnded(self, error))
         except asyncio.CancelledError:
-            # Ours, and then nobody reads this; or the library's own.
-            outlet.send_last(Ended(self, RuntimeError("the model run was cancelled by itself")))
+            # If this source was cancelled, nobody reads this entry; else the library did it.
+            outlet.send_last(RunEnded(self, RuntimeError("the model run was cancelled by itself")))
             raise
         else:
-            await outlet.send(Ended(self, None))
+            await outlet.send(RunEnded(self, None))
 
 
 class RunReader(AsyncIterator[T]):
-    """Reads one run; the base of what is given to callers.
+    """Reads one run; the base class of the streams that callers get.
 
-    The first read starts the run. A read that is cancelled ends it, and so does `aclose()`: both
-    return when nothing of it is left, after two seconds at the latest. Dropping the reader ends
-    the run too.
+    The first read starts the run. A cancelled read and `aclose()` end it: both return when all
+    tasks of the run have ended, after two seconds at the latest. Dropping the reader ends the run
+    too.
     """
 
     _token: trio.lowlevel.TrioToken | None = None
@@ -236,7 +236,7 @@ class RunReader(AsyncIterator[T]):
 
     @abstractmethod
     async def _convert(self, event: Any) -> Iterable[T]:
-        """Return what an event of the model's comes to."""
+        """Return what to yield for an event of the model."""
 
     def __aiter__(self) -> Self:
         return self
@@ -252,7 +252,7 @@ class RunReader(AsyncIterator[T]):
         return self._ready.popleft()
 
     async def aclose(self) -> None:
-        """End the run and wait until nothing of it is left, for two seconds at most."""
+        """End the run and wait until its tasks have ended, for two seconds at most."""
         if self._is_over:
             return
         self._is_over = True
@@ -267,7 +267,7 @@ class RunReader(AsyncIterator[T]):
 
     def __del__(self) -> None:
         if self._token is not None and not self._is_over:
-            # The collector may run in any thread.
+            # The garbage collector may call this in any thread.
             with suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(_abandon, self._source, self._queue)
 
@@ -275,7 +275,7 @@ class RunReader(AsyncIterator[T]):
         try:
             if self._token is None:
                 await self._begin()
-            self._ready += await self._take(await self._source.receive(self._queue))
+            self._ready += await self._handle(await self._source.receive(self._queue))
         except Exception as error:
             self._error = error
             self._fail(error)
@@ -289,15 +289,15 @@ class RunReader(AsyncIterator[T]):
         self._token = trio.lowlevel.current_trio_token()
         await self._source.start(self._queue)
 
-    async def _take(self, entry: Any) -> Iterable[T]:
+    async def _handle(self, entry: Any) -> Iterable[T]:
         match entry:
             case FromModel() if entry.source is self._source:
-                self._source.taken()
+                self._source.acknowledge()
                 return await self._convert(entry.event)
-            case Ended() if entry.source is self._source:
+            case RunEnded() if entry.source is self._source:
                 return self._end(entry.error)
-            case FromModel() | Ended():
-                return ()  # of an earlier run that was abandoned
+            case FromModel() | RunEnded():
+                return ()  # an entry of an earlier run that was abandoned
         return self._pass_on(entry)
 
     def _end(self, error: Exception | None) -> Iterable[T]:
@@ -306,7 +306,7 @@ class RunReader(AsyncIterator[T]):
         rest: list[T] = []
         while self._queue:
             entry = self._queue.get_nowait()
-            if not isinstance(entry, FromModel | Ended):
+            if not isinstance(entry, FromModel | RunEnded):
                 rest += self._pass_on(entry)
         self._is_over = True
         self._queue.detach_reader()
@@ -328,32 +328,32 @@ def _abandon(source: Source, queue: EventQueue) -> None:
 
 
 class ModelEvents(RunReader[Any]):
-    """The events of a run as its library made them."""
+    """The events of a run, unchanged."""
 
     async def _convert(self, event: Any) -> Iterable[Any]:
         return (event,)
 
 
 class EventStream(RunReader[ThreadStreamEvent]):
-    """Thread events of a run and its tools, in the order of production."""
+    """The thread events of a run and its tools, in the order of production."""
 
-    def __init__(self, context: AgentContext[Any], source: Source, fold: Fold) -> None:
+    def __init__(self, context: AgentContext[Any], source: Source, translator: Translator) -> None:
         super().__init__(context._queue, source)
-        self._fold = fold
+        self._translator = translator
 
     async def _begin(self) -> None:
-        await self._fold.resume()
+        await self._translator.resume()
         await super()._begin()
 
     async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
-        return await self._fold.feed(event)
+        return await self._translator.translate(event)
 
     def _pass_on(self, entry: Any) -> Iterable[ThreadStreamEvent]:
-        return self._fold.pass_on(entry)
+        return self._translator.pass_on(entry)
 
     def _finish(self) -> Iterable[ThreadStreamEvent]:
-        return self._fold.finish()
+        return self._translator.finish()
 
     def _fail(self, error: Exception) -> None:
         if self._source.takes_back(error):
-            self._ready += self._fold.withdraw()
+            self._ready += self._translator.withdraw()

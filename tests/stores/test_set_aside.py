@@ -1,0 +1,90 @@
+"""What a store has refused: where it is kept for the operator, and for how long."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from chatkit_trio.cli import main
+from chatkit_trio.store import UnstorableItem
+from chatkit_trio.stores import MemoryStore, SQLiteStore
+from chatkit_trio.testing._store_samples import prepare
+
+from .test_store_defaults import TwelveMethodStore
+
+ITEM = UnstorableItem("thr_1", "msg_1", "turn_1", "a long answer", "disk says no")
+IN_THE_LOG = (
+    "item msg_1 of thread thr_1 (turn turn_1) can't be stored (disk says no); its text is kept in"
+    " this line only: a long answer"
+)
+
+
+def rows(path: Path) -> list[Any]:
+    with closing(sqlite3.connect(path)) as file:
+        return file.execute(
+            "SELECT thread_id, item_id, turn_id, text, error FROM unstorable"
+        ).fetchall()
+
+
+async def test_the_default_writes_the_whole_text_to_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await TwelveMethodStore().set_aside(ITEM, "ann")
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("ERROR", IN_THE_LOG)
+    ]
+
+
+async def test_the_store_in_memory_keeps_each_item_once_until_its_thread_is_deleted() -> None:
+    store = MemoryStore[Any]()
+    await prepare(store, "thr_1", None)
+    for _ in range(2):
+        await store.set_aside(ITEM, None)
+    kept = list(store.set_aside_items)
+    await store.delete_thread("thr_1", None)
+    assert (kept, store.set_aside_items) == ([ITEM], [])
+
+
+async def test_sqlite_keeps_each_item_once_until_its_thread_is_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    async with SQLiteStore(path) as store:
+        await prepare(store, "thr_1", None)
+        for _ in range(2):
+            await store.set_aside(ITEM, None)
+        kept = rows(path)
+        await store.delete_thread("thr_1", None)
+        left = rows(path)
+    assert kept == [("thr_1", "msg_1", "turn_1", "a long answer", "disk says no")]
+    assert left == []
+
+
+async def test_sqlite_keeps_text_that_no_file_can_hold_as_far_as_it_goes(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    odd = UnstorableItem("thr_1", "msg_1", "turn_1", "a\ud83db\0c", "\udc80")
+    async with SQLiteStore(path) as store:
+        await store.set_aside(odd, None)
+    assert rows(path) == [("thr_1", "msg_1", "turn_1", "a\ufffdb\0c", "\ufffd")]
+
+
+async def test_what_sqlite_cant_keep_either_goes_to_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with SQLiteStore(tmp_path / "chat.db") as store:
+        assert store._database._writer is not None
+        store._database._writer.execute("DROP TABLE unstorable")
+        await store.set_aside(ITEM, None)
+    assert caplog.records[-1].getMessage() == IN_THE_LOG
+
+
+async def test_the_doctor_says_that_something_could_not_be_stored(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    async with SQLiteStore(path) as store:
+        await store.set_aside(ITEM, None)
+    run = CliRunner().invoke(main, ["doctor", "--database", str(path)])
+    assert "BAD  1 items couldn't be stored; their text is in the table `unstorable`" in run.output
+    assert run.exit_code == 1
