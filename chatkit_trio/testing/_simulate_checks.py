@@ -346,6 +346,8 @@ def _was_caused(
             return not view.was_settled(turn_id, life.ended or 0)
         case CancelReason.DEADLINE:
             return body is None or body.turn.policy.turn_timeout is not None
+        case CancelReason.SILENT:
+            return body is None or body.turn.policy.idle_timeout is not None
         case CancelReason.FAILED:
             return _has_failed(view, turn_id, body)
     if reason is CancelReason.STOPPED and body is not None and _quits(body):

@@ -142,6 +142,7 @@ class _Planner:
                 "all",
                 "all",
                 f"leave:{count}",
+                f"lose:{count}",
                 f"quit:{round(rng.uniform(0, 1.2), 3)}",
                 f"stop:{count}",
                 f"pause:{count}:{rng.choice([0.3, 3.0])}",
@@ -155,7 +156,7 @@ class _Planner:
         if rng.random() < 0.3:
             words.append(rng.choice(["tool", "ask", "fail", "break", "quit", "failtask"]))
         if rng.random() < 0.3:
-            words.append(rng.choice(["finish", "grace:0.4", "queue", "reject", "limit:0.8"]))
+            words.append(rng.choice(["finish", "grace:0.4", "queue", "reject", "limit:0.8", "idle:0.3"]))
         return " ".join(words)
 
     def _word(self) -> str:

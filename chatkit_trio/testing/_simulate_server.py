@@ -207,6 +207,7 @@ _POLICIES: dict[str, Callable[[TurnPolicy, str], TurnPolicy]] = {
     "grace": lambda policy, value: replace(policy, on_disconnect=float(value)),
     "queue": lambda policy, _: replace(policy, on_busy="queue"),
     "reject": lambda policy, _: replace(policy, on_busy="reject"),
+    "idle": lambda policy, value: replace(policy, idle_timeout=float(value)),
     "limit": lambda policy, value: replace(policy, turn_timeout=float(value)),
 }
 

@@ -6,7 +6,7 @@ import logging
 import sys
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,13 @@ from trio.lowlevel import Task
 
 from chatkit_trio.actions import Action
 from chatkit_trio.errors import ChatKitError
-from chatkit_trio.server import CancelReason, ChatKitServer, FramesLost, current_turn
+from chatkit_trio.server import (
+    CancelReason,
+    ChatKitServer,
+    FramesLost,
+    StreamingResult,
+    current_turn,
+)
 from chatkit_trio.store import Store
 from chatkit_trio.types import (
     ClientToolCallItem,
@@ -59,7 +65,13 @@ from ._simulate_history import (
 from ._simulate_plan import Operation, settings_of
 from ._simulate_server import BUTTON_TEXT, SimulatedServer
 from ._simulate_store import Door, Faults, Ledger
-from ._transport import RequestRefused, ServerConnection
+from ._transport import (
+    Connection,
+    RequestRefused,
+    ServerConnection,
+    ServerTransport,
+    _refusals,
+)
 
 __all__ = ["Scenario", "run_once"]
 
@@ -119,6 +131,27 @@ class _Listener(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         entry = LogRecord(self._next_number(), record.levelno, record.getMessage(), error)
         self._history.log.append(entry)
+
+
+class _PageTransport(ServerTransport):
+    """Sends as our page does: it can come back to a stream, and it names its requests."""
+
+    def __init__(self, life: Life, context: Any, *, can_return: bool, key: str | None) -> None:
+        super().__init__(life.server, context)
+        self._arguments: dict[str, Any] = {"can_return": can_return}
+        if key is not None:
+            self._arguments["idempotency_key"] = key
+
+    @asynccontextmanager
+    async def stream(self, request: bytes) -> AsyncIterator[Connection]:
+        with _refusals():
+            result = await self._server.process(request, self._context, **self._arguments)
+        assert isinstance(result, StreamingResult)
+        async with result:
+            with _refusals():
+                connection = ServerConnection(result)
+                _ = connection.turn
+            yield connection
 
 
 class _World:
@@ -340,7 +373,7 @@ class _World:
         with trio.CancelScope() as scope:
             self._connections[life].append(scope)
             try:
-                client = ChatClient.of_server(life.server, self._scenario.context)
+                client = self._client(request)
                 await getattr(self, f"_do_{operation.do}")(request, client)
                 request.outcome = "ok"
             except RequestRefused as refusal:
@@ -353,6 +386,16 @@ class _World:
             request.outcome, request.error = "broken", None
         request.ended, request.ended_at = self.next_number(), trio.current_time()
         self._trace(f"client {operation.client} {operation.do}: {request.outcome}")
+
+    def _client(self, request: Request) -> ChatClient:
+        """Return the client of this request; the same one whenever it is sent again."""
+        mode = request.operation.reading.partition(":")[0]
+        key = f"key {request.number}" if mode == "twice" else None
+        can_return = mode in ("back", "lose")
+        transport = _PageTransport(
+            request.life, self._scenario.context, can_return=can_return, key=key
+        )
+        return ChatClient(transport)
 
     def _cause(self, reason: CancelReason, request: Request, thread_id: str | None) -> None:
         cause = Cause(self.next_number(), reason, thread_id, life=request.life, request=request)
@@ -518,6 +561,12 @@ class _World:
     ) -> None:
         await self._read(exchange, turn, int(count))
 
+    async def _read_lose(
+        self, exchange: Exchange, client: ChatClient, turn: ClientTurn, count: float
+    ) -> None:
+        """Leave, as one who could come back."""
+        await self._read(exchange, turn, int(count))
+
     async def _read_quit(
         self, exchange: Exchange, client: ChatClient, turn: ClientTurn, seconds: float
     ) -> None:
@@ -553,6 +602,19 @@ class _World:
         await trio.sleep(seconds)
         await self._read(exchange, turn)
 
+    async def _read_twice(
+        self, exchange: Exchange, client: ChatClient, turn: ClientTurn, count: float
+    ) -> None:
+        """Lose the connection, and send the same request again."""
+        await self._read(exchange, turn, int(count))
+        await self._hang_up(exchange, turn)
+        request = exchange.request
+        if request.operation.do == "send":
+            async with client.send(request.operation.text, request.thread_id) as again:
+                repeated = self._exchange(request, again)
+                await self._read(repeated, again)
+                await self._hang_up(repeated, again)
+
     async def _read_back(
         self, exchange: Exchange, client: ChatClient, turn: ClientTurn, count: float, seconds: float
     ) -> None:
@@ -565,9 +627,9 @@ class _World:
         last = exchange.first_frame + len(exchange.frames) - 1
         try:
             async with client.watch(thread_id, f"{exchange.turn.id}.{last}") as again:
-                return_ = self._exchange(exchange.request, again)
-                await self._read(return_, again)
-                await self._hang_up(return_, again)
+                resumed = self._exchange(exchange.request, again)
+                await self._read(resumed, again)
+                await self._hang_up(resumed, again)
         except RequestRefused as refusal:
             if refusal.status not in (404, 410):
                 raise
