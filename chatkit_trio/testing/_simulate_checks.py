@@ -39,7 +39,7 @@ from ._simulate_history import (
     shortened,
 )
 from ._simulate_server import HIDDEN_TEXT, PlannedError
-from ._simulate_store import StoreFault
+from ._simulate_store import Raised, StoreFault
 from ._transport import RequestRefused
 
 __all__ = ["Problem", "problems"]
@@ -123,16 +123,24 @@ class _View:
 
     @cached_property
     def notes(self) -> dict[str, list[SDKHiddenContextItem]]:
-        """The hidden notes that were ever stored, by the turn that wrote them."""
+        """The hidden notes that were ever stored, by the turn that they tell of."""
+        ledger = self.history.ledger
         by_turn: dict[str, list[SDKHiddenContextItem]] = defaultdict(list)
-        for item_id, write in self.history.ledger.added.items():
-            item = self.history.ledger.items[item_id]
-            if isinstance(item, SDKHiddenContextItem) and (
-                # A store leaves a second note of a turn out; then it was never there.
-                item_id in self.stored or self.is_gone(item_id, write.thread_id)
-            ):
-                by_turn[write.turn_id or "?"].append(item)
+        for item in (*self.stored.values(), *ledger.items.values()):
+            if isinstance(item, SDKHiddenContextItem):
+                # A store leaves a second note of a turn out: then it was never there.
+                is_stored = item is self.stored.get(item.id)
+                is_deleted = item.id not in self.stored and self.is_gone(item.id, item.thread_id)
+                if is_stored or is_deleted:
+                    by_turn[self.turn_of(item)].append(item)
         return by_turn
+
+    def turn_of(self, note: SDKHiddenContextItem) -> str:
+        """Return the id of the turn whose ending a note tells of."""
+        if note.ending is not None:
+            return note.ending.turn_id
+        write = self.history.ledger.added.get(note.id)
+        return "?" if write is None or write.turn_id is None else write.turn_id
 
     def is_gone(self, item_id: str, thread_id: str, before: int | None = None) -> bool:
         """Say whether an item was deleted on purpose, alone or with its thread."""
@@ -313,16 +321,16 @@ def _may_lack_note(view: _View, body: Body) -> bool:
 
 
 def _reason(note: SDKHiddenContextItem) -> str:
-    return str(_REASONS.get(note.content, "unknown"))
+    return _REASONS[note.content] if note.ending is None else note.ending.reason
 
 
 def _true_reason(view: _View) -> Iterator[str]:
     """A note tells why its turn ended: somebody had done what it says."""
     for turn_id, notes in view.notes.items():
         for note in notes:
-            reason = _REASONS.get(note.content)
-            if reason is None:
-                yield f"note {note.id} says what no ending says: {note.content!r}"
+            reason = CancelReason(_reason(note))
+            if note.content != ENDING_NOTES[reason] and view.history.uses_own_server:
+                yield f"a note of thread {note.thread_id} says {reason} and {note.content!r}"
             elif not _was_caused(view, turn_id, note, reason):
                 yield f"a note of thread {note.thread_id} says {reason}, and nobody did that"
 
@@ -337,7 +345,8 @@ def _was_caused(
         + ([body.number] if body is not None else []),
         default=0,
     )
-    written = history.ledger.added[note.id].number
+    write = history.ledger.added.get(note.id)
+    written = history.ledger.writes[-1].number if write is None else write.number
     match reason:
         case CancelReason.CRASHED:
             if life is None or life.crashed is not None:
@@ -628,8 +637,18 @@ def _no_error_vanishes(view: _View) -> Iterator[str]:
     told += [leaf for body in view.history.bodies for leaf in _leaves(body.error)]
     seen = {id(leaf) for leaf in told}
     for raised in view.history.faults.raised:
-        if raised.error is not None and not raised.door.is_shut and id(raised.error) not in seen:
+        if raised.error is None or raised.door.is_shut or id(raised.error) in seen:
+            continue
+        if raised.what != "settle" or not _is_told_of(view, raised):
             yield f"what the store raised at {raised.what} was neither logged nor told to anybody"
+
+
+def _is_told_of(view: _View, raised: Raised) -> bool:
+    """Say whether the log tells of a try to settle, if without its error: that's told once."""
+    return any(
+        record.number > raised.number and (raised.turn_id or "?") in record.message
+        for record in view.history.log
+    )
 
 
 def _log_has_no_surprise(view: _View) -> Iterator[str]:

@@ -21,7 +21,7 @@ from chatkit_trio.types import ThreadItem
 
 from ._store_doubles import READS, StoreWrapper
 
-__all__ = ["Door", "Faults", "Ledger", "StoreFault", "Write", "writing_turn"]
+__all__ = ["Door", "Faults", "Ledger", "Raised", "StoreFault", "Write"]
 
 _T = TypeVar("_T")
 
@@ -32,7 +32,7 @@ class StoreFault(StoreError):
     """What the simulated store raises; each one has to be raised to a client or logged."""
 
 
-def writing_turn() -> str | None:
+def _writing_turn() -> str | None:
     """Return the id of the turn that the calling task belongs to, None outside of turns."""
     try:
         return current_turn().id
@@ -87,7 +87,7 @@ class Ledger(StoreWrapper[Any]):
     ) -> None:
         """Take down a write."""
         ids = tuple(item.id for item in items)
-        turn_id = turn_id or writing_turn()
+        turn_id = turn_id or _writing_turn()
         write = Write(self._next_number(), what, thread_id, turn_id, ids)
         self.writes.append(write)
         for item in items:
@@ -104,7 +104,7 @@ class Ledger(StoreWrapper[Any]):
 
     def forget(self, what: str, thread_id: str, item_ids: Sequence[str]) -> None:
         """Take down a deletion."""
-        write = Write(self._next_number(), what, thread_id, writing_turn(), tuple(item_ids))
+        write = Write(self._next_number(), what, thread_id, _writing_turn(), tuple(item_ids))
         self.writes.append(write)
         for item_id in item_ids:
             self.gone.setdefault(item_id, write)
@@ -255,7 +255,7 @@ class Door(StoreWrapper[Any]):
 
     def _note(self, name: str, error: StoreFault | None) -> None:
         self.has_hung = self.has_hung or name.startswith("journal.")
-        raised = Raised(self._next_number(), name, writing_turn(), self, error)
+        raised = Raised(self._next_number(), name, _writing_turn(), self, error)
         self._faults.raised.append(raised)
 
     def _check(self) -> None:
