@@ -149,9 +149,7 @@ def _condensed(trace: Sequence[str]) -> list[str]:
 class _Trials:
     """Runs schedules of one scenario and judges them."""
 
-    def __init__(
-        self, scenario: Scenario, check: Callable[[SimulatedRun], None] | None
-    ) -> None:
+    def __init__(self, scenario: Scenario, check: Callable[[SimulatedRun], None] | None) -> None:
         self._scenario = scenario
         self._check = check
 
@@ -192,7 +190,9 @@ class _Trials:
         lines = [f"seed {seed} breaks a rule:", *(f"  - {problem}" for problem in found)]
         lines += ["what happened (in virtual seconds):", *_condensed(history.trace)]
         if not can_repeat_schedules():
-            lines.append("this version of Trio doesn't let a seed decide: it may take several tries")
+            lines.append(
+                "this version of Trio doesn't let a seed decide: it may take several tries"
+            )
         told = _LONG_ID.sub(r"\1", "\n".join(lines))
         return told + _SCRIPT_HEAD + self._script(seed, operations)
 

@@ -6,7 +6,6 @@ raised, and on what the run itself did to turns; not on what the engine says of 
 
 from __future__ import annotations
 
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from chatkit_trio.types import (
 from ._client_turn import ids_of
 from ._simulate_history import (
     Body,
-    Exchange,
     Fact,
     History,
     Life,
@@ -46,6 +44,8 @@ __all__ = ["Problem", "problems"]
 
 _REASONS = {text: reason for reason, text in ENDING_NOTES.items()}
 _JOURNAL_SLACK = 0.5
+_NEVER = 10**9
+_WANT_A_THREAD = ("send", "load", "rename", "delete", "feedback")
 _CLIENT_ERRORS = range(400, 500)
 
 
@@ -114,12 +114,11 @@ class _View:
     @cached_property
     def rewritten(self) -> set[str]:
         """Items that were replaced by others: what was shown before doesn't count."""
-        replaced = {
+        return {
             item_id
             for body in self.history.bodies
             for item_id in ids_of(body.recording.events, "thread.item.replaced")
         }
-        return replaced
 
     @cached_property
     def notes(self) -> dict[str, list[SDKHiddenContextItem]]:
@@ -226,7 +225,11 @@ def _finished_is_whole(view: _View) -> Iterator[str]:
                 continue
             if stored is None or extent(stored) != extent(item):
                 has = "nothing" if stored is None else shortened(extent(stored))
-                yield f"an answer that finished had {item.type} {item.id} {shortened(extent(item))}, stored is {has}"
+                yield f"an answer that finished had {_described(item)}, and stored is {has}"
+
+
+def _described(item: ThreadItem) -> str:
+    return f"{item.type} {item.id} {shortened(extent(item))}"
 
 
 def _is_kept(item: ThreadItem) -> bool:
@@ -250,11 +253,11 @@ def _stored_was_produced(view: _View) -> Iterator[str]:
                 continue
             made = view.produced.get(item.id)
             if made is None:
-                yield f"{item.type} {item.id} {shortened(extent(item))} is stored, and no respond() made it"
+                yield f"{_described(item)} is stored, and no respond() made it"
             elif made[1].thread_id != thread_id:
                 yield f"{item.type} {item.id} is in thread {thread_id}, and was made for another"
             elif item.id not in view.rewritten and not extent(made[0]).startswith(extent(item)):
-                yield f"stored is {shortened(extent(item))} of {item.id}, which had {shortened(extent(made[0]))}"
+                yield f"stored is {_described(item)}, and yielded was {_described(made[0])}"
 
 
 def _nothing_twice(view: _View) -> Iterator[str]:
@@ -281,9 +284,9 @@ def _gone_stays_gone(view: _View) -> Iterator[str]:
         for item_id in sorted(exchange.removed & view.stored.keys()):
             yield f"a client was told that item {item_id} is removed, and it is in the store"
     for request in view.history.requests:
-        if request.operation.do == "delete" and request.outcome == "ok":
-            if request.thread_id in view.history.threads:
-                yield f"thread {request.thread_id} was deleted, and is in the store again"
+        is_deleted = request.operation.do == "delete" and request.outcome == "ok"
+        if is_deleted and request.thread_id in view.history.threads:
+            yield f"thread {request.thread_id} was deleted, and is in the store again"
 
 
 # --- Notes -------------------------------------------------------------------------------------
@@ -297,15 +300,13 @@ def _one_note(view: _View) -> Iterator[str]:
         elif len(notes) > 1:
             yield f"a turn has left {len(notes)} notes: {', '.join(_reason(n) for n in notes)}"
     for body in view.history.bodies:
-        if body.outcome == "cancelled" and not view.notes.get(body.turn.id):
-            if not _may_lack_note(view, body):
-                yield f"the answer in thread {body.thread_id} was cut short, and has left no note"
+        has_no_note = body.outcome == "cancelled" and not view.notes.get(body.turn.id)
+        if has_no_note and not _may_lack_note(view, body):
+            yield f"the answer in thread {body.thread_id} was cut short, and has left no note"
     for items in view.history.stored.values():
-        yield from (f"note {n.id} is empty" for n in items if _is_note(n) and not n.content.strip())
-
-
-def _is_note(item: ThreadItem) -> bool:
-    return isinstance(item, SDKHiddenContextItem)
+        for item in items:
+            if isinstance(item, SDKHiddenContextItem) and not item.content.strip():
+                yield f"note {item.id} is empty"
 
 
 def _may_lack_note(view: _View, body: Body) -> bool:
@@ -359,7 +360,7 @@ def _was_caused(
             return body is None or body.turn.policy.idle_timeout is not None
         case CancelReason.FAILED:
             return _has_failed(view, turn_id, body)
-    if reason is CancelReason.STOPPED and body is not None and _quits(body):
+    if reason is CancelReason.STOPPED and _may_have_quit(history, turn_id, life):
         return True
     return any(
         cause.reason is reason
@@ -380,9 +381,11 @@ def _is_own(history: History, request: Request | None, turn_id: str) -> bool:
     return any(e.request is request and e.turn.id == turn_id for e in history.exchanges)
 
 
-def _quits(body: Body) -> bool:
+def _may_have_quit(history: History, turn_id: str, life: Life | None) -> bool:
     """Say whether the turn's own code may have stopped it."""
-    return body.turn.cancel_reason is CancelReason.STOPPED and not body.recording.generators == []
+    if not history.uses_own_server:
+        return True
+    return life is not None and turn_id in life.server.quits
 
 
 def _has_failed(view: _View, turn_id: str, body: Body | None) -> bool:
@@ -470,9 +473,9 @@ def _firm_before(view: _View, reading: Reading) -> list[Fact]:
     for fact in view.history.facts:
         if fact.number >= reading.number:
             break
-        if fact.thread_id == reading.thread_id and _is_firm(view, fact, reading):
-            if not view.is_excused(fact):
-                last[fact.item_id, fact.is_done] = fact
+        is_of_it = fact.thread_id == reading.thread_id and _is_firm(view, fact, reading)
+        if is_of_it and not view.is_excused(fact):
+            last[fact.item_id, fact.is_done] = fact
     return list(last.values())
 
 
@@ -537,10 +540,10 @@ def _known_threads_are_found(view: _View) -> Iterator[str]:
             if since < number and deleted is None and thread_id not in listed:
                 yield f"thread {thread_id} isn't listed"
     for request in history.requests:
-        if request.outcome.startswith("404") and request.thread_id is not None:
-            if history.ledger.deleted_threads.get(request.thread_id, 10**9) > (request.ended or 0):
-                if request.operation.do not in ("watch", "retry", "act", "act_and_wait", "answer"):
-                    yield f"{request.operation.do}: {request.error}; nobody had deleted it"
+        deleted = history.ledger.deleted_threads.get(request.thread_id or "", _NEVER)
+        is_missed = request.outcome.startswith("404") and request.thread_id is not None
+        if is_missed and request.operation.do in _WANT_A_THREAD and deleted > (request.ended or 0):
+            yield f"{request.operation.do}: {request.error}; nobody had deleted it"
 
 
 def _readers_agree(view: _View) -> Iterator[str]:
@@ -588,9 +591,11 @@ def _last_title_stays(view: _View) -> Iterator[str]:
             if not any(request.ended and other.number > request.ended for other in done)
         ]
         titles = {request.operation.text for request in latest}
-        own = any(body.recording.thread.title not in {r.operation.text for r in renames} | {None} for body in bodies)
-        if done and not own and thread.title not in titles:
-            yield f"thread {thread_id} is called {thread.title!r}, not {' or '.join(sorted(titles))}"
+        given = {None, *(request.operation.text for request in renames)}
+        is_named_by_respond = any(body.recording.thread.title not in given for body in bodies)
+        if done and not is_named_by_respond and thread.title not in titles:
+            wanted = " or ".join(sorted(titles))
+            yield f"thread {thread_id} is called {thread.title!r}, not {wanted}"
 
 
 # --- Requests and errors -----------------------------------------------------------------------
@@ -654,11 +659,9 @@ def _is_told_of(view: _View, raised: Raised) -> bool:
 def _log_has_no_surprise(view: _View) -> Iterator[str]:
     """The log has no error that neither the store nor the plan has caused."""
     for record in view.history.log:
-        if record.message.startswith("ending "):
+        is_surprise = record.is_error and record.error is not None and not _is_planned(record.error)
+        if record.message.startswith("ending ") or (is_surprise and view.history.uses_own_server):
             yield f"logged: {record.message}: {record.error!r}"
-        elif record.level >= logging.ERROR and record.error is not None:
-            if view.history.uses_own_server and not _is_planned(record.error):
-                yield f"logged: {record.message}: {record.error!r}"
 
 
 def _is_planned(error: BaseException | None) -> bool:

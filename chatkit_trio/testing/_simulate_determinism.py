@@ -40,7 +40,7 @@ def deterministic(seed: int) -> Iterator[None]:
 
 
 def _tokens(seed: int) -> Callable[..., str]:
-    source = Random(f"ids {seed}")
+    source = Random(f"ids {seed}")  # noqa: S311  (to be repeated, not to be secret)
 
     def token_hex(nbytes: int | None = None) -> str:
         return source.randbytes(nbytes or 32).hex()

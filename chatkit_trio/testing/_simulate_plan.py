@@ -63,14 +63,15 @@ class Settings:
 
 def settings_of(seed: int) -> Settings:
     """Return the settings of a seed; they don't depend on the operations."""
-    choose = Random(f"settings {seed}").choice
+    choose = Random(f"settings {seed}").choice  # noqa: S311  (nothing secret)
+    after_disconnect: list[str | float] = ["cancel", "cancel", "cancel", "finish", 0.4]
     return Settings(
         store_seconds=choose([0.0, 0.002, 0.002, 0.05]),
         settle_timeout=choose([0.5, 1.0, 3.0]),
         stall_timeout=1.0,
         max_unread_bytes=choose([300, 4000, 256 * 1024]),
         max_replay_bytes=choose([400, 256 * 1024, 256 * 1024]),
-        on_disconnect=choose(["cancel", "cancel", "cancel", "finish", 0.4]),
+        on_disconnect=choose(after_disconnect),
         on_busy=choose(["supersede", "supersede", "supersede", "queue", "reject"]),
         allow_cancel=choose([True] * 7 + [False]),
     )
@@ -78,7 +79,8 @@ def settings_of(seed: int) -> Settings:
 
 def plan(seed: int, steps: int, messages: Sequence[str] | None) -> list[Operation]:
     """Return the operations of a seed, in order of time."""
-    return _Planner(Random(f"plan {seed}"), steps, messages).plan()
+    rng = Random(f"plan {seed}")  # noqa: S311  (nothing secret)
+    return _Planner(rng, steps, messages).plan()
 
 
 class _Planner:
@@ -156,7 +158,9 @@ class _Planner:
         if rng.random() < 0.3:
             words.append(rng.choice(["tool", "ask", "fail", "break", "quit", "failtask"]))
         if rng.random() < 0.3:
-            words.append(rng.choice(["finish", "grace:0.4", "queue", "reject", "limit:0.8", "idle:0.3"]))
+            words.append(
+                rng.choice(["finish", "grace:0.4", "queue", "reject", "limit:0.8", "idle:0.3"])
+            )
         return " ".join(words)
 
     def _word(self) -> str:
@@ -202,7 +206,9 @@ class _Planner:
 # --- Making a plan simpler ---------------------------------------------------------------------
 
 
-def simpler(operations: Sequence[Operation], fails: Callable[[list[Operation]], bool]) -> list[Operation]:
+def simpler(
+    operations: Sequence[Operation], fails: Callable[[list[Operation]], bool]
+) -> list[Operation]:
     """Return the fewest and plainest operations found for which `fails` still says yes."""
     kept = _fewer(list(operations), fails)
     for place in range(len(kept)):

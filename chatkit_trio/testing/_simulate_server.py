@@ -75,6 +75,8 @@ class _Answer:
     store: Store[Any]
     thread: ThreadMetadata
     context: Any
+    quits: list[str]
+    """The turns that have stopped themselves."""
 
     def fields(self, kind: StoreItemType = "message") -> dict[str, Any]:
         return {
@@ -99,7 +101,8 @@ class SimulatedServer(ChatKitServer[Any]):
     def __init__(self, store: Store[Any], settings: Settings) -> None:
         super().__init__(store, policy=_policy_of(settings))
         self._settings = settings
-        self.feedback: list[tuple[str, tuple[str, ...], FeedbackKind]] = []
+        self.quits: list[str] = []
+        """The turns that have stopped themselves."""
 
     def get_stream_options(self, thread: ThreadMetadata, context: Any) -> StreamOptions:
         return StreamOptions(allow_cancel=self._settings.allow_cancel)
@@ -177,10 +180,9 @@ class SimulatedServer(ChatKitServer[Any]):
         self, thread_id: str, item_ids: list[str], feedback: FeedbackKind, context: Any
     ) -> None:
         await trio.lowlevel.checkpoint()
-        self.feedback.append((thread_id, tuple(item_ids), feedback))
 
     async def _perform(self, words: list[str], thread: ThreadMetadata, context: Any) -> _Events:
-        answer = _Answer(self.store, thread, context)
+        answer = _Answer(self.store, thread, context, self.quits)
         for word in words:
             name, *arguments = word.split(":")
             if name in _WORDS:
@@ -264,7 +266,7 @@ async def _talk(answer: _Answer, count: float, every: float = 0.0) -> _Events:
         yield _more(item, f"{number} ")
 
 
-async def _burst(answer: _Answer, count: float) -> _Events:
+async def _burst(answer: _Answer, count: float) -> _Events:  # noqa: ASYNC124
     """Stream a message without ever waiting."""
     item = answer.message("")
     yield _added(item)
@@ -438,6 +440,7 @@ async def _failtask(answer: _Answer) -> _Events:
 async def _quit(answer: _Answer) -> _Events:
     """Stop the turn from within."""
     await trio.lowlevel.checkpoint()
+    answer.quits.append(current_turn().id)
     current_turn().cancel()
     for event in _NO_EVENTS:
         yield event

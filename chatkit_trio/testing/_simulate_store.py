@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import trio
 
@@ -83,7 +83,11 @@ class Ledger(StoreWrapper[Any]):
             self.journal = _LedgerJournal(store.journal, self)
 
     def note(
-        self, what: str, thread_id: str, items: Sequence[ThreadItem] = (), turn_id: str | None = None
+        self,
+        what: str,
+        thread_id: str,
+        items: Sequence[ThreadItem] = (),
+        turn_id: str | None = None,
     ) -> None:
         """Take down a write."""
         ids = tuple(item.id for item in items)
@@ -270,7 +274,7 @@ class Door(StoreWrapper[Any]):
         for _ in range(times):
             await self.wrapped.__aexit__(None, None, None)
 
-    async def __aenter__(self) -> Door:  # type: ignore[override]
+    async def __aenter__(self) -> Self:
         await self.wrapped.__aenter__()
         self._times_entered += 1
         return self

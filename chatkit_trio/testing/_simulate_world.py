@@ -252,7 +252,9 @@ class _World:
         history = self.history
         door = Door(history.ledger, history.faults, self.next_number)
         make_server = self._scenario.make_server
-        server = SimulatedServer(door, history.settings) if make_server is None else make_server(door)
+        server = (
+            SimulatedServer(door, history.settings) if make_server is None else make_server(door)
+        )
         if server.store is not door:
             raise ValueError("make_server must give the store it's called with to the server")
         life = Life(len(history.lives), server, door, self.next_number())
@@ -270,7 +272,7 @@ class _World:
         _life.set(life)
         try:
             with self._scopes[life]:
-                while not await self._try_to_live(life):
+                while not await self._try_to_live(life):  # noqa: ASYNC110
                     await trio.sleep(0.5)
         finally:
             life.is_up = False
@@ -354,7 +356,11 @@ class _World:
             body = Body(self.next_number(), life, current_turn(), thread.id, recording)
             self.history.bodies.append(body)
             self._trace(f"respond begins on {thread.id}")
-            return _Followed(source, body, self.next_number) if hasattr(source, "__aiter__") else source
+            return (
+                _Followed(source, body, self.next_number)
+                if hasattr(source, "__aiter__")
+                else source
+            )
 
         return call
 
@@ -443,7 +449,9 @@ class _World:
             case [StructuredInputItem(status="pending", id=item_id, inputs=[question, *_])]:
                 self._cause(CancelReason.SUPERSEDED, request, thread_id)
                 answers = {question.id: [text]}
-                await self._stream(request, client, client.send_answers(thread_id, item_id, answers))
+                await self._stream(
+                    request, client, client.send_answers(thread_id, item_id, answers)
+                )
 
     async def _do_act(self, request: Request, client: ChatClient) -> None:
         if (thread_id := request.thread_id) is None or (action := self._action(request)) is None:
@@ -547,9 +555,7 @@ class _World:
         connection = turn.connection
         assert isinstance(connection, ServerConnection)
         first = connection.result.next_frame_number
-        exchange = Exchange(
-            self.next_number(), request, turn.server_turn, first, request.thread_id
-        )
+        exchange = Exchange(self.next_number(), request, turn.server_turn, first, request.thread_id)
         self.history.exchanges.append(exchange)
         return exchange
 
