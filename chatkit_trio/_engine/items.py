@@ -188,9 +188,10 @@ class TurnItems:
         return [*replacing, *kept_items(draft.item() for draft in self._reopened.values())]
 
     def forget(self, item_id: str) -> None:
-        """Drop an item that the store can never take."""
-        for items in (self._pending, self._unconfirmed, self._reopened):
-            items.pop(item_id, None)
+        """Drop an item that was refused."""
+        self._pending.pop(item_id, None)
+        self._unconfirmed.pop(item_id, None)
+        self._reopened.pop(item_id, None)
 
     def settled(self) -> None:
         """Note that the store has all that is kept."""
@@ -207,10 +208,6 @@ class TurnItems:
         self._pending[item.id] = draft_of(item)
         self.version += 1
         return RequireNew(item.id)
-
-    def reject(self, item_id: str) -> None:
-        """Forget an item that was begun with the id of another one."""
-        self._pending.pop(item_id, None)
 
     def _update(self, item_id: str, update: ThreadItemUpdate) -> UpdateStoredItem | None:
         draft = self._pending.get(item_id) or self._reopened.get(item_id)

@@ -44,7 +44,7 @@ from .wire import error_event, thread_answer
 
 logger = logging.getLogger(__name__)
 
-_FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0  # seconds between two tries
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 30.0  # seconds between two tries
 _DIRECT_TRIES = 2
 """So many tries fit into the longest settling time."""
 
@@ -154,7 +154,8 @@ class Settling:
         self._is_gone = False
         self._tries = 0
         self._tries_alone: dict[str, int] = {}
-        self._given_up = trio.Event()
+        self._is_given_up = False
+        self._waiting = trio.lowlevel.ParkingLot()
 
     # --- What is left --------------------------------------------------------------------------
 
@@ -258,7 +259,12 @@ class Settling:
 
     def give_up(self) -> None:
         """End `settle_later`: the server leaves."""
-        self._given_up.set()
+        self._is_given_up = True
+        self._waiting.unpark_all()
+
+    def try_now(self) -> None:
+        """Have `settle_later` try at once, because somebody waits for it."""
+        self._waiting.unpark_all()
 
     async def keep(self, pending: Sequence[ThreadItem]) -> None:
         """Store what is worth keeping of these items, the note, and all else that is unsaved.
@@ -340,9 +346,10 @@ class Settling:
         return True
 
     async def _gave_up_within(self, seconds: float) -> bool:
+        """Wait for the next try; say whether there is none."""
         with trio.move_on_after(seconds, shield=True):
-            await self._given_up.wait()
-        return self._given_up.is_set()
+            await self._waiting.park()
+        return self._is_given_up
 
     @property
     def _is_nothing_left(self) -> bool:
