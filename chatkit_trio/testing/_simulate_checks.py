@@ -503,16 +503,17 @@ def _readings_never_go_back(view: _View) -> Iterator[str]:
             continue
         items = {item.id: item for item in reading.items}
         for earlier in known[reading.thread_id, reading.with_live][-3:]:
-            if earlier.ended > reading.number or _crashed_between(view, earlier, reading):
+            if earlier.ended > reading.number:
                 continue
+            has_crashed = _has_ended_between(view, earlier, reading)
             for item in earlier.items:
                 found = items.get(item.id)
                 if view.is_gone(item.id, reading.thread_id, reading.ended):
                     continue
-                if found is None:
+                if found is None and not (earlier.with_live and has_crashed):
                     if not earlier.with_live or has_content(item):
                         yield f"a reader was told of {item.type} {item.id}, and a later one wasn't"
-                elif item.id not in view.rewritten and not extent(found).startswith(extent(item)):
+                elif found is not None and not has_crashed and not _has_grown(view, item, found):
                     yield (
                         f"a reader was told {shortened(extent(item))} of {item.id}, and a later one"
                         f" {shortened(extent(found))}"
@@ -520,9 +521,12 @@ def _readings_never_go_back(view: _View) -> Iterator[str]:
         known[reading.thread_id, reading.with_live].append(reading)
 
 
-def _crashed_between(view: _View, earlier: Reading, later: Reading) -> bool:
-    if not earlier.with_live:
-        return False
+def _has_grown(view: _View, before: ThreadItem, after: ThreadItem) -> bool:
+    return before.id in view.rewritten or extent(after).startswith(extent(before))
+
+
+def _has_ended_between(view: _View, earlier: Reading, later: Reading) -> bool:
+    """Say whether a server has ended: what a reader was told of a live turn may be lost then."""
     return any(
         life.ended is not None and earlier.number < life.ended < later.ended
         for life in view.history.lives
@@ -604,6 +608,8 @@ def _last_title_stays(view: _View) -> Iterator[str]:
 def _requests_end_well(view: _View) -> Iterator[str]:
     """A request is answered or refused; a server's own error is the store's or is planned."""
     for request in view.history.requests:
+        if request.outcome == "broken":
+            continue
         match request.error:
             case None:
                 continue

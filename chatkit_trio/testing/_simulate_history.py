@@ -112,6 +112,7 @@ class Request:
     ended: int | None = None
     ended_at: float = 0.0
     outcome: str = ""
+    """"ok", "broken" if the server was gone, or what it was refused with."""
     error: Exception | None = None
 
 

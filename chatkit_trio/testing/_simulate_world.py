@@ -389,7 +389,7 @@ class _World:
             except Exception as error:
                 request.outcome, request.error = f"raised {type(error).__name__}", error
         if life.crashed is not None or (request.error is not None and not life.is_up):
-            request.outcome, request.error = "broken", None
+            request.outcome = "broken"
         request.ended, request.ended_at = self.next_number(), trio.current_time()
         self._trace(f"client {operation.client} {operation.do}: {request.outcome}")
 
