@@ -528,7 +528,7 @@ def _has_grown(view: _View, before: ThreadItem, after: ThreadItem) -> bool:
 def _has_ended_between(view: _View, earlier: Reading, later: Reading) -> bool:
     """Say whether a server has ended: what a reader was told of a live turn may be lost then."""
     return any(
-        life.ended is not None and earlier.number < life.ended < later.ended
+        earlier.number < (life.crashed or life.ended or _NEVER) < later.ended
         for life in view.history.lives
     )
 
@@ -655,11 +655,8 @@ def _no_error_vanishes(view: _View) -> Iterator[str]:
 
 
 def _is_told_of(view: _View, raised: Raised) -> bool:
-    """Say whether the log tells of a try to settle, if without its error: that's told once."""
-    return any(
-        record.number > raised.number and (raised.turn_id or "?") in record.message
-        for record in view.history.log
-    )
+    """Say whether the log tells that settling this turn has failed: of each try it needn't."""
+    return any((raised.turn_id or "?") in record.message for record in view.history.log)
 
 
 def _log_has_no_surprise(view: _View) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -78,6 +79,16 @@ def test_a_server_of_the_users_own_is_simulated() -> None:
     simulation = simulate(make_server, seeds=40, messages=["one", "two"])
 
     assert simulation.turns["finished"] > 40
+
+
+def test_the_examples_of_the_page_pass(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "how-to" / "simulate.md").read_text("utf-8")
+    page: dict[str, Any] = {"__name__": "counting"}
+    exec("\n\n".join(re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)), page)
+
+    page["test_no_schedule_loses_an_answer"]()
+    page["test_a_cut_answer_ends_between_numbers"]()
+    page["test_my_store_loses_nothing"](tmp_path)
 
 
 # --- The same seed is the same run -------------------------------------------------------------
