@@ -20,7 +20,7 @@ from . import errors, store, types, widgets
 from ._engine.frames import FrameReader
 from ._engine.groups import split_cancelled
 from ._engine.hooks import ServerHooks
-from ._engine.journal import keep_journal, keep_recovering, recover
+from ._engine.journal import keep_journal, keep_recovering, recover, write_down
 from ._engine.keeping import CancelReason
 from ._engine.live import LiveTurns
 from ._engine.opening import CheckedRequest
@@ -279,8 +279,12 @@ class ChatKitServer(ServerHooks[TContext]):
         with trio.move_on_after(longest + 1, shield=True):
             for turn in turns:
                 await turn.settled.wait()
-        for turn in turns:
+        left = [turn for turn in turns if not turn.settled.is_set()]
+        for turn in left:
             turn.give_up()
+        if left and self.store.journal is not None:
+            with trio.move_on_after(self.policy.settle_timeout, shield=True):
+                await write_down(self.store.journal, left)
 
     async def __wait_for_cleanup(self) -> None:
         """Say which turns hold the server up: no task can be abandoned."""
@@ -380,10 +384,9 @@ class ChatKitServer(ServerHooks[TContext]):
         )
 
     async def __check(self, checked: CheckedRequest, policy: TurnPolicy) -> None:
-        await self.live_turns.ready_to_read(checked.thread_id)
         await checked.check()
         if policy.on_busy == "reject":
-            await self.live_turns.refuse_if_busy(checked.thread_id)
+            self.live_turns.refuse_if_busy(checked.thread_id)
 
     def __start(
         self,

@@ -57,11 +57,11 @@ class Answer:
         self._ending = ending
         self._log = log
         self._watch = ThreadWatch(thread)
-        self._writer = ThreadWriter(store, context, ending, self.items, self._watch)
+        name = f"{turn_id} of thread {thread.id}"
+        self._writer = ThreadWriter(store, context, ending, self.items, self._watch, name)
         self.settling = Settling(
             turn_id, store, context, self.items, self._watch, policy.settle_timeout
         )
-        name = f"{turn_id} of thread {thread.id}"
         self.handover = Handover(name, ending, self._accept, policy.settle_timeout)
         self._left: list[Step] = []
         self._ids_at_end: list[str] | None = None

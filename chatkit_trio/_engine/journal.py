@@ -39,16 +39,21 @@ async def keep_journal(journal: Journal[Any], turns: Iterable[Journaled], interv
     """
     while True:
         await trio.sleep(interval)
-        entries = _entries(turns)
-        if not entries:
-            continue
-        try:
-            await journal.checkpoint(list(entries.values()))
-        except Exception:
-            logger.exception("the journal couldn't be written; it is tried again")
-            for turn in turns:
-                if turn.id in entries:
-                    turn.forget_checkpoint()
+        await write_down(journal, turns)
+
+
+async def write_down(journal: Journal[Any], turns: Iterable[Journaled]) -> None:
+    """Write down, in one transaction, what has changed in these turns; log if that fails."""
+    entries = _entries(turns)
+    if not entries:
+        return
+    try:
+        await journal.checkpoint(list(entries.values()))
+    except Exception:
+        logger.exception("the journal couldn't be written; it is tried again")
+        for turn in turns:
+            if turn.id in entries:
+                turn.forget_checkpoint()
 
 
 def _entries(turns: Iterable[Journaled]) -> dict[str, JournalEntry]:

@@ -67,7 +67,9 @@ class ThreadWriter:
         ending: Ending,
         items: TurnItems,
         watch: ThreadWatch,
+        name: str,
     ) -> None:
+        self._name = name
         self.items = items
         self.watch = watch
         self.thread_id = watch.thread.id
@@ -86,6 +88,7 @@ class ThreadWriter:
                     self.items.forget(item_id)
                     step.error = id_conflict(item_id)
                     return None
+                self.items.confirm(RequireNew(item_id))
             case effect:
                 try:
                     await self._ending.write(partial(self._carry_out, effect))
@@ -130,6 +133,13 @@ class ThreadWriter:
         try:
             await self._store.add_thread_item(self.thread_id, effect.item, context=self._context)
         except ConflictError:
+            if self.items.was_new(effect.item.id):
+                # Another process took this one for dead and has stored an older state.
+                logger.warning(
+                    "item %s of %s was stored by another process", effect.item.id, self._name
+                )
+                await self._store.save_item(self.thread_id, effect.item, context=self._context)
+                return
             new_id = default_generate_id("message")
             self.items.give_new_id(effect.item, new_id)
             logger.error(

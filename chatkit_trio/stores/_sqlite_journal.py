@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
 
-from chatkit_trio.store import Journal, JournalEntry, Settlement
+from chatkit_trio.store import Journal, JournalEntry, Settlement, TContext
 from chatkit_trio.types import ThreadItem
 
 from . import _sqlite_queries as queries
@@ -20,8 +19,6 @@ from ._records import check_settlement, decode_items, encode_item, owner_of
 from ._sqlite_database import Database
 
 logger = logging.getLogger(__name__)
-
-TContext = TypeVar("TContext")
 
 
 class SQLiteJournal(Journal[TContext]):

@@ -82,7 +82,7 @@ _PAGE_SIZE = 100
 
 
 class ChatClient:
-    """A user's browser, as far as the protocol goes. Make one with `of_server`, `of_app` or `at`.
+    """A client of the protocol, as a page is one. Make one with `of_server`, `of_app` or `at`.
 
         async with MyServer(MemoryStore()) as server, ChatClient.of_server(server) as client:
             async with client.send("Hello") as turn:
@@ -99,9 +99,9 @@ class ChatClient:
 
     @classmethod
     def of_server(cls, server: ChatKitServer[Any], context: Any = None) -> Self:
-        """Return a client that calls a server, which must be running, without HTTP.
+        """Return a client that calls a server without HTTP; the server must be running.
 
-        `context` goes to the server with every request.
+        Every request gets this `context`.
         """
         return cls(ServerTransport(server, context))
 
@@ -109,7 +109,7 @@ class ChatClient:
     def of_app(cls, app: ASGIApp | Any, path: str = "/chatkit", *, headers: Headers = ()) -> Self:
         """Return a client that calls an ASGI application in this process, without sockets.
 
-        Entering the client runs the application's start-up, leaving it its shutdown.
+        Entering the client runs the application's start-up; leaving the client runs the shutdown.
         """
         return cls(ASGITransport(app, path, headers))
 
@@ -138,7 +138,7 @@ class ChatClient:
         tool: str | None = None,
         idempotency_key: str | None = None,
     ) -> AbstractAsyncContextManager[ClientTurn]:
-        """Send a message and stream the answer; without `thread_id` it begins a new thread."""
+        """Send a message and stream the answer; without a `thread_id` in a new thread."""
         choice = None if tool is None else ToolChoice(id=tool)
         message = UserMessageInput(
             content=[UserMessageTextContent(text=text)],
@@ -168,7 +168,7 @@ class ChatClient:
         *,
         idempotency_key: str | None = None,
     ) -> AbstractAsyncContextManager[ClientTurn]:
-        """Answer a structured input, by question id; None skips all of it."""
+        """Answer a structured input, by question id; None skips all questions."""
         given = {
             question: StructuredInputAnswerSubmission(values=list(values))
             for question, values in (answers or {}).items()
@@ -185,7 +185,7 @@ class ChatClient:
     def retry(
         self, thread_id: str, item_id: str, *, idempotency_key: str | None = None
     ) -> AbstractAsyncContextManager[ClientTurn]:
-        """Have a user message answered again; all behind it goes."""
+        """Have a user message answered again; all items behind it are deleted."""
         params = ThreadRetryAfterItemParams(thread_id=thread_id, item_id=item_id)
         return self.stream(ThreadsRetryAfterItemReq(params=params), idempotency_key=idempotency_key)
 
@@ -197,7 +197,7 @@ class ChatClient:
         *,
         idempotency_key: str | None = None,
     ) -> AbstractAsyncContextManager[ClientTurn]:
-        """Send a widget's action and stream what it causes."""
+        """Send a widget's action and stream the events that it causes."""
         params = ThreadCustomActionParams(thread_id=thread_id, item_id=item_id, action=action)
         return self.stream(ThreadsCustomActionReq(params=params), idempotency_key=idempotency_key)
 
@@ -212,14 +212,14 @@ class ChatClient:
     def watch(
         self, thread_id: str, last_event_id: str | None = None
     ) -> AbstractAsyncContextManager[ClientTurn]:
-        """Read along a thread's live turn, as a page does that was reloaded.
+        """Read a thread's live turn, as a page does after a reload.
 
-        It begins behind the event with `last_event_id`, by default with the turn.
+        The stream begins behind the event `last_event_id`, by default at the turn's first event.
         """
         return self._reading(self._transport.watch(thread_id, last_event_id), thread_id)
 
     async def stop(self, thread_id: str) -> None:
-        """End the thread's live turn, if it has one; returns when that is settled."""
+        """End the thread's live turn, if it has one; returns when the turn is settled."""
         await self._transport.stop(thread_id)
 
     @asynccontextmanager
@@ -239,7 +239,7 @@ class ChatClient:
         return await self._ask(ThreadsGetByIdReq(params=params), _THREAD)
 
     async def threads(self) -> list[Thread]:
-        """Return all threads, the oldest first, by as many requests as it takes."""
+        """Return all threads, the oldest first; sends one request for each page."""
         return await _all_pages(partial(self.threads_page, order="asc"))
 
     async def threads_page(
@@ -250,7 +250,7 @@ class ChatClient:
         return await self._ask(ThreadsListReq(params=params), _THREADS)
 
     async def items(self, thread_id: str) -> list[ThreadItem]:
-        """Return all visible items of a thread in order, by as many requests as it takes."""
+        """Return all visible items of a thread in order; sends one request for each page."""
         return await _all_pages(partial(self.items_page, thread_id, order="asc"))
 
     async def items_page(
@@ -292,7 +292,7 @@ class ChatClient:
     async def create_attachment(
         self, name: str, size: int, mime_type: str, *, idempotency_key: str | None = None
     ) -> Attachment:
-        """Ask for a place to upload a file of `size` bytes to."""
+        """Create an attachment for a file of `size` bytes; it says where to upload them."""
         params = AttachmentCreateParams(name=name, size=size, mime_type=mime_type)
         return await self._ask(AttachmentsCreateReq(params=params), _ATTACHMENT, idempotency_key)
 
@@ -319,7 +319,7 @@ class ChatClient:
         *,
         idempotency_key: str | None = None,
     ) -> SyncCustomActionResponse:
-        """Send a widget's action that doesn't stream, and return what it changed."""
+        """Send a widget's action that doesn't stream, and return the answer."""
         params = ThreadCustomActionParams(thread_id=thread_id, item_id=item_id, action=action)
         return await self._ask(
             ThreadsSyncCustomActionReq(params=params), _SYNC_ACTION, idempotency_key

@@ -1,7 +1,7 @@
-"""How a client's requests travel: straight to a server object, or as HTTP.
+"""How a client's requests are sent: straight to a server object, or as HTTP.
 
-A `Transport` knows four errands: ask, open a stream, watch a stream, stop a turn. Over HTTP all
-four are one method, `exchange`, which the ASGI and the socket transport implement.
+A `Transport` has four operations: ask, open a stream, watch a stream, stop a turn. Over HTTP all
+four use one method, `exchange`, which the ASGI and the socket transport implement.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RequestRefused(Exception):
     """The server answered with an error status.
 
     `status` is the HTTP status, `body` the answer's JSON (its text, if it isn't JSON). Without
-    HTTP they are what the web layer would have answered, and the server's own exception is the
+    HTTP both are as the web layer would answer, and the server's own exception is the
     `__cause__`.
     """
 
@@ -64,15 +64,15 @@ class Connection(ABC):
     @abstractmethod
     async def receive(self) -> bytes:
         """Return the next bytes. Raises `trio.EndOfChannel` at the end; a cancelled call has
-        taken nothing."""
+        read nothing."""
 
     @abstractmethod
     async def disconnect(self) -> None:
-        """Break the connection; twice is allowed."""
+        """Break the connection; may be called again."""
 
 
 class Transport(ABC):
-    """The way to a server. Enter it before use."""
+    """The connection to a server, real or not. Enter it before use."""
 
     @abstractmethod
     async def ask(self, request: bytes, *, idempotency_key: str | None = None) -> bytes:
@@ -122,7 +122,7 @@ class ServerConnection(Connection):
         await self.result.aclose()
 
     def hang_up(self) -> None:
-        """Stop reading now, without waiting for what that causes."""
+        """Disconnect without waiting until the turn is settled."""
         turn, reader = self.result._started()
         turn.close_reader(reader)
 
@@ -188,7 +188,7 @@ def _body(code: str, message: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class HTTPResponse:
-    """The head of an answer, and the connection its body comes from."""
+    """The head of an answer, and the connection to read its body from."""
 
     status: int
     headers: Headers
@@ -215,8 +215,8 @@ class HTTPTransport(Transport):
     def exchange(
         self, method: str, path: str, body: bytes, headers: Headers
     ) -> AbstractAsyncContextManager[HTTPResponse]:
-        """Send a request; entering returns when the head of the answer has come, and leaving
-        breaks the connection if the body hasn't been read to its end."""
+        """Send a request. Entering returns when the head of the answer has arrived; leaving breaks
+        the connection if the body hasn't been read to its end."""
 
     async def ask(self, request: bytes, *, idempotency_key: str | None = None) -> bytes:
         async with self._accepted("POST", "", request, _key_header(idempotency_key)) as response:

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -441,6 +442,17 @@ trio.run(main, *sys.argv[1:])
 def python(code: str, *args: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", code, *map(str, args)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+async def test_opening_a_new_file_waits_for_another_process_that_is_opening_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr(time, "sleep", lambda _: other.execute("ROLLBACK"))
+        async with SQLiteStore(path) as store:
+            await prepare(store, "thr_1", None)
+            assert writer(store).execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 async def test_processes_that_open_a_new_file_at_once_all_write_to_it(path: Path) -> None:
