@@ -110,7 +110,7 @@ class Repeats:
     async def run(self, request: KeyedRequest, turn: Turn[Any]) -> None:
         """Run the turn of a request, then record what it has made and forget the request."""
         await self._server.live_turns.run(turn)
-        if request.is_carried_out:
+        if request.is_carried_out_by(turn):
             await request.ended(turn)
             self._opened.pop(turn.id, None)
 
@@ -209,10 +209,10 @@ class KeyedRequest(CheckedRequest):
         )
         return page.data[0].id if page.data else ""
 
-    @property
-    def is_carried_out(self) -> bool:
-        """Whether its first writes have been made, so that a repeat must not make them again."""
-        return self._record.begun
+    def is_carried_out_by(self, turn: Turn[Any]) -> bool:
+        """Say whether `respond` of this turn answers the request; an earlier one may have failed
+        before."""
+        return self._record.begun and turn is self._turn
 
     async def ended(self, turn: Turn[Any]) -> None:
         """Record what its turn has made; a failure is logged."""
@@ -250,7 +250,7 @@ class KeyedRequest(CheckedRequest):
     def _has_turn(self) -> bool:
         """Whether a turn of this request has begun here, or may begin."""
         return self._turn is not None and (
-            self.is_carried_out or not self._turn.is_ending or self._turn.state in _MAY_BEGIN
+            self._record.begun or not self._turn.is_ending or self._turn.state in _MAY_BEGIN
         )
 
     async def _recalled(self, policy: TurnPolicy) -> Reading | None:
@@ -261,11 +261,12 @@ class KeyedRequest(CheckedRequest):
         await self._server.live_turns.ready_to_read(self.thread_id)
         if not await self._has_begun():
             return None
+        created = await self._thread_created()
         items, reason = await self._stored()
         turn: Turn[Any] = Turn(self._server, self, policy, self._context)
         reader = turn.open_reader(leads=True)  # it leads, so that all frames are kept for it
         events = [
-            *await self._thread_created(),
+            *created,
             *(ThreadItemDoneEvent(item=item) for item in items),
             *ending_events(Outcome(reason)),
         ]
@@ -288,7 +289,7 @@ class KeyedRequest(CheckedRequest):
             return turn, reader
 
     async def _has_begun(self) -> bool:
-        if self.is_carried_out:
+        if self._record.begun:
             return True
         if not self.message_id:
             return False
@@ -303,7 +304,7 @@ class KeyedRequest(CheckedRequest):
     async def _stored(self) -> tuple[list[ThreadItem], CancelReason | None]:
         """Return the items of the turn that the thread has, and why the turn was cut short."""
         record = self._record
-        if self._turn is not None:
+        if self._turn is not None and self._turn.has_begun:
             return await self._load([*self._message_ids, *self._turn.item_ids()]), (
                 self._turn.cancel_reason
             )
@@ -324,10 +325,9 @@ class KeyedRequest(CheckedRequest):
         return await items_by_id(self._server.store, self.thread_id, item_ids, self._context)
 
     async def _thread_created(self) -> list[ThreadStreamEvent]:
-        if not self.makes_thread:
-            return []
+        """Return the event that tells of a new thread; a deleted thread is a `NotFoundError`."""
         thread = await self._server.store.load_thread(self.thread_id, context=self._context)
-        return [ThreadCreatedEvent(thread=thread_answer(thread))]
+        return [ThreadCreatedEvent(thread=thread_answer(thread))] if self.makes_thread else []
 
     async def _opening(
         self, turn: Turn[Any], new: list[ThreadItem], changed: list[ThreadItem]
