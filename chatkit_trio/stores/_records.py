@@ -19,6 +19,7 @@ from chatkit_trio.store import Settlement, TContext
 from chatkit_trio.types import Attachment, ThreadItem, ThreadMetadata
 
 T = TypeVar("T")
+
 _THREAD: TypeAdapter[ThreadMetadata] = TypeAdapter(ThreadMetadata)
 _ITEM: TypeAdapter[ThreadItem] = TypeAdapter(ThreadItem)
 _ITEMS: TypeAdapter[list[ThreadItem]] = TypeAdapter(list[ThreadItem])

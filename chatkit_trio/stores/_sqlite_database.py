@@ -71,21 +71,25 @@ class Database:
         """Look whether the lock file is in place and put it back. For the inside of a transaction.
 
         Without it every other process takes this one for dead, and its live turns for crashed.
+        Raises nothing if the file can't be made; the log says so once.
         """
-        if self._lock is None or self._lock.is_in_place:
-            return
-        path = self._lock.path
+        assert self._lock is not None
         try:
+            if self._lock.is_in_place:
+                return
             self._lock.put_back()
         except OSError:
+            # What is being written matters more than the lock; so the write goes on.
             if not self._has_told_of_lock:
-                logger.exception("the lock file %s is gone and can't be made again", path)
-            self._has_told_of_lock = True
+                self._has_told_of_lock = True
+                logger.exception(
+                    "the lock file %s is gone and can't be made again", self._lock.path
+                )
         else:
             logger.error(
                 "the lock file %s was removed while the store is open; it is back, but other"
                 " processes may have settled live turns of this one as crashed",
-                path,
+                self._lock.path,
             )
 
     async def open(self) -> None:

@@ -762,3 +762,19 @@ class TestRemovedLockFile:
             await self.begin_and_lose_the_lock(store, path)
             assert await store.journal.abandoned() == []
             assert await store.journal.abandoned("thr_1") == []
+
+    async def test_a_lock_file_that_cant_be_made_again_fails_no_write(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        directory = tmp_path / "before"
+        directory.mkdir()
+        path = directory / "chat.db"
+        async with SQLiteStore(path) as store:
+            await self.begin_and_lose_the_lock(store, path)
+            directory.rename(tmp_path / "after")
+            await store.journal.checkpoint([])
+            await store.settle(self.WHOLE, None)
+            assert await item_ids(store) == ["i1", "i2", "i3", "i4", "i5", "n2"]
+            (tmp_path / "after").rename(directory)
+        (record,) = caplog.records
+        assert record.getMessage().endswith("is gone and can't be made again")
