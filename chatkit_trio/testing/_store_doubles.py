@@ -31,7 +31,15 @@ __all__ = ["FaultyStore", "SlowStore", "StoreWrapper"]
 _T = TypeVar("_T")
 
 READS = frozenset(
-    {"load_thread", "load_threads", "load_thread_items", "load_item", "load_attachment", "ping"}
+    {
+        "load_thread",
+        "load_threads",
+        "load_thread_items",
+        "load_item",
+        "load_attachment",
+        "ping",
+        "journal.abandoned",
+    }
 )
 """The names of the operations that change nothing."""
 
