@@ -43,7 +43,7 @@ from ._transport import RequestRefused
 __all__ = ["Problem", "problems"]
 
 _REASONS = {text: reason for reason, text in ENDING_NOTES.items()}
-_JOURNAL_SLACK = 0.5
+_JOURNAL_SLACK = 0.1
 _NEVER = 10**9
 _WANT_A_THREAD = ("send", "load", "rename", "delete", "feedback")
 _CLIENT_ERRORS = range(400, 500)
@@ -360,18 +360,30 @@ def _was_caused(
             return body is None or body.turn.policy.idle_timeout is not None
         case CancelReason.FAILED:
             return _has_failed(view, turn_id, body)
+        case CancelReason.DISCONNECTED | CancelReason.SUPERSEDED if body is not None:
+            # By policy neither ends this turn, or the other turn has to wait.
+            if not body.turn.allow_cancel:
+                return False
+            if reason is CancelReason.DISCONNECTED and body.turn.policy.on_disconnect == "finish":
+                return False
     if reason is CancelReason.STOPPED and _may_have_quit(history, turn_id, life):
         return True
-    return any(
-        cause.reason is reason
-        and cause.number < written
+    causes = [
+        cause
+        for cause in history.causes
+        if cause.number < written
         and cause.thread_id in (None, note.thread_id)
         and cause.turn_id in (None, turn_id)
         and cause.life in (None, life)
         and not _is_own(history, cause.request, turn_id)
         and (cause.request is None or (cause.request.ended or written) > began)
-        for cause in history.causes
-    )
+    ]
+    first = min((cause.number for cause in causes if cause.reason is reason), default=None)
+    if first is None or body is None:
+        return first is not None
+    # A stop takes effect at once; what came later isn't why the turn ended.
+    stops = (cause.number for cause in causes if cause.reason is CancelReason.STOPPED)
+    return not any(body.number < stop < min(first, body.ended or written) for stop in stops)
 
 
 def _is_own(history: History, request: Request | None, turn_id: str) -> bool:

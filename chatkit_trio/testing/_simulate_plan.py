@@ -177,7 +177,7 @@ class _Planner:
                 f"labor:{count}:{every}",
                 f"grow:{count}:{every}",
                 "widget",
-                f"silent:{rng.choice([0.1, 0.6])}",
+                f"silent:{rng.choice([0.1, 0.6, 2.0])}",
                 f"title:{rng.randrange(1000)}",
                 "nursery",
                 "scope",
