@@ -38,7 +38,7 @@ from chatkit_trio.types import (
 )
 
 from .groups import StrayCancellation, ends_process
-from .items import TurnItems
+from .items import SaveItem, TurnItems
 from .keeping import ENDING_MESSAGES, ENDING_NOTES, CancelReason, kept_items
 from .thread_state import ThreadWatch, as_metadata
 from .wire import error_event, thread_answer
@@ -81,8 +81,7 @@ def ending_events(outcome: Outcome) -> list[ThreadStreamEvent]:
     events: list[ThreadStreamEvent] = []
     if outcome.is_stored:
         events += [ThreadItemDoneEvent(item=item) for item in outcome.made_up_for]
-        if outcome.reason is not CancelReason.FAILED:
-            events += _fate_of_pending(outcome)
+        events += _fate_of_pending(outcome)
     if outcome.reason is CancelReason.FAILED:
         # In the original's order: the error, then the thread.
         events.append(error_event(outcome.failure or RuntimeError("the answer failed")))
@@ -247,7 +246,8 @@ class Settling:
         self._outcome = Outcome(reason, failure, pending=tuple(pending), kept=None)
         if reason is None:
             self._keep(pending, with_note=False)
-        elif reason is not CancelReason.FAILED or kept_items(pending) or self._has_unconfirmed:
+        elif reason is not CancelReason.FAILED or self._has_to_keep(pending):
+            await self._store_unconfirmed()
             await self._call_hook(hook, pending)
         is_stored = await self._store_left(until)
         self._outcome = replace(self._outcome, is_stored=is_stored)
@@ -278,9 +278,23 @@ class Settling:
         self._keep(pending, with_note=True)
         await self._store_settlement(self.settlement())
 
-    @property
-    def _has_unconfirmed(self) -> bool:
-        return bool(self._items.unconfirmed_additions())
+    def _has_to_keep(self, pending: Sequence[ThreadItem]) -> bool:
+        """Say whether a failed turn has an answer that was cut: a refusal alone isn't one."""
+        return bool(kept_items(pending) or self._items.unconfirmed_additions())
+
+    async def _store_unconfirmed(self) -> None:
+        """Store finished items whose write failed: a hook may add a note, which comes behind them.
+
+        If it fails they are stored with what the hook keeps.
+        """
+        finished = self._items.unconfirmed()
+        new = self._own(self._items.unconfirmed_additions())
+        replaced = self._own([item for item in finished if item.id not in {i.id for i in new}])
+        if finished and await self._is_taken(Settlement(self._thread_id, None, new, replaced)):
+            made_up_for = (*self._outcome.made_up_for, *self._own(finished))
+            self._outcome = replace(self._outcome, made_up_for=made_up_for)
+            for item in finished:
+                self._items.confirm(SaveItem(item))
 
     def _keep(self, pending: Sequence[ThreadItem], *, with_note: bool) -> None:
         kept = self._own(kept_items(pending))
