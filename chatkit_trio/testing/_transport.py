@@ -75,11 +75,13 @@ class Transport(ABC):
     """The connection to a server, real or not. Enter it before use."""
 
     @abstractmethod
-    async def ask(self, request: bytes) -> bytes:
+    async def ask(self, request: bytes, *, idempotency_key: str | None = None) -> bytes:
         """Return the JSON that answers a request. Raises `RequestRefused`."""
 
     @abstractmethod
-    def stream(self, request: bytes) -> AbstractAsyncContextManager[Connection]:
+    def stream(
+        self, request: bytes, *, idempotency_key: str | None = None
+    ) -> AbstractAsyncContextManager[Connection]:
         """Open the stream that answers a request. Raises `RequestRefused` when entered."""
 
     @abstractmethod
@@ -132,16 +134,22 @@ class ServerTransport(Transport):
         self._server = server
         self._context = context
 
-    async def ask(self, request: bytes) -> bytes:
+    async def ask(self, request: bytes, *, idempotency_key: str | None = None) -> bytes:
         with _refusals():
-            result = await self._server.process(request, self._context)
+            result = await self._server.process(
+                request, self._context, idempotency_key=idempotency_key
+            )
         assert isinstance(result, NonStreamingResult)
         return result.json
 
     @asynccontextmanager
-    async def stream(self, request: bytes) -> AsyncIterator[Connection]:
+    async def stream(
+        self, request: bytes, *, idempotency_key: str | None = None
+    ) -> AsyncIterator[Connection]:
         with _refusals():
-            result = await self._server.process(request, self._context)
+            result = await self._server.process(
+                request, self._context, idempotency_key=idempotency_key
+            )
         assert isinstance(result, StreamingResult)
         async with result:
             with _refusals():
@@ -210,13 +218,15 @@ class HTTPTransport(Transport):
         """Send a request. Entering returns when the head of the answer has arrived; leaving breaks
         the connection if the body hasn't been read to its end."""
 
-    async def ask(self, request: bytes) -> bytes:
-        async with self._accepted("POST", "", request) as response:
+    async def ask(self, request: bytes, *, idempotency_key: str | None = None) -> bytes:
+        async with self._accepted("POST", "", request, _key_header(idempotency_key)) as response:
             return await response.body()
 
     @asynccontextmanager
-    async def stream(self, request: bytes) -> AsyncIterator[Connection]:
-        async with self._accepted("POST", "", request) as response:
+    async def stream(
+        self, request: bytes, *, idempotency_key: str | None = None
+    ) -> AsyncIterator[Connection]:
+        async with self._accepted("POST", "", request, _key_header(idempotency_key)) as response:
             yield response.connection
 
     @asynccontextmanager
@@ -239,6 +249,10 @@ class HTTPTransport(Transport):
             if response.status >= 400:
                 raise RequestRefused(response.status, _parsed(await response.body()))
             yield response
+
+
+def _key_header(key: str | None) -> Headers:
+    return [] if key is None else [("idempotency-key", key)]
 
 
 def _parsed(body: bytes) -> Any:

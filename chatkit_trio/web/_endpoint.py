@@ -66,7 +66,8 @@ class Endpoint(Generic[TContext]):
     async def process(self) -> Response:
         """Answer one request of the protocol."""
         context = await self._context()
-        result = await self._server.process(await self._body(), context)
+        key = request.headers.get("Idempotency-Key")
+        result = await self._server.process(await self._body(), context, idempotency_key=key)
         if isinstance(result, StreamingResult):
             with_ids = "ChatKit-Event-Ids" in request.headers
             return event_stream(EventStreamBody(result, with_ids=with_ids))
