@@ -89,6 +89,11 @@ class ChatClient:
                 await turn.read()
             assert turn.text == "Hi!"
 
+    `can_return` says whether the client knows how to come back to its turn. Over HTTP it does by
+    default: it asks for event ids, and the turn goes on for the policy's `return_timeout` when it
+    leaves. Without HTTP there are no ids, so by default leaving a stream cancels the turn at once,
+    as with ChatKit.js.
+
     Every method raises `RequestRefused` if the server answers with an error status.
     """
 
@@ -96,25 +101,34 @@ class ChatClient:
         self._transport = transport
 
     @classmethod
-    def of_server(cls, server: ChatKitServer[Any], context: Any = None) -> Self:
+    def of_server(
+        cls, server: ChatKitServer[Any], context: Any = None, *, can_return: bool = False
+    ) -> Self:
         """Return a client that calls a server, which must be running, without HTTP.
 
         `context` goes to the server with every request.
         """
-        return cls(ServerTransport(server, context))
+        return cls(ServerTransport(server, context, can_return=can_return))
 
     @classmethod
-    def of_app(cls, app: ASGIApp | Any, path: str = "/chatkit", *, headers: Headers = ()) -> Self:
+    def of_app(
+        cls,
+        app: ASGIApp | Any,
+        path: str = "/chatkit",
+        *,
+        headers: Headers = (),
+        can_return: bool = True,
+    ) -> Self:
         """Return a client that calls an ASGI application in this process, without sockets.
 
         Entering the client runs the application's start-up, leaving it its shutdown.
         """
-        return cls(ASGITransport(app, path, headers))
+        return cls(ASGITransport(app, path, headers, can_return=can_return))
 
     @classmethod
-    def at(cls, url: str, *, headers: Headers = ()) -> Self:
+    def at(cls, url: str, *, headers: Headers = (), can_return: bool = True) -> Self:
         """Return a client of the server at a URL, such as `http://127.0.0.1:8000/chatkit`."""
-        return cls(SocketTransport(url, headers))
+        return cls(SocketTransport(url, headers, can_return=can_return))
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()

@@ -37,6 +37,8 @@ __all__ = [
 
 Headers = Sequence[tuple[str, str]]
 
+_WITH_EVENT_IDS = ("chatkit-event-ids", "1")
+
 
 class RequestRefused(Exception):
     """The server answered with an error status.
@@ -128,9 +130,10 @@ class ServerConnection(Connection):
 class ServerTransport(Transport):
     """Calls `ChatKitServer.process`, with one context for all requests."""
 
-    def __init__(self, server: ChatKitServer[Any], context: Any) -> None:
+    def __init__(self, server: ChatKitServer[Any], context: Any, *, can_return: bool) -> None:
         self._server = server
         self._context = context
+        self._can_return = can_return
 
     async def ask(self, request: bytes) -> bytes:
         with _refusals():
@@ -141,7 +144,9 @@ class ServerTransport(Transport):
     @asynccontextmanager
     async def stream(self, request: bytes) -> AsyncIterator[Connection]:
         with _refusals():
-            result = await self._server.process(request, self._context)
+            result = await self._server.process(
+                request, self._context, can_return=self._can_return
+            )
         assert isinstance(result, StreamingResult)
         async with result:
             with _refusals():
@@ -199,9 +204,10 @@ class HTTPResponse:
 class HTTPTransport(Transport):
     """The protocol over HTTP, with the paths of `chatkit_trio.web` below one base path."""
 
-    def __init__(self, path: str, headers: Headers) -> None:
+    def __init__(self, path: str, headers: Headers, *, can_return: bool) -> None:
         self._path = path.rstrip("/")
         self._headers = headers
+        self._stream_headers: Headers = [_WITH_EVENT_IDS] if can_return else []
 
     @abstractmethod
     def exchange(
@@ -216,7 +222,7 @@ class HTTPTransport(Transport):
 
     @asynccontextmanager
     async def stream(self, request: bytes) -> AsyncIterator[Connection]:
-        async with self._accepted("POST", "", request) as response:
+        async with self._accepted("POST", "", request, self._stream_headers) as response:
             yield response.connection
 
     @asynccontextmanager

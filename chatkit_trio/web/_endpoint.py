@@ -16,8 +16,8 @@ import trio
 from quart import Request, Response, request
 from werkzeug.exceptions import Forbidden, RequestTimeout
 
-from chatkit_trio.errors import ConflictError, TooLargeError
-from chatkit_trio.server import ChatKitServer, StreamingResult
+from chatkit_trio.errors import ConflictError, StoreError, TooLargeError
+from chatkit_trio.server import ChatKitServer, StreamingResult, Turn
 from chatkit_trio.store import TContext
 
 from ._event_stream import EventStreamBody
@@ -66,9 +66,10 @@ class Endpoint(Generic[TContext]):
     async def process(self) -> Response:
         """Answer one request of the protocol."""
         context = await self._context()
-        result = await self._server.process(await self._body(), context)
+        # Who asks for ids can come back with the last one.
+        with_ids = "ChatKit-Event-Ids" in request.headers
+        result = await self._server.process(await self._body(), context, can_return=with_ids)
         if isinstance(result, StreamingResult):
-            with_ids = "ChatKit-Event-Ids" in request.headers
             return event_stream(EventStreamBody(result, with_ids=with_ids))
         return json_response(result.json)
 
@@ -79,7 +80,7 @@ class Endpoint(Generic[TContext]):
             request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
         )
         await self._server.store.load_thread(thread_id, context=context)
-        turn = self._server.live_turns.on_thread(thread_id)
+        turn = await self._begun_turn(thread_id)
         if turn is None or turn.is_ending or (last is not None and last.turn_id != turn.id):
             return empty_response()
         return event_stream(WatchBody(self._server, thread_id, last, context))
@@ -88,11 +89,27 @@ class Endpoint(Generic[TContext]):
         """End the thread's live turn, keeping its answer so far."""
         context = await self._context()
         await self._server.store.load_thread(thread_id, context=context)
-        turn = self._server.live_turns.on_thread(thread_id)
+        turn = await self._begun_turn(thread_id, in_haste=True)
         if turn is not None and not turn.allow_cancel:
             raise ConflictError("this answer can't be stopped")
         stopped = await self._server.stop(thread_id)
         return json_response(json.dumps({"stopped": stopped}).encode())
+
+    async def _begun_turn(self, thread_id: str, *, in_haste: bool = False) -> Turn[TContext] | None:
+        """Return the turn that holds a thread, once it is known whether it may be stopped.
+
+        `in_haste` bounds the first writes of a turn that is beginning. Raises `StoreError` if they
+        take longer than a settling may.
+        """
+        turns = self._server.live_turns
+        while (turn := turns.holder(thread_id)) is not None and not turn.options_known.is_set():
+            if in_haste:
+                turn.hurry()
+            with trio.move_on_after(turn.longest_settling):
+                await turn.options_known.wait()
+                continue
+            raise StoreError(f"the beginning of the answer in thread {thread_id} isn't stored yet")
+        return turn
 
     async def health(self) -> Response:
         """Say whether this process can answer; it has no context, so anyone may ask."""
