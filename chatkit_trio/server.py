@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import trio
-from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from . import errors, store, types, widgets
@@ -25,16 +24,20 @@ from ._engine.keeping import CancelReason
 from ._engine.live import LiveTurns
 from ._engine.opening import CheckedRequest
 from ._engine.policy import TurnPolicy
-from ._engine.requests import ANSWERED, DEFAULT_PAGE_SIZE, STREAMING
+from ._engine.requests import (
+    ANSWERED,
+    ANSWERED_WITH_ENDINGS,
+    DEFAULT_PAGE_SIZE,
+    STREAMING,
+    last_ending,
+)
 from ._engine.streaming import stream_text, stream_widget
 from ._engine.turn import Turn, current_turn
 from ._engine.widget_diff import diff_widget
 from ._engine.wire import parse_request, to_json
 from .errors import FramesLost, ServerNotRunningError, StoreError
 from .store import AttachmentStore, Store
-from .types import (
-    ChatKitReq,
-)
+from .types import AnswerEnding, ChatKitReq
 
 __all__ = [
     "DEFAULT_PAGE_SIZE",
@@ -313,6 +316,7 @@ class ChatKitServer(ServerHooks[TContext]):
         context: TContext,
         *,
         can_return: bool = False,
+        with_endings: bool = False,
     ) -> StreamingResult | NonStreamingResult:
         """Answer one request of the ChatKit protocol.
 
@@ -324,7 +328,8 @@ class ChatKitServer(ServerHooks[TContext]):
                     await send(frame)
 
         `can_return` says that the client knows how to come back to its turn (`watch`): when it
-        leaves, the turn has the policy's `return_timeout`.
+        leaves, the turn has the policy's `return_timeout`. `with_endings` adds to a page of items,
+        as `endings`, how its cut answers ended (`types.AnswerEnding`).
 
         Raises `InvalidRequestError` (400), `NotFoundError` (404), `ConflictError` and `BusyError`
         (409); each has an `http_status`. A stream's errors come as `error` events. Checkpoints; a
@@ -334,10 +339,8 @@ class ChatKitServer(ServerHooks[TContext]):
         kind = type(parsed)
         if kind in STREAMING:
             return await self.__open(parsed, context, can_return=can_return)
-        return NonStreamingResult(to_json(await self.__answer(parsed, context)))
-
-    async def __answer(self, request: ChatKitReq, context: TContext) -> BaseModel:
-        return await ANSWERED[type(request)](self, request, context)
+        answered = ANSWERED_WITH_ENDINGS if with_endings else ANSWERED
+        return NonStreamingResult(to_json(await answered[kind](self, parsed, context)))
 
     async def __open(
         self, request: ChatKitReq, context: TContext, *, can_return: bool
@@ -380,6 +383,14 @@ class ChatKitServer(ServerHooks[TContext]):
         Returns when the turn is settled. Who may stop it is for the caller to check.
         """
         return await self.live_turns.end(thread_id, CancelReason.STOPPED)
+
+    async def last_ending(self, thread_id: str, context: TContext) -> AnswerEnding | None:
+        """Return how the thread's last answer was cut; None if it wasn't, or if a turn is live.
+
+        Waits until an answer that is being stored is. Raises `NotFoundError`, and `StoreError` if
+        that answer can't be stored for long. A checkpoint.
+        """
+        return await last_ending(self, thread_id, context)
 
     def watch(
         self, thread_id: str, *, turn_id: str | None = None, start: int | None = 0

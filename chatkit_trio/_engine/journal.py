@@ -10,6 +10,7 @@ import trio
 
 from chatkit_trio.errors import StoreError
 from chatkit_trio.store import Journal, JournalEntry, Settlement, default_generate_id
+from chatkit_trio.types import is_hidden
 
 from .keeping import CancelReason, kept_items
 from .settling import ending_note
@@ -103,7 +104,7 @@ def _crash_settlement(entry: JournalEntry) -> Settlement:
         default_generate_id("sdk_hidden_context"),
         entry.turn_id,
         CancelReason(entry.reason or CancelReason.CRASHED),
-        [item.id for item in (items or entry.changed_items)],
+        [item.id for item in (items or entry.changed_items) if not is_hidden(item)],
     )
     return Settlement(
         thread_id=entry.thread_id,

@@ -209,7 +209,7 @@ class Settling:
     def _make_note(self) -> SDKHiddenContextItem:
         """Return the note of why this turn ended: always the same one, so it is stored once."""
         if self._note is None:
-            cut = [item.id for item in self._outcome.kept or ()]
+            cut = [item.id for item in self._outcome.kept or () if not is_hidden(item)]
             if not cut and self._items.last_visible_id is not None:
                 cut = [self._items.last_visible_id]
             self._note = ending_note(

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from chatkit_trio.actions import Action
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.types import (
+    AnswerEnding,
     Attachment,
     AttachmentCreateParams,
     AttachmentDeleteParams,
@@ -226,10 +227,10 @@ class ChatClient:
 
     # --- Requests with one answer --------------------------------------------------------------
 
-    async def thread(self, thread_id: str) -> Thread:
-        """Return a thread with its first page of items."""
+    async def thread(self, thread_id: str, *, with_endings: bool = False) -> Thread:
+        """Return a thread with its first page of items, in `items.endings` how answers were cut."""
         params = ThreadGetByIdParams(thread_id=thread_id)
-        return await self._ask(ThreadsGetByIdReq(params=params), _THREAD)
+        return await self._ask(ThreadsGetByIdReq(params=params), _THREAD, with_endings)
 
     async def threads(self) -> list[Thread]:
         """Return all threads, the oldest first, by as many requests as it takes."""
@@ -253,10 +254,15 @@ class ChatClient:
         limit: int | None = None,
         order: Order = "desc",
         after: str | None = None,
+        with_endings: bool = False,
     ) -> Page[ThreadItem]:
-        """Return one page of a thread's items."""
+        """Return one page of a thread's items, with `endings` of its cut answers if asked for."""
         params = ItemsListParams(thread_id=thread_id, limit=limit, order=order, after=after)
-        return await self._ask(ItemsListReq(params=params), _ITEMS)
+        return await self._ask(ItemsListReq(params=params), _ITEMS, with_endings)
+
+    async def last_ending(self, thread_id: str) -> AnswerEnding | None:
+        """Return how the thread's last answer was cut; None if it wasn't, or if a turn is live."""
+        return await self._transport.last_ending(thread_id)
 
     async def rename(self, thread_id: str, title: str) -> Thread:
         """Give a thread a title."""
@@ -298,14 +304,16 @@ class ChatClient:
         params = ThreadCustomActionParams(thread_id=thread_id, item_id=item_id, action=action)
         return await self._ask(ThreadsSyncCustomActionReq(params=params), _SYNC_ACTION)
 
-    async def ask(self, request: BaseReq | bytes) -> bytes:
+    async def ask(self, request: BaseReq | bytes, *, with_endings: bool = False) -> bytes:
         """Send any request that has one answer, or any bytes, and return the answer's JSON."""
         return await self._transport.ask(
-            request if isinstance(request, bytes) else _encoded(request)
+            request if isinstance(request, bytes) else _encoded(request), with_endings=with_endings
         )
 
-    async def _ask(self, request: BaseReq, answer: TypeAdapter[_T]) -> _T:
-        return answer.validate_json(await self.ask(request))
+    async def _ask(
+        self, request: BaseReq, answer: TypeAdapter[_T], with_endings: bool = False
+    ) -> _T:
+        return answer.validate_json(await self.ask(request, with_endings=with_endings))
 
 
 def _encoded(request: BaseReq) -> bytes:

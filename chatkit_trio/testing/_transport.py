@@ -1,7 +1,7 @@
 """How a client's requests travel: straight to a server object, or as HTTP.
 
-A `Transport` knows four errands: ask, open a stream, watch a stream, stop a turn. Over HTTP all
-four are one method, `exchange`, which the ASGI and the socket transport implement.
+A `Transport` knows five errands: ask, open a stream, watch a stream, stop a turn, learn how one
+ended. Over HTTP all are one method, `exchange`, which the ASGI and the socket transport implement.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from chatkit_trio.server import (
     StreamingResult,
     Turn,
 )
+from chatkit_trio.types import AnswerEnding
 
 __all__ = [
     "Connection",
@@ -38,6 +39,7 @@ __all__ = [
 Headers = Sequence[tuple[str, str]]
 
 _WITH_EVENT_IDS = ("chatkit-event-ids", "1")
+_WITH_ENDINGS = ("chatkit-endings", "1")
 
 
 class RequestRefused(Exception):
@@ -77,7 +79,7 @@ class Transport(ABC):
     """The way to a server. Enter it before use."""
 
     @abstractmethod
-    async def ask(self, request: bytes) -> bytes:
+    async def ask(self, request: bytes, *, with_endings: bool = False) -> bytes:
         """Return the JSON that answers a request. Raises `RequestRefused`."""
 
     @abstractmethod
@@ -93,6 +95,10 @@ class Transport(ABC):
     @abstractmethod
     async def stop(self, thread_id: str) -> None:
         """End a thread's live turn; returns when it is settled."""
+
+    @abstractmethod
+    async def last_ending(self, thread_id: str) -> AnswerEnding | None:
+        """Return how a thread's last answer was cut. Raises `RequestRefused`."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -135,18 +141,16 @@ class ServerTransport(Transport):
         self._context = context
         self._can_return = can_return
 
-    async def ask(self, request: bytes) -> bytes:
+    async def ask(self, request: bytes, *, with_endings: bool = False) -> bytes:
         with _refusals():
-            result = await self._server.process(request, self._context)
+            result = await self._server.process(request, self._context, with_endings=with_endings)
         assert isinstance(result, NonStreamingResult)
         return result.json
 
     @asynccontextmanager
     async def stream(self, request: bytes) -> AsyncIterator[Connection]:
         with _refusals():
-            result = await self._server.process(
-                request, self._context, can_return=self._can_return
-            )
+            result = await self._server.process(request, self._context, can_return=self._can_return)
         assert isinstance(result, StreamingResult)
         async with result:
             with _refusals():
@@ -166,6 +170,10 @@ class ServerTransport(Transport):
 
     async def stop(self, thread_id: str) -> None:
         await self._server.stop(thread_id)
+
+    async def last_ending(self, thread_id: str) -> AnswerEnding | None:
+        with _refusals():
+            return await self._server.last_ending(thread_id, self._context)
 
 
 @contextmanager
@@ -216,8 +224,9 @@ class HTTPTransport(Transport):
         """Send a request; entering returns when the head of the answer has come, and leaving
         breaks the connection if the body hasn't been read to its end."""
 
-    async def ask(self, request: bytes) -> bytes:
-        async with self._accepted("POST", "", request) as response:
+    async def ask(self, request: bytes, *, with_endings: bool = False) -> bytes:
+        extra = [_WITH_ENDINGS] if with_endings else []
+        async with self._accepted("POST", "", request, extra) as response:
             return await response.body()
 
     @asynccontextmanager
@@ -227,14 +236,23 @@ class HTTPTransport(Transport):
 
     @asynccontextmanager
     async def watch(self, thread_id: str, last_event_id: str | None) -> AsyncIterator[Connection]:
-        path = f"/threads/{quote(thread_id, safe='')}/turn"
+        path = _path_of(thread_id, "turn")
         headers = [] if last_event_id is None else [("last-event-id", last_event_id)]
         async with self._accepted("GET", path, b"", headers) as response:
             yield response.connection
 
     async def stop(self, thread_id: str) -> None:
-        async with self._accepted("POST", f"/threads/{quote(thread_id, safe='')}/stop", b""):
+        async with self._accepted("POST", _path_of(thread_id, "stop"), b""):
             pass
+
+    async def last_ending(self, thread_id: str) -> AnswerEnding | None:
+        path = _path_of(thread_id, "turn")
+        async with self._accepted("GET", path, b"", [_WITH_ENDINGS]) as response:
+            types = [value for name, value in response.headers if name.lower() == "content-type"]
+            if types != ["application/json"]:
+                return None  # the turn is live
+            ending = _parsed(await response.body())["ending"]
+            return None if ending is None else AnswerEnding.model_validate(ending)
 
     @asynccontextmanager
     async def _accepted(
@@ -245,6 +263,10 @@ class HTTPTransport(Transport):
             if response.status >= 400:
                 raise RequestRefused(response.status, _parsed(await response.body()))
             yield response
+
+
+def _path_of(thread_id: str, what: str) -> str:
+    return f"/threads/{quote(thread_id, safe='')}/{what}"
 
 
 def _parsed(body: bytes) -> Any:

@@ -32,6 +32,10 @@ ContextFunction: TypeAlias = Callable[[Request], TContext | Awaitable[TContext]]
 _PING_TIMEOUT = 2.0  # seconds
 
 
+def _wants_endings() -> bool:
+    return "ChatKit-Endings" in request.headers
+
+
 class RequestContext(Generic[TContext]):
     """Calls the user's function for the request that is being answered; without one it is None."""
 
@@ -68,13 +72,18 @@ class Endpoint(Generic[TContext]):
         context = await self._context()
         # Who asks for ids can come back with the last one.
         with_ids = "ChatKit-Event-Ids" in request.headers
-        result = await self._server.process(await self._body(), context, can_return=with_ids)
+        result = await self._server.process(
+            await self._body(),
+            context,
+            can_return=with_ids,
+            with_endings=_wants_endings(),
+        )
         if isinstance(result, StreamingResult):
             return event_stream(EventStreamBody(result, with_ids=with_ids))
         return json_response(result.json)
 
     async def watch(self, thread_id: str) -> Response:
-        """Go on with the thread's live turn, if there is one."""
+        """Go on with the thread's live turn; if it is over, say how it ended to those who ask."""
         context = await self._context()
         last = parse_event_id(
             request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
@@ -82,8 +91,17 @@ class Endpoint(Generic[TContext]):
         await self._server.store.load_thread(thread_id, context=context)
         turn = await self._begun_turn(thread_id)
         if turn is None or turn.is_ending or (last is not None and last.turn_id != turn.id):
-            return empty_response()
+            return await self._no_turn(thread_id, context)
         return event_stream(WatchBody(self._server, thread_id, last, context))
+
+    async def _no_turn(self, thread_id: str, context: TContext) -> Response:
+        """Answer a client that has nothing to go on with: its turn is over."""
+        if not _wants_endings():
+            return empty_response()
+        ending = await self._server.last_ending(thread_id, context)
+        is_live = self._server.live_turns.on_thread(thread_id) is not None
+        answer = {"live": is_live, "ending": None if ending is None else ending.model_dump()}
+        return json_response(json.dumps(answer).encode())
 
     async def stop(self, thread_id: str) -> Response:
         """End the thread's live turn, keeping its answer so far."""

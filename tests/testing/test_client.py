@@ -148,6 +148,32 @@ async def test_stop_ends_the_stream_properly(connect: Connect) -> None:
 
 
 @everywhere
+async def test_a_client_can_ask_how_answers_ended(connect: Connect) -> None:
+    server = scripted_server(MemoryStore(), [say("Hel", finish=False), pause(60)], [say("Hi")])
+    async with connect(server) as client:
+        async with client.send("hi") as turn:
+            await turn.wait_for(lambda event: turn.text == "Hel")
+            thread_id = turn.thread_id or ""
+            assert await client.last_ending(thread_id) is None
+            await turn.stop()
+        ending = await client.last_ending(thread_id)
+        page = await client.items_page(thread_id, with_endings=True)
+        thread = await client.thread(thread_id, with_endings=True)
+
+        assert ending is not None
+        assert (ending.reason, ending.can_continue) == ("stopped", True)
+        assert ending.item_ids == [turn.items[-1].id]
+        assert page.endings == thread.items.endings == [ending]
+        assert (await client.items_page(thread_id)).endings is None
+
+        async with client.send("more", thread_id) as turn:
+            await turn.read()
+        assert await client.last_ending(thread_id) is None
+        with pytest.raises(RequestRefused):
+            await client.last_ending("thr_unknown")
+
+
+@everywhere
 async def test_a_live_turn_can_be_watched(connect: Connect) -> None:
     script = [say("Hel", finish=False), pause(0.2), say("lo")]
     async with connect(scripted_server(MemoryStore(), script)) as client:

@@ -15,7 +15,7 @@ EVIL = {"Origin": "https://evil.example"}
 LIST = {"type": "threads.list", "params": {}}
 PREFLIGHT = {
     "Access-Control-Request-Method": "POST",
-    "Access-Control-Request-Headers": "content-type,chatkit-event-ids",
+    "Access-Control-Request-Headers": "content-type,chatkit-event-ids,chatkit-endings",
 }
 
 
@@ -71,7 +71,8 @@ async def test_a_preflight_is_answered():
     assert (answer.status, answer.body) == (204, b"")
     assert answer.headers["access-control-allow-origin"] == "https://shop.example"
     assert answer.headers["access-control-allow-methods"] == "POST, OPTIONS"
-    assert answer.headers["access-control-allow-headers"] == "content-type,chatkit-event-ids"
+    asked_for = PREFLIGHT["Access-Control-Request-Headers"]
+    assert answer.headers["access-control-allow-headers"] == asked_for
 
 
 async def test_a_preflight_of_a_stranger_allows_nothing():
