@@ -20,7 +20,7 @@ from ._engine.frames import FrameReader
 from ._engine.groups import split_cancelled
 from ._engine.hooks import ServerHooks
 from ._engine.journal import keep_journal, keep_recovering, recover
-from ._engine.keeping import CancelReason
+from ._engine.keeping import CancelReason, ending_note
 from ._engine.live import LiveTurns
 from ._engine.opening import CheckedRequest
 from ._engine.policy import TurnPolicy
@@ -50,6 +50,7 @@ __all__ = [
     "TurnPolicy",
     "current_turn",
     "diff_widget",
+    "ending_note",
     "stream_text",
     "stream_widget",
 ]

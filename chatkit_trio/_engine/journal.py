@@ -13,7 +13,7 @@ from chatkit_trio.store import Journal, JournalEntry, Settlement, default_genera
 from chatkit_trio.types import is_hidden
 
 from .keeping import CancelReason, kept_items
-from .settling import ending_note
+from .settling import note_of_ending
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ async def recover(journal: Journal[Any], thread_id: str | None = None) -> None:
 
 def _crash_settlement(entry: JournalEntry) -> Settlement:
     items = kept_items(entry.items)
-    note = ending_note(
+    note = note_of_ending(
         entry.thread_id,
         default_generate_id("sdk_hidden_context"),
         entry.turn_id,
