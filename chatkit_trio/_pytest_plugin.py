@@ -1,7 +1,7 @@
 """The pytest plugin: fixtures for tests of servers built with chatkit_trio.
 
-Pytest loads it wherever the package is installed, so it imports nothing of weight until a test
-asks for a fixture.
+Pytest loads it in every environment that has the package installed, so it imports nothing slow
+until a test asks for a fixture.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def jump_clock() -> JumpClock:
-    """Run the test on virtual time that waits for worker threads, so for SQLite too."""
+    """Run the test on virtual time; it stands still while worker threads run, so SQLite works."""
     from chatkit_trio.testing import JumpClock
 
     return JumpClock()
@@ -36,7 +36,7 @@ def chatkit_store() -> MemoryStore[Any]:
 
 @pytest.fixture
 def chatkit_server() -> ChatKitServer[Any]:
-    """Return the server that `chatkit_client` talks to: a fixture of this name that you define."""
+    """Return the server of `chatkit_client`: define a fixture of this name that returns yours."""
     pytest.fail(
         "chatkit_client needs a server: define a fixture chatkit_server that returns yours, not"
         " yet running"

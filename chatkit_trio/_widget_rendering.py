@@ -1,4 +1,4 @@
-"""From a widget template and its data to JSON, such that values stay values.
+"""Rendering a widget template to JSON, so that no value in the data can change the structure.
 
 A template is Jinja that writes JSON. An expression prints either text of the template itself (a
 string literal, a macro, `tojson`), which is printed unchanged, or data, which is escaped. Escaped

@@ -23,10 +23,10 @@ __all__ = [
 ]
 
 Handler = Literal["client", "server"]
-"""Who handles an action: code in the page, or the server's `action`/`sync_action` hook."""
+"""Who handles an action: code in the page, or the server's `action` or `sync_action` hook."""
 
 LoadingBehavior = Literal["auto", "none", "self", "container"]
-"""What shows that an action is under way: nothing, the pressed component, or its container."""
+"""What shows that an action is running: nothing, the pressed component, or its container."""
 
 DEFAULT_HANDLER: Handler = "server"
 DEFAULT_LOADING_BEHAVIOR: LoadingBehavior = "auto"
@@ -35,11 +35,11 @@ DEFAULT_LOADING_BEHAVIOR: LoadingBehavior = "auto"
 class ActionConfig(BaseModel):
     """An action as a widget declares it.
 
-    `streaming=False` makes the client send it as `threads.sync_custom_action`, which works while
-    an answer streams and returns one updated item.
+    With `streaming=False` the client sends it as `threads.sync_custom_action`, which works while an
+    answer streams and returns one updated item.
     """
 
-    # A client newer than this release may know more; what it wrote must survive the store.
+    # A client newer than this release may send more fields; the store must keep them.
     model_config = ConfigDict(extra="allow")
 
     type: str
@@ -66,9 +66,9 @@ class Action(BaseModel, Generic[TType, TPayload]):
         BookAction.model_validate(action.model_dump()).payload     # from the client
     """
 
-    # Required, but not where the class names one type; the cast tells checkers the latter.
+    # Required, except in a class that names one type; the cast is for type checkers.
     type: TType = Field(default=cast("Any", ...), frozen=True)
-    # Actions without payload are common; they are typed Action[..., None].
+    # Actions without a payload are common; their type is Action[..., None].
     payload: TPayload = None  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
 
     @model_validator(mode="before")

@@ -19,7 +19,7 @@ from . import errors, store, types, widgets
 from ._engine.frames import FrameReader
 from ._engine.groups import split_cancelled
 from ._engine.hooks import ServerHooks
-from ._engine.journal import keep_journal, keep_recovering, recover
+from ._engine.journal import keep_journal, keep_recovering, recover, write_down
 from ._engine.keeping import CancelReason, ending_note
 from ._engine.live import LiveTurns
 from ._engine.opening import CheckedRequest
@@ -279,8 +279,12 @@ class ChatKitServer(ServerHooks[TContext]):
         with trio.move_on_after(longest + 1, shield=True):
             for turn in turns:
                 await turn.settled.wait()
-        for turn in turns:
+        left = [turn for turn in turns if not turn.settled.is_set()]
+        for turn in left:
             turn.give_up()
+        if left and self.store.journal is not None:
+            with trio.move_on_after(self.policy.settle_timeout, shield=True):
+                await write_down(self.store.journal, left)
 
     async def __wait_for_cleanup(self) -> None:
         """Say which turns hold the server up: no task can be abandoned."""
@@ -349,10 +353,9 @@ class ChatKitServer(ServerHooks[TContext]):
         self.__require_running()
         checked = STREAMING[type(request)](self, request, context)
         policy = self.get_turn_policy(request, context)
-        await self.live_turns.ready_to_read(checked.thread_id)
         await checked.check()
         if policy.on_busy == "reject":
-            await self.live_turns.refuse_if_busy(checked.thread_id)
+            self.live_turns.refuse_if_busy(checked.thread_id)
         return StreamingResult(
             lambda: self.__start(checked, policy, context, can_return=can_return)
         )

@@ -183,15 +183,14 @@ class Journal(ABC, Generic[TContext]):
 
     @abstractmethod
     async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
-        """Claim and return the open entries whose process is gone.
+        """Return the open entries whose process is gone.
 
-        With a `thread_id`, only the entries of that thread are claimed and returned. The engine
-        asks so each time it reads a thread or begins a turn, so the answer "none" must be cheap:
-        one read, and no write transaction. Of many callers in many processes, one gets each entry.
-        An entry that was claimed here and hasn't been settled is returned again.
+        With a `thread_id`, only the entries of that thread. The engine asks so each time it reads
+        a thread or begins a turn, so the answer "none" must be cheap: one read, and no write
+        transaction. Every caller in every process gets an entry until it is settled; from the
+        first return on the entry counts as abandoned, even if its process turns out to live.
 
-        Is a checkpoint. After `trio.Cancelled` entries may have been claimed; the next call
-        returns them.
+        Is a checkpoint. After `trio.Cancelled` the next call returns the same.
         """
 
     @abstractmethod
@@ -199,8 +198,9 @@ class Journal(ABC, Generic[TContext]):
         """Do as `Store.settle`, on behalf of the owner recorded with the entry, atomically.
 
         `changed_items` replace the stored ones, as there. A thread that is gone closes the entry
-        and stores nothing. An entry that isn't claimed by this process, or is settled already, is
-        left as it is. Is a checkpoint; if it raises `trio.Cancelled`, nothing has happened.
+        and stores nothing. Several processes may do it for one entry: the first counts, and an
+        entry that is settled already, or was never abandoned, is left as it is. Is a checkpoint;
+        if it raises `trio.Cancelled`, nothing has happened.
         """
 
 

@@ -1,7 +1,7 @@
 """The words of the protocol: requests, threads, items, and the events and updates of a stream.
 
-Models and nothing else. The order of fields is the order on the wire. Times are timezone-aware
-UTC; one without a zone is taken as UTC. What discriminates a union is always the field `type`.
+Only models live here. The order of fields is the order on the wire. Times are timezone-aware UTC; a
+time without a zone is taken as UTC. The field `type` discriminates every union.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class AnswerEnding(TurnEnding):
 
 
 class Page(BaseModel, Generic[T]):
-    """Part of a list. `after` is the cursor of the next part, where there is one.
+    """Part of a list. `after` is the cursor of the next part, if there is one.
 
-    A page of items that was asked for with endings has those of its cut answers; `endings` is no
+    A page of items that was asked for with endings has those of its cut answers. `endings` is no
     part of the protocol, and is left out of dumps when it is None.
     """
 
@@ -77,11 +77,11 @@ FeedbackKind = Literal["positive", "negative"]
 """Thumbs up or thumbs down."""
 
 
-# --- Sources an answer can point to
+# --- Sources that an answer can cite
 
 
 class SourceBase(BaseModel):
-    """What every source has."""
+    """The fields of every source."""
 
     title: str
     description: str | None = None
@@ -90,14 +90,14 @@ class SourceBase(BaseModel):
 
 
 class FileSource(SourceBase):
-    """A file an answer drew on."""
+    """A file that an answer is based on."""
 
     type: Literal["file"] = "file"
     filename: str
 
 
 class URLSource(SourceBase):
-    """A web page an answer drew on."""
+    """A web page that an answer is based on."""
 
     type: Literal["url"] = "url"
     url: str
@@ -105,10 +105,10 @@ class URLSource(SourceBase):
 
 
 class EntitySource(SourceBase):
-    """Something of your own application; the page's entity callbacks get its `data`.
+    """Something in your own application; the page's entity callbacks get its `data`.
 
-    `label` is shown with the icon in the default hover header, `inline_label` instead of the icon
-    within the text. `interactive` makes it clickable.
+    `label` is shown beside the icon in the default hover header; `inline_label` is shown in the
+    text, in place of the icon. `interactive` makes the entity clickable.
     """
 
     type: Literal["entity"] = "entity"
@@ -124,7 +124,7 @@ class EntitySource(SourceBase):
 
 
 Source = Annotated[URLSource | FileSource | EntitySource, Field(discriminator="type")]
-"""Anything an answer can point to."""
+"""Anything that an answer can cite."""
 
 
 class Annotation(BaseModel):
@@ -204,11 +204,11 @@ class AttachmentUploadDescriptor(BaseModel):
 
 
 class AttachmentBase(BaseModel):
-    """What every attachment has.
+    """The fields of every attachment.
 
-    `upload_descriptor` is there until the bytes have arrived, `thread_id` from the message on that
-    carries the attachment. `metadata` is the application's own: it is stored, but left out of a
-    dump with `context={"exclude_metadata": True}`, as all answers to clients are.
+    `upload_descriptor` is set until the bytes have arrived; `thread_id` is set when a message with
+    the attachment is sent. `metadata` belongs to the application: it is stored, but a dump with
+    `context={"exclude_metadata": True}` leaves it out, and every answer to a client is such a dump.
     """
 
     id: str
@@ -250,7 +250,7 @@ Attachment = Annotated[FileAttachment | ImageAttachment, Field(discriminator="ty
 
 
 class BaseTask(BaseModel):
-    """What every task has; the indicator shows within a workflow only."""
+    """The fields of every task; the indicator is shown within a workflow only."""
 
     status_indicator: Literal["none", "loading", "complete"] = "none"
 
@@ -265,7 +265,7 @@ class CustomTask(BaseTask):
 
 
 class SearchTask(BaseTask):
-    """A web search with its queries and finds."""
+    """A web search with its queries and results."""
 
     type: Literal["web_search"] = "web_search"
     title: str | None = None
@@ -304,7 +304,7 @@ Task = Annotated[
 
 
 class CustomSummary(BaseModel):
-    """What a finished workflow says of itself."""
+    """A summary in your own words, shown when the workflow has finished."""
 
     title: str
     icon: IconName | None = None
@@ -340,7 +340,7 @@ class StructuredInputAnswer(BaseModel):
 
 
 class StructuredInputBase(BaseModel):
-    """What every question has; `id` is unique within the item."""
+    """The fields of every question; `id` is unique within the item."""
 
     id: str
     question: str
@@ -348,7 +348,7 @@ class StructuredInputBase(BaseModel):
 
 
 class StructuredInputMultipleChoiceOption(BaseModel):
-    """A choice on offer."""
+    """A choice that the user may make."""
 
     value: str
 
@@ -378,7 +378,7 @@ StructuredInput = Annotated[
 
 
 class ThreadItemBase(BaseModel):
-    """What every item has."""
+    """The fields of every item."""
 
     id: str
     thread_id: str
@@ -422,21 +422,21 @@ class WidgetItem(ThreadItemBase):
 
 
 class GeneratedImage(BaseModel):
-    """An image a model made; `url` may be a data URL."""
+    """An image that a model made; `url` may be a data URL."""
 
     id: str
     url: str
 
 
 class GeneratedImageItem(ThreadItemBase):
-    """An image a model makes; without `image` until something can be seen."""
+    """An image that a model makes; `image` is None until there is a first preview."""
 
     type: Literal["generated_image"] = "generated_image"
     image: GeneratedImage | None = None
 
 
 class StructuredInputItem(ThreadItemBase):
-    """Questions to the user, and their answers once given."""
+    """Questions to the user, and the answers when the user has given them."""
 
     type: Literal["structured_input"] = "structured_input"
     status: Literal["pending", "answered", "skipped"] = "pending"
@@ -458,7 +458,7 @@ class WorkflowItem(ThreadItemBase):
 
 
 class EndOfTurnItem(ThreadItemBase):
-    """A mark that the assistant has said all it will."""
+    """A mark that the assistant's turn is over."""
 
     type: Literal["end_of_turn"] = "end_of_turn"
 
@@ -511,31 +511,31 @@ def is_hidden(item: ThreadItem) -> bool:
 
 
 class ActiveStatus(BaseModel):
-    """The thread takes messages."""
+    """The thread accepts messages."""
 
     type: Literal["active"] = Field(default="active", frozen=True)
 
 
 class LockedStatus(BaseModel):
-    """The thread takes no messages for now."""
+    """The thread accepts no messages for now."""
 
     type: Literal["locked"] = Field(default="locked", frozen=True)
     reason: str | None = None
 
 
 class ClosedStatus(BaseModel):
-    """The thread takes no messages any more."""
+    """The thread accepts no messages any more."""
 
     type: Literal["closed"] = Field(default="closed", frozen=True)
     reason: str | None = None
 
 
 ThreadStatus = Annotated[ActiveStatus | LockedStatus | ClosedStatus, Field(discriminator="type")]
-"""Whether a thread takes messages."""
+"""Whether a thread accepts messages."""
 
 
 class ThreadMetadata(BaseModel):
-    """A thread without its items; `metadata` is the application's own and never leaves it."""
+    """A thread without its items; `metadata` belongs to the application, and no client gets it."""
 
     title: str | None = None
     id: str
@@ -632,7 +632,7 @@ class WorkflowTaskUpdated(BaseModel):
 
 
 class GeneratedImageUpdated(BaseModel):
-    """A better version of an image is there; `progress` runs from 0 to 1."""
+    """An image gets a better version; `progress` runs from 0 to 1."""
 
     type: Literal["generated_image.updated"] = "generated_image.updated"
     image: GeneratedImage
@@ -672,18 +672,18 @@ class ThreadUpdatedEvent(BaseModel):
 
 
 class ThreadItemAddedEvent(BaseModel):
-    """An item begins; updates and a done follow."""
+    """An item begins; `thread.item.updated` events and a `thread.item.done` follow."""
 
     type: Literal["thread.item.added"] = "thread.item.added"
     item: ThreadItem
 
 
 class ThreadItemUpdatedEvent(BaseModel):
-    """An item that has begun goes on."""
+    """An item that has begun changes."""
 
     type: Literal["thread.item.updated"] = "thread.item.updated"
     item_id: str
-    # Every update has its own `type`: reading and writing one is a look-up, not a trial of ten.
+    # Discriminated by `type`, so that reading or writing an update doesn't try ten classes.
     update: ThreadItemUpdate = Field(discriminator="type")
 
 
@@ -699,7 +699,7 @@ class ThreadItemDoneEvent(BaseModel):
 
 
 class ThreadItemRemovedEvent(BaseModel):
-    """An item is gone."""
+    """An item has been deleted."""
 
     type: Literal["thread.item.removed"] = "thread.item.removed"
     item_id: str
@@ -726,7 +726,7 @@ class StreamOptionsEvent(BaseModel):
 
 
 class ProgressUpdateEvent(BaseModel):
-    """A line that says what is going on; it is shown until the next event, and never stored."""
+    """A line about the work in progress; it is shown until the next event, and never stored."""
 
     type: Literal["progress_update"] = "progress_update"
     icon: IconName | None = None
@@ -734,7 +734,7 @@ class ProgressUpdateEvent(BaseModel):
 
 
 class ClientEffectEvent(BaseModel):
-    """Something the page shall do, without an answer."""
+    """Something that the page should do; it sends no answer."""
 
     type: Literal["client_effect"] = "client_effect"
     name: str
@@ -742,7 +742,7 @@ class ClientEffectEvent(BaseModel):
 
 
 class ErrorEvent(BaseModel):
-    """The stream failed; `message` is shown where the code is `custom`."""
+    """The stream failed; `message` is shown if the code is `custom`."""
 
     type: Literal["error"] = "error"
     code: ErrorCode | Literal["custom"] = Field(default="custom")
@@ -808,7 +808,7 @@ class TranscriptionResult(BaseModel):
 
 
 class BaseReq(BaseModel):
-    """What every request has; `metadata` is whatever the page's integration adds."""
+    """The fields of every request; the page's integration may add `metadata`."""
 
     metadata: dict[str, Any] = Field(default_factory=dict)
 
@@ -869,14 +869,14 @@ class ThreadsAddUserMessageReq(BaseReq):
 
 
 class ThreadAddClientToolOutputParams(BaseModel):
-    """What the page's function returned; it belongs to the thread's last, pending call."""
+    """What the page's function returned for the thread's last call, which is pending."""
 
     thread_id: str
     result: Any
 
 
 class ThreadsAddClientToolOutputReq(BaseReq):
-    """Hand in the output of a client tool, and go on answering."""
+    """Hand in the output of a client tool, and get the rest of the answer."""
 
     type: Literal["threads.add_client_tool_output"] = "threads.add_client_tool_output"
     params: ThreadAddClientToolOutputParams
@@ -905,14 +905,14 @@ class ThreadAddStructuredInputParams(BaseModel):
 
 
 class ThreadsAddStructuredInputReq(BaseReq):
-    """Answer questions, and go on."""
+    """Answer questions, and get the rest of the answer."""
 
     type: Literal["threads.add_structured_input"] = "threads.add_structured_input"
     params: ThreadAddStructuredInputParams
 
 
 class ThreadCustomActionParams(BaseModel):
-    """The action and the item whose widget it came from, if it came from one."""
+    """The action, and the item of its widget, if it came from a widget."""
 
     thread_id: str
     item_id: str | None = None
@@ -941,7 +941,7 @@ class ThreadRetryAfterItemParams(BaseModel):
 
 
 class ThreadsRetryAfterItemReq(BaseReq):
-    """Drop all that follows a user message, and answer it again."""
+    """Delete everything after a user message, and answer the message again."""
 
     type: Literal["threads.retry_after_item"] = "threads.retry_after_item"
     params: ThreadRetryAfterItemParams
@@ -976,7 +976,7 @@ class AttachmentsDeleteReq(BaseReq):
 
 
 class AttachmentCreateParams(BaseModel):
-    """What shall be uploaded; `size` in bytes, as the client says."""
+    """The file to upload; `size` is in bytes, as the client states it."""
 
     name: str
     size: int
@@ -984,7 +984,7 @@ class AttachmentCreateParams(BaseModel):
 
 
 class AttachmentsCreateReq(BaseReq):
-    """Ask for a place to upload to."""
+    """Ask for a URL to upload a file to."""
 
     type: Literal["attachments.create"] = "attachments.create"
     params: AttachmentCreateParams
@@ -1076,5 +1076,5 @@ ChatKitReq = Annotated[StreamingReq | NonStreamingReq, Field(discriminator="type
 
 
 def is_streaming_req(request: ChatKitReq) -> TypeIs[StreamingReq]:
-    """Tell whether a request is answered with a stream."""
+    """Say whether a request is answered with a stream."""
     return isinstance(request, StreamingReq)

@@ -1,12 +1,12 @@
 """Widgets: trees of components that a client draws, and the templates they are built from.
 
-Two families share one base. The *dynamic* classes take any prop, and are what a `WidgetTemplate`
-builds. The *named* classes (`Card`, `Text`, ...) spell out the props this release knows; they are
-deprecated for building widgets by hand, but a stored widget is read back as them where it fits.
-Both keep props they don't know, so that what was streamed is what is read after a reload.
+Two families share one base. The *dynamic* classes take any prop; a `WidgetTemplate` builds these.
+The *named* classes (`Card`, `Text`, ...) spell out the props this release knows. They are
+deprecated for building widgets by hand, but a stored widget is read back in named classes if they
+fit. Both keep props they don't know, so that a client that reloads gets the widget it was streamed.
 
-Props are in spacing units, pixels or CSS strings where a number or string is allowed. Colours are
-tokens (`secondary`, `red-100`), CSS strings, or one for each theme.
+Where a prop may be a number or a string, a number is in spacing units or pixels, and a string is
+CSS. Colours are tokens (`secondary`, `red-100`), CSS strings, or one of these for each theme.
 """
 # ruff: noqa: N815  (props are named as on the wire)
 
@@ -56,14 +56,14 @@ _DEPRECATION = (
     "Named widget classes are deprecated for building widgets; write a .widget file and build it"
     " with WidgetTemplate instead."
 )
-# The category is None because the warning is _NamedMeta's: this decorator's own would also fall
-# on every named class that is read from a store.
+# The category is None because _NamedMeta warns: a warning by this decorator would also be given for
+# every named class that is read from a store.
 _named = deprecated(_DEPRECATION, category=None)
 
 
 @dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
 class _NamedMeta(_ModelMeta):
-    """Warns when a named class is called, which validation doesn't do."""
+    """Warns when a named class is called; validation makes instances without calling the class."""
 
     def __call__(self, *args: Any, **props: Any) -> Any:
         if "__deprecated__" in self.__dict__:
@@ -82,7 +82,7 @@ RadiusValue = Literal[
 """Corner radii."""
 
 TextAlign = Literal["start", "center", "end"]
-"""Where lines of text stand."""
+"""How lines of text are aligned."""
 
 TextSize = Literal["xs", "sm", "md", "lg", "xl"]
 """Sizes of `Text` and `Label`."""
@@ -97,10 +97,10 @@ CaptionSize = Literal["sm", "md", "lg"]
 """Sizes of `Caption`."""
 
 Alignment = Literal["start", "center", "end", "baseline", "stretch"]
-"""Where children stand across the axis of their container."""
+"""How children are aligned across the axis of their container."""
 
 Justification = Literal["start", "center", "end", "between", "around", "evenly", "stretch"]
-"""How children share the axis of their container."""
+"""How children are distributed along the axis of their container."""
 
 ControlVariant = Literal["solid", "soft", "outline", "ghost"]
 """Looks of buttons and inputs."""
@@ -262,7 +262,7 @@ class RadioOption(TypedDict):
 @_named
 @with_config(_KEEP_UNKNOWN)
 class XAxisConfig(TypedDict):
-    """The x axis of a `Chart`; `labels` maps values to what is shown for them."""
+    """The x axis of a `Chart`; `labels` maps values to the texts that are shown."""
 
     dataKey: str
     hide: NotRequired[bool]
@@ -273,9 +273,9 @@ class XAxisConfig(TypedDict):
 
 
 class WidgetComponentBase(BaseModel):
-    """What every component has.
+    """The base of every component.
 
-    Dumps leave out props that are None, at any depth (`children` excepted), and always have the
+    Dumps leave out props that are None, at any depth (except `children`), and always have the
     `type`.
     """
 
@@ -288,9 +288,9 @@ class WidgetComponentBase(BaseModel):
     # No return annotation: it would take the place of the model's own JSON schema.
     @model_serializer(mode="wrap")
     def serialize(self, next_: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]
-        """Dump without props that are None, also where the component is part of another model."""
+        """Dump without props that are None, also if the component is part of another model."""
         dumped = next_(self)
-        # Children have been through here themselves.
+        # Children have been dumped by this method already.
         props = {
             name: value if name == "children" else _without_none(value)
             for name, value in dumped.items()
@@ -336,9 +336,9 @@ class ListView(WidgetComponentBase, metaclass=_NamedMeta):
 
 @_named
 class Card(WidgetComponentBase, metaclass=_NamedMeta):
-    """A card; `asForm` hands its fields to `confirm` and `cancel`.
+    """A card; with `asForm` its fields are the payload of `confirm` and `cancel`.
 
-    `collapsed` folds it once the main action is done.
+    `collapsed` folds the card when the main action is done.
     """
 
     type: Literal["Card"] = Field(default="Card", frozen=True)
@@ -504,7 +504,7 @@ class Icon(WidgetComponentBase, metaclass=_NamedMeta):
 
 @_named
 class Image(WidgetComponentBase, metaclass=_NamedMeta):
-    """An image; `fit` and `position` say which part shows where it doesn't fit its box."""
+    """An image; `fit` and `position` say which part is shown if it doesn't fit its box."""
 
     type: Literal["Image"] = Field(default="Image", frozen=True)
     src: str
@@ -544,7 +544,7 @@ class Image(WidgetComponentBase, metaclass=_NamedMeta):
 
 @_named
 class Button(WidgetComponentBase, metaclass=_NamedMeta):
-    """A button; `submit` makes it send the form round it, `uniform` makes it square."""
+    """A button; `submit` makes it send its form, `uniform` makes it square."""
 
     type: Literal["Button"] = Field(default="Button", frozen=True)
     submit: bool | None = None
@@ -585,7 +585,7 @@ class Spacer(WidgetComponentBase, metaclass=_NamedMeta):
 
 @_named
 class Select(WidgetComponentBase, metaclass=_NamedMeta):
-    """A drop-down list. Clients offer a search from 16 options on unless `searchable` is set."""
+    """A drop-down list. Unless `searchable` is set, clients offer a search from 16 options on."""
 
     type: Literal["Select"] = Field(default="Select", frozen=True)
     name: str
@@ -761,7 +761,7 @@ Series = Annotated[BarSeries | AreaSeries | LineSeries, Field(discriminator="typ
 
 @_named
 class Chart(WidgetComponentBase, metaclass=_NamedMeta):
-    """A chart of rows of `data`; `xAxis` names the field that runs along."""
+    """A chart of the rows of `data`; `xAxis` names the field along the x axis."""
 
     type: Literal["Chart"] = Field(default="Chart", frozen=True)
     data: list[dict[str, str | int | float]]
@@ -786,7 +786,7 @@ class Chart(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 class DynamicWidgetComponent(WidgetComponentBase):
-    """A component with any props; what they mean is between the template and the client."""
+    """A component with any props; only the template and the client know what they mean."""
 
     type: str = Field(...)
     children: DynamicWidgetComponent | list[DynamicWidgetComponent] | None = None
@@ -887,7 +887,8 @@ class WidgetTemplate(TemplateFile):
 
 
 def _first_flaw(error: ValidationError) -> str:
-    # `children` is one component or a list: of the two, the author meant the one that got further.
+    # `children` may be one component or a list, and pydantic reports the flaws of both attempts.
+    # The author meant the attempt that got further.
     flaw = max(error.errors(include_url=False), key=lambda flaw: len(flaw["loc"]))
     steps = [str(step) for step in flaw["loc"]]
     place = ".".join(step for step in steps if DynamicWidgetComponent.__name__ not in step)

@@ -1,7 +1,7 @@
-"""The model behind the examples: a real one if `OPENAI_API_KEY` is set, or one with a script.
+"""The model behind the examples: a real model if `OPENAI_API_KEY` is set, else a scripted one.
 
-`run_model` can't tell them apart. A script is a function that looks at what the model was asked,
-and returns what it does: say something, or call tools.
+`run_model` can't tell them apart. A script is a function that gets what the model was asked, and
+returns what the model does: say something, or call tools.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import trio
 MODEL = os.environ.get("OPENAI_MODEL", "gpt-5-mini")
 WORDS_PER_SECOND = 30
 
-# Notes that the item converter writes into the user's role, because they rank no higher.
+# How the item converter begins its notes, which have the role of the user too.
 _NOTES = ("A note for the agent", "The user was shown", "# What the user's")
 
 
@@ -33,7 +33,7 @@ class Say:
 
 @dataclass(frozen=True)
 class Call:
-    """Call this tool. Calls that stand side by side are run side by side."""
+    """Call this tool. Calls in the same answer run at the same time."""
 
     tool: str
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -46,22 +46,22 @@ class Asked:
         texts = [_text(item) for item in items]
         places = [place for place, text in enumerate(texts) if text and not text.startswith(_NOTES)]
         self.message = texts[places[-1]] if places else ""
-        """The user's latest words."""
+        """The user's latest message."""
         earlier = places[-2] + 1 if len(places) > 1 else 0
         self.notes = [text for text in texts[earlier:] if text.startswith(_NOTES)]
-        """What the application has told the model since the user's words before those."""
+        """The application's notes since the user's previous message."""
         self.previous_answer = "".join(map(_answer_text, items[earlier : max(places, default=0)]))
-        """What the model said to the user's words before those."""
+        """The model's answer to the user's previous message."""
         newest = items[places[-1] :] if places else items
         names = {item["call_id"]: item["name"] for item in newest if _is(item, "function_call")}
         self.results: dict[str, list[str]] = {}
-        """What tools have returned since the user's latest words, by the tool's name."""
+        """The results of tools since the user's latest message, by the tool's name."""
         for item in newest:
             if _is(item, "function_call_output"):
                 self.results.setdefault(names[item["call_id"]], []).append(item["output"])
 
     def mentions(self, *words: str) -> bool:
-        """Say whether the user's latest words have one of these in them."""
+        """Say whether the user's latest message contains one of these words."""
         return any(word in self.message.lower() for word in words)
 
 
@@ -70,18 +70,18 @@ Script = Callable[[Asked], Sequence[Say | Call]]
 
 @asynccontextmanager
 async def open_model(script: Script) -> AsyncIterator[Any]:
-    """Open the model's client: that of the openai package, or one that follows the script."""
+    """Open a client: the openai package's, or a double that follows the script."""
     if not os.environ.get("OPENAI_API_KEY"):
         yield ScriptedClient(script)
         return
-    from openai import AsyncOpenAI  # only now: the package is an extra
+    from openai import AsyncOpenAI  # imported here, because it is an extra
 
-    async with AsyncOpenAI() as client:  # it finds OPENAI_BASE_URL by itself
+    async with AsyncOpenAI() as client:  # it reads OPENAI_BASE_URL itself
         yield client
 
 
 class ScriptedClient:
-    """As much of the openai package's client as `run_model` uses."""
+    """A double of the openai package's client, as far as `run_model` uses it."""
 
     def __init__(self, script: Script) -> None:
         self._script = script
@@ -129,7 +129,7 @@ async def _answer(steps: Sequence[Say | Call]) -> AsyncGenerator[Any]:
 
 
 class _Item(SimpleNamespace):
-    """An item of the model's output, which goes back to the model with what its tools return."""
+    """An item of the model's output; the next request gives it back to the model."""
 
     def model_dump(self, **_options: Any) -> dict[str, Any]:
         return json.loads(json.dumps(vars(self), default=vars))
@@ -164,7 +164,7 @@ def _answer_text(item: dict[str, Any]) -> str:
 
 
 def _text(item: dict[str, Any]) -> str:
-    """Return the words of an item in the user's role."""
+    """Return the text of an item with the role `user`."""
     if item.get("role") != "user":
         return ""
     content = item["content"]

@@ -1,8 +1,8 @@
 """A day out, planned with three tools at once.
 
 Tools are trio functions. Those that the model asks for together run together, in the turn's
-nursery; each shows its step in a workflow and says what it is doing. One that fails is told to
-the model, not to the user.
+nursery; each shows its step in a workflow and says what it is doing. If a tool fails, the model is
+told, and the user isn't.
 
     python -m examples.tools_and_progress
 """
@@ -30,7 +30,7 @@ TRAINS = {"Porto": "8:40 and 10:10", "Bergen": "7:55", "Ghent": "every half hour
 SIGHTS = {
     "Porto": ["the tiles of São Bento station", "the lower deck of the bridge"],
     "Bergen": ["the wooden quay", "the funicular, if the clouds are high"],
-}  # none known for Ghent: that tool fails
+}  # Ghent is missing, so the tool fails for it
 City = Annotated[str, Field(description="The city's name, in English")]
 
 

@@ -69,9 +69,13 @@ def story_server(store: Store[Any]) -> ScriptedServer:
 # --- Every checkpoint, every reason ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reason", EVERY_REASON)
+@pytest.mark.parametrize(
+    "reason", [reason for reason in EVERY_REASON if isinstance(reason, CancelReason)]
+)
 def test_a_turn_cut_short_at_any_checkpoint_keeps_its_answer_once(reason: CancelReason) -> None:
-    exploration = explore_cancellations(story_server, "Tell me a story", reasons=[reason])
+    exploration = explore_cancellations(
+        story_server, "Tell me a story", reasons=[reason], troubles=[]
+    )
 
     assert exploration.ends[reason] > exploration.runs[reason] / 2
 
@@ -216,31 +220,14 @@ async def test_disconnect_while_respond_loads_from_the_store_keeps_the_partial_a
 
 
 @pytest.mark.parametrize("happens_first", [False, True])
+@pytest.mark.parametrize("seconds", [2, 1e6], ids=["slow", "hanging"])
 async def test_disconnect_while_a_finished_item_is_being_stored_stores_it_once(
-    happens_first: bool, autojump_clock: trio.testing.MockClock
+    seconds: float, happens_first: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
     # The original adds it a second time, from its cancel handler.
     memory = MemoryStore[Any]()
-    store = HangingStore(memory, "add_thread_item", 0)
-    script = [do(lambda scene: setattr(store, "seconds", 2)), say("Hello"), pause(100)]
-    store.happens_first = happens_first
-    async with scripted_server(store, script) as server:
-        thread_id = await hang_up_after(server, 1)
-
-        assert await transcript(memory, thread_id) == [
-            "user: hi",
-            "assistant: Hello",
-            "note: disconnected",
-        ]
-
-
-@pytest.mark.parametrize("happens_first", [False, True])
-async def test_disconnect_while_the_store_hangs_stores_the_item_when_the_turn_settles(
-    happens_first: bool, autojump_clock: trio.testing.MockClock
-) -> None:
-    memory = MemoryStore[Any]()
     store = HangingStore(memory, "add_thread_item", 0, happens_first=happens_first)
-    script = [do(lambda scene: setattr(store, "seconds", 1e6)), say("Hello"), pause(100)]
+    script = [do(lambda scene: setattr(store, "seconds", seconds)), say("Hello"), pause(100)]
     async with scripted_server(store, script) as server:
         thread_id = await hang_up_after(server, 1)
 

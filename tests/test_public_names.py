@@ -61,6 +61,7 @@ PUBLIC = {
     ],
     "chatkit_trio.testing": [
         "EVERY_REASON",
+        "EVERY_TROUBLE",
         "Aftermath",
         "CancellationBroken",
         "ChatClient",

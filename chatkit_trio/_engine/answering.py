@@ -57,11 +57,11 @@ class Answer:
         self._ending = ending
         self._log = log
         self._watch = ThreadWatch(thread)
-        self._writer = ThreadWriter(store, context, ending, self.items, self._watch)
+        name = f"{turn_id} of thread {thread.id}"
+        self._writer = ThreadWriter(store, context, ending, self.items, self._watch, name)
         self.settling = Settling(
             turn_id, store, context, self.items, self._watch, policy.settle_timeout
         )
-        name = f"{turn_id} of thread {thread.id}"
         self.handover = Handover(name, ending, self._accept, policy.settle_timeout)
         self._left: list[Step] = []
         self._journaled_version = 0
@@ -81,11 +81,8 @@ class Answer:
 
         Raises what the store raises.
         """
-        step = Rename(title=title)
-        is_done = await self.handover.ask(step)
-        if step.error is not None:
-            raise step.error
-        return is_done
+        self._log.wake_writer()  # it may wait for its client meanwhile
+        return await self.handover.ask(Rename(title=title))
 
     def journal_entry(self) -> JournalEntry | None:
         """Return what to checkpoint, or None if nothing has changed since the last time."""
@@ -112,19 +109,20 @@ class Answer:
         """
         if not isinstance(event, _EVENT_CLASSES):
             raise _refusal(event)
+        thread_has_changed = self._watch.changed()
         # Encoded before the items take it in: what can't be JSON couldn't be stored either.
         encoded = frame(event)
         try:
             effect = self.items.feed(event)
-        except UnfitUpdate:
-            logger.warning("an update doesn't fit its item in thread %s; ignored", self.thread.id)
+        except UnfitUpdate as unfit:
+            logger.warning("in thread %s: %s", self.thread.id, unfit)
             return None
         step = Step(encoded if is_visible(event) else None, effect)
         must_wait = (
             effect is not None
             or not self.handover.is_idle
             or not self._log.has_room
-            or self._watch.changed()
+            or thread_has_changed
         )
         if must_wait:
             return step
@@ -146,7 +144,6 @@ class Answer:
                 await self.handover.start(self.started.respond, tasks, self._policy.idle_timeout)
                 while (step := await self.handover.next_step()) is not None:
                     await self._perform(step)
-                    self.handover.performed()
                 await self._save_thread_if_changed()
         except GeneratorExit:
             raise  # the coroutine is being thrown away
@@ -161,15 +158,22 @@ class Answer:
 
     async def _perform(self, step: Step) -> None:
         if isinstance(step, Rename):
-            step.frame = await self._writer.rename(step)
-        else:
-            step.frame = await self._writer.write(step)
+            await self._rename(step)
+            return
+        step.frame = await self._writer.write(step)
         step.is_done = True
         if step.frame is not None:
             await self._wait_for_room()
             self._log.append(step.frame)
-            step.frame = None
+        self.handover.performed(step)
         await self._save_thread_if_changed()
+
+    async def _rename(self, step: Rename) -> None:
+        step.frame = await self._writer.rename(step)
+        step.is_done = True
+        if step.frame is not None:
+            self._log.append(step.frame)
+        self.handover.performed(step)
 
     async def _save_thread_if_changed(self) -> None:
         if self._watch.changed():
@@ -180,7 +184,11 @@ class Answer:
             return
         timeout = self._policy.stall_timeout
         with trio.move_on_after(inf if timeout is None else timeout) as waiting:
-            await self._log.wait_for_room()
+            while not self._log.has_room:
+                if (step := self.handover.next_rename()) is not None:
+                    await self._rename(step)
+                else:
+                    await self._log.wait_for_room()
         if waiting.cancelled_caught:
             self._ending.cancel(CancelReason.STALLED)
             await trio.lowlevel.checkpoint()
@@ -203,8 +211,8 @@ class Answer:
         """Tell clients that still read what was kept and why the answer ends here."""
         if outcome.is_stored:
             for step in self._left:
-                can_be_sent = step.is_done or step.effect is None
-                if step.frame is not None and (can_be_sent or isinstance(step.effect, RequireNew)):
+                needs_no_write = step.effect is None or isinstance(step.effect, RequireNew)
+                if step.frame is not None and (step.is_done or needs_no_write):
                     self._log.append(step.frame)
         for event in ending_events(outcome):
             if is_visible(event):

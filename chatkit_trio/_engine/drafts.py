@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from functools import singledispatch
-from typing import Protocol
+from typing import Any, Protocol
+
+from pydantic import BaseModel
 
 from chatkit_trio.types import (
     AssistantMessageContent,
@@ -17,6 +19,7 @@ from chatkit_trio.types import (
     AssistantMessageContentPartDone,
     AssistantMessageContentPartTextDelta,
     AssistantMessageItem,
+    BaseTask,
     GeneratedImageItem,
     GeneratedImageUpdated,
     ThreadItem,
@@ -37,12 +40,26 @@ logger = logging.getLogger(__name__)
 MAX_CONTENT_PARTS = 1024
 """The most parts one message may have: an index from a model must not size a list of ours."""
 
-_MAX_WIDGET_UPDATES = 256
+_MAX_WIDGET_UPDATES = 32
 """So many updates of a widget are collected before they are applied to it."""
 
 
 class UnfitUpdate(Exception):
     """An update that an item can't take: it is neither sent nor stored."""
+
+    def __init__(self, item_id: str, update: ThreadItemUpdate, why: str) -> None:
+        super().__init__(f"update {update.type} ignored: item {item_id} {why}")
+
+    @classmethod
+    def of_kind(cls, item: ThreadItem, update: ThreadItemUpdate) -> UnfitUpdate:
+        """Return the error for an update that is made for items of another kind."""
+        return cls(item.id, update, f"is of the kind {item.type}")
+
+
+def _require(value: object, kind: type[Any], name: str) -> None:
+    """Refuse a part of an update that wasn't validated: a model made by model_construct()."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} of an update must be {kind.__name__}, not {value!r}")
 
 
 class Draft(Protocol):
@@ -72,7 +89,7 @@ class _PlainDraft:
         self._item = item
 
     def apply(self, update: ThreadItemUpdate) -> None:
-        raise UnfitUpdate
+        raise UnfitUpdate.of_kind(self._item, update)
 
     def item(self) -> ThreadItem:
         return self._item
@@ -99,18 +116,17 @@ class _MessageDraft:
     def apply(self, update: ThreadItemUpdate) -> None:
         match update:
             case AssistantMessageContentPartTextDelta():
-                if not isinstance(update.delta, str):
-                    # A model made by model_construct() is not validated.
-                    raise TypeError(f"a text delta must be a str, not {update.delta!r}")
+                _require(update.delta, str, "delta")
                 self._part(update.content_index).pieces.append(update.delta)
             case AssistantMessageContentPartAdded() | AssistantMessageContentPartDone():
+                _require(update.content, AssistantMessageContent, "content")
                 self._part(update.content_index)
                 self._parts[update.content_index] = _Part(update.content)
             case AssistantMessageContentPartAnnotationAdded():
                 annotations = self._part(update.content_index).annotations
                 annotations.insert(update.annotation_index, update.annotation)
             case _:
-                raise UnfitUpdate
+                raise UnfitUpdate.of_kind(self._base, update)
 
     def _part(self, index: int) -> _Part:
         if not 0 <= index < MAX_CONTENT_PARTS:
@@ -138,11 +154,15 @@ class _WorkflowDraft:
         tasks = self._item.workflow.tasks
         match update:
             case WorkflowTaskAdded():
+                _require(update.task, BaseTask, "task")
                 tasks.append(update.task)
-            case WorkflowTaskUpdated() if 0 <= update.task_index < len(tasks):
+            case WorkflowTaskUpdated():
+                _require(update.task, BaseTask, "task")
+                if not 0 <= update.task_index < len(tasks):
+                    raise UnfitUpdate(self._item.id, update, f"has no task {update.task_index}")
                 tasks[update.task_index] = update.task
             case _:
-                raise UnfitUpdate
+                raise UnfitUpdate.of_kind(self._item, update)
 
     def item(self) -> ThreadItem:
         workflow = self._item.workflow
@@ -162,14 +182,19 @@ class _WidgetDraft:
     def apply(self, update: ThreadItemUpdate) -> None:
         match update:
             case WidgetRootUpdated():
+                _require(update.widget, BaseModel, "widget")
                 self._base = self._base.model_copy(update={"widget": update.widget})
                 self._updates = []
             case WidgetComponentUpdated() | WidgetStreamingTextValueDelta():
+                if isinstance(update, WidgetComponentUpdated):
+                    _require(update.component, BaseModel, "component")
+                else:
+                    _require(update.delta, str, "delta")
                 self._updates.append(update)
                 if len(self._updates) >= _MAX_WIDGET_UPDATES:
                     self.item()
             case _:
-                raise UnfitUpdate
+                raise UnfitUpdate.of_kind(self._base, update)
 
     def item(self) -> ThreadItem:
         widget = self._base.widget
@@ -224,7 +249,8 @@ class _ImageDraft:
 
     def apply(self, update: ThreadItemUpdate) -> None:
         if not isinstance(update, GeneratedImageUpdated):
-            raise UnfitUpdate
+            raise UnfitUpdate.of_kind(self._item, update)
+        _require(update.image, BaseModel, "image")
         self._item = self._item.model_copy(update={"image": update.image})
 
     def item(self) -> ThreadItem:

@@ -6,6 +6,7 @@ operations that a cut falls on. So these can't disagree.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from math import inf
 from typing import TypeVar
@@ -16,13 +17,16 @@ from chatkit_trio.errors import StoreTimeoutError
 
 from .keeping import CancelReason
 
+logger = logging.getLogger(__name__)
+
 _T = TypeVar("_T")
 
 
 class Ending:
     """The end of one turn, as far as it comes from outside of `respond`."""
 
-    def __init__(self, settle_timeout: float) -> None:
+    def __init__(self, name: str, settle_timeout: float) -> None:
+        self._name = name
         # Shielded, so that only cancel() and the limits end a turn, and the reason is known.
         self.scope = trio.CancelScope(shield=True)
         self._settle_timeout = settle_timeout
@@ -90,11 +94,14 @@ class Ending:
                 return await operation()
         finally:
             self._operation = None
-        await trio.lowlevel.checkpoint_if_cancelled()
-        raise StoreTimeoutError(
-            f"a store operation hadn't ended {self._settle_timeout} s after somebody began to wait"
-            " for it; its outcome is unknown"
+        error = StoreTimeoutError(
+            f"a store operation of {self._name} hadn't ended {self._settle_timeout} s after"
+            " somebody began to wait for it; its outcome is unknown"
         )
+        if self.is_cut:
+            logger.error("%s", error)
+            await trio.lowlevel.checkpoint()
+        raise error
 
     @property
     def _bound(self) -> float:

@@ -79,9 +79,12 @@ class FrameLog:
         self._waiting_writer.unpark_all()
 
     async def wait_for_room(self) -> None:
-        """Wait until the leading reader has read enough, or is gone."""
-        while not self.has_room and not self.is_closed:
-            await self._waiting_writer.park()
+        """Wait until the leading reader has read something, or is gone, or `wake_writer`."""
+        await self._waiting_writer.park()
+
+    def wake_writer(self) -> None:
+        """End the wait for room, because the writer has something else to do."""
+        self._waiting_writer.unpark_all()
 
     def open_reader(
         self, start: int | None = None, *, leads: bool = False, can_return: bool = False

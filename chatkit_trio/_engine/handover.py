@@ -25,7 +25,7 @@ from chatkit_trio.types import ThreadStreamEvent
 from .ending import Ending
 from .groups import StrayCancellation, ends_process, split_cancelled, unwrapped
 from .keeping import CancelReason
-from .writing import Step
+from .writing import Rename, Step
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +36,16 @@ _SECONDS_A_ROUND = 0.02
 """How long they may take, in real time, before others get their turn."""
 
 
+_SIBLINGS_TIMEOUT = 0.5
+"""How long, in seconds, the error of a failed task waits for the cleanup of the tasks beside it."""
+
+
 class Handover:
     """The user's tasks of one turn, the steps that they wait for, and their first failure.
 
     `accept` decides about an event, at once. It returns None if all is done, or the step that the
-    turn's own task has to perform because the store or the client must be waited for.
+    turn's own task has to perform because the store or the client must be waited for. What it
+    raises is raised out of the `yield`.
     """
 
     def __init__(
@@ -54,9 +59,10 @@ class Handover:
         self._ending = ending
         self._accept = accept
         self._closing_timeout = closing_timeout
-        # Holds one step; one more for each scope of respond's own that ended while a step of its
-        # was being performed, and for each rename that waits.
+        # Holds one step, and one more for each cancel scope in respond that ended while a step was
+        # being performed.
         self._steps: deque[Step] = deque()
+        self._renames: deque[Rename] = deque()
         self._news = trio.lowlevel.ParkingLot()
         self._performed = trio.lowlevel.ParkingLot()
         self._events_this_round = 0
@@ -94,18 +100,26 @@ class Handover:
             tasks.start_soon(self._watch_silence, idle_timeout)
 
     async def next_step(self) -> Step | None:
-        """Wait for a step to perform; None when all user code has ended."""
-        while not self._steps:
+        """Wait for a step to perform; None when all user code has ended. Renames come first."""
+        while (step := self.next_rename()) is None:
+            if self._steps:
+                return self._steps[0]
             if not self._tasks_running:
                 return None
             await self._news.park()
-        return self._steps[0]
+        return step
 
-    def performed(self) -> None:
-        """Note that the step which was returned last has been performed."""
-        self._steps.popleft()
-        if not self._steps:
-            self._performed.unpark_all()
+    def next_rename(self) -> Rename | None:
+        """Return a rename that waits to be performed, if there is one."""
+        return self._renames[0] if self._renames else None
+
+    def performed(self, step: Step) -> None:
+        """Note that a step has been performed."""
+        if isinstance(step, Rename):
+            self._renames.remove(step)
+        else:
+            self._steps.popleft()
+        self._performed.unpark_all()
 
     def fail(self, error: BaseException) -> None:
         """Note a failure. Only the first one ends the turn; one that comes later is logged."""
@@ -122,22 +136,29 @@ class Handover:
         self._is_closed = True
         left = list(self._steps)
         self._steps.clear()
+        self._renames.clear()
         self._performed.unpark_all()
         if self._tasks is not None:
             self._tasks.cancel_scope.cancel()
         return left
 
-    # --- For others who want something done by the turn's own task -----------------------------
+    # --- For those who want something done by the turn's own task ------------------------------
 
     async def ask(self, step: Step) -> bool:
-        """Have a step performed and wait for it; return False if the turn has ended instead."""
+        """Have a step performed and wait for it; return False if the turn has ended instead.
+
+        Raises what the step says was wrong with it.
+        """
+        queue: deque[Any] = self._renames if isinstance(step, Rename) else self._steps
         if self._is_closed:
             return False
-        self._steps.append(step)
+        queue.append(step)
         self._news.unpark_all()
-        while step in self._steps:
+        while step in queue:
             await self._performed.park()
-        return not self._is_closed
+        if step.error is not None:
+            raise step.error
+        return step.is_done
 
     # --- The user's tasks ----------------------------------------------------------------------
 
@@ -145,7 +166,12 @@ class Handover:
         try:
             async with trio.open_nursery() as self.nursery:
                 task_status.started()
-                await self._responded.wait()
+                try:
+                    await self._responded.wait()
+                except trio.Cancelled as cancelled:
+                    if cancelled.source == "nursery":
+                        self._a_task_has_failed()
+                    raise
         except GeneratorExit:
             raise  # the coroutine is being thrown away
         except BaseException as error:  # noqa: ASYNC103
@@ -179,6 +205,15 @@ class Handover:
             if self._ending.is_cut or self._tasks.cancel_scope.cancel_called:
                 raise cancelled from None
             self.fail(StrayCancellation.of(cancelled))
+
+    def _a_task_has_failed(self) -> None:
+        """Wait for the error of a task in the nursery, which comes when its siblings have ended."""
+        if self._tasks is not None and not self._ending.is_cut:
+            self._tasks.start_soon(self._fail_soon)
+
+    async def _fail_soon(self) -> None:
+        await trio.sleep(_SIBLINGS_TIMEOUT)
+        self.fail(RuntimeError(f"a task in the nursery of {self._name} failed; its error follows"))
 
     def _one_ended(self) -> None:
         self._tasks_running -= 1
@@ -229,10 +264,11 @@ class Handover:
                     # A generator that swallows its cancellation must not go on for ever.
                     if not await self._take(event):
                         return
-                except trio.Cancelled as cancelled:  # noqa: ASYNC103
+                except (trio.Cancelled, Exception) as raised:  # noqa: ASYNC103
+                    # Of a scope that respond has open across the yield, or a refused event.
                     if athrow is None:
                         raise
-                    step = partial(athrow, cancelled)
+                    step = partial(athrow, raised)
         finally:
             await self._close(iterator)  # noqa: ASYNC102 (it shields itself)
 

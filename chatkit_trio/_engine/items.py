@@ -103,6 +103,7 @@ class TurnItems:
         self._unconfirmed: dict[str, ThreadItem] = {}
         self._replacing: set[str] = set()  # ids of unconfirmed items that the store has
         self._reopened: dict[str, Draft] = {}
+        self._known_new: set[str] = set()  # ids that nobody else had when they were begun
         self._stored: dict[str, bool] = {}  # in the order of their writes; the value: is visible
         self.version = 0
         """Grows with every event that changes what the journal must know."""
@@ -140,7 +141,9 @@ class TurnItems:
                 self._stored[effect.item.id] = not is_hidden(effect.item)
             case DeleteItem():
                 self._stored.pop(effect.item_id, None)
-            case RequireNew() | UpdateStoredItem():
+            case RequireNew():
+                self._known_new.add(effect.item_id)
+            case UpdateStoredItem():
                 pass
 
     def reopen(self, item: ThreadItem, update: ThreadItemUpdate) -> SaveItem | None:
@@ -157,6 +160,10 @@ class TurnItems:
             return SaveItem(changed)
         self._reopened[item.id] = draft
         return None
+
+    def was_new(self, item_id: str) -> bool:
+        """Say whether the thread had no item of this id when this turn began one."""
+        return item_id in self._known_new
 
     def give_new_id(self, item: ThreadItem, item_id: str) -> None:
         """Keep a finished item under another id, because the thread has its id already."""
@@ -188,9 +195,10 @@ class TurnItems:
         return [*replacing, *kept_items(draft.item() for draft in self._reopened.values())]
 
     def forget(self, item_id: str) -> None:
-        """Drop an item that the store can never take."""
-        for items in (self._pending, self._unconfirmed, self._reopened):
-            items.pop(item_id, None)
+        """Drop an item that was refused."""
+        self._pending.pop(item_id, None)
+        self._unconfirmed.pop(item_id, None)
+        self._reopened.pop(item_id, None)
 
     def settled(self) -> None:
         """Note that the store has all that is kept."""
@@ -207,10 +215,6 @@ class TurnItems:
         self._pending[item.id] = draft_of(item)
         self.version += 1
         return RequireNew(item.id)
-
-    def reject(self, item_id: str) -> None:
-        """Forget an item that was begun with the id of another one."""
-        self._pending.pop(item_id, None)
 
     def _update(self, item_id: str, update: ThreadItemUpdate) -> UpdateStoredItem | None:
         draft = self._pending.get(item_id) or self._reopened.get(item_id)

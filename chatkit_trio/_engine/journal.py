@@ -40,16 +40,21 @@ async def keep_journal(journal: Journal[Any], turns: Iterable[Journaled], interv
     """
     while True:
         await trio.sleep(interval)
-        entries = _entries(turns)
-        if not entries:
-            continue
-        try:
-            await journal.checkpoint(list(entries.values()))
-        except Exception:
-            logger.exception("the journal couldn't be written; it is tried again")
-            for turn in turns:
-                if turn.id in entries:
-                    turn.forget_checkpoint()
+        await write_down(journal, turns)
+
+
+async def write_down(journal: Journal[Any], turns: Iterable[Journaled]) -> None:
+    """Write down, in one transaction, what has changed in these turns; log if that fails."""
+    entries = _entries(turns)
+    if not entries:
+        return
+    try:
+        await journal.checkpoint(list(entries.values()))
+    except Exception:
+        logger.exception("the journal couldn't be written; it is tried again")
+        for turn in turns:
+            if turn.id in entries:
+                turn.forget_checkpoint()
 
 
 def _entries(turns: Iterable[Journaled]) -> dict[str, JournalEntry]:
@@ -79,22 +84,26 @@ async def keep_recovering(journal: Journal[Any]) -> None:
 async def recover(journal: Journal[Any], thread_id: str | None = None) -> None:
     """Settle every turn that a dead process has left, on one thread if it is named.
 
-    Raises `StoreError` if the store can't be used. An entry that can't be settled for another
-    reason is logged: it must not keep the server from starting, nor the thread from being read.
+    Each is tried. Raises `StoreError` at the end if the store couldn't be used for one of them. An
+    entry that can't be settled for another reason is logged: it must not keep the server from
+    starting, nor the thread from being read.
     """
     settled = 0
+    store_error: StoreError | None = None
     for entry in await journal.abandoned(thread_id):
         try:
             await journal.settle_abandoned(_crash_settlement(entry))
             settled += 1
-        except StoreError:
-            raise
+        except StoreError as error:
+            store_error = error
         except Exception:
             logger.exception(
                 "turn %s of thread %s can't be settled", entry.turn_id, entry.thread_id
             )
     if settled:
         logger.warning("settled %d turns that a crash had cut short", settled)
+    if store_error is not None:
+        raise store_error
 
 
 def _crash_settlement(entry: JournalEntry) -> Settlement:

@@ -6,6 +6,7 @@ Plain data and rules: nothing here waits.
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Iterable
 from functools import singledispatch
 
@@ -20,6 +21,8 @@ from chatkit_trio.types import (
     WidgetItem,
     WorkflowItem,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class CancelReason(enum.StrEnum):
@@ -94,8 +97,17 @@ def kept_items(items: Iterable[ThreadItem]) -> list[ThreadItem]:
     hidden items are kept, with nothing in them left "loading". Empty ones are dropped, and so are
     questions and tool calls to the client, because the client was never asked.
     """
-    kept = (_keep(item) for item in items)
+    kept = (_keep_safely(item) for item in items)
     return [item for item in kept if item is not None]
+
+
+def _keep_safely(item: ThreadItem) -> ThreadItem | None:
+    try:
+        return _keep(item)
+    except Exception:
+        # Of a model made by model_construct(). Whether it can be stored is for the store to say.
+        logger.exception("item %s isn't as an item of its kind should be", item.id)
+        return item
 
 
 # A subclass of an item class is treated as its class: singledispatch looks along the MRO.

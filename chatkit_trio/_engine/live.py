@@ -74,12 +74,10 @@ class LiveTurns:
             await turn.wait_settled()
         await self._recover(thread_id)
 
-    async def refuse_if_busy(self, thread_id: str) -> None:
+    def refuse_if_busy(self, thread_id: str) -> None:
         """Raise `BusyError` if the thread has a live turn that isn't about to be settled."""
         turn = self.holder(thread_id)
-        if turn is not None and turn.is_ending:
-            await turn.wait_settled()
-        elif turn is not None:
+        if turn is not None and not turn.is_ending:
             raise BusyError(
                 f"thread {thread_id} is being answered; wait for the end of that answer or stop it"
             )
@@ -136,7 +134,7 @@ class LiveTurns:
 
     async def _make_way(self, turn: Turn[Any], holder: Turn[Any]) -> None:
         if turn.policy.on_busy == "reject":
-            await self.refuse_if_busy(turn.thread_id)
+            self.refuse_if_busy(turn.thread_id)
         # A turn whose client may not cancel it isn't cut short by a new message either.
         elif turn.policy.on_busy == "supersede" and holder.allow_cancel:
             holder.cancel(CancelReason.SUPERSEDED)

@@ -441,12 +441,18 @@ async def _items_so_far(server: ServerHooks[Any], thread_id: str, context: Any) 
         )
         if turn is None or not turn.settled.is_set():
             break
+    page = _with_newest(page, changed)
+    if page.has_more:
+        return page
+    stored = {item.id for item in page.data}
+    running = [item for item in running if item.id not in stored]
+    return page.model_copy(update={"data": [*page.data, *running]})
+
+
+def _with_newest(page: Page[ThreadItem], changed: list[ThreadItem]) -> Page[ThreadItem]:
+    """Return a page with items in the state that a live turn has brought them to."""
     newest = {item.id: item for item in changed}
-    items = [newest.get(item.id, item) for item in page.data]
-    if not page.has_more:
-        stored = {item.id for item in page.data}
-        items += [item for item in running if item.id not in stored]
-    return page.model_copy(update={"data": items})
+    return page.model_copy(update={"data": [newest.get(item.id, item) for item in page.data]})
 
 
 async def threads_list(
@@ -487,9 +493,11 @@ async def _page_of_items(
 ) -> Page[ThreadItem]:
     await server.live_turns.ready_to_read(params.thread_id)
     await server.store.load_thread(params.thread_id, context=context)
-    return await server.store.load_thread_items(
+    page = await server.store.load_thread_items(
         params.thread_id, params.after, _page_size(params.limit), params.order, context
     )
+    turn = server.live_turns.on_thread(params.thread_id)
+    return page if turn is None else _with_newest(page, turn.items_so_far()[1])
 
 
 async def items_feedback(
@@ -522,6 +530,7 @@ async def attachments_delete(
         await attachments.delete_attachment(attachment_id, context)
         await server.store.delete_attachment(attachment_id, context=context)
         return Nothing()
+    await trio.lowlevel.checkpoint_if_cancelled()
     raise StoreTimeoutError(
         f"deleting attachment {attachment_id} hadn't ended after {server.policy.settle_timeout} s;"
         " it may be deleted in part: delete it again"

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from math import inf
 from typing import Any
 
 import trio
@@ -37,17 +38,14 @@ from chatkit_trio.types import (
 )
 
 from .groups import StrayCancellation, ends_process
-from .items import TurnItems
+from .items import SaveItem, TurnItems
 from .keeping import ENDING_MESSAGES, CancelReason, ending_note, kept_items
 from .thread_state import ThreadWatch, as_metadata
 from .wire import error_event, thread_answer
 
 logger = logging.getLogger(__name__)
 
-_FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0  # seconds between two tries
-_DIRECT_TRIES = 2
-"""So many tries fit into the longest settling time."""
-
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 30.0  # seconds between two tries
 _TRIES_TOGETHER = {True: 10, False: 3}
 """After so many failures the items are tried one by one. True: the store says that it can't be
 used, which is hardly the fault of an item."""
@@ -83,8 +81,7 @@ def ending_events(outcome: Outcome) -> list[ThreadStreamEvent]:
     events: list[ThreadStreamEvent] = []
     if outcome.is_stored:
         events += [ThreadItemDoneEvent(item=item) for item in outcome.made_up_for]
-        if outcome.reason is not CancelReason.FAILED:
-            events += _fate_of_pending(outcome)
+        events += _fate_of_pending(outcome)
     if outcome.reason is CancelReason.FAILED:
         # In the original's order: the error, then the thread.
         events.append(error_event(outcome.failure or RuntimeError("the answer failed")))
@@ -154,7 +151,9 @@ class Settling:
         self._is_gone = False
         self._tries = 0
         self._tries_alone: dict[str, int] = {}
-        self._given_up = trio.Event()
+        self._last_error: Exception | None = None
+        self._is_given_up = False
+        self._waiting = trio.lowlevel.ParkingLot()
 
     # --- What is left --------------------------------------------------------------------------
 
@@ -242,23 +241,33 @@ class Settling:
         Shielded; takes at most three times the settling time. If the outcome isn't stored then,
         call `settle_later`.
         """
+        until = trio.current_time() + 3 * self._seconds
         pending = self._items.pending()
         self._outcome = Outcome(reason, failure, pending=tuple(pending), kept=None)
         if reason is None:
             self._keep(pending, with_note=False)
-        elif reason is not CancelReason.FAILED or kept_items(pending) or self._has_unconfirmed:
+        elif reason is not CancelReason.FAILED or kept_items(pending) or self._items.unconfirmed():
+            await self._store_unconfirmed()
             await self._call_hook(hook, pending)
-        is_stored = await self._store_left(_DIRECT_TRIES)
+        is_stored = await self._store_left(until)
         self._outcome = replace(self._outcome, is_stored=is_stored)
         return self._outcome
 
     async def settle_later(self) -> bool:
         """Try again until all is stored or the thread is gone; False if `give_up` was called."""
-        return await self._store_left(None)
+        is_stored = await self._store_left(inf)
+        if not is_stored:
+            self._log_lost()
+        return is_stored
 
     def give_up(self) -> None:
         """End `settle_later`: the server leaves."""
-        self._given_up.set()
+        self._is_given_up = True
+        self._waiting.unpark_all()
+
+    def try_now(self) -> None:
+        """Have `settle_later` try at once, because somebody waits for it."""
+        self._waiting.unpark_all()
 
     async def keep(self, pending: Sequence[ThreadItem]) -> None:
         """Store what is worth keeping of these items, the note, and all else that is unsaved.
@@ -269,9 +278,19 @@ class Settling:
         self._keep(pending, with_note=True)
         await self._store_settlement(self.settlement())
 
-    @property
-    def _has_unconfirmed(self) -> bool:
-        return bool(self._items.unconfirmed_additions())
+    async def _store_unconfirmed(self) -> None:
+        """Store finished items whose write failed: a hook may add a note, which comes behind them.
+
+        If it fails they are stored with what the hook keeps.
+        """
+        finished = self._items.unconfirmed()
+        new = self._own(self._items.unconfirmed_additions())
+        replaced = self._own([item for item in finished if item.id not in {i.id for i in new}])
+        if finished and await self._is_taken(Settlement(self._thread_id, None, new, replaced)):
+            made_up_for = (*self._outcome.made_up_for, *self._own(finished))
+            self._outcome = replace(self._outcome, made_up_for=made_up_for)
+            for item in finished:
+                self._items.confirm(SaveItem(item))
 
     def _keep(self, pending: Sequence[ThreadItem], *, with_note: bool) -> None:
         kept = self._own(kept_items(pending))
@@ -283,7 +302,7 @@ class Settling:
         self, hook: Callable[[list[ThreadItem]], Awaitable[None]], pending: list[ThreadItem]
     ) -> None:
         try:
-            is_done = await self._within_time(hook, list(pending))
+            is_done = await self._within(self._seconds, hook, list(pending))
         except NotFoundError:
             is_done = self._outcome.kept is not None  # the store says whether it is the thread
         except Exception as error:
@@ -305,7 +324,9 @@ class Settling:
             exc_info=error,
         )
 
-    async def _within_time(self, operation: Callable[..., Awaitable[None]], *args: Any) -> bool:
+    async def _within(
+        self, seconds: float, operation: Callable[..., Awaitable[None]], *args: Any
+    ) -> bool:
         """Run an operation shielded, and say whether it ended in time.
 
         Whatever it raises comes out as an `Exception`; only Ctrl-C and exits pass. The group of a
@@ -313,7 +334,7 @@ class Settling:
         cancellation out, and the rest is raised.
         """
         try:
-            with trio.move_on_after(self._seconds, shield=True):
+            with trio.move_on_after(seconds, shield=True):
                 await operation(*args)
                 return True
         except (Exception, GeneratorExit):
@@ -327,31 +348,27 @@ class Settling:
 
     # --- The storing ---------------------------------------------------------------------------
 
-    async def _store_left(self, tries: int | None) -> bool:
-        """Store what is left, in so many tries (None: until it is stored); say if all is stored."""
-        delay = 0.0
+    async def _store_left(self, until: float) -> bool:
+        """Store what is left, trying again until this time or `give_up`; say if all is stored."""
+        delay = _FIRST_DELAY
         while not self._is_nothing_left:
-            if tries is None and await self._gave_up_within(delay):
-                self._log_lost()
+            if await self._try_to_store(min(self._seconds, until - trio.current_time())):
+                continue
+            with trio.move_on_after(min(delay, until - trio.current_time()), shield=True):
+                await self._waiting.park()
+            if self._is_given_up or trio.current_time() >= until:
                 return False
-            if not await self._try_to_store() and tries is not None and self._tries >= tries:
-                return False
-            delay = min(max(delay * 2, _FIRST_DELAY), _LONGEST_DELAY)
+            delay = min(delay * 2, _LONGEST_DELAY)
         return True
-
-    async def _gave_up_within(self, seconds: float) -> bool:
-        with trio.move_on_after(seconds, shield=True):
-            await self._given_up.wait()
-        return self._given_up.is_set()
 
     @property
     def _is_nothing_left(self) -> bool:
         return self._is_gone or self.settlement() == Settlement(thread_id=self._thread_id)
 
-    async def _try_to_store(self) -> bool:
+    async def _try_to_store(self, seconds: float) -> bool:
         error: Exception | None
         try:
-            if await self._within_time(self._store_settlement, self.settlement()):
+            if await self._within(seconds, self._store_settlement, self.settlement()):
                 return True
             error = None
         except NotFoundError:
@@ -361,13 +378,13 @@ class Settling:
         except Exception as raised:
             error = raised
         self._tries += 1
-        level = logging.ERROR if self._tries <= _DIRECT_TRIES else logging.WARNING
+        level = logging.ERROR if self._tries == 1 else logging.WARNING
         logger.log(
             level,
             "settling %s of thread %s %s (try %d); items %s aren't stored%s; it is tried again",
             self._turn_id,
             self._thread_id,
-            f"hadn't ended after {self._seconds} s" if error is None else "failed",
+            f"hadn't ended after {seconds} s" if error is None else "failed",
             self._tries,
             [item.id for item in self.settlement().new_items],
             ", and are in the journal" if self.in_journal else "",
@@ -416,52 +433,48 @@ class Settling:
     async def _store_one_by_one(self) -> bool:
         """Store each item alone, so that one which the store can never take doesn't hold up all.
 
-        The note comes last. If the store takes it, the store is well, and what it has refused time
-        and again is at fault.
+        A failure counts only if the store has just taken something else. The note comes last.
         """
         whole = self.settlement()
-        refused: dict[str, Exception | None] = {}
-        for item in whole.new_items:
-            if item is not self._note:
-                await self._try_alone(item.id, Settlement(self._thread_id, None, (item,)), refused)
+        if not await self._is_taken(Settlement(self._thread_id, thread=self._watch.as_saved())):
+            return False
+        parts = {
+            item.id: Settlement(self._thread_id, None, (item,))
+            for item in whole.new_items
+            if item is not self._note
+        }
         for item in whole.changed_items:
-            alone = Settlement(self._thread_id, changed_items=(item,))
-            await self._try_alone(item.id, alone, refused)
+            parts[item.id] = Settlement(self._thread_id, changed_items=(item,))
         if whole.thread is not None:
-            alone = Settlement(self._thread_id, thread=whole.thread)
-            await self._try_alone(self._thread_id, alone, refused)
+            parts[self._thread_id] = Settlement(self._thread_id, thread=whole.thread)
+        refused = [name for name, part in parts.items() if not await self._is_taken(part)]
+        for name in refused:
+            self._tries_alone[name] = self._tries_alone.get(name, 0) + 1
         if any(self._tries_alone[name] < _TRIES_ALONE for name in refused):
             return False
         notes = () if self._note is None else self._own([self._note])
-        last = Settlement(self._thread_id, whole.turn_id, notes, thread=self._watch.as_saved())
-        failures = len(refused)
-        await self._try_alone(self._turn_id, last, refused)
-        if len(refused) > failures:
+        if not await self._is_taken(Settlement(self._thread_id, whole.turn_id, notes)):
             return False
         for item in (*whole.new_items, *whole.changed_items):
             if item.id in refused:
-                await self._set_aside(item, refused[item.id])
-        if whole.thread is not None and self._thread_id not in refused:
-            self._watch.saved(whole.thread)
-        else:
-            self._thread_refusals = _TRIES_OF_THREAD
+                await self._set_aside(item)
+        if whole.thread is not None:
+            if self._thread_id in refused:
+                self._thread_refusals = _TRIES_OF_THREAD
+            else:
+                self._thread_is_saved(whole.thread)
         self._items_are_stored()
         return True
 
-    async def _try_alone(
-        self, name: str, settlement: Settlement, refused: dict[str, Exception | None]
-    ) -> None:
-        error: Exception | None = None
+    async def _is_taken(self, settlement: Settlement) -> bool:
         try:
-            if await self._within_time(self._store.settle, settlement, self._context):
-                return
-        except Exception as raised:
-            error = raised
-        logger.error("%s can't be stored in thread %s", name, self._thread_id, exc_info=error)
-        refused[name] = error
-        self._tries_alone[name] = self._tries_alone.get(name, 0) + 1
+            return await self._within(self._seconds, self._store.settle, settlement, self._context)
+        except Exception as error:
+            self._last_error = error
+            return False
 
-    async def _set_aside(self, item: ThreadItem, error: Exception | None) -> None:
+    async def _set_aside(self, item: ThreadItem) -> None:
+        error = self._last_error
         aside = UnstorableItem(
             thread_id=self._thread_id,
             item_id=item.id,
@@ -479,7 +492,7 @@ class Settling:
         self._outcome = replace(self._outcome, kept=kept)
         self._items.forget(item.id)
         try:
-            if await self._within_time(self._store.set_aside, aside, self._context):
+            if await self._within(self._seconds, self._store.set_aside, aside, self._context):
                 return
         except Exception:
             logger.exception("the store couldn't set it aside; here it is: %s", aside.text)

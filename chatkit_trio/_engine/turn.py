@@ -138,7 +138,7 @@ class Turn(Generic[TContext]):
         """Set when it is known whether a client may end this turn, or when the turn is over."""
         self._hooks = hooks
         self.request = request
-        self._ending = Ending(policy.settle_timeout)
+        self._ending = Ending(self.id, policy.settle_timeout)
         self._options: StreamOptions | None = None
         self._answer: Answer | None = None
 
@@ -220,6 +220,8 @@ class Turn(Generic[TContext]):
 
     async def wait_settled(self) -> None:
         """Wait until all is stored. Raises `StoreError` if that takes longer than it should."""
+        if self._answer is not None:
+            self._answer.settling.try_now()
         with trio.move_on_after(self.longest_settling):
             await self.settled.wait()
             return
@@ -270,14 +272,13 @@ class Turn(Generic[TContext]):
             self._on_disconnect()
 
     def _on_disconnect(self) -> None:
-        if self.state is TurnState.BEGINNING:
-            # Asked again before `respond` is called: then the options are known.
-            self._ending.hurry()
-            return
         seconds = self.policy.seconds_after_disconnect(can_return=self.log.last_could_return)
         if seconds == inf or not self.allow_cancel:
             return
-        if seconds == 0:
+        if self.state is TurnState.BEGINNING:
+            # Asked again before `respond` is called: then the options are known.
+            self._ending.hurry()
+        elif seconds == 0:
             self._ending.cancel(CancelReason.DISCONNECTED)
         else:
             self._ending.limit(CancelReason.DISCONNECTED, seconds)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from chatkit_trio.errors import ConflictError, NotFoundError
 from chatkit_trio.store import Store, default_generate_id
@@ -22,7 +22,6 @@ from .items import (
     DeleteItem,
     RequireNew,
     SaveItem,
-    StoreEffect,
     TurnItems,
     UpdateStoredItem,
     id_conflict,
@@ -33,16 +32,21 @@ from .wire import frame, thread_answer
 logger = logging.getLogger(__name__)
 
 
+_Write: TypeAlias = AddItem | SaveItem | DeleteItem | UpdateStoredItem
+
+
 @dataclass(eq=False, slots=True)
 class Step:
     """An accepted event that has to wait."""
 
     frame: bytes | None = None
     """What is sent; None for a hidden item."""
-    effect: StoreEffect | None = None
+    effect: _Write | RequireNew | None = None
     """What the store does before that."""
     is_done: bool = False
     """Whether the store has done it."""
+    error: Exception | None = None
+    """What was wrong with it, for the one who asked for it."""
 
 
 @dataclass(eq=False, slots=True)
@@ -51,8 +55,6 @@ class Rename(Step):
 
     title: str = ""
     """The new title."""
-    error: Exception | None = None
-    """What the store raised."""
 
 
 class ThreadWriter:
@@ -65,7 +67,9 @@ class ThreadWriter:
         ending: Ending,
         items: TurnItems,
         watch: ThreadWatch,
+        name: str,
     ) -> None:
+        self._name = name
         self.items = items
         self.watch = watch
         self.thread_id = watch.thread.id
@@ -75,13 +79,22 @@ class ThreadWriter:
 
     async def write(self, step: Step) -> bytes | None:
         """Do what the step asks of the store; return the frame to send, if there is one."""
-        if step.effect is None:
-            return step.frame
-        try:
-            await self._ending.write(partial(self._carry_out, step.effect))
-        except UnfitUpdate:
-            logger.warning("an update doesn't fit its item in thread %s; ignored", self.thread_id)
-            return None
+        match step.effect:
+            case None:
+                return step.frame
+            case RequireNew(item_id=item_id):
+                has_item = partial(self._store.has_item, self.thread_id, item_id, self._context)
+                if await self._ending.write(has_item):
+                    self.items.forget(item_id)
+                    step.error = id_conflict(item_id)
+                    return None
+                self.items.confirm(RequireNew(item_id))
+            case effect:
+                try:
+                    await self._ending.write(partial(self._carry_out, effect))
+                except UnfitUpdate as unfit:
+                    logger.warning("in thread %s: %s", self.thread_id, unfit)
+                    return None
         return step.frame
 
     async def save_thread(self) -> bytes:
@@ -102,7 +115,7 @@ class ThreadWriter:
             step.error = error
             return None
 
-    async def _carry_out(self, effect: StoreEffect) -> None:
+    async def _carry_out(self, effect: _Write) -> None:
         store, thread_id, context = self._store, self.thread_id, self._context
         match effect:
             case AddItem():
@@ -112,10 +125,6 @@ class ThreadWriter:
             case DeleteItem():
                 # One that fails isn't made up for: the item stays, for the client as well.
                 await store.delete_thread_item(thread_id, effect.item_id, context=context)
-            case RequireNew():
-                if await store.has_item(thread_id, effect.item_id, context):
-                    self.items.reject(effect.item_id)
-                    raise id_conflict(effect.item_id)
             case UpdateStoredItem():
                 await self._update_stored_item(effect)
         self.items.confirm(effect)
@@ -124,6 +133,13 @@ class ThreadWriter:
         try:
             await self._store.add_thread_item(self.thread_id, effect.item, context=self._context)
         except ConflictError:
+            if self.items.was_new(effect.item.id):
+                # Another process took this one for dead and has stored an older state.
+                logger.warning(
+                    "item %s of %s was stored by another process", effect.item.id, self._name
+                )
+                await self._store.save_item(self.thread_id, effect.item, context=self._context)
+                return
             new_id = default_generate_id("message")
             self.items.give_new_id(effect.item, new_id)
             logger.error(
@@ -140,7 +156,7 @@ class ThreadWriter:
                 self.thread_id, effect.item_id, context=self._context
             )
         except NotFoundError:
-            raise UnfitUpdate from None
+            raise UnfitUpdate(effect.item_id, effect.update, "isn't in the thread") from None
         save = self.items.reopen(item, effect.update)
         if save is not None:
             await self._carry_out(save)

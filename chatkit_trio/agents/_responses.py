@@ -1,4 +1,4 @@
-"""What the events of a model's answer (OpenAI Responses) mean for a thread.
+"""From the events of a model's answer (OpenAI Responses) to the events of a thread.
 
 `ResponseTranslator` takes events of the model and of its tools in the order of production and
 returns thread events. Every item gets an id from the store; the model's own ids only tell which of

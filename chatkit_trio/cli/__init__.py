@@ -1,4 +1,4 @@
-"""The command line: serve an app, see the demo, look into a database, find out what is wrong."""
+"""The command line: serve an app, serve the demo, look into a database, find out what is wrong."""
 
 from __future__ import annotations
 

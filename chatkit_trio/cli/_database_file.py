@@ -1,6 +1,7 @@
-"""An SQLite store's file, looked at from outside: nothing is changed, and a server may be using it.
+"""The file of an SQLite store, read without a store; a server may be using it meanwhile.
 
-Unlike a store, this shows the threads of every owner, for it is the operator who asks.
+The file isn't changed. (Asking which processes live removes the lock files of dead ones.) Unlike a
+store, this shows the threads of every owner, because the operator asks and not a user.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _ITEMS = """
 
 @dataclass(frozen=True, slots=True)
 class ThreadLine:
-    """What a list of threads says of one."""
+    """One line in a list of threads."""
 
     id: str
     owner: str
@@ -54,7 +55,7 @@ class DatabaseFile:
 
     @property
     def schema_version(self) -> int:
-        """The version of its tables."""
+        """The version of the file's tables."""
         return self._number("PRAGMA user_version")
 
     def threads(self, limit: int) -> list[ThreadLine]:
@@ -75,7 +76,7 @@ class DatabaseFile:
         return self._connection.execute(query, (thread_id,)).fetchone() is not None
 
     def abandoned_turns(self) -> int:
-        """Return how many answers a process that is gone has left unfinished."""
+        """Return how many answers were left unfinished by processes that have ended."""
         live = live_instances(self._path)
         rows = self._connection.execute("SELECT instance, abandoned FROM turns")
         return sum(1 for instance, abandoned in rows if abandoned or instance not in live)

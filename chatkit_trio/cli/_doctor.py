@@ -1,4 +1,4 @@
-"""`doctor`: look at what a server needs, and say what is missing."""
+"""`doctor`: check what a server needs, and say what is missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PACKAGES = ["chatkit-trio", "trio", "hypercorn", "quart-trio", "pydantic", "ope
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     is_well: bool
     text: str
@@ -54,7 +54,7 @@ def _installation() -> Iterator[Finding]:
         try:
             yield Finding(True, f"{package} {version(package)}")
         except PackageNotFoundError:
-            # The model client is an extra; the others come with the package.
+            # The openai package is an extra; the others are dependencies.
             yield Finding(package == "openai", f"{package} is not installed")
 
 
@@ -97,7 +97,7 @@ def _contents(path: Path, file: DatabaseFile) -> Iterator[Finding]:
 def _port(host: str, port: int) -> Finding:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
-        # As the server does: a port whose last connections are still fading is free.
+        # The server sets this too; a port with connections in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -33,8 +33,8 @@ from chatkit_trio.web._serving import ASGIApp
 def serve_app(target: str, host: str, port: int, drain_timeout: float) -> None:
     """Serve MODULE:NAME, a ChatKit server or an ASGI app, until SIGTERM or Ctrl-C.
 
-    A ChatKit server gets an app of its own, with the chat page, for everyone alike. To know your
-    users, make the app yourself with chatkit_trio.web.create_app, and name that.
+    A ChatKit server gets an app with the chat page, in which all visitors share the threads. To
+    tell users apart, make the app yourself with chatkit_trio.web.create_app, and name that app.
     """
     _run(load_app(target), host, port, drain_timeout)
 
@@ -73,7 +73,7 @@ def load_app(target: str) -> ASGIApp | Quart:
     module_name, _, name = target.partition(":")
     if not module_name or not name:
         raise click.BadParameter(f"{target} is not of the form MODULE:NAME", param_hint="target")
-    # As python -m does: a script's own directory is not on the path of an installed command.
+    # As python -m does; an installed command doesn't have the working directory on its path.
     sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
@@ -95,7 +95,7 @@ def _run(app: ASGIApp | Quart, host: str, port: int, drain_timeout: float) -> No
     try:
         trio.run(serving)
     except (BaseExceptionGroup, OSError) as error:
-        raise _explained(unwrapped(error)) from error
+        raise _without_traceback(unwrapped(error)) from error
 
 
 def _tell_urls(urls: Sequence[str]) -> None:
@@ -103,8 +103,8 @@ def _tell_urls(urls: Sequence[str]) -> None:
         click.echo(f"Serving on {url}")
 
 
-def _explained(error: BaseException) -> BaseException:
-    """Return what to tell of an error: one that the user can mend without its traceback."""
+def _without_traceback(error: BaseException) -> BaseException:
+    """Return a `ClickException` for an error that the user can mend, else the error itself."""
     if isinstance(error, OSError):
         return click.ClickException(f"the server can't listen: {error}")
     if isinstance(error, LifespanFailureError):

@@ -23,7 +23,7 @@ from ._database_file import database_file
 @click.argument("thread_id", required=False)
 @click.option("--limit", default=20, show_default=True, help="How many threads to list.")
 def threads(database: Path, thread_id: str | None, limit: int) -> None:
-    """List the newest threads in an SQLite file, or show one with what only the model sees."""
+    """List the newest threads in an SQLite file, or show a thread with its hidden items."""
     with database_file(database) as file:
         if not file.is_ours:
             raise click.ClickException(f"{database} isn't the file of a SQLiteStore")
@@ -41,7 +41,7 @@ def threads(database: Path, thread_id: str | None, limit: int) -> None:
 
 
 def as_text(item: ThreadItem) -> str:
-    """Return what an item says, under who says it."""
+    """Return an item as text, below a line that says whose it is."""
     match item:
         case UserMessageItem():
             who, what = "user", "".join(content.text for content in item.content)

@@ -1,6 +1,6 @@
-"""The demo: a chat that works offline, or with a model when there is a key for one.
+"""The demo: a chat that works offline, or with a model if `OPENAI_API_KEY` is set.
 
-`python -m chatkit_trio demo` serves it. It is here to be seen, stopped, reloaded and killed.
+`python -m chatkit_trio demo` serves it. Try to stop an answer, reload the page, or kill the server.
 """
 
 from ._assistant import demo_app, demo_server

@@ -1,4 +1,4 @@
-"""What a conversation has been so far, read from the items in the store. Nothing here waits."""
+"""A conversation so far, read from the items in the store. Nothing here waits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_TITLE_LENGTH = 48
 
 @dataclass(frozen=True, slots=True)
 class CutAnswer:
-    """The previous answer, where it ended early: what there is of it, and why it ended."""
+    """The previous answer if it was cut short: its text so far, and the reason."""
 
     text: str
     reason: CancelReason
@@ -31,9 +31,9 @@ def text_of(item: UserMessageItem | AssistantMessageItem) -> str:
 
 
 def cut_answer(items: Sequence[ThreadItem]) -> CutAnswer | None:
-    """Return the answer before the latest message if it was cut short.
+    """Return the answer before the latest message, or None if it wasn't cut short.
 
-    `items` are those of the thread, the oldest first, the latest message being the last.
+    `items` are the thread's items, the oldest first; the last one is the latest message.
     """
     text, reason = "", None
     for item in _previous_exchange(items):
@@ -45,7 +45,7 @@ def cut_answer(items: Sequence[ThreadItem]) -> CutAnswer | None:
 
 
 def _previous_exchange(items: Sequence[ThreadItem]) -> Sequence[ThreadItem]:
-    """Return what lies between the last two messages of the user."""
+    """Return the items between the last two messages of the user."""
     places = [place for place, item in enumerate(items) if isinstance(item, UserMessageItem)]
     end = places[-1] if places else len(items)
     start = places[-2] + 1 if len(places) > 1 else 0
@@ -53,7 +53,7 @@ def _previous_exchange(items: Sequence[ThreadItem]) -> Sequence[ThreadItem]:
 
 
 def title_of(message: str) -> str:
-    """Return a title made of a message's first words."""
+    """Return a title made from a message's first words."""
     words = " ".join(message.split())
     if len(words) <= MAX_TITLE_LENGTH:
         return words or "New chat"
@@ -61,9 +61,10 @@ def title_of(message: str) -> str:
 
 
 def as_model_messages(items: Iterable[ThreadItem]) -> list[dict[str, str]]:
-    """Return the conversation as chat messages; hidden notes are text of the user's side.
+    """Return the conversation as chat messages; hidden notes get the role `user`.
 
-    Not of the system's: a note may quote what users wrote, and must not rank above instructions.
+    They don't get the role `system`: a note may quote what users wrote, and must not have the
+    authority of instructions.
     """
     messages: list[dict[str, str]] = []
     for item in items:

@@ -1,7 +1,7 @@
-"""An assistant with a model: any server that speaks OpenAI's chat completions.
+"""An assistant with a model, on any server that speaks OpenAI's chat completions.
 
-The client runs natively on trio. The stream is open in an `async with`, so a cancelled turn
-closes its connection, and the model stops working (and costing) at once.
+The client runs on trio. The stream is open in an `async with`, so a cancelled turn closes the
+model's connection at once, and the model stops.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _INSTRUCTIONS = (
 
 
 class ModelAssistant(ChatKitServer[Any]):
-    """Answers with the model that `OPENAI_MODEL` names, found by the client's own settings.
+    """Answers with the model that `OPENAI_MODEL` names.
 
-    Those are the environment's `OPENAI_API_KEY` and `OPENAI_BASE_URL`.
+    The client itself reads `OPENAI_API_KEY` and `OPENAI_BASE_URL` from the environment.
     """
 
     def __init__(self, store: Store[Any], *, policy: TurnPolicy) -> None:

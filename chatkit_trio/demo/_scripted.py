@@ -1,8 +1,8 @@
-"""An assistant without a model: it tells what it has learned by heart, at a model's pace.
+"""An assistant without a model: it answers with prepared texts, at a model's pace.
 
-What it does like a real one: it reads the conversation from the store, the hidden notes included,
-and goes on sensibly after its answer has been cut short. What it was telling, and how far it got,
-is noted in the thread's metadata.
+Like an assistant with a model it reads the conversation from the store, with the hidden notes, and
+continues sensibly after its answer was cut short. The thread's metadata notes which text it was
+saying, and how much of it has been said.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class ScriptedAssistant(ChatKitServer[Any]):
         yield 0, ThreadItemDoneEvent(item=item)
 
     def _tell(self, thread: ThreadMetadata, script: str, context: Any) -> Iterator[Step]:
-        """Say the script, or the rest of it; noted so that it can be gone on with."""
+        """Say the script, or its rest, and note in the thread how much has been said."""
         thread.metadata["telling"] = True
         *steps, last = self._say(thread, script, context)
         yield from steps
@@ -148,7 +148,7 @@ class ScriptedAssistant(ChatKitServer[Any]):
 def _begin(
     thread: ThreadMetadata, topic: str, message: UserMessageItem, cut: CutAnswer | None
 ) -> str:
-    """Return what to say on a topic, and note in the thread what that is."""
+    """Return the text for a topic, and note in the thread that it is being said."""
     script = TOPICS[topic].answer
     if topic == "failure" and thread.metadata.pop("fails_on", None) == message.id:
         script = RECOVERED
@@ -168,7 +168,7 @@ def _note_what_was_said(thread: ThreadMetadata, cut: CutAnswer | None) -> None:
 
 
 def _rest(thread: ThreadMetadata) -> str:
-    """Return what has not been said yet of the script that was begun last."""
+    """Return the part of the latest script that hasn't been said yet."""
     script: str = thread.metadata.get("script", "")
     return script[thread.metadata.get("said", 0) :].lstrip()
 

@@ -1,4 +1,4 @@
-"""What the scripted assistant has to say, and how it finds out what it was asked."""
+"""The texts of the scripted assistant, and how it finds the topic of a message."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """Something to talk about: the words that bring it up, thoughts on it, and the answer."""
+    """A topic: the words that lead to it, the thoughts to show, and the answer."""
 
     words: str
     thoughts: tuple[str, ...]

@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from chatkit_trio.store import Settlement
+from chatkit_trio.store import Settlement, TContext
 from chatkit_trio.types import Attachment, ThreadItem, ThreadMetadata
 
 T = TypeVar("T")
-TContext = TypeVar("TContext")
 
 _THREAD: TypeAdapter[ThreadMetadata] = TypeAdapter(ThreadMetadata)
 _ITEM: TypeAdapter[ThreadItem] = TypeAdapter(ThreadItem)

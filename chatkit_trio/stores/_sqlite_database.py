@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ from ._sqlite_schema import check, migrate
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+_WAL_RETRY_INTERVAL = 0.01  # seconds
 
 _WAYS_OUT = {
     sqlite3.SQLITE_BUSY: "another process has kept it locked for longer than busy_timeout",
@@ -68,21 +71,25 @@ class Database:
         """Look whether the lock file is in place and put it back. For the inside of a transaction.
 
         Without it every other process takes this one for dead, and its live turns for crashed.
+        Raises nothing if the file can't be made; the log says so once.
         """
-        if self._lock is None or self._lock.is_in_place:
-            return
-        path = self._lock.path
+        assert self._lock is not None
         try:
+            if self._lock.is_in_place:
+                return
             self._lock.put_back()
         except OSError:
+            # What is being written matters more than the lock; so the write goes on.
             if not self._has_told_of_lock:
-                logger.exception("the lock file %s is gone and can't be made again", path)
-            self._has_told_of_lock = True
+                self._has_told_of_lock = True
+                logger.exception(
+                    "the lock file %s is gone and can't be made again", self._lock.path
+                )
         else:
             logger.error(
                 "the lock file %s was removed while the store is open; it is back, but other"
                 " processes may have settled live turns of this one as crashed",
-                path,
+                self._lock.path,
             )
 
     async def open(self) -> None:
@@ -125,7 +132,7 @@ class Database:
                 self._writer = self._connect()
                 with _transaction(self._writer, "DEFERRED"):
                     check(self._writer)  # first, for the next line would change a foreign file
-                self._writer.execute("PRAGMA journal_mode = WAL")
+                self._use_wal(self._writer)
                 with _transaction(self._writer, "IMMEDIATE"):
                     migrate(self._writer)
                 for _ in range(int(self._reading.total_tokens)):
@@ -146,6 +153,20 @@ class Database:
         connection.execute(f"PRAGMA synchronous = {self._synchronous}")
         connection.execute("PRAGMA foreign_keys = ON")
         return connection
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        # SQLite's own busy timeout doesn't hold here: beside another writer, such as a process
+        # that opens the same new file, this pragma fails at once.
+        deadline = time.monotonic() + self._busy_timeout
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not is_busy or time.monotonic() >= deadline:
+                    raise
+            time.sleep(_WAL_RETRY_INTERVAL)
 
     def _close(self) -> None:
         while self._readers:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
 
-from chatkit_trio.store import Journal, JournalEntry, Settlement
+from chatkit_trio.store import Journal, JournalEntry, Settlement, TContext
 from chatkit_trio.types import ThreadItem
 
 from . import _sqlite_queries as queries
@@ -20,8 +19,6 @@ from ._records import check_settlement, decode_items, encode_item, owner_of
 from ._sqlite_database import Database
 
 logger = logging.getLogger(__name__)
-
-TContext = TypeVar("TContext")
 
 
 class SQLiteJournal(Journal[TContext]):
@@ -67,23 +64,22 @@ class SQLiteJournal(Journal[TContext]):
         await self._database.write(transaction)
 
     async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
-        """Claim and return the turns whose process is gone, of one thread if it is given.
+        """Mark and return the turns whose process is gone, of one thread if it is given.
 
-        What was claimed here before and isn't settled yet is returned again, so that a recovery
-        that failed can be tried again without a restart. If there is nothing to claim, this is one
-        read.
+        They are returned to everybody who asks until they are settled: who reads the thread must
+        not have to wait for another process. If there is nothing to mark, this is one read.
         """
         instance, path = self._database.instance, self._database.path
 
         def look(db: sqlite3.Connection) -> tuple[bool, list[queries.JournalRow]]:
             others = {name for name in queries.instances(db, thread_id) if name != instance}
             some_are_gone = bool(others) and not others <= live_instances(path)
-            return some_are_gone, queries.claimed_turns(db, instance, thread_id)
+            return some_are_gone, queries.claimed_turns(db, thread_id)
 
         def claim(db: sqlite3.Connection) -> list[queries.JournalRow]:
             remove_dead_locks(path)
-            queries.claim_turns(db, instance, live_instances(path) | {instance}, thread_id)
-            return queries.claimed_turns(db, instance, thread_id)
+            queries.claim_turns(db, live_instances(path) | {instance}, thread_id)
+            return queries.claimed_turns(db, thread_id)
 
         some_are_gone, rows = await self._database.read(look)
         if some_are_gone:
@@ -91,10 +87,9 @@ class SQLiteJournal(Journal[TContext]):
         return [entry for row in rows if (entry := self._entry(row)) is not None]
 
     async def settle_abandoned(self, settlement: Settlement) -> None:
-        """Settle a turn claimed by this store, for its owner, in one transaction."""
+        """Settle an abandoned turn, for its owner, in one transaction; only the first counts."""
         check_settlement(settlement)
-        instance = self._database.instance
-        await self._database.write(lambda db: queries.settle_claimed(db, instance, settlement))
+        await self._database.write(lambda db: queries.settle_claimed(db, settlement))
 
     def settle(self, db: sqlite3.Connection, owner: str, settlement: Settlement) -> bool:
         """Settle a turn of this store, inside a transaction; say whether its thread is there."""

@@ -300,43 +300,41 @@ def checkpoint_turns(
 
 
 def instances(db: sqlite3.Connection, thread_id: str | None) -> set[str]:
-    """Return the instances that have open turns, on one thread if it is given."""
+    """Return the instances that have live turns, on one thread if it is given."""
     if thread_id is None:
-        rows = db.execute("SELECT DISTINCT instance FROM turns")
+        rows = db.execute("SELECT DISTINCT instance FROM turns WHERE abandoned = 0")
     else:
-        rows = db.execute("SELECT DISTINCT instance FROM turns WHERE thread_id = ?", (thread_id,))
+        query = "SELECT DISTINCT instance FROM turns WHERE abandoned = 0 AND thread_id = ?"
+        rows = db.execute(query, (thread_id,))
     return {name for (name,) in rows}
 
 
-def claim_turns(
-    db: sqlite3.Connection, instance: str, alive: set[str], thread_id: str | None
-) -> None:
-    """Take over the turns of instances that are gone, of one thread if it is given."""
+def claim_turns(db: sqlite3.Connection, alive: set[str], thread_id: str | None) -> None:
+    """Mark the turns of instances that are gone, of one thread if it is given."""
     query = """
-        UPDATE turns SET instance = ?, abandoned = 1
-        WHERE instance = ? AND thread_id = coalesce(?, thread_id)
+        UPDATE turns SET abandoned = 1 WHERE instance = ? AND thread_id = coalesce(?, thread_id)
     """
     gone = instances(db, thread_id) - alive
-    db.executemany(query, [(instance, name, thread_id) for name in gone])
+    db.executemany(query, [(name, thread_id) for name in gone])
 
 
 JournalRow = tuple[str, str, str, str, str | None]
 """Turn id, thread id, items, changed items, reason."""
 
 
-def claimed_turns(db: sqlite3.Connection, instance: str, thread_id: str | None) -> list[JournalRow]:
-    """Return the turns that this instance has taken over and that aren't settled yet."""
+def claimed_turns(db: sqlite3.Connection, thread_id: str | None) -> list[JournalRow]:
+    """Return the turns that are marked as abandoned and that aren't settled yet."""
     query = """
         SELECT id, thread_id, items, changed_items, reason FROM turns
-        WHERE instance = ? AND abandoned = 1 AND thread_id = coalesce(?, thread_id) ORDER BY rowid
+        WHERE abandoned = 1 AND thread_id = coalesce(?, thread_id) ORDER BY rowid
     """
-    return db.execute(query, (instance, thread_id)).fetchall()
+    return db.execute(query, (thread_id,)).fetchall()
 
 
-def settle_claimed(db: sqlite3.Connection, instance: str, settlement: Settlement) -> None:
-    """Settle a turn taken over, for its owner; one that is settled already stays as it is."""
-    query = "SELECT owner FROM turns WHERE id = ? AND instance = ? AND abandoned = 1"
-    row: tuple[str] | None = db.execute(query, (settlement.turn_id, instance)).fetchone()
+def settle_claimed(db: sqlite3.Connection, settlement: Settlement) -> None:
+    """Settle an abandoned turn for its owner; one that is settled already stays as it is."""
+    query = "SELECT owner FROM turns WHERE id = ? AND abandoned = 1"
+    row: tuple[str] | None = db.execute(query, (settlement.turn_id,)).fetchone()
     if row is not None:
         settle(db, row[0], settlement)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 from urllib.parse import urlencode, urlsplit
 
 import trio
@@ -33,7 +33,7 @@ from chatkit_trio.errors import (
     TooLargeError,
     UnsupportedTypeError,
 )
-from chatkit_trio.store import AttachmentStore, Store
+from chatkit_trio.store import AttachmentStore, Store, TContext
 from chatkit_trio.types import (
     Attachment,
     AttachmentCreateParams,
@@ -65,7 +65,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-TContext = TypeVar("TContext", default=Any)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import trio
-from typing_extensions import TypeVar
 
 from chatkit_trio.errors import ConflictError, NotFoundError
-from chatkit_trio.store import RequestRecord, Settlement, Store, UnstorableItem
+from chatkit_trio.store import RequestRecord, Settlement, Store, TContext, UnstorableItem
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
 from ._records import (
@@ -32,8 +30,6 @@ from ._records import (
 )
 
 __all__ = ["MemoryStore"]
-
-TContext = TypeVar("TContext", default=Any)
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self
 from typing_extensions import TypeVar
 
 from chatkit_trio.errors import NotFoundError, StoreError
-from chatkit_trio.store import RequestRecord, Settlement, Store, UnstorableItem
+from chatkit_trio.store import RequestRecord, Settlement, Store, TContext, UnstorableItem
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
 from . import _sqlite_queries as queries
@@ -41,7 +41,6 @@ from ._sqlite_journal import SQLiteJournal
 
 __all__ = ["SQLiteStore"]
 
-TContext = TypeVar("TContext", default=Any)
 T = TypeVar("T")
 P = ParamSpec("P")
 

@@ -13,6 +13,7 @@ from ._client_turn import ClientTurn
 from ._clock import JumpClock
 from ._explore import (
     EVERY_REASON,
+    EVERY_TROUBLE,
     Aftermath,
     CancellationBroken,
     Exploration,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVERY_REASON",
+    "EVERY_TROUBLE",
     "Aftermath",
     "CancellationBroken",
     "ChatClient",

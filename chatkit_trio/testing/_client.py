@@ -83,7 +83,7 @@ _PAGE_SIZE = 100
 
 
 class ChatClient:
-    """A user's browser, as far as the protocol goes. Make one with `of_server`, `of_app` or `at`.
+    """A client of the protocol, as a page is one. Make one with `of_server`, `of_app` or `at`.
 
         async with MyServer(MemoryStore()) as server, ChatClient.of_server(server) as client:
             async with client.send("Hello") as turn:
@@ -105,9 +105,9 @@ class ChatClient:
     def of_server(
         cls, server: ChatKitServer[Any], context: Any = None, *, can_return: bool = False
     ) -> Self:
-        """Return a client that calls a server, which must be running, without HTTP.
+        """Return a client that calls a server without HTTP; the server must be running.
 
-        `context` goes to the server with every request.
+        Every request gets this `context`.
         """
         return cls(ServerTransport(server, context, can_return=can_return))
 
@@ -122,7 +122,7 @@ class ChatClient:
     ) -> Self:
         """Return a client that calls an ASGI application in this process, without sockets.
 
-        Entering the client runs the application's start-up, leaving it its shutdown.
+        Entering the client runs the application's start-up; leaving the client runs the shutdown.
         """
         return cls(ASGITransport(app, path, headers, can_return=can_return))
 
@@ -150,7 +150,7 @@ class ChatClient:
         model: str | None = None,
         tool: str | None = None,
     ) -> AbstractAsyncContextManager[ClientTurn]:
-        """Send a message and stream the answer; without `thread_id` it begins a new thread."""
+        """Send a message and stream the answer; without a `thread_id` in a new thread."""
         choice = None if tool is None else ToolChoice(id=tool)
         message = UserMessageInput(
             content=[UserMessageTextContent(text=text)],
@@ -173,7 +173,7 @@ class ChatClient:
     def send_answers(
         self, thread_id: str, item_id: str, answers: Mapping[str, Sequence[str]] | None
     ) -> AbstractAsyncContextManager[ClientTurn]:
-        """Answer a structured input, by question id; None skips all of it."""
+        """Answer a structured input, by question id; None skips all questions."""
         given = {
             question: StructuredInputAnswerSubmission(values=list(values))
             for question, values in (answers or {}).items()
@@ -187,14 +187,14 @@ class ChatClient:
         return self.stream(ThreadsAddStructuredInputReq(params=params))
 
     def retry(self, thread_id: str, item_id: str) -> AbstractAsyncContextManager[ClientTurn]:
-        """Have a user message answered again; all behind it goes."""
+        """Have a user message answered again; all items behind it are deleted."""
         params = ThreadRetryAfterItemParams(thread_id=thread_id, item_id=item_id)
         return self.stream(ThreadsRetryAfterItemReq(params=params))
 
     def act(
         self, thread_id: str, action: Action[str, Any], item_id: str | None = None
     ) -> AbstractAsyncContextManager[ClientTurn]:
-        """Send a widget's action and stream what it causes."""
+        """Send a widget's action and stream the events that it causes."""
         params = ThreadCustomActionParams(thread_id=thread_id, item_id=item_id, action=action)
         return self.stream(ThreadsCustomActionReq(params=params))
 
@@ -206,14 +206,14 @@ class ChatClient:
     def watch(
         self, thread_id: str, last_event_id: str | None = None
     ) -> AbstractAsyncContextManager[ClientTurn]:
-        """Read along a thread's live turn, as a page does that was reloaded.
+        """Read a thread's live turn, as a page does after a reload.
 
-        It begins behind the event with `last_event_id`, by default with the turn.
+        The stream begins behind the event `last_event_id`, by default at the turn's first event.
         """
         return self._reading(self._transport.watch(thread_id, last_event_id), thread_id)
 
     async def stop(self, thread_id: str) -> None:
-        """End the thread's live turn, if it has one; returns when that is settled."""
+        """End the thread's live turn, if it has one; returns when the turn is settled."""
         await self._transport.stop(thread_id)
 
     @asynccontextmanager
@@ -233,7 +233,7 @@ class ChatClient:
         return await self._ask(ThreadsGetByIdReq(params=params), _THREAD, with_endings)
 
     async def threads(self) -> list[Thread]:
-        """Return all threads, the oldest first, by as many requests as it takes."""
+        """Return all threads, the oldest first; sends one request for each page."""
         return await _all_pages(partial(self.threads_page, order="asc"))
 
     async def threads_page(
@@ -244,7 +244,7 @@ class ChatClient:
         return await self._ask(ThreadsListReq(params=params), _THREADS)
 
     async def items(self, thread_id: str) -> list[ThreadItem]:
-        """Return all visible items of a thread in order, by as many requests as it takes."""
+        """Return all visible items of a thread in order; sends one request for each page."""
         return await _all_pages(partial(self.items_page, thread_id, order="asc"))
 
     async def items_page(
@@ -282,7 +282,7 @@ class ChatClient:
         await self._ask(ItemsFeedbackReq(params=params), _NOTHING)
 
     async def create_attachment(self, name: str, size: int, mime_type: str) -> Attachment:
-        """Ask for a place to upload a file of `size` bytes to."""
+        """Create an attachment for a file of `size` bytes; it says where to upload them."""
         params = AttachmentCreateParams(name=name, size=size, mime_type=mime_type)
         return await self._ask(AttachmentsCreateReq(params=params), _ATTACHMENT)
 
@@ -300,12 +300,12 @@ class ChatClient:
     async def act_and_wait(
         self, thread_id: str, action: Action[str, Any], item_id: str | None = None
     ) -> SyncCustomActionResponse:
-        """Send a widget's action that doesn't stream, and return what it changed."""
+        """Send a widget's action that doesn't stream, and return the answer."""
         params = ThreadCustomActionParams(thread_id=thread_id, item_id=item_id, action=action)
         return await self._ask(ThreadsSyncCustomActionReq(params=params), _SYNC_ACTION)
 
     async def ask(self, request: BaseReq | bytes, *, with_endings: bool = False) -> bytes:
-        """Send any request that has one answer, or any bytes, and return the answer's JSON."""
+        """Send any request that doesn't stream, or any bytes, and return the answer's JSON."""
         return await self._transport.ask(
             request if isinstance(request, bytes) else _encoded(request), with_endings=with_endings
         )

@@ -1,4 +1,4 @@
-"""A streamed answer as a client sees it: its events so far, and the items they make."""
+"""A streamed answer as a client sees it: the events so far, and the items that they make."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _EVENT: TypeAdapter[ThreadStreamEvent] = TypeAdapter(ThreadStreamEvent)
 
 
 class SeenItems:
-    """The items that a stream's events make; the last word on an item is its `done`."""
+    """The items that a stream's events make; `done` replaces what was put together before."""
 
     def __init__(self) -> None:
         self._drafts: dict[str, Any] = {}
 
     def feed(self, event: ThreadStreamEvent) -> None:
-        """Take in an event; those that aren't about items change nothing."""
+        """Apply an event; an event that isn't about an item changes nothing."""
         match event:
             case ThreadItemAddedEvent() | ThreadItemDoneEvent() | ThreadItemReplacedEvent():
                 self._drafts[event.item.id] = draft_of(event.item)
@@ -74,8 +74,8 @@ class ClientTurn:
             async for event in turn:
                 ...
 
-    Read it with `async for`, `read` or `wait_for`, in any mixture. What you don't read waits in
-    the server, as with a client that has stalled. Leaving the block early disconnects.
+    Read it with `async for`, `read` or `wait_for`, in any mixture. Events that you don't read wait
+    in the server, as with a client that has stalled. Leaving the block early disconnects.
     """
 
     def __init__(self, connection: Connection, stop: Callable[[str], Any]) -> None:
@@ -87,7 +87,7 @@ class ClientTurn:
         self.is_complete = False
         """Whether the server has ended the stream."""
         self.last_event_id: str | None = None
-        """The id of the last event read that had one, to `watch` the rest of the turn from."""
+        """The id of the last event that had one; `watch` takes it, to read the rest of the turn."""
         self.signals: list[tuple[str, Any]] = []
         """Named events with their JSON, which the web layer sends to a watching page beside the
         protocol, such as `("turn.end", {"reason": "finished"})`."""
@@ -109,9 +109,9 @@ class ClientTurn:
         return self._note(self._waiting.popleft())
 
     async def read(self, count: int | None = None) -> list[ThreadStreamEvent]:
-        """Read `count` events, or to the end, and return them. Fewer come if the stream ends.
+        """Read `count` events, or to the end, and return them; fewer if the stream ends before.
 
-        A cancelled call loses nothing: what it has read is in `events`.
+        A cancelled call loses nothing: the events that it has read are in `events`.
         """
         read: list[ThreadStreamEvent] = []
         while count is None or len(read) < count:
@@ -124,7 +124,7 @@ class ClientTurn:
     async def wait_for(
         self, wanted: type[Any] | Callable[[ThreadStreamEvent], bool]
     ) -> ThreadStreamEvent:
-        """Read until an event of this class, or one for which the function says yes.
+        """Read until an event has this class, or the function returns True for it.
 
         Raises `AssertionError` if the stream ends before.
         """
@@ -139,8 +139,8 @@ class ClientTurn:
     async def disconnect(self) -> None:
         """Break the connection, as closing a tab does.
 
-        In this process it returns when the server has dealt with it; over a real network it
-        returns at once. Nothing can be read afterwards.
+        In this process the call returns when the server has handled the disconnect; over a real
+        network it returns at once. Nothing can be read afterwards.
         """
         await self.connection.disconnect()
         self._waiting.clear()
@@ -151,53 +151,53 @@ class ClientTurn:
         Returns when the answer so far is stored.
         """
         if self.thread_id is None:
-            raise RuntimeError("the stream hasn't said yet which thread it is on; read on first")
+            raise RuntimeError("the id of the new thread hasn't been read yet; read on first")
         await self._stop(self.thread_id)
 
-    # --- What has been seen --------------------------------------------------------------------
+    # --- What has been read --------------------------------------------------------------------
 
     @property
     def items(self) -> list[ThreadItem]:
-        """The items seen in this stream, in order, each in its latest state."""
+        """The items in this stream so far, in order, each in its latest state."""
         return self._seen.items()
 
     @property
     def text(self) -> str:
-        """The text of all assistant messages seen in this stream, one after the other."""
+        """The text of all assistant messages in this stream so far, one after the other."""
         messages = [item for item in self.items if isinstance(item, AssistantMessageItem)]
         return "".join(part.text for message in messages for part in message.content)
 
     @property
     def thread_id(self) -> str | None:
-        """The thread's id; None as long as a stream that makes a new thread hasn't told it."""
+        """The thread's id; in a new thread None until `thread.created` has been read."""
         return self._thread_id
 
     @property
     def thread(self) -> Thread | None:
-        """The thread as this stream last showed it, without items; None if it hasn't."""
+        """The thread's latest state in this stream, without items; None if there was none."""
         return self._thread
 
     @property
     def error(self) -> ErrorEvent | None:
-        """The `error` event of this stream, if one has come."""
+        """The `error` event of this stream, if it has been read."""
         return next((event for event in self.events if isinstance(event, ErrorEvent)), None)
 
     @property
     def allow_cancel(self) -> bool | None:
-        """Whether the page may show a stop button; None as long as the server hasn't said."""
+        """Whether the page may show a stop button; None until `stream_options` has been read."""
         options = [event for event in self.events if isinstance(event, StreamOptionsEvent)]
         return options[-1].stream_options.allow_cancel if options else None
 
     @property
     def heartbeats(self) -> int:
-        """How many comments have come that only keep the connection open."""
+        """How many comments, which only keep the connection open, have been read."""
         return self._sse.heartbeats
 
     @property
     def server_turn(self) -> Turn[Any]:
-        """The engine's `Turn`; only for a client that is connected straight to a server."""
+        """The engine's `Turn`; only for a client that was made by `of_server`."""
         if not isinstance(self.connection, ServerConnection):
-            raise TypeError("over HTTP a client doesn't get hold of the server's turn")
+            raise TypeError("a client over HTTP has no access to the server's turn")
         return self.connection.turn
 
     def belongs_to(self, thread_id: str | None) -> None:

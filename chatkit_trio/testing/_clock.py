@@ -15,12 +15,12 @@ _WAIT_FOR_EVER = 1e9  # seconds; trio shortens it
 
 
 class JumpClock(Clock, Instrument):
-    """Virtual time: it stands still while anything works, and jumps when everything waits.
+    """Virtual time: it stands still while a task runs, and jumps when all tasks wait.
 
     Unlike `trio.testing.MockClock(autojump_threshold=0)` it doesn't jump while a worker thread
-    is at work, so that a store on SQLite doesn't run into deadlines that aren't near. It has to be
-    given to trio twice: `trio.run(main, clock=clock, instruments=[clock])`. pytest-trio does that
-    for a fixture that returns one, such as `jump_clock`.
+    runs; otherwise an operation of a store on SQLite could meet a deadline that is far away. Pass
+    the clock to trio twice: `trio.run(main, clock=clock, instruments=[clock])`. pytest-trio does so
+    for a fixture that returns such a clock, as `jump_clock` does.
     """
 
     def __init__(self) -> None:
@@ -35,15 +35,15 @@ class JumpClock(Clock, Instrument):
         return self._now
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        """Return 0 for a deadline that has passed; others come by a jump."""
+        """Return 0 for a deadline that has passed; other deadlines are reached by a jump."""
         return 0.0 if deadline <= self._now else _WAIT_FOR_EVER
 
     def before_run(self) -> None:
-        """Remember how to wake the run."""
+        """Keep the token that can wake the run."""
         self._token = current_trio_token()
 
     def before_io_wait(self, timeout: float) -> None:
-        """Jump if the run is about to sleep and no worker thread will wake it."""
+        """Jump if the run is about to sleep and no worker thread is going to wake it."""
         if timeout <= 0 or trio.testing.active_thread_count() > 0:
             return
         to_deadline = current_statistics().seconds_to_next_deadline
@@ -53,4 +53,4 @@ class JumpClock(Clock, Instrument):
 
 
 def _wake() -> None:
-    """End the sleep that has begun; the run then looks at the deadlines again."""
+    """End the sleep that has begun, so that trio checks the deadlines again."""

@@ -7,32 +7,23 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatkit_trio.server import CancelReason, ChatKitServer
+from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import Store
 from chatkit_trio.stores import MemoryStore
 
+from ._cuts import EVERY_REASON, EVERY_TROUBLE, Course, Cut, cut, cuts, troubled_cuts
 from ._invariants import describe, problems
 from ._probe import can_repeat_schedules
-from ._trial import Aftermath, Cut, Scenario, run_trial
+from ._trial import Aftermath, Scenario, run_trial
 
 __all__ = [
     "EVERY_REASON",
+    "EVERY_TROUBLE",
     "Aftermath",
     "CancellationBroken",
     "Exploration",
     "explore_cancellations",
 ]
-
-EVERY_REASON = (
-    CancelReason.STOPPED,
-    CancelReason.DISCONNECTED,
-    CancelReason.DEADLINE,
-    CancelReason.SHUTDOWN,
-    CancelReason.SUPERSEDED,
-    CancelReason.STALLED,
-    CancelReason.FAILED,
-)
-"""The reasons that can be caused in one process; `crashed` needs a second one."""
 
 
 class CancellationBroken(AssertionError):
@@ -46,8 +37,8 @@ class Exploration:
 
     checkpoints: int
     """How many points there are at which a cancellation can strike the turn."""
-    runs: dict[CancelReason, int] = field(default_factory=dict)
-    """How many runs were made for each reason."""
+    runs: dict[str, int] = field(default_factory=dict)
+    """How many runs were made for each reason, and for each trouble."""
     ends: Counter[str] = field(default_factory=Counter)
     """How the turns ended: "finished" or a reason. One that strikes too late cuts nothing short."""
 
@@ -62,7 +53,9 @@ def explore_cancellations(
     *messages: str,
     make_store: Callable[[], Store[Any]] = MemoryStore,
     context: Any = None,
-    reasons: Collection[CancelReason | str] = EVERY_REASON,
+    reasons: Collection[str] = EVERY_REASON,
+    troubles: Collection[str] = EVERY_TROUBLE,
+    expects_note: bool = True,
     check: Callable[[Aftermath], None] | None = None,
     at: int | None = None,
     step: int = 1,
@@ -77,18 +70,36 @@ def explore_cancellations(
 
     `make_server` is called with a store and returns a server that isn't running; it must behave
     the same in every run. The last of `messages` starts the turn that is cut, those before it are
-    answered first, all in one new thread. Runs are made for each of `reasons`:
+    answered first, all in one new thread. A first run isn't cut, and has to finish; then runs are
+    made for each of `reasons`:
 
-    - stopped, disconnected, deadline, shutdown, superseded: at each checkpoint of the turn, the
-      moments at which one of its tasks gives up control;
+    - stopped, disconnected, deadline, shutdown, superseded (another tab sends a message): at each
+      checkpoint of the turn, the moments at which one of its tasks gives up control;
+    - grace_period, return: a client that leaves at each checkpoint, in a turn with a grace period,
+      and stays away or comes back in time;
+    - task_raises: an error, at each checkpoint, in a task of `turn.nursery`;
+    - turn_timeout: the policy's time limit, at each moment at which something happens and between;
     - stalled: with a client that stops reading after each number of events;
+    - silent, respond_raises: a `respond` that yields nothing more, or raises, after each number of
+      events;
     - failed: with a store whose first, second, ... write raises.
 
-    After each run these must hold: everything `respond` had yielded and all that the client had
-    got is in the store, once; there is nothing that wasn't yielded; the hidden note is there once
-    if the turn was cut short, and not otherwise; changes to the thread are saved; who read the
-    thread at the moment of the cut saw its final state; no task is left and the generator is
-    closed; the next turn runs and finds all that. `check` adds what you want to assert.
+    Then for each of `troubles`, which strike together with those reasons:
+
+    - hanging_write, failing_write: the write which the cut falls on, or else the next one, hangs
+      or raises;
+    - hanging_cleanup: `respond` doesn't end for a long time, shielded from cancellation;
+    - failing_hook: `handle_stream_cancelled` hangs in a nursery, and a task in that fails.
+
+    After each run these must hold: everything `respond` had yielded and all that a client had got
+    is in the store, once; a client that reads on to the end shows exactly that; there is nothing
+    that wasn't yielded, and nothing again under another id; the hidden note is there once, behind
+    the text, if the turn was cut short, and not otherwise; changes to the thread are saved; who
+    read the thread at the moment of the cut saw its final state; the turn was settled within
+    `Turn.longest_settling`; what a store, a hook or a task raised was told to the client or logged
+    as an error; nothing was written after the turn; no task is left and no async generator open;
+    the next turn runs and finds all that. `check` adds what you want to assert.
+    `expects_note=False` is for a server whose `handle_stream_cancelled` leaves no note on purpose.
 
     Call it from a test that isn't async: each run has a Trio run of its own on virtual time, a new
     store from `make_store`, wrapped so that a write takes `store_seconds` and a read a tenth of
@@ -99,29 +110,42 @@ def explore_cancellations(
     """
     if not messages:
         raise ValueError("explore_cancellations() needs a message to send")
-    scenario = Scenario(make_server, make_store, messages, context, store_seconds, time_limit, seed)
-    counted = _run(scenario, None, check)
-    exploration = Exploration(counted.checkpoints)
-    for reason in map(CancelReason, reasons):
-        cuts = [Cut(reason, at)] if at is not None else list(_cuts(reason, counted, step))
-        for cut in cuts:
-            aftermath = _run(scenario, cut, check)
+    for trouble in troubles:
+        if trouble not in EVERY_TROUBLE:
+            raise ValueError(f"there is no trouble {trouble!r}; there are {list(EVERY_TROUBLE)}")
+    scenario = Scenario(
+        make_server,
+        make_store,
+        messages,
+        context,
+        store_seconds,
+        time_limit,
+        seed,
+        expects_note,
+    )
+    course = _run(scenario, None, check).course
+    exploration = Exploration(len(course.checkpoints))
+    for name, planned in _plan(list(reasons), troubles, course, at, step):
+        exploration.runs[name] = 0
+        for one in planned:
+            aftermath = _run(scenario, one, check)
+            exploration.runs[name] += 1
             exploration.ends[aftermath.reason or "finished"] += 1
-        exploration.runs[reason] = len(cuts)
     return exploration
 
 
-def _cuts(reason: CancelReason, counted: Aftermath, step: int) -> Iterator[Cut]:
-    match reason:
-        case CancelReason.STALLED:
-            points = range(0, len(counted.received_events), step)
-        case CancelReason.FAILED:
-            points = range(1, counted.writes + 1, step)
-        case CancelReason.CRASHED:
-            raise ValueError("a crash can't be explored in this process; kill another one for it")
-        case _:
-            points = range(0, counted.checkpoints + 1, step)
-    return (Cut(reason, point) for point in points)
+def _plan(
+    reasons: Sequence[str], troubles: Collection[str], course: Course, at: int | None, step: int
+) -> Iterator[tuple[str, Iterator[Cut]]]:
+    """Return the cuts to be made, by reason and then by trouble."""
+    for reason in reasons:
+        every = cuts(reason, course, step)
+        yield reason, every if at is None else iter([cut(reason, at, course)])
+    for trouble in troubles:
+        if at is None:
+            yield trouble, troubled_cuts(reasons, trouble, course, step)
+        else:
+            yield trouble, (cut(reason, at, course, trouble) for reason in reasons)
 
 
 def _run(
@@ -157,10 +181,17 @@ def _headline(aftermath: Aftermath) -> str:
     if cut is None:
         return "the turn that wasn't cut short at all went wrong:"
     where = {
-        CancelReason.STALLED: f"by a client that read {cut.at} events and no more",
-        CancelReason.FAILED: f"by a store whose write number {cut.at} failed",
+        "stalled": f"by a client that read {cut.at} events and no more",
+        "failed": f"by a store whose write number {cut.at} failed",
+        "silent": f"by a respond() that yielded {cut.at} events and no more",
+        "respond_raises": f"by a respond() that yielded {cut.at} events and raised",
+        "turn_timeout": f"by turn_timeout={cut.seconds:g}",
+        "grace_period": f"{cut.seconds:g} s after its client left at checkpoint {cut.at}",
+        "return": f"nowhere; its client left at checkpoint {cut.at} and came back",
+        "task_raises": f"by a task in turn.nursery that raised at checkpoint {cut.at}",
     }
-    return f"cut short ({cut.reason}) {where.get(cut.reason, f'at checkpoint {cut.at}')}:"
+    beside = "" if cut.trouble is None else f", with a {cut.trouble.replace('_', ' ')}"
+    return f"cut short ({cut.reason}) {where.get(cut.reason, f'at checkpoint {cut.at}')}{beside}:"
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -170,7 +201,11 @@ def _listed(words: Sequence[str]) -> str:
 def _replay(scenario: Scenario, cut: Cut | None) -> str:
     if cut is None:
         return f"seed {scenario.seed}"
-    replay = f"replay with: reasons=[{str(cut.reason)!r}], at={cut.at}, seed={scenario.seed}"
+    troubles = [] if cut.trouble is None else [cut.trouble]
+    replay = (
+        f"replay with: reasons=[{str(cut.reason)!r}], troubles={troubles}, at={cut.at},"
+        f" seed={scenario.seed}"
+    )
     if can_repeat_schedules():
         return replay
     return replay + " (this version of Trio doesn't let a seed decide: it may take several tries)"

@@ -1,4 +1,4 @@
-"""HTTP/1.1 to a real address: one connection a request, raw enough to stop reading or hang up."""
+"""HTTP/1.1 over sockets: one connection a request; a client may stop reading or hang up."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class SocketTransport(HTTPTransport):
             given = [(name.decode(), value.decode()) for name, value in response.headers]
             yield HTTPResponse(response.status_code, given, connection)
         finally:
-            await connection.disconnect()  # noqa: ASYNC102  (forceful: it doesn't wait)
+            await connection.disconnect()  # noqa: ASYNC102  (closing forcefully doesn't wait)
 
     async def _open(self) -> trio.abc.Stream:
         if self._is_secure:

@@ -1,18 +1,23 @@
-"""Counting the checkpoints of one turn, and doing something at one of them.
+"""Watching the tasks of one turn from outside, and doing something at one of their checkpoints.
 
 A checkpoint is a moment at which a task of the turn gives up control: the only moments at which a
 cancellation can strike. Trio tells an `Instrument` of each, after the task has been suspended and
 before anything else runs; so what is done there is done exactly there.
+
+Also watched is what may outlive a turn: its tasks, system tasks, and async generators.
 """
 
 from __future__ import annotations
 
 import linecache
 import random
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
+from types import AsyncGeneratorType
 from typing import Any
 
+import trio
 from trio.abc import Instrument
 from trio.lowlevel import Task
 
@@ -22,19 +27,30 @@ _TURN_TASK = "chatkit_trio turn_"
 
 
 class Probe(Instrument):
-    """Counts the steps of the tasks of the first turn that starts once it has been armed."""
+    """Counts the steps of the tasks of the first turn that starts once it has been armed.
 
-    def __init__(self, at: int | None, act: Callable[[], None]) -> None:
+    `act` is called at checkpoint number `at`, `look` before each step of the turn.
+    """
+
+    def __init__(
+        self, at: int | None, act: Callable[[], None], look: Callable[[], None] = lambda: None
+    ) -> None:
         self.count = 0
         """How many checkpoints have passed."""
         self.failure: Exception | None = None
-        """What `act` raised, which trio would drop."""
+        """What `act` or `look` raised, which trio would drop."""
         self.place: list[str] = []
         """Where the turn was when `act` was called."""
         self.living: set[Task] = set()
         """The turn's tasks that haven't ended."""
+        self.system_tasks: set[Task] = set()
+        """The system tasks that were started once it had been armed and haven't ended."""
+        self.on_checkpoint: Callable[[], None] = lambda: None
+        """Called behind each checkpoint."""
         self._at = at
         self._act = act
+        self._look = look
+        self._generators: list[AsyncGeneratorType[Any, Any]] = []
         self._is_armed = False
         self._found_turn = False
 
@@ -45,10 +61,42 @@ class Probe(Instrument):
     def begin(self) -> None:
         """Act if that is to be before the turn's first step."""
         if self._at == 0:
-            self._act_now()
+            self._call(self._act)
+
+    @property
+    def open_generators(self) -> list[str]:
+        """The async generators which the turn's tasks began and nobody has closed, in words."""
+        return [
+            f"{generator.__qualname__} ({generator.ag_code.co_filename}:{frame.f_lineno})"
+            for generator in self._generators
+            if (frame := generator.ag_frame) is not None
+        ]
+
+    @contextmanager
+    def watching_generators(self) -> Iterator[None]:
+        """Take note of async generators that the turn's tasks begin. Enter it inside Trio.
+
+        They are kept until this object goes: one that nobody closes is then still open when it's
+        asked for, and not closed by the garbage collector at some moment.
+        """
+        hooks = sys.get_asyncgen_hooks()
+        trios = hooks.firstiter
+
+        def firstiter(generator: AsyncGenerator[Any, Any]) -> None:
+            if trios is not None:
+                trios(generator)
+            is_ours = self.living and trio.lowlevel.current_task() in self.living
+            if is_ours and isinstance(generator, AsyncGeneratorType):
+                self._generators.append(generator)
+
+        sys.set_asyncgen_hooks(firstiter=firstiter)
+        try:
+            yield
+        finally:
+            sys.set_asyncgen_hooks(firstiter=trios)
 
     def task_spawned(self, task: Task) -> None:
-        """Take note of the turn's tasks."""
+        """Take note of the turn's tasks, and of system tasks."""
         nursery = task.parent_nursery
         parent = None if nursery is None else nursery.parent_task
         if self._is_armed and not self._found_turn and task.name.startswith(_TURN_TASK):
@@ -56,23 +104,32 @@ class Probe(Instrument):
             self.living.add(task)
         elif parent in self.living:
             self.living.add(task)
+        elif self._is_armed and parent is not None and parent.parent_nursery is None:
+            self.system_tasks.add(task)
 
     def task_exited(self, task: Task) -> None:
         """Take note of a task's end."""
         self.living.discard(task)
+        self.system_tasks.discard(task)
+
+    def before_task_step(self, task: Task) -> None:
+        """Let the turn be looked at."""
+        if task in self.living:
+            self._call(self._look)
 
     def after_task_step(self, task: Task) -> None:
         """Count, and act when it's time."""
         if task not in self.living:
             return
         self.count += 1
+        self._call(self.on_checkpoint)
         if self.count == self._at:
             self.place = [f"task {task.name}", *_where(task)]
-            self._act_now()
+            self._call(self._act)
 
-    def _act_now(self) -> None:
+    def _call(self, function: Callable[[], None]) -> None:
         try:
-            self._act()
+            function()
         except Exception as error:
             self.failure = error
 

@@ -82,7 +82,7 @@ _NO_EVENTS: tuple[ThreadStreamEvent, ...] = ()
 def say(*deltas: str, every: float = 0.0, finish: bool = True) -> Step:
     """Stream an assistant message, waiting `every` seconds before each piece of text.
 
-    With `finish=False` it never gets done.
+    With `finish=False` the message stays unfinished: there is no `thread.item.done`.
     """
 
     async def step(scene: Scene) -> AsyncGenerator[ThreadStreamEvent]:
@@ -105,7 +105,7 @@ def say(*deltas: str, every: float = 0.0, finish: bool = True) -> Step:
 
 
 def work(*titles: str, every: float = 0.0, finish: bool = True) -> Step:
-    """Stream a workflow with a task for each title, each taking `every` seconds."""
+    """Stream a workflow with a task for each title; a task takes `every` seconds."""
 
     async def step(scene: Scene) -> AsyncGenerator[ThreadStreamEvent]:
         item = WorkflowItem(
@@ -139,7 +139,7 @@ def show_widget(widget: WidgetRoot) -> Step:
 
 
 def emit(*events: ThreadStreamEvent | Callable[[Scene], ThreadStreamEvent]) -> Step:
-    """Yield these events; a function makes one that needs the thread's id."""
+    """Yield these events; for an event that needs the thread's id, pass a function of the scene."""
 
     async def step(scene: Scene) -> AsyncGenerator[ThreadStreamEvent]:
         for event in events:
@@ -172,7 +172,7 @@ def do(action: Callable[[Scene], Awaitable[object] | None]) -> Step:
 
 
 def set_title(title: str) -> Step:
-    """Give the thread a title; it is saved with the next event."""
+    """Give the thread a title; the turn saves it with the next event."""
 
     def change(scene: Scene) -> None:
         scene.thread.title = title
@@ -190,9 +190,9 @@ def fail(error: Exception) -> Step:
 
 
 class ScriptedRespond:
-    """A `respond` that plays steps, one script a call; the last script is played ever after.
+    """A `respond` that plays steps, one script a call; further calls play the last script again.
 
-    `scenes` has what it was called with.
+    `scenes` has the arguments of every call.
     """
 
     def __init__(self, *scripts: Sequence[Step]) -> None:
@@ -212,7 +212,7 @@ class ScriptedRespond:
 
 async def _play(script: Sequence[Step], scene: Scene) -> AsyncIterator[ThreadStreamEvent]:
     for step in script:
-        # Closed here when the turn ends at the yield, and not by the garbage collector.
+        # aclosing: if the turn ends at the yield, the garbage collector must not close this.
         async with aclosing(cast("AsyncGenerator[ThreadStreamEvent, None]", step(scene))) as events:
             async for event in events:
                 yield event  # noqa: ASYNC119 (the turn closes this generator)
@@ -261,23 +261,23 @@ def scripted_server(
 
 
 class ScriptedModel:
-    """A stand-in for a model's client: streams text, and knows whether a stream was left open.
+    """A double of a model's client: streams text, and counts streams that were left open.
 
         async with model.stream("Why?") as deltas:
             async for delta in deltas:
                 ...
 
-    Each call streams the next of `answers`, its pieces `every` seconds apart; the last is
-    repeated. An exception among the pieces is raised in its place.
+    Each call streams the next of `answers`, one piece every `every` seconds; further calls stream
+    the last answer again. An exception among the pieces is raised when it is reached.
     """
 
     def __init__(self, *answers: Sequence[str | Exception], every: float = 0.0) -> None:
         if not answers:
             raise ValueError("ScriptedModel needs an answer, at least an empty one")
         self.prompts: list[Any] = []
-        """What it was asked."""
+        """The prompts of all calls."""
         self.open_streams = 0
-        """How many streams haven't been closed; 0 is what a test wants to see at its end."""
+        """How many streams haven't been closed; at the end of a test it should be 0."""
         self._answers = answers
         self._every = every
 
@@ -288,11 +288,12 @@ class ScriptedModel:
         self.prompts.append(prompt)
         self.open_streams += 1
         try:
-            yield self._pieces(answer)
+            async with aclosing(self._pieces(answer)) as pieces:
+                yield pieces
         finally:
             self.open_streams -= 1
 
-    async def _pieces(self, answer: Sequence[str | Exception]) -> AsyncIterator[str]:
+    async def _pieces(self, answer: Sequence[str | Exception]) -> AsyncGenerator[str]:
         for piece in answer:
             await trio.sleep(self._every)
             if isinstance(piece, Exception):

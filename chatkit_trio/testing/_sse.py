@@ -17,18 +17,18 @@ class ServerSentEvent:
 
 
 class SSEReader:
-    """Turns chunks, cut anywhere, into events; counts the comments that keep a connection open."""
+    """Parses chunks, cut anywhere, into events; counts the comments, which are heartbeats."""
 
     def __init__(self) -> None:
         self.heartbeats = 0
-        """How many comments have come."""
+        """How many comments have been read."""
         self._buffer = b""
         self._data: list[bytes] = []
         self._name: str | None = None
         self._id: str | None = None
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        """Take in a chunk and return the events that are complete now."""
+        """Parse a chunk, and return the events that it completes."""
         *lines, self._buffer = (self._buffer + chunk).split(b"\n")
         events = (self._line(line.removesuffix(b"\r")) for line in lines)
         return [event for event in events if event is not None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self
+from typing import Generic, Self
 
 import trio
 from typing_extensions import TypeVar
@@ -21,17 +21,25 @@ from chatkit_trio.store import (
     Settlement,
     Store,
     StoreItemType,
+    TContext,
     UnstorableItem,
 )
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
 __all__ = ["FaultyStore", "SlowStore", "StoreWrapper"]
 
-TContext = TypeVar("TContext", default=Any)
 _T = TypeVar("_T")
 
 READS = frozenset(
-    {"load_thread", "load_threads", "load_thread_items", "load_item", "load_attachment", "ping"}
+    {
+        "load_thread",
+        "load_threads",
+        "load_thread_items",
+        "load_item",
+        "load_attachment",
+        "ping",
+        "journal.abandoned",
+    }
 )
 """The names of the operations that change nothing."""
 

@@ -1,7 +1,7 @@
-"""How a client's requests travel: straight to a server object, or as HTTP.
+"""How a client's requests are sent: straight to a server object, or as HTTP.
 
-A `Transport` knows five errands: ask, open a stream, watch a stream, stop a turn, learn how one
-ended. Over HTTP all are one method, `exchange`, which the ASGI and the socket transport implement.
+A `Transport` has five operations: ask, open a stream, watch a stream, stop a turn, ask how one
+ended. Over HTTP all use one method, `exchange`, which the ASGI and the socket transport implement.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RequestRefused(Exception):
     """The server answered with an error status.
 
     `status` is the HTTP status, `body` the answer's JSON (its text, if it isn't JSON). Without
-    HTTP they are what the web layer would have answered, and the server's own exception is the
+    HTTP both are as the web layer would answer, and the server's own exception is the
     `__cause__`.
     """
 
@@ -68,15 +68,15 @@ class Connection(ABC):
     @abstractmethod
     async def receive(self) -> bytes:
         """Return the next bytes. Raises `trio.EndOfChannel` at the end; a cancelled call has
-        taken nothing."""
+        read nothing."""
 
     @abstractmethod
     async def disconnect(self) -> None:
-        """Break the connection; twice is allowed."""
+        """Break the connection; may be called again."""
 
 
 class Transport(ABC):
-    """The way to a server. Enter it before use."""
+    """The connection to a server, real or not. Enter it before use."""
 
     @abstractmethod
     async def ask(self, request: bytes, *, with_endings: bool = False) -> bytes:
@@ -128,7 +128,7 @@ class ServerConnection(Connection):
         await self.result.aclose()
 
     def hang_up(self) -> None:
-        """Stop reading now, without waiting for what that causes."""
+        """Disconnect without waiting until the turn is settled."""
         turn, reader = self.result._started()
         turn.close_reader(reader)
 
@@ -193,7 +193,7 @@ def _body(code: str, message: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class HTTPResponse:
-    """The head of an answer, and the connection its body comes from."""
+    """The head of an answer, and the connection to read its body from."""
 
     status: int
     headers: Headers
@@ -221,8 +221,8 @@ class HTTPTransport(Transport):
     def exchange(
         self, method: str, path: str, body: bytes, headers: Headers
     ) -> AbstractAsyncContextManager[HTTPResponse]:
-        """Send a request; entering returns when the head of the answer has come, and leaving
-        breaks the connection if the body hasn't been read to its end."""
+        """Send a request. Entering returns when the head of the answer has arrived; leaving breaks
+        the connection if the body hasn't been read to its end."""
 
     async def ask(self, request: bytes, *, with_endings: bool = False) -> bytes:
         extra = [_WITH_ENDINGS] if with_endings else []

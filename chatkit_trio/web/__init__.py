@@ -1,8 +1,7 @@
 """The web edge: a ChatKit server behind Quart-Trio, with a chat page if wanted.
 
-`chatkit_blueprint` adds the endpoint to an app of yours; `create_app` makes a whole one, which
-`serve` runs. HTTP is known here and nowhere below: docs/reference/http.md says what goes over the
-wire.
+`chatkit_blueprint` adds the endpoint to your own app; `create_app` makes a whole app, and `serve`
+runs it. No lower layer knows HTTP; docs/reference/http.md says what goes over the wire.
 """
 
 from ._app import create_app

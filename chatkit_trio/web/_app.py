@@ -29,13 +29,13 @@ def create_app(
 ) -> QuartTrio:
     """Return a Quart-Trio app that serves the ChatKit protocol and, with `page`, a chat page.
 
-    The page is at `/`, its files at `/static/`; a `ChatPage` says what is on it. A
-    `DiskAttachmentStore` of the server's gets its routes where its `base_url` says; see
-    `chatkit_trio.web.uploads`. The other arguments are those of `chatkit_blueprint`. Serve the
-    app with `chatkit-trio serve`, or with Hypercorn's trio worker.
+    The page is at `/`, its files at `/static/`; a `ChatPage` says what is on it. If the server's
+    attachment store is a `DiskAttachmentStore`, the app gets the routes of
+    `chatkit_trio.web.uploads` at the store's `base_url`. The other arguments are those of
+    `chatkit_blueprint`. Serve the app with `chatkit-trio serve`, or with Hypercorn's trio worker.
     """
     app = QuartTrio(__name__, static_folder=None)
-    # Room for the message that tells of the limit: the blueprint counts for itself.
+    # More than the limit, because the blueprint counts by itself and says what the limit is.
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes + 1024 * 1024
     app.register_error_handler(HTTPException, _refuse)
     if isinstance(server.attachment_store, DiskAttachmentStore):

@@ -21,7 +21,7 @@ EXTENSION = "chatkit_trio"
 """Where an app's `extensions` list its ChatKit servers."""
 
 DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024
-"""Room for several minutes of dictation, which comes as base64."""
+"""Enough for several minutes of dictation, which is sent as Base64."""
 
 _LEAVING_TIMEOUT = 60.0  # seconds; settling has far shorter limits of its own
 
@@ -43,14 +43,15 @@ def chatkit_blueprint(
         app = QuartTrio(__name__)
         app.register_blueprint(chatkit_blueprint(MyServer(store), context=user_of))
 
-    `context` makes the context of a request that every hook and the store get, from Quart's
-    request; it may be async. It refuses one by raising `PermissionError` (answered with 403) or
-    an HTTP exception of werkzeug's. Without it the context is None.
+    `context` is called with Quart's request and returns the context that every hook and the store
+    get; it may be async. It refuses a request by raising `PermissionError` (answered with 403) or
+    an HTTP exception of werkzeug. Without `context` the context is None.
 
     `path` is the endpoint; below it are `threads/<id>/turn` and `threads/<id>/stop`. `health_path`
-    is where the health check is, None for nowhere. A body over `max_body_bytes` is refused (413);
-    the app's own `MAX_CONTENT_LENGTH` counts too. `cors_origins` lists the origins whose pages may
-    call besides the own one, `"*"` means all. `name` has to differ between blueprints of one app.
+    is the address of the health check; with None there is none. A body over `max_body_bytes` is
+    refused (413); the app's own `MAX_CONTENT_LENGTH` counts too. Pages of the app's own origin may
+    call the endpoint, and those of the origins in `cors_origins`; `"*"` means all. `name` has to
+    differ between blueprints of one app.
 
     The server is entered when the app starts, unless it is running already, and left when the app
     ends: live turns are then settled before the app's shutdown is complete.

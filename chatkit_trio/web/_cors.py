@@ -13,7 +13,7 @@ _FOREIGN_SITES = ("cross-site", "same-site")
 
 @dataclass(frozen=True, slots=True)
 class Cors:
-    """The origins that are allowed besides the server's own; None allows every one."""
+    """The origins that are allowed besides the server's own; None allows all."""
 
     origins: frozenset[str] | None
 
@@ -27,7 +27,7 @@ class Cors:
         return cls(frozenset(origin.rstrip("/") for origin in origins or ()))
 
     def allows(self, origin: str | None) -> bool:
-        """Say whether a page of this origin may call and read the answer."""
+        """Say whether a page of this origin may call the endpoint and read the answer."""
         return self.origins is None or origin in self.origins
 
     def refuses(self, request_headers: Headers) -> bool:

@@ -1,6 +1,6 @@
-"""The endpoint's requests: what each answers when all goes well, and the context it gets.
+"""The views of the endpoint, and the context of the request that each of them answers.
 
-Methods, other origins and exceptions are dealt with in `_middleware`, which wraps these views.
+`_middleware` wraps the views; it deals with methods, other origins and exceptions.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RequestContext(Generic[TContext]):
 
 
 class Endpoint(Generic[TContext]):
-    """A server's HTTP face."""
+    """The views of one server."""
 
     def __init__(
         self,
@@ -83,7 +83,10 @@ class Endpoint(Generic[TContext]):
         return json_response(result.json)
 
     async def watch(self, thread_id: str) -> Response:
-        """Go on with the thread's live turn; if it is over, say how it ended to those who ask."""
+        """Stream the thread's live turn, or what the client has missed of it, if there is one.
+
+        If there is none, a client that asks is told how the last answer ended.
+        """
         context = await self._context()
         last = parse_event_id(
             request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
@@ -104,7 +107,7 @@ class Endpoint(Generic[TContext]):
         return json_response(json.dumps(answer).encode())
 
     async def stop(self, thread_id: str) -> Response:
-        """End the thread's live turn, keeping its answer so far."""
+        """End the thread's live turn; its answer so far is kept."""
         context = await self._context()
         await self._server.store.load_thread(thread_id, context=context)
         turn = await self._begun_turn(thread_id, in_haste=True)
@@ -130,7 +133,7 @@ class Endpoint(Generic[TContext]):
         return turn
 
     async def health(self) -> Response:
-        """Say whether this process can answer; it has no context, so anyone may ask."""
+        """Say whether this process can answer. Anyone may ask: no context is made."""
         store_is_well = await self._store_answers()
         is_well = store_is_well and self._server.is_running
         state = {
@@ -151,7 +154,7 @@ class Endpoint(Generic[TContext]):
         return False
 
     async def _body(self) -> bytes:
-        """Return the request's body; one that is too large is refused while it is read."""
+        """Return the request's body. Raises `TooLargeError` as soon as it is too large."""
         if (request.content_length or 0) > self._max_body_bytes:
             raise self._too_large()
         body = bytearray()

@@ -1,7 +1,7 @@
-"""The body of a streamed answer: what is ready goes out as one chunk, and silence is filled.
+"""The body of a streamed answer: all frames that are ready are one chunk, and silence is filled.
 
-A send costs the server the same for one frame as for fifty, so a chunk holds all frames that are
-ready; nothing ever waits for a chunk to fill. Frames pass unchanged unless the client asked for
+The server takes as long to send one frame as to send fifty, so a chunk holds all frames that are
+ready. No frame waits for a chunk to fill. Frames are sent unchanged, unless the client asked for
 ids.
 """
 
@@ -41,8 +41,8 @@ def end_event(reason: str) -> bytes:
 class EventStreamBody(ResponseBody):
     """The frames of a turn, as chunks of a response.
 
-    Entered and left by the task that sends the response, so that leaving it early, by a
-    disconnect, is leaving the result early.
+    The task that sends the response enters and leaves it. A disconnect makes that task leave early,
+    and so leaves the result early too.
     """
 
     def __init__(self, result: StreamingResult | None, *, with_ids: bool) -> None:
@@ -79,7 +79,7 @@ class EventStreamBody(ResponseBody):
             self._is_over = True
             return self._end(self._result)
         except ServerNotRunningError:
-            # The turn would have begun now, but the server has begun to shut down.
+            # The turn would begin with this read, but the server is shutting down.
             self._is_over = True
             return frame(ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True))
 

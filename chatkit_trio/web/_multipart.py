@@ -9,16 +9,16 @@ from werkzeug.sansio.multipart import Data, Epilogue, Event, File, MultipartDeco
 
 from chatkit_trio.errors import InvalidRequestError
 
-_FED_AT_ONCE = 64 * 1024  # bytes; the decoder searches all that it holds
-_HELD_AT_MOST = 1024 * 1024  # bytes; a part's headers are held until they are whole
+_FED_AT_ONCE = 64 * 1024  # bytes; the decoder searches its whole buffer each time
+_HELD_AT_MOST = 1024 * 1024  # bytes; the decoder buffers a part's headers until all are there
 _MAX_PARTS = 16
 _HELD_DASHES = 2
 
 
 class MultipartFile:
-    """The bytes of the first file in a part called `file`; the other parts are passed over.
+    """The bytes of the first file in a part called `file`; other parts are ignored.
 
-    Raises `InvalidRequestError` for a body that is cut off, malformed or has no such part.
+    Raises `InvalidRequestError` for a body that is cut off, malformed or without such a part.
     """
 
     def __init__(self, body: AsyncIterator[bytes], boundary: str | None) -> None:
@@ -34,7 +34,7 @@ class MultipartFile:
         self._is_ended = False
 
     async def head(self) -> File:
-        """Read up to the file; its name and type are in the head."""
+        """Read up to the file's bytes, and return the head with the file's name and type."""
         while self._head is None:
             event = await self._next_event()
             if isinstance(event, File) and event.name == "file":
@@ -54,7 +54,7 @@ class MultipartFile:
                 self._is_ended = not event.more_data
                 if event.data:
                     return event.data
-        async for _ in self._body:  # what follows the file has to be taken off the connection
+        async for _ in self._body:  # the rest has to be read off the connection
             pass
         raise StopAsyncIteration
 

@@ -1,4 +1,4 @@
-"""The chat page: one HTML file, its static files, and the headers that keep it harmless."""
+"""The chat page: one HTML file, its static files, and its security headers."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ SECURITY_HEADERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatPage:
-    """What the chat page says before there is a conversation, and what it can do besides."""
+    """The texts of the chat page before there is a conversation, and scripts of your own."""
 
     name: str = "chatkit_trio"
     """The application's name, in the window's title and above the list of threads."""
 
     greeting: str = ""
-    """The heading of an empty page; without it the page has one of its own."""
+    """The heading of an empty page; without it the page uses its default."""
 
     prompts: Sequence[str] = ()
-    """Messages that the empty page offers to send; without any the page has its own."""
+    """Messages that the empty page offers to send; without any the page uses its defaults."""
 
     scripts: Sequence[str | PathLike[str]] = ()
-    """JavaScript modules that are loaded before the page's own, such as those that register client
-    tools. They are served at `/page/`, so their names have to differ; an import of another file
-    has to name one that is listed too."""
+    """JavaScript modules that are loaded before the page's own, such as one that registers client
+    tools. They are served at `/page/`, so their names have to differ. A module may import only
+    modules that are listed here too."""
 
 
 def page_html(server: ChatKitServer[Any], path: str, page: ChatPage) -> str:
-    """Return the page, told where its endpoint is and what the server offers."""
+    """Return the page's HTML, with the address of the endpoint and what the server offers."""
     transcribes = type(server).transcribe is not ChatKitServer.transcribe
     text = (STATIC / "index.html").read_text(encoding="utf-8")
     for name, content in {
@@ -77,7 +77,7 @@ def page_blueprint(server: ChatKitServer[Any], path: str, page: ChatPage) -> Blu
     blueprint = Blueprint("page", __name__, static_folder=str(STATIC), static_url_path="/static")
     text = page_html(server, path, page)
 
-    # All are async though they await nothing: Quart gives a plain function a thread.
+    # These are async though they await nothing: Quart runs a plain function in a thread.
     async def index() -> Response:  # noqa: ASYNC124
         return TrioResponse(text, content_type="text/html; charset=utf-8")
 
@@ -87,7 +87,7 @@ def page_blueprint(server: ChatKitServer[Any], path: str, page: ChatPage) -> Blu
 
     async def secured(response: Response) -> Response:  # noqa: ASYNC124
         response.headers.extend(SECURITY_HEADERS)
-        # Kept, but asked about each time: the files of two versions must not be mixed.
+        # Browsers may keep the files but must revalidate them, so that no two versions are mixed.
         response.headers.pop("Expires", None)
         response.headers["Cache-Control"] = "no-cache"
         return response

@@ -1,9 +1,9 @@
-"""Serving an app until a signal says to stop, and then an end that loses nothing and is bounded.
+"""Serving an app until a signal arrives, and then a bounded shutdown that loses nothing.
 
-At SIGTERM or SIGINT no new connections are taken, live turns get `drain_timeout` to finish, and
-the rest are settled. Only then may the app's shutdown begin, which closes the stores. A client
-that reads nothing holds its connection for ever, because Hypercorn shields its sends: when all is
-settled and the connections have had `GRACE`, the process exits without asking them.
+After SIGTERM or SIGINT no new connections are accepted, live turns get `drain_timeout` to finish,
+and the others are settled. Only then may the app's shutdown begin, which closes the stores. A
+client that reads nothing would hold its connection for ever, because Hypercorn shields its sends:
+so when all turns are settled and the connections have had `GRACE`, the process exits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ._blueprint import servers_of
 logger = logging.getLogger(__name__)
 
 GRACE = 5.0
-"""Seconds that connections get for their last bytes, once all turns are settled."""
+"""Seconds that connections get for their last bytes after all turns are settled."""
 
 _SETTLING = 30.0  # seconds; more than settling takes with any sensible settle_timeout
 _CLOSING = 60.0  # seconds for the app's own shutdown
@@ -46,12 +46,12 @@ async def serve(
     drain_timeout: float = 10.0,
     on_ready: Callable[[Sequence[str]], None] | None = None,
 ) -> None:
-    """Serve an app with Hypercorn until SIGTERM or SIGINT, then end as this module says.
+    """Serve an app with Hypercorn until SIGTERM or SIGINT, and then shut down.
 
     Live turns of the app's ChatKit servers get `drain_timeout` seconds to finish; a second signal
-    ends that time at once. Port 0 takes a free one; `on_ready` is called with the URLs when the
-    app has started. Returns when the app has shut down, or ends the *process* if a connection
-    won't end. Must run in the main thread, where signals arrive.
+    ends that time at once. Port 0 stands for a free port; `on_ready` is called with the URLs when
+    the app has started. Returns when the app has shut down, or ends the *process* if a connection
+    doesn't end. Must run in the main thread, where signals arrive.
     """
     ending = _Ending(servers_of(app) if isinstance(app, Quart) else [], drain_timeout)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -72,7 +72,7 @@ def _config(host: str, port: int, drain_timeout: float) -> Config:
     config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
-    # Longer than proxies keep theirs, or one would send a request into a connection that closes.
+    # Longer than proxies keep connections, so that no proxy sends a request while we close one.
     config.keep_alive_timeout = 75.0
     config.graceful_timeout = drain_timeout + _SETTLING
     config.shutdown_timeout = drain_timeout + _SETTLING + _CLOSING
@@ -91,7 +91,7 @@ class _Ending:
         self._connections_ended = trio.Event()
 
     async def run(self, signals: AsyncIterator[int]) -> None:
-        """Wait for a signal, settle every turn, and see to it that the process ends."""
+        """Wait for a signal, settle every turn, and make sure that the process ends."""
         await anext(signals)
         live = sum(len(server.live_turns) for server in self._servers)
         logger.info("shutting down; %d live answers have %s s", live, self._drain_timeout)
@@ -101,7 +101,7 @@ class _Ending:
             nursery.start_soon(_cancel_at_signal, signals, waiting)
             with waiting:
                 await self._drain(self._drain_timeout)
-            # A second signal ends the waiting, not the settling.
+            # A second signal ends the waiting above; the turns are settled all the same.
             await self._drain(0)
             self._drained.set()
             await self._end_connections()
@@ -141,7 +141,7 @@ class _Ending:
 
 
 class _Listening(trio.TaskStatus[Sequence[str]]):
-    """Hears from Hypercorn that it listens, also when the app's start-up has failed."""
+    """Hypercorn calls this when it listens, even if the app's start-up has failed."""
 
     def __init__(self, ending: _Ending, on_ready: Callable[[Sequence[str]], None] | None) -> None:
         self._ending = ending
@@ -153,7 +153,7 @@ class _Listening(trio.TaskStatus[Sequence[str]]):
 
 
 async def _cancel_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    """Cancel a scope at the next signal; those that come later change nothing."""
+    """Cancel a scope at the next signal; later signals are ignored."""
     async for _ in signals:
         scope.cancel()
 

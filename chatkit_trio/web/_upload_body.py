@@ -1,7 +1,7 @@
-"""Bodies too large for memory: read from the ASGI server no faster than they are used.
+"""Bodies too large for memory: read from the ASGI server no faster than the view uses them.
 
-Quart takes a body in as fast as it comes, whether anyone reads it or not. For upload routes it is
-given no body at all: the view reads the server's messages itself, from the request's scope.
+Quart reads a body as fast as it arrives, whether or not a view reads it. On upload routes Quart is
+given no body: the view reads the ASGI server's messages itself, by way of the request's scope.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _DISCARDING_TIMEOUT = 5.0  # seconds
 class UploadBody:
     """The chunks of a request's body, to be iterated once.
 
-    Raises `TooLargeError` past `max_bytes`, `RequestTimeout` when nothing comes for `idle_timeout`
-    seconds or all hasn't come within `timeout`, and `ClientDisconnected`.
+    Raises `TooLargeError` for more than `max_bytes`, `RequestTimeout` if nothing arrives for
+    `idle_timeout` seconds or the whole hasn't arrived within `timeout`, and `ClientDisconnected`.
     """
 
     def __init__(self, receive: Callable[[], Awaitable[Any]]) -> None:
@@ -56,9 +56,10 @@ class UploadBody:
         raise StopAsyncIteration
 
     async def discard_rest(self) -> None:
-        """Read on for a while, so that a client in the middle of sending can read the refusal.
+        """Read on for a while, so that a client that is still sending can read the refusal.
 
-        Closing on it at once would reset the connection, and the answer with it.
+        If the connection were closed at once, it would be reset, and the client would lose the
+        answer.
         """
         left = _DISCARDED_AT_MOST
         with trio.move_on_after(_DISCARDING_TIMEOUT), suppress(ClientDisconnected, RequestTimeout):
@@ -71,7 +72,7 @@ class UploadBody:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 self._is_read = True
-                raise ClientDisconnected("The client left before all had come.")
+                raise ClientDisconnected("The client left before the whole body had arrived.")
             self._is_read = not message.get("more_body", False)
             return bytes(message.get("body", b""))
         raise RequestTimeout("The file took too long to arrive.")
@@ -83,13 +84,13 @@ def upload_body(request: Request) -> UploadBody:
 
 
 def leave_bodies_to_views(app: Quart, path: str) -> None:
-    """Have the bodies sent to this path, and below it, read by the views."""
+    """Let the views read the bodies that are sent to this path or below it."""
     inner = app.asgi_app
 
     async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
         if _is_upload(scope, path):
             scope = {**scope, _SCOPE_KEY: UploadBody(receive)}
-            # Quart watches for a disconnect; here reading the body is what finds out.
+            # Quart would wait for a disconnect here; reading the body notices it instead.
             receive = trio.sleep_forever
         await inner(scope, receive, send)
 

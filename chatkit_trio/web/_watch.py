@@ -1,9 +1,9 @@
 """Coming back to a live turn: what a client missed, then the live rest, each event once.
 
-A client that says which event it saw last goes on behind it. One that doesn't (a page that has
-just been loaded) gets the turn from its beginning, or, when the beginning isn't kept any more,
-its state so far. The frames are looked up when the body is entered, not before: a reader that is
-opened for a response which is never sent would count as a reader for ever.
+If the client names the event it saw last, the stream begins with the event behind it. If it names
+none (the page has just been loaded), the stream begins with the turn; if that beginning isn't kept
+any more, it begins with events for the state so far. A reader is opened when the body is entered
+and not before, because a reader of a response that is never sent would stay open for ever.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from chatkit_trio.types import (
 from ._event_stream import RELOAD, EventStreamBody, numbered
 
 RETRY = b"retry: 1000\n\n"
-"""An EventSource that loses the connection comes back after so many milliseconds."""
+"""Tells an EventSource to reconnect 1000 ms after it has lost the connection."""
 
 _STATE_PAGE_SIZE = 50
 
@@ -59,19 +59,19 @@ class WatchBody(EventStreamBody):
         self._thread_id = thread_id
         self._last = last
         self._context = context
-        self._opening = RETRY
+        self._preamble = RETRY
         self._so_far: tuple[list[ThreadItem], list[ThreadItem]] | None = None
 
     async def __aenter__(self) -> Self:
         self._result = self._watch()
         if self._result is None:
-            # Over since we looked: the thread in the store is complete.
-            self._opening += RELOAD
+            # The turn has ended since the view looked for it, so the stored thread is complete.
+            self._preamble += RELOAD
         return await super().__aenter__()
 
     async def __anext__(self) -> bytes:
-        if self._opening:
-            chunk, self._opening = self._opening, b""
+        if self._preamble:
+            chunk, self._preamble = self._preamble, b""
             return chunk
         if self._so_far is not None and self._result is not None:
             (new, changed), self._so_far = self._so_far, None
@@ -90,7 +90,7 @@ class WatchBody(EventStreamBody):
     def _watch_from_now(self) -> StreamingResult | None:
         result = self._server.watch(self._thread_id, start=None)
         if result is not None:
-            # Taken in the same step as the place in the frames: nothing falls between them.
+            # Read in the same step as the reader was opened, so that no event is missed between.
             self._so_far = result.turn.items_so_far()
         return result
 

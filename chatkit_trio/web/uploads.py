@@ -1,7 +1,7 @@
-"""The routes of a `DiskAttachmentStore`: take the bytes of attachments, and give them back.
+"""The routes of a `DiskAttachmentStore`: upload and download the bytes of attachments.
 
-Who may do what, and what is kept, is the store's affair; here it becomes HTTP. `create_app` mounts
-these routes by itself. The wire is described in docs/how-to/attachments.md.
+The store decides who may do what, and what is kept; this module is its HTTP. `create_app` adds
+these routes by itself. docs/how-to/attachments.md describes the wire.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from ._upload_body import UploadBody, leave_bodies_to_views, upload_body
 __all__ = ["uploads_blueprint"]
 
 _SENT_AT_ONCE = 64 * 1024  # bytes
-_FORM_BYTES = 64 * 1024  # what a multipart form may have around its file
-_FIRST_COLLECTION = 60.0  # seconds after the start, which has enough to do
+_FORM_BYTES = 64 * 1024  # of a multipart form, besides its file
+_FIRST_COLLECTION = 60.0  # seconds after the start, so that it doesn't slow the start down
 
 _DOWNLOAD_HEADERS = {
-    # Whatever a user has uploaded, a browser must not take it for a page of this site.
+    # A browser must not show an uploaded file as a page of this site, whatever it contains.
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "Referrer-Policy": "no-referrer",
-    # The bytes of an id never change, but they can be deleted.
+    # The bytes of an attachment never change, but they can be deleted.
     "Cache-Control": "private, max-age=3600",
 }
 
@@ -62,16 +62,16 @@ def uploads_blueprint(
 ) -> Blueprint:
     """Return a Quart-Trio blueprint that serves the server's `DiskAttachmentStore`.
 
-    At `path`, by default that of the store's `base_url`, `POST` takes a multipart form with a part
-    `file` and answers with the attachment (direct uploads). Below it, at the URLs the store makes,
-    `PUT` and `POST` take a created attachment's bytes and `GET` returns them.
+    At `path`, by default the path of the store's `base_url`, `POST` takes a multipart form with a
+    part `file` and answers with the attachment (direct uploads). Below `path`, at the URLs the
+    store makes, `PUT` and `POST` take a created attachment's bytes and `GET` returns them.
 
     `context` and `cors_origins` are as for `chatkit_blueprint`; `context` must not read the body.
-    An upload that is silent for `idle_timeout` seconds, or takes longer than `upload_timeout`, is
-    given up. While the app serves, orphaned attachments are collected every hour.
+    An upload is refused if nothing arrives for `idle_timeout` seconds, or if it takes longer than
+    `upload_timeout`. While the app serves, orphaned attachments are collected every hour.
 
-    Register it before the server's `chatkit_blueprint`: then collecting stops before the store
-    closes. Raises `TypeError` if the server's attachment store is of another kind.
+    Register it before the server's `chatkit_blueprint`, so that collecting stops before the store
+    closes. Raises `TypeError` if the server's attachment store isn't a `DiskAttachmentStore`.
     """
     store = server.attachment_store
     if not isinstance(store, DiskAttachmentStore):
@@ -202,7 +202,7 @@ class _FileBody(ResponseBody):
 
 
 class _Collection:
-    """The collecting of orphans for as long as the app serves."""
+    """Collects orphaned attachments for as long as the app serves."""
 
     def __init__(self, store: DiskAttachmentStore[Any]) -> None:
         self._store = store
@@ -222,15 +222,16 @@ class _Collection:
 
 
 def _by_method(views: dict[str, View], cors: Cors) -> View:
-    """Return one view that hands requests on, each to the view of its method."""
+    """Return one view that passes each request to the view of its method."""
     known = {
         method: with_middleware(view, method=method, cors=cors) for method, view in views.items()
     }
 
     async def answer(**path: str) -> Response:
-        # A preflight is answered by the view that it asks about.
+        # A preflight goes to the view whose method it asks for.
         method = request.headers.get("Access-Control-Request-Method", request.method)
-        view = known.get(method) or next(iter(known.values()))  # which refuses the method
+        # For an unknown method any of the views will do: each refuses it.
+        view = known.get(method) or next(iter(known.values()))
         return await view(**path)
 
     return answer

@@ -1,7 +1,7 @@
-"""What happens to an answer that is cut short, under each policy, to be tried out.
+"""Try out what happens to an answer that is cut short, under each policy.
 
-The words of a message choose the policy of its turn. The next answer reports what became of the
-previous one, which the model knows from the hidden note that was stored with it.
+The words of a message choose the policy of its turn. The next answer reports how the previous one
+ended; the model knows that from the hidden note that was stored with the previous answer.
 
 | say, or press | the turn's policy | then |
 |---|---|---|
@@ -47,7 +47,7 @@ POLICIES = {
     "flood": TurnPolicy(stall_timeout=3.0, max_unread_bytes=64 * 1024),
 }
 FLOOD = ProgressUpdateEvent(text="Flooding" + " " * 64 * 1024)
-FLOODS = 20  # a number: soon more than a browser and two kernels hold for a page that doesn't read
+FLOODS = 20  # for each number; soon more than a browser and two kernels buffer for the page
 
 
 class CancelLab(ChatKitServer[None]):

@@ -1,4 +1,4 @@
-"""Widgets that do things: each way an action can take.
+"""Widgets that do things: the ways in which an action can be handled.
 
 | in the widget | goes to | and changes |
 |---|---|---|
@@ -51,7 +51,7 @@ CatName = Annotated[str, Field(description="One of the cats")]
 
 
 class LoungeContext(AgentContext[None]):
-    """The context of a turn, with what the tools of this example need besides."""
+    """The context of a turn, with what else the tools of this example need."""
 
     lounge: dict[str, Any]
 
@@ -82,8 +82,8 @@ async def suggest_names(context: LoungeContext) -> str:
 class CatLounge(ChatKitServer[None]):
     """Shows cats, and keeps how they are doing.
 
-    That isn't kept in `thread.metadata`: a sync action runs beside a turn, which has a copy of the
-    thread of its own and would save it over the action's changes.
+    Their state isn't kept in `thread.metadata`: a sync action runs beside a turn, and the turn has
+    its own copy of the thread, which it would save over the action's changes.
     """
 
     def __init__(self, store):
@@ -135,7 +135,7 @@ class CatLounge(ChatKitServer[None]):
         meals = cats.feed(lounge, cat)
         data = cats.card_data(lounge, cat)
         if sender is not None:
-            # Replaced and not only updated: the card is to look the same after a reload.
+            # The item itself is replaced, so that the card looks the same after a reload.
             yield ThreadItemReplacedEvent(
                 item=sender.model_copy(update={"widget": PROFILE.build(data)})
             )

@@ -1,7 +1,7 @@
-"""What the chat can do with the map, and how the two are told about each other.
+"""What the chat can do with the map, and how each learns about the other.
 
-- `get_selected_stations` is a client tool: the turn ends with the call, the page answers with what
-  is selected on the map, and a new turn goes on from there.
+- `get_selected_stations` is a client tool: the turn ends with the call, the page answers with the
+  stations that are selected on the map, and a new turn continues the answer.
 - `show_route` draws on the map by a client effect.
 - Stations in an answer become entity annotations, those a user mentions with @ become tags.
 """
@@ -62,14 +62,14 @@ async def show_route(context: AgentContext, start: StationName, end: StationName
 
 @tool
 async def describe_station(name: StationName) -> str:  # noqa: ASYNC124 (as tools are)
-    """Return what there is to know about a station."""
+    """Return what is known about a station."""
     (station,) = network.named(name)
     lines = " and ".join(network.lines_at(station))
     return f"{station.name} is on {lines}. {station.note}"
 
 
 class TagConverter(ThreadItemConverter):
-    """Tells the model what a tag is about: our own data, not what the client sent with it."""
+    """Tells the model about a tagged station, from our own data: a tag comes from the client."""
 
     async def tag_to_message_content(self, tag):  # noqa: ASYNC124 (as declared)
         station = STATIONS.get(tag.id)

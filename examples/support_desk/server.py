@@ -1,8 +1,9 @@
 """A case at the desk, from its first message to its end.
 
 - Who the customer is comes from the request (here: a cookie), and owns threads and files.
-- The model is told the customer's record by a hidden item, once a thread; no client ever sees it.
-- Files come in two phases: the page asks for a place, uploads, and sends the message.
+- A hidden item, stored once a thread, gives the model the customer's record; no client sees it.
+- Files are sent in two phases: the page creates an attachment and uploads the file to its URL; then
+  it sends the message.
 - Speech becomes text in `transcribe`.
 - Closing the case locks the thread: it can be read, and takes no more messages.
 """
@@ -47,7 +48,7 @@ OrderNumber = Annotated[str, Field(description="The number of one of the custome
 
 @tool
 async def order_status(context: AgentContext[str], number: OrderNumber) -> str:  # noqa: ASYNC124
-    """Look up an order of the customer's."""
+    """Look up one of the customer's orders."""
     orders = {order.number: order for order in records.orders_of(context.request_context)}
     order = orders.get(number)
     return "no such order" if order is None else f"{order.thing}: {order.status}"
@@ -63,7 +64,7 @@ async def book_repair(context: AgentContext[str], problem: str) -> str:
 
 @tool
 async def close_case(context: AgentContext[str], reason: str) -> str:  # noqa: ASYNC124 (as tools are)
-    """Close the case: the customer can't write here any more, but in a new conversation."""
+    """Close the case: the customer can then write only in a new conversation."""
     context.thread.status = LockedStatus(reason=reason)
     return "closed"
 
@@ -120,7 +121,7 @@ class SupportDesk(ChatKitServer[str]):
     async def transcribe(self, audio_input: AudioInput, context: str) -> TranscriptionResult:
         if not os.environ.get("OPENAI_API_KEY"):
             return TranscriptionResult(text=SPOKEN)
-        from openai import AsyncOpenAI  # only now: the package is an extra
+        from openai import AsyncOpenAI  # imported here, because it is an extra
 
         recording = ("recording", audio_input.data, audio_input.media_type)
         async with AsyncOpenAI() as client:

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -443,6 +444,17 @@ def python(code: str, *args: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+async def test_opening_a_new_file_waits_for_another_process_that_is_opening_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr(time, "sleep", lambda _: other.execute("ROLLBACK"))
+        async with SQLiteStore(path) as store:
+            await prepare(store, "thr_1", None)
+            assert writer(store).execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 async def test_processes_that_open_a_new_file_at_once_all_write_to_it(path: Path) -> None:
     children = [python(WRITE_FIFTY, path, name) for name in range(4)]
     codes = [await trio.to_thread.run_sync(child.wait) for child in children]
@@ -750,3 +762,19 @@ class TestRemovedLockFile:
             await self.begin_and_lose_the_lock(store, path)
             assert await store.journal.abandoned() == []
             assert await store.journal.abandoned("thr_1") == []
+
+    async def test_a_lock_file_that_cant_be_made_again_fails_no_write(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        directory = tmp_path / "before"
+        directory.mkdir()
+        path = directory / "chat.db"
+        async with SQLiteStore(path) as store:
+            await self.begin_and_lose_the_lock(store, path)
+            directory.rename(tmp_path / "after")
+            await store.journal.checkpoint([])
+            await store.settle(self.WHOLE, None)
+            assert await item_ids(store) == ["i1", "i2", "i3", "i4", "i5", "n2"]
+            (tmp_path / "after").rename(directory)
+        (record,) = caplog.records
+        assert record.getMessage().endswith("is gone and can't be made again")

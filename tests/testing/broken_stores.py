@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import outcome
 import pytest
@@ -677,17 +677,19 @@ class TestFindsTurnsOfAllThreads(PersistentKit):
     journal = FindsTurnsOfAllThreads
 
 
-class ClaimsTurnsOfAllThreads(FaultyJournal):
-    """Returns those of the thread, and keeps the rest from everybody else."""
+class KeepsATurnForItself(FaultyJournal):
+    """Returns an abandoned turn to the first process that asks, and to no other."""
+
+    claims: ClassVar[dict[str, object]] = {}
 
     async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
-        found = await super().abandoned()
-        return [entry for entry in found if thread_id in (None, entry.thread_id)]
+        found = await super().abandoned(thread_id)
+        return [entry for entry in found if self.claims.setdefault(entry.turn_id, self) is self]
 
 
-class TestClaimsTurnsOfAllThreads(PersistentKit):
+class TestKeepsATurnForItself(PersistentKit):
     __test__ = True
-    journal = ClaimsTurnsOfAllThreads
+    journal = KeepsATurnForItself
 
 
 class ReturnsATurnOnce(FaultyJournal):

@@ -50,7 +50,7 @@ WHAT_FINDS_IT = {
     "RecoversNoChanges": "an_abandoned_turn_is_settled_with_all_that_it_has",
     "RecoversNoThread": "an_abandoned_turn_is_settled_with_all_that_it_has",
     "FindsTurnsOfAllThreads": "the_abandoned_turns_of_one_thread_are_found_by_its_id",
-    "ClaimsTurnsOfAllThreads": "turns_of_other_threads_are_left_for_others_to_claim",
+    "KeepsATurnForItself": "the_last_checkpoint_of_an_unsettled_turn_is_found_by_all",
     "ReturnsATurnOnce": "a_claimed_turn_is_returned_until_it_is_settled",
     "LateTextIsLost": "a_turn_that_another_has_settled_as_crashed_is_completed_once",
     "LateNoteIsDoubled": "a_turn_that_another_has_settled_as_crashed_is_completed_once",

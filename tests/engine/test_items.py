@@ -1,4 +1,7 @@
-"""The rules of a turn, without a nursery: events in, effects and pending items out."""
+"""The rules of a turn, without a nursery: events in, effects and pending items out.
+
+`items`, `drafts`, `keeping` and `thread_state` of the engine.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatkit_trio._engine.drafts import MAX_CONTENT_PARTS, UnfitUpdate
 from chatkit_trio._engine.items import (
-    MAX_CONTENT_PARTS,
     AddItem,
     DeleteItem,
+    RequireNew,
     SaveItem,
-    ThreadWatch,
     TurnItems,
     UpdateStoredItem,
-    as_metadata,
     is_visible,
-    kept_items,
 )
+from chatkit_trio._engine.keeping import kept_items
+from chatkit_trio._engine.thread_state import ThreadWatch, as_metadata
+from chatkit_trio.errors import ConflictError
 from chatkit_trio.types import (
     Annotation,
     AssistantMessageContent,
@@ -84,7 +88,7 @@ def fed(*events: Any) -> TurnItems:
     for event in events:
         effect = items.feed(event)
         if effect is not None:
-            items.done(effect)
+            items.confirm(effect)
     return items
 
 
@@ -102,16 +106,16 @@ def test_folding_deltas_gives_the_final_message(deltas: list[tuple[int, str]]) -
         ),
     )
 
-    assert items.begun() == [message(*texts)]
+    assert items.pending() == [message(*texts)]
 
 
 def test_reading_an_item_between_deltas_changes_nothing() -> None:
     items = fed(ThreadItemAddedEvent(item=message("a")))
     for delta in "bcd":
         items.feed(update(AssistantMessageContentPartTextDelta(content_index=0, delta=delta)))
-        items.begun()
+        items.pending()
 
-    assert items.begun() == [message("abcd")]
+    assert items.pending() == [message("abcd")]
 
 
 def test_parts_and_annotations_are_folded_in_their_places() -> None:
@@ -140,7 +144,7 @@ def test_parts_and_annotations_are_folded_in_their_places() -> None:
     )
 
     first = AssistantMessageContent(text="x", annotations=[other, note])
-    assert items.begun() == [message().model_copy(update={"content": [first, whole]})]
+    assert items.pending() == [message().model_copy(update={"content": [first, whole]})]
 
 
 def test_respond_may_go_on_changing_the_item_it_added() -> None:
@@ -148,7 +152,7 @@ def test_respond_may_go_on_changing_the_item_it_added() -> None:
     items = fed(ThreadItemAddedEvent(item=item))
     item.content[0].text = "changed"
 
-    assert items.begun() == [message("a")]
+    assert items.pending() == [message("a")]
 
 
 @pytest.mark.parametrize("index", [-1, MAX_CONTENT_PARTS, 10**9])
@@ -160,20 +164,22 @@ def test_a_content_index_cannot_size_a_list_without_bound(index: int) -> None:
         items.feed(update(AssistantMessageContentPartTextDelta(content_index=index, delta="x")))
 
 
-def test_a_workflow_index_out_of_range_is_ignored() -> None:
+def test_a_workflow_index_out_of_range_is_refused() -> None:
     """Defect 6.2: it killed the stream with an IndexError."""
     task = CustomTask(title="a")
+    begun = ThreadItemAddedEvent(
+        item=WorkflowItem(**BASE, workflow=Workflow(type="custom", tasks=[task]))
+    )
+    with pytest.raises(UnfitUpdate, match="has no task 7"):
+        fed(begun, update(WorkflowTaskUpdated(task_index=7, task=CustomTask(title="lost"))))
     items = fed(
-        ThreadItemAddedEvent(
-            item=WorkflowItem(**BASE, workflow=Workflow(type="custom", tasks=[task]))
-        ),
-        update(WorkflowTaskUpdated(task_index=7, task=CustomTask(title="lost"))),
+        begun,
         update(WorkflowTaskUpdated(task_index=0, task=CustomTask(title="b"))),
         update(WorkflowTaskAdded(task_index=1, task=task)),
     )
 
     workflow = Workflow(type="custom", tasks=[CustomTask(title="b"), task])
-    assert items.begun() == [WorkflowItem(**BASE, workflow=workflow)]
+    assert items.pending() == [WorkflowItem(**BASE, workflow=workflow)]
 
 
 def test_widget_updates_are_folded() -> None:
@@ -186,7 +192,7 @@ def test_widget_updates_are_folded() -> None:
         ),
     )
 
-    (item,) = items.begun()
+    (item,) = items.pending()
     assert isinstance(item, WidgetItem)
     assert item.widget.model_dump()["children"][0]["value"] == "Hello"
 
@@ -198,14 +204,14 @@ def test_image_updates_are_folded() -> None:
         update(GeneratedImageUpdated(image=image, progress=0.5)),
     )
 
-    assert items.begun() == [GeneratedImageItem(**BASE, image=image)]
+    assert items.pending() == [GeneratedImageItem(**BASE, image=image)]
 
 
 def test_each_event_says_what_the_store_has_to_do() -> None:
     item = message("x")
     root = WidgetRootUpdated(widget=card("new"))
 
-    assert TurnItems().feed(ThreadItemAddedEvent(item=item)) is None
+    assert TurnItems().feed(ThreadItemAddedEvent(item=item)) == RequireNew("i1")
     assert TurnItems().feed(ThreadItemDoneEvent(item=item)) == AddItem(item)
     assert TurnItems().feed(ThreadItemReplacedEvent(item=item)) == SaveItem(item)
     assert TurnItems().feed(ThreadItemRemovedEvent(item_id="i1")) == DeleteItem("i1")
@@ -224,17 +230,46 @@ def test_a_finished_item_is_kept_until_its_write_is_confirmed() -> None:
     items = fed(ThreadItemAddedEvent(item=message("part")))
     effect = items.feed(ThreadItemDoneEvent(item=message("whole")))
 
-    before = items.unfinished()
+    before = items.unconfirmed()
     assert effect is not None
-    items.done(effect)
+    items.confirm(effect)
 
-    assert (before, items.unfinished()) == ([message("whole")], [])
+    assert (before, items.unconfirmed(), items.pending()) == ([message("whole")], [], [])
 
 
-def test_a_removed_item_is_not_pending_any_more() -> None:
-    items = fed(ThreadItemAddedEvent(item=message("x")), ThreadItemRemovedEvent(item_id="i1"))
+def test_an_item_removed_before_it_was_done_asks_nothing_of_the_store() -> None:
+    items = fed(ThreadItemAddedEvent(item=message("x")))
 
-    assert items.unfinished() == []
+    assert items.feed(ThreadItemRemovedEvent(item_id="i1")) is None
+    assert items.pending() == []
+
+
+@pytest.mark.parametrize("first", [ThreadItemAddedEvent, ThreadItemDoneEvent])
+def test_an_item_begun_with_an_id_of_this_turn_is_refused(first: Any) -> None:
+    items = fed(first(item=message("x")))
+
+    with pytest.raises(ConflictError, match="i1"):
+        items.feed(ThreadItemAddedEvent(item=message("y")))
+
+
+def test_a_confirmed_write_doesnt_hide_a_later_state_of_its_item() -> None:
+    items = TurnItems()
+    first = items.feed(ThreadItemDoneEvent(item=message("one")))
+    items.feed(ThreadItemDoneEvent(item=message("two")))
+    assert first is not None
+    items.confirm(first)
+
+    assert items.unconfirmed() == [message("two")]
+
+
+def test_a_reopened_item_is_changed_until_the_turn_is_settled() -> None:
+    items = TurnItems()
+    delta = AssistantMessageContentPartTextDelta(content_index=0, delta="lo")
+    assert items.reopen(message("Hel"), delta) is None
+    before = items.changed()
+    items.settled()
+
+    assert (before, items.changed()) == ([message("Hello")], [])
 
 
 @pytest.mark.parametrize(
@@ -303,3 +338,13 @@ def test_changes_inside_the_threads_metadata_are_noticed() -> None:
     watch.saved(as_metadata(thread))
 
     assert (unchanged, changed, watch.changed()) == (False, True, False)
+
+
+def test_a_changed_id_of_the_thread_is_set_back_and_refused() -> None:
+    thread = ThreadMetadata(id="t1", created_at=NOW)
+    watch = ThreadWatch(thread)
+    thread.id = "t2"
+
+    with pytest.raises(ValueError, match="t2"):
+        watch.changed()
+    assert (thread.id, watch.changed()) == ("t1", False)
