@@ -84,7 +84,9 @@ def test_a_turn_cut_short_at_any_checkpoint_keeps_its_answer_once(reason: Cancel
 def test_the_order_in_which_tasks_run_does_not_matter(seed: int) -> None:
     # Once, a respond that was woken just before the cut showed the client what it yielded next,
     # while its turn was being settled without it.
-    explore_cancellations(story_server, "Hi", "Tell me a story", reasons=["stopped"], seed=seed)
+    explore_cancellations(
+        story_server, "Hi", "Tell me a story", reasons=["stopped"], troubles=[], seed=seed
+    )
 
 
 @pytest.mark.parametrize("reason", ["stopped", "disconnected", "shutdown", "failed"])
@@ -98,6 +100,7 @@ def test_a_turn_on_sqlite_cut_short_at_any_checkpoint_keeps_its_answer_once(
         "Tell me a story",
         make_store=lambda: SQLiteStore(tmp_path / f"{next(numbers)}.db"),
         reasons=[reason],
+        troubles=[],
         step=1 if reason == "failed" else 4,
     )
 
@@ -119,6 +122,7 @@ def test_a_client_that_may_not_cancel_gets_the_whole_answer_stored_wherever_it_h
         lambda store: scripted_server(store, ANSWER, allow_cancel=False),
         "Tell me a story",
         reasons=["disconnected"],
+        troubles=[],
         check=check,
     )
 
@@ -136,7 +140,7 @@ def test_a_nursery_and_a_scope_across_yields_change_nothing_wherever_the_cut_fal
             async for event in events:
                 yield event
 
-    explore_cancellations(lambda store: ScriptedServer(store, respond), "hi")
+    explore_cancellations(lambda store: ScriptedServer(store, respond), "hi", step=2)
 
 
 # --- One test for each thing a turn can be waiting for -----------------------------------------

@@ -701,6 +701,7 @@ async def test_a_rename_while_a_turn_settles_is_not_undone_by_it(
         client = ChatClient.of_server(server)
         async with client.send("hi") as turn, trio.open_nursery() as nursery:
             await turn.read(4)
+            await trio.sleep(1)  # the script has changed the thread, and waits
             nursery.start_soon(turn.stop)
             await trio.sleep(1)
             assert turn.thread_id is not None

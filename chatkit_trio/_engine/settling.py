@@ -246,7 +246,7 @@ class Settling:
         self._outcome = Outcome(reason, failure, pending=tuple(pending), kept=None)
         if reason is None:
             self._keep(pending, with_note=False)
-        elif reason is not CancelReason.FAILED or kept_items(pending) or self._items.unconfirmed():
+        elif reason is not CancelReason.FAILED or self._has_to_keep(pending):
             await self._store_unconfirmed()
             await self._call_hook(hook, pending)
         is_stored = await self._store_left(until)
@@ -277,6 +277,10 @@ class Settling:
         """
         self._keep(pending, with_note=True)
         await self._store_settlement(self.settlement())
+
+    def _has_to_keep(self, pending: Sequence[ThreadItem]) -> bool:
+        """Say whether a failed turn has an answer that was cut: a refusal alone isn't one."""
+        return bool(kept_items(pending) or self._items.unconfirmed_additions())
 
     async def _store_unconfirmed(self) -> None:
         """Store finished items whose write failed: a hook may add a note, which comes behind them.

@@ -84,7 +84,13 @@ class MemoryStore(Store[TContext]):
             self._threads[thread.id] = _ThreadRow(owner_of(self._owner, context), text)
 
     async def update_thread(self, thread: ThreadMetadata, context: TContext) -> None:
-        """Replace the metadata of a thread that exists, in one step. Raises `NotFoundError`."""
+        """Replace the metadata of a thread that exists, in one step. Raises `NotFoundError`.
+
+        In a subclass with a `save_thread` of its own, that is called after a look, in two steps.
+        """
+        if type(self).save_thread is not MemoryStore.save_thread:
+            await super().update_thread(thread, context)
+            return
         await trio.lowlevel.checkpoint()
         self._thread(thread.id, context).text = encode_thread(thread)
 

@@ -117,7 +117,13 @@ class SQLiteStore(Store[TContext]):
         await self._write(context, queries.save_thread, thread.id, encode_thread(thread))
 
     async def update_thread(self, thread: ThreadMetadata, context: TContext) -> None:
-        """Replace the metadata of a thread that exists, in one step. Raises `NotFoundError`."""
+        """Replace the metadata of a thread that exists, in one step. Raises `NotFoundError`.
+
+        In a subclass with a `save_thread` of its own, that is called after a look, in two steps.
+        """
+        if type(self).save_thread is not SQLiteStore.save_thread:
+            await super().update_thread(thread, context)
+            return
         await self._write(context, queries.update_thread, thread.id, encode_thread(thread))
 
     async def load_threads(

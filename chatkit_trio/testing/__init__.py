@@ -35,6 +35,8 @@ from ._script import (
     show_widget,
     work,
 )
+from ._simulate import SimulatedRun, Simulation, SimulationFailed, simulate
+from ._simulate_plan import Operation
 from ._store_doubles import FaultyStore, SlowStore, StoreWrapper
 from ._transport import RequestRefused
 
@@ -51,11 +53,15 @@ __all__ = [
     "Exploration",
     "FaultyStore",
     "JumpClock",
+    "Operation",
     "RequestRefused",
     "Scene",
     "ScriptedModel",
     "ScriptedRespond",
     "ScriptedServer",
+    "SimulatedRun",
+    "Simulation",
+    "SimulationFailed",
     "SlowStore",
     "Step",
     "StoreConformance",
@@ -69,6 +75,7 @@ __all__ = [
     "scripted_server",
     "set_title",
     "show_widget",
+    "simulate",
     "work",
 ]
 

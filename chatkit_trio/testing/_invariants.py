@@ -67,9 +67,10 @@ def _true_reason(aftermath: Aftermath) -> Iterator[str]:
     name, trouble = aftermath.cut.reason, aftermath.cut.trouble
     expected = expected_reason(name)
     allowed = {None, expected}
-    if trouble == "failing_write":
+    # A first write that hangs fails: before `respond` is called, nothing is there to be cut.
+    if trouble == "failing_write" or (trouble == "hanging_write" and not aftermath.was_called):
         allowed.add(CancelReason.FAILED)
-    if (name == RESPOND_RAISES and aftermath.faults) or (name == TASK_RAISES and aftermath.faults):
+    if name in (RESPOND_RAISES, TASK_RAISES) and aftermath.faults:
         allowed = {expected}
     if aftermath.reason not in allowed:
         wanted = "finished" if expected is None else f"ended as {expected}"
@@ -360,7 +361,13 @@ def _one_note(aftermath: Aftermath) -> Iterator[str]:
 
 
 def _good_notes(aftermath: Aftermath) -> Iterator[str]:
-    """A note says something, what it says is true, and it comes after what it's about."""
+    """A note says something, what it says is true, and it comes after what it's about.
+
+    A hook of the user's own isn't told of items that are done and not stored yet.
+    """
+    kept = set(aftermath.states)
+    if _was_kept_by_hand(aftermath):
+        kept -= aftermath.finished
     for note in aftermath.notes:
         if not isinstance(note, HiddenContextItem | SDKHiddenContextItem):
             continue
@@ -370,7 +377,7 @@ def _good_notes(aftermath: Aftermath) -> Iterator[str]:
             yield f"a turn that ended {_end(aftermath)} has the note {note.content!r}"
         behind = aftermath.stored[aftermath.stored.index(note) :]
         for item in behind:
-            if item.id in aftermath.states and item not in aftermath.known:
+            if item.id in kept and item not in aftermath.known:
                 yield f"{describe(item)} stands behind the note about its end"
 
 

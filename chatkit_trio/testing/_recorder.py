@@ -110,13 +110,23 @@ class Recording:
         """Return the items in their latest state."""
         return [draft.item() for item_id, draft in self._drafts.items() if item_id in self._yielded]
 
-    async def step(self, make_event: Callable[[], Awaitable[Any]]) -> Any:
-        """Let `respond` make its next event, and note it."""
+    async def step(self, make_event: Callable[[], Awaitable[Any]], athrow: Any = None) -> Any:
+        """Let `respond` make its next event, and note it.
+
+        A cancellation that interrupts an interference is thrown into `respond`, as if it had waited
+        itself: it may have a cancel scope of its own that catches it.
+        """
         started_at = trio.current_time()
         try:
-            if self._interference is not None:
-                await self._interference.before_event(len(self.events))
-            event = await make_event()
+            try:
+                if self._interference is not None:
+                    await self._interference.before_event(len(self.events))
+            except trio.Cancelled as cancelled:  # noqa: ASYNC103
+                if athrow is None:
+                    raise
+                event = await athrow(cancelled)  # noqa: ASYNC102 (it is cancelled already)
+            else:
+                event = await make_event()
         except trio.Cancelled:
             await self.clean_up()  # noqa: ASYNC102 (it shields itself, if anything is to be done)
             raise
@@ -196,7 +206,8 @@ class _Iterator:
         return self
 
     async def __anext__(self) -> Any:
-        return await self._recording.step(self._inner.__anext__)
+        athrow = getattr(self._inner, "athrow", None)
+        return await self._recording.step(self._inner.__anext__, athrow)
 
     async def _throw(self, error: BaseException) -> Any:
         return await self._recording.step(lambda: self._inner.athrow(error))

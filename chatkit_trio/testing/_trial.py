@@ -12,7 +12,6 @@ from typing import Any
 import trio
 
 from chatkit_trio._engine.thread_state import as_metadata
-from chatkit_trio.errors import StoreError
 from chatkit_trio.server import CancelReason, ChatKitServer, Turn, TurnPolicy
 from chatkit_trio.store import Store
 from chatkit_trio.types import (
@@ -36,7 +35,6 @@ from ._clock import JumpClock
 from ._cuts import GRACE_PERIOD, RESPOND_RAISES, RETURN, TURN_TIMEOUT, Course, Cut
 from ._probe import Probe, same_schedule
 from ._recorder import Interference, Recorder, Recording
-from ._store_doubles import FaultyStore
 from ._transport import RequestRefused, ServerConnection
 from ._trial_store import UnsteadyStore, Witness, in_hook, turn_of_task
 
@@ -84,6 +82,8 @@ class Aftermath:
     """Why the turn ended, None if it finished."""
     has_begun: bool = False
     """Whether it had stored the user's message."""
+    was_called: bool = False
+    """Whether `respond` was called."""
     is_half_begun: bool = False
     """Whether it had not begun, and yet something of it is stored."""
     known: list[ThreadItem] = field(default_factory=list)
@@ -212,13 +212,11 @@ class _Trial:
         self.probe = Probe(cut.at if cut and counts_checkpoints else None, self._act, self._watch)
         self._raw = scenario.make_store()
         self._witness = Witness(self._raw, self._subject)
-        is_fault = cut is not None and cut.reason == CancelReason.FAILED
-        fault = StoreError("the explorer made this write fail")
-        self._faulty = FaultyStore(self._witness, cut.at if cut and is_fault else 0, error=fault)
-        self._faulty.disarm()
         self._store = UnsteadyStore(
-            self._faulty, scenario.store_seconds, self._subject, fault, self._note_fault
+            self._witness, scenario.store_seconds, self._subject, self._note_fault
         )
+        if cut is not None and cut.reason == CancelReason.FAILED:
+            self._store.fail_at = cut.at
         self._thread_id: str | None = None
         self._client: ChatClient
         self._client_turn: ClientTurn | None = None
@@ -442,7 +440,6 @@ class _Trial:
         elif self._cut.reason == RESPOND_RAISES:
             error = RuntimeError("the explorer made respond() fail")
             self._interference = Interference(raises_at=self._cut.at, error=error)
-        self._faulty.arm()
         self.probe.arm()
 
     def _prepare_trouble(self) -> None:
@@ -502,7 +499,8 @@ class _Trial:
         try:
             self.aftermath.read_at_once = await self._client.items(self._turn.thread_id)
         except RequestRefused as refusal:
-            if refusal.status != 404:
+            # Not there, or not settled in time, which is reported as such.
+            if refusal.status not in (404, 503):
                 raise
 
     # --- The cut -------------------------------------------------------------------------------
@@ -524,20 +522,20 @@ class _Trial:
             case CancelReason.SUPERSEDED:
                 self._rival_done = trio.Event()
                 self._readers.start_soon(self._send_rival, self._rival_done)
+            case CancelReason.DISCONNECTED:
+                self._hang_up()
+                seconds = self._turn.policy.seconds_after_disconnect(can_return=False)
+                self._cut_at = trio.current_time() + seconds
             case _:
                 self._cut_at = trio.current_time()
                 self._snapshot()
                 self._cut_now()
 
     def _cut_now(self) -> None:
-        match self._reason:
-            case CancelReason.DISCONNECTED:
-                self._hang_up()
-            case CancelReason.DEADLINE:
-                if self._turn.has_begun:
-                    self._turn.cancel_scope.deadline = trio.current_time()
-            case reason:
-                self._turn.cancel(CancelReason(str(reason)))
+        if self._reason != CancelReason.DEADLINE:
+            self._turn.cancel(CancelReason(str(self._reason)))
+        elif self._turn.has_begun:
+            self._turn.cancel_scope.deadline = trio.current_time()
 
     @property
     def _is_trouble_of_write(self) -> bool:
@@ -643,7 +641,6 @@ class _Trial:
         await trio.sleep(_AFTERWARDS)
         if self._rival_done is not None:
             await self._rival_done.wait()
-        self._faulty.disarm()
         self._look_at_turn()
         if self._thread_id is None and not self._turn.has_begun:
             await self._look_for_traces()
@@ -659,6 +656,7 @@ class _Trial:
         aftermath, turn = self.aftermath, self._turn
         aftermath.reason = turn.cancel_reason
         aftermath.has_begun = turn.has_begun
+        aftermath.was_called = self._recording is not None
         aftermath.longest_settling = turn.longest_settling
         aftermath.faults += self._store.raised
         if self._interference is not None and self._interference.has_raised:
@@ -712,7 +710,7 @@ class _Trial:
             aftermath.settling_seconds = settled_at - self._cut_at
         course.started_at = self._started_at
         course.ended_at = settled_at
-        course.writes = len(self._faulty.calls)
+        course.writes = self._store.writes
         course.received = len(aftermath.received_events)
         if recording is not None:
             course.began_at = recording.began_at

@@ -14,7 +14,7 @@ from chatkit_trio.server import Turn, current_turn
 from chatkit_trio.store import Settlement, Store
 from chatkit_trio.types import ThreadItem
 
-from ._store_doubles import READS, SlowStore, StoreWrapper
+from ._store_doubles import READS, StoreWrapper
 
 __all__ = ["UnsteadyStore", "Witness", "in_hook", "turn_of_task"]
 
@@ -72,15 +72,20 @@ class Witness(StoreWrapper[Any]):
 class _Write:
     """A write that is under way."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, is_of_turn: bool) -> None:
         self.number = number
+        self.is_of_turn = is_of_turn
         self.trouble: str | None = None
 
 
-class UnsteadyStore(SlowStore[Any]):
-    """Slow, and in trouble with one write of the turn in question when it's told to be.
+_FAST = READS | {"journal.abandoned"}
 
-    Reads are faster than writes, so that one which doesn't wait for its turn comes too early.
+
+class UnsteadyStore(StoreWrapper[Any]):
+    """Slow, and in trouble with one write when it's told to be.
+
+    Counted are the writes of the turn in question and of the journal. Reads are faster than writes,
+    so that one which doesn't wait for its turn comes too early.
     """
 
     def __init__(
@@ -88,22 +93,24 @@ class UnsteadyStore(SlowStore[Any]):
         store: Store[Any],
         seconds: float,
         subject: Callable[[], Turn[Any] | None],
-        fault: Exception,
         notice: Callable[[], None],
     ) -> None:
-        super().__init__(store, seconds)
+        super().__init__(store)
+        self.writes = 0
+        """How many writes have been counted."""
         self.raised: list[Exception] = []
         """What it has raised on purpose."""
         self.hang_seconds = 0.0
         """How long a write in trouble hangs."""
         self.hang_at = 0
-        """The number of the turn's write that hangs whatever happens; 0 for none."""
+        """The number of the write that hangs whatever happens; 0 for none."""
+        self.fail_at = 0
+        """The number of the write that fails whatever happens; 0 for none."""
         self.happens = False
-        """Whether a write that fails on purpose is carried out before."""
+        """Whether a write that fails is carried out before."""
+        self._seconds = seconds
         self._subject = subject
-        self._fault = fault
         self._notice = notice
-        self._writes = 0
         self._under_way: list[_Write] = []
         self._next_trouble: str | None = None
 
@@ -120,48 +127,43 @@ class UnsteadyStore(SlowStore[Any]):
             self._next_trouble = trouble
 
     async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
-        if name in READS:
-            await trio.sleep(self.seconds / 10)
-            return await call()
         subject = self._subject()
-        if subject is None or turn_of_task() is not subject:
-            return await self._passed_on(name, call)
-        self._writes += 1
-        write = _Write(self._writes)
-        if self._writes == self.hang_at:
+        is_of_turn = subject is not None and turn_of_task() is subject
+        if name in _FAST:
+            await trio.sleep(self._seconds / 10)
+        elif subject is None or not (is_of_turn or name.startswith("journal.")):
+            await trio.sleep(self._seconds)
+        else:
+            return await self._in_trouble(self._counted(is_of_turn), call)
+        return await call()
+
+    def _counted(self, is_of_turn: bool) -> _Write:
+        self.writes += 1
+        write = _Write(self.writes, is_of_turn=is_of_turn)
+        if self.writes == self.hang_at:
             write.trouble = "hanging_write"
-        elif self._next_trouble is not None:
+        elif self.writes == self.fail_at:
+            write.trouble = "failing_write"
+        elif is_of_turn and self._next_trouble is not None:
             write.trouble, self._next_trouble = self._next_trouble, None
-        self._under_way.append(write)
+        return write
+
+    async def _in_trouble(self, write: _Write, call: Callable[[], Awaitable[_T]]) -> _T:
+        if write.is_of_turn:
+            self._under_way.append(write)
         try:
-            await trio.sleep(self.seconds)
+            await trio.sleep(self._seconds)
         finally:
-            self._under_way.remove(write)
-        return await self._carried_out(write, call)
-
-    async def _passed_on(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
-        await trio.sleep(self.seconds)
-        return await self._noticing(call)
-
-    async def _carried_out(self, write: _Write, call: Callable[[], Awaitable[_T]]) -> _T:
-        match write.trouble:
-            case "hanging_write":
-                await trio.sleep(self.hang_seconds)
-            case "failing_write":
-                if self.happens:
-                    await call()
-                error = StoreError("the explorer made the write at the cut fail")
-                self.raised.append(error)
-                raise error
-            case _:
-                pass
-        return await self._noticing(call)
-
-    async def _noticing(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        try:
-            return await call()
-        except Exception as error:
-            if error is self._fault:
-                self.raised.append(error)
+            if write.is_of_turn:
+                self._under_way.remove(write)
+        if write.trouble == "hanging_write":
+            await trio.sleep(self.hang_seconds)
+        elif write.trouble == "failing_write":
+            if self.happens:
+                await call()
+            error = StoreError("the explorer made this write fail")
+            self.raised.append(error)
+            if write.number == self.fail_at:
                 self._notice()
-            raise
+            raise error
+        return await call()

@@ -20,7 +20,6 @@ from chatkit_trio.store import Store
 from chatkit_trio.stores import MemoryStore, SQLiteStore
 from chatkit_trio.testing import (
     EVERY_REASON,
-    EVERY_TROUBLE,
     Scene,
     ScriptedServer,
     SlowStore,
@@ -91,27 +90,23 @@ def test_a_story_cut_anywhere_is_kept_once(reason: str) -> None:
     explore_cancellations(story_server, "Tell me a story", reasons=[reason], troubles=[])
 
 
-@pytest.mark.parametrize("trouble", EVERY_TROUBLE)
-def test_a_story_cut_anywhere_is_kept_once_whatever_goes_wrong_beside(trouble: str) -> None:
-    explore_cancellations(story_server, "Hi", "Tell me a story", troubles=[trouble], step=3)
+def test_a_story_cut_anywhere_is_kept_once_whatever_goes_wrong_beside() -> None:
+    explore_cancellations(story_server, "Hi", "Tell me a story", step=5)
 
 
-@pytest.mark.parametrize("trouble", EVERY_TROUBLE)
-def test_a_first_message_cut_anywhere_is_kept_or_leaves_nothing(trouble: str) -> None:
+def test_a_first_message_cut_anywhere_is_kept_or_leaves_nothing() -> None:
     script: list[Step] = [say("Hello ", "there", every=0.01), pause(0.02)]
 
-    explore_cancellations(
-        lambda store: scripted_server(store, script), "Hi", troubles=[trouble], step=2
-    )
+    explore_cancellations(lambda store: scripted_server(store, script), "Hi", step=3)
 
 
 def test_a_turn_cut_in_the_middle_of_a_tool_is_kept_once() -> None:
-    explore_cancellations(ToolServer, "Where is it?", step=3)
+    explore_cancellations(ToolServer, "Where is it?", step=5)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_the_order_in_which_tasks_run_does_not_matter(seed: int) -> None:
-    explore_cancellations(story_server, "Tell me a story", step=7, seed=seed)
+    explore_cancellations(story_server, "Tell me a story", step=9, seed=seed)
 
 
 def test_a_slow_store_changes_nothing() -> None:
@@ -119,7 +114,7 @@ def test_a_slow_store_changes_nothing() -> None:
         story_server,
         "Tell me a story",
         make_store=lambda: SlowStore(MemoryStore(), 0.3, answer_seconds=0.3),
-        step=9,
+        step=13,
     )
 
 
@@ -133,5 +128,5 @@ def test_a_story_cut_here_and_there_is_kept_once_on_sqlite(tmp_path: Path) -> No
         story_server,
         "Tell me a story",
         make_store=lambda: SQLiteStore(tmp_path / f"{next(numbers)}.db"),
-        step=11,
+        step=25,
     )

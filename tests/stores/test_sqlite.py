@@ -516,20 +516,26 @@ class TestRecovery:
             async with SQLiteStore(path, owner=str) as store:
                 assert await store.journal.abandoned() == []
 
-    async def test_of_many_who_recover_at_once_one_gets_the_turn(self, path: Path) -> None:
+    async def test_of_many_who_recover_at_once_one_settles_the_turn(self, path: Path) -> None:
         async with SQLiteStore(path) as dead:
+            await prepare(dead, "thr_1", None)
             await dead.journal.begin("turn_1", "thr_1", None)
-        found: list[JournalEntry] = []
+        numbers = iter(range(8))
         async with AsyncExitStack() as stack:
             stores = [await stack.enter_async_context(SQLiteStore(path)) for _ in range(8)]
 
             async def recover(store: SQLiteStore[Any]) -> None:
-                found.extend(await store.journal.abandoned())
+                for entry in await store.journal.abandoned():
+                    text = note(f"n{next(numbers)}", "thr_1", "crash")
+                    settlement = Settlement("thr_1", entry.turn_id, (text,))
+                    await store.journal.settle_abandoned(settlement)
 
             async with trio.open_nursery() as nursery:
                 for store in stores:
                     nursery.start_soon(recover, store)
-        assert found == [JournalEntry("turn_1", "thr_1")]
+            items = (await snapshot(stores[0], "thr_1", None)).items
+            assert await stores[0].journal.abandoned() == []
+        assert [text for _, text in items[4:]] == ["crash"]
 
     async def test_a_recovery_that_failed_can_be_tried_again(self, path: Path) -> None:
         async with SQLiteStore(path) as dead:

@@ -56,7 +56,9 @@ def broken(**options: Any) -> str:
 
 
 def test_an_exploration_says_how_much_it_has_tried() -> None:
-    exploration = explore_cancellations(server_of, "hi")
+    exploration = explore_cancellations(
+        lambda store: scripted_server(store, [say("Hello", every=0.1), pause(0.1)]), "hi"
+    )
 
     assert exploration.checkpoints > 20
     assert set(exploration.runs) == {*EVERY_REASON, *EVERY_TROUBLE}

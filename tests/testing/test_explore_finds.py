@@ -263,7 +263,7 @@ def test_a_hook_that_drops_an_error_of_the_store_is_found_out() -> None:
             HidesAnError, "hi", reasons=["stopped"], troubles=["failing_write"], at=10
         )
 
-    assert "(the explorer made the write at the cut fail) was neither told" in str(caught.value)
+    assert "(the explorer made this write fail) was neither told" in str(caught.value)
 
 
 def test_a_server_that_leaves_no_note_on_purpose_has_to_keep_the_text_all_the_same() -> None:
@@ -384,8 +384,8 @@ class AddsTwice(MemoryStore[Any]):
 
 
 class SavesNoTitle(MemoryStore[Any]):
-    async def save_thread(self, thread: ThreadMetadata, context: Any) -> None:
-        await super().save_thread(thread.model_copy(update={"title": None}), context)
+    async def update_thread(self, thread: ThreadMetadata, context: Any) -> None:
+        await super().update_thread(thread.model_copy(update={"title": None}), context)
 
 
 def replacing(store: Store[Any]) -> ScriptedServer:
