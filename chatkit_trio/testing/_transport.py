@@ -136,7 +136,9 @@ class ServerConnection(Connection):
 class ServerTransport(Transport):
     """Calls `ChatKitServer.process`, with one context for all requests."""
 
-    def __init__(self, server: ChatKitServer[Any], context: Any, *, can_return: bool) -> None:
+    def __init__(
+        self, server: ChatKitServer[Any], context: Any, *, can_return: bool = False
+    ) -> None:
         self._server = server
         self._context = context
         self._can_return = can_return
