@@ -21,21 +21,26 @@ from ._engine.frames import FrameReader
 from ._engine.groups import split_cancelled
 from ._engine.hooks import ServerHooks
 from ._engine.journal import keep_journal, keep_recovering, recover, write_down
-from ._engine.keeping import CancelReason
+from ._engine.keeping import CancelReason, ending_note
 from ._engine.live import LiveTurns
 from ._engine.opening import CheckedRequest
 from ._engine.policy import TurnPolicy
 from ._engine.repeats import Repeats
-from ._engine.requests import ANSWERED, DEFAULT_PAGE_SIZE, READS, STREAMING
+from ._engine.requests import (
+    ANSWERED,
+    ANSWERED_WITH_ENDINGS,
+    DEFAULT_PAGE_SIZE,
+    READS,
+    STREAMING,
+    last_ending,
+)
 from ._engine.streaming import stream_text, stream_widget
 from ._engine.turn import Turn, current_turn
 from ._engine.widget_diff import diff_widget
 from ._engine.wire import parse_request, to_json
 from .errors import FramesLost, ServerNotRunningError, StoreError
 from .store import AttachmentStore, Store
-from .types import (
-    ChatKitReq,
-)
+from .types import AnswerEnding, ChatKitReq
 
 __all__ = [
     "DEFAULT_PAGE_SIZE",
@@ -48,6 +53,7 @@ __all__ = [
     "TurnPolicy",
     "current_turn",
     "diff_widget",
+    "ending_note",
     "stream_text",
     "stream_widget",
 ]
@@ -322,6 +328,7 @@ class ChatKitServer(ServerHooks[TContext]):
         *,
         can_return: bool = False,
         idempotency_key: str | None = None,
+        with_endings: bool = False,
     ) -> StreamingResult | NonStreamingResult:
         """Answer one request of the ChatKit protocol.
 
@@ -333,7 +340,8 @@ class ChatKitServer(ServerHooks[TContext]):
                     await send(frame)
 
         `can_return` says that the client knows how to come back to its turn (`watch`): when it
-        leaves, the turn has the policy's `return_timeout`.
+        leaves, the turn has the policy's `return_timeout`. `with_endings` adds to a page of items,
+        as `endings`, how its cut answers ended (`types.AnswerEnding`).
 
         `idempotency_key` is the client's name for this request, which it sends again with the
         request if it has lost the response. A repeat reads along the turn of the first request, or
@@ -351,15 +359,18 @@ class ChatKitServer(ServerHooks[TContext]):
         if type(parsed) in STREAMING:
             key = None if idempotency_key is None else (idempotency_key, request)
             return await self.__open(parsed, context, key, can_return=can_return)
-        answer = partial(self.__answer, parsed, context)
+        answer = partial(self.__answer, parsed, context, with_endings=with_endings)
         if idempotency_key is None or type(parsed) in READS:
             return NonStreamingResult(await answer())
         return NonStreamingResult(
             await self.__repeats.answer(idempotency_key, request, answer, context)
         )
 
-    async def __answer(self, request: ChatKitReq, context: TContext) -> bytes:
-        return to_json(await ANSWERED[type(request)](self, request, context))
+    async def __answer(
+        self, request: ChatKitReq, context: TContext, *, with_endings: bool
+    ) -> bytes:
+        answered = ANSWERED_WITH_ENDINGS if with_endings else ANSWERED
+        return to_json(await answered[type(request)](self, request, context))
 
     async def __open(
         self,
@@ -421,6 +432,14 @@ class ChatKitServer(ServerHooks[TContext]):
         Returns when the turn is settled. Who may stop it is for the caller to check.
         """
         return await self.live_turns.end(thread_id, CancelReason.STOPPED)
+
+    async def last_ending(self, thread_id: str, context: TContext) -> AnswerEnding | None:
+        """Return how the thread's last answer was cut; None if it wasn't, or if a turn is live.
+
+        Waits until an answer that is being stored is. Raises `NotFoundError`, and `StoreError` if
+        that answer can't be stored for long. A checkpoint.
+        """
+        return await last_ending(self, thread_id, context)
 
     def watch(
         self, thread_id: str, *, turn_id: str | None = None, start: int | None = 0

@@ -42,12 +42,35 @@ def _is_none(value: object) -> bool:
     return value is None
 
 
+class TurnEnding(BaseModel):
+    """What the store keeps about a turn that was cut: which turn, why, and what it had begun."""
+
+    turn_id: str
+    reason: str
+    """The value of the `CancelReason`."""
+    item_ids: list[str] = []
+    """The ids of the visible items that the turn had begun and not finished, as far as they were
+    kept; without any, the id of its last visible item."""
+
+
+class AnswerEnding(TurnEnding):
+    """What a client that asks for endings is told about an answer that was cut."""
+
+    can_continue: bool
+    """Whether something of the answer is there and the conversation hasn't gone on without it."""
+
+
 class Page(BaseModel, Generic[T]):
-    """Part of a list. `after` is the cursor of the next part, if there is one."""
+    """Part of a list. `after` is the cursor of the next part, if there is one.
+
+    A page of items that was asked for with endings has those of its cut answers. `endings` is no
+    part of the protocol, and is left out of dumps when it is None.
+    """
 
     data: list[T] = []
     has_more: bool = False
     after: str | None = None
+    endings: SkipJsonSchema[list[AnswerEnding] | None] = Field(default=None, exclude_if=_is_none)
 
 
 FeedbackKind = Literal["positive", "negative"]
@@ -445,16 +468,6 @@ class HiddenContextItem(ThreadItemBase):
 
     type: Literal["hidden_context_item"] = "hidden_context_item"
     content: Any
-
-
-class TurnEnding(BaseModel):
-    """What the store keeps about a turn that was cut: which turn, why, and what it had begun."""
-
-    turn_id: str
-    reason: str
-    """The value of the `CancelReason`."""
-    item_ids: list[str] = []
-    """The ids of the items that the turn had begun and not finished."""
 
 
 class SDKHiddenContextItem(ThreadItemBase):

@@ -25,6 +25,7 @@ LAYERS = [
     {"store"},
     {
         "_engine.drafts",
+        "_engine.endings",
         "_engine.items",
         "_engine.keeping",
         "_engine.policy",

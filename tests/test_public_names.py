@@ -18,6 +18,7 @@ PUBLIC = {
         "TurnPolicy",
         "current_turn",
         "diff_widget",
+        "ending_note",
         "stream_text",
         "stream_widget",
     ],

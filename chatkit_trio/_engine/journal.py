@@ -10,9 +10,10 @@ import trio
 
 from chatkit_trio.errors import StoreError
 from chatkit_trio.store import Journal, JournalEntry, Settlement, default_generate_id
+from chatkit_trio.types import is_hidden
 
 from .keeping import CancelReason, kept_items
-from .settling import ending_note
+from .settling import note_of_ending
 
 logger = logging.getLogger(__name__)
 
@@ -107,12 +108,12 @@ async def recover(journal: Journal[Any], thread_id: str | None = None) -> None:
 
 def _crash_settlement(entry: JournalEntry) -> Settlement:
     items = kept_items(entry.items)
-    note = ending_note(
+    note = note_of_ending(
         entry.thread_id,
         default_generate_id("sdk_hidden_context"),
         entry.turn_id,
         CancelReason(entry.reason or CancelReason.CRASHED),
-        [item.id for item in (items or entry.changed_items)],
+        [item.id for item in (items or entry.changed_items) if not is_hidden(item)],
     )
     return Settlement(
         thread_id=entry.thread_id,

@@ -71,6 +71,17 @@ ENDING_NOTES: dict[CancelReason, str] = {
 }
 """What the model is told, by a hidden item, about an answer that ended early."""
 
+
+def ending_note(reason: CancelReason) -> str:
+    """Return what the default hidden note tells the model about an answer that ended early.
+
+        prompt = [*messages, {"role": "developer", "content": ending_note(reason)}]
+
+    For a `handle_stream_cancelled` of your own, or a prompt that isn't made from stored items.
+    """
+    return ENDING_NOTES[reason]
+
+
 ENDING_MESSAGES: dict[CancelReason, str] = {
     CancelReason.SILENT: "The assistant stopped answering; the answer was cut short.",
     CancelReason.DEADLINE: "The answer took too long and was cut short.",

@@ -8,7 +8,7 @@ its thread with the caller's context first, so that another owner's thread is no
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Never
@@ -20,11 +20,13 @@ from chatkit_trio.errors import (
     ConflictError,
     ErrorCode,
     InvalidRequestError,
+    NotFoundError,
     StoreTimeoutError,
     StreamError,
 )
 from chatkit_trio.store import Store
 from chatkit_trio.types import (
+    AnswerEnding,
     Attachment,
     AttachmentsCreateReq,
     AttachmentsDeleteReq,
@@ -32,6 +34,7 @@ from chatkit_trio.types import (
     ClientToolCallItem,
     InputTranscribeReq,
     ItemsFeedbackReq,
+    ItemsListParams,
     ItemsListReq,
     Page,
     StructuredInput,
@@ -63,6 +66,7 @@ from chatkit_trio.types import (
     is_hidden,
 )
 
+from .endings import answer_ending, ends_search, latest_items, note_at_the_end, notes_of_page
 from .hooks import ServerHooks
 from .keeping import CancelReason
 from .opening import CheckedRequest, StartedRequest
@@ -332,17 +336,110 @@ def _refuse_sender() -> Never:
     raise StreamError(ErrorCode.STREAM_ERROR, allow_retry=False)
 
 
+# --- How answers ended -------------------------------------------------------------------------
+
+
+async def last_ending(
+    server: ServerHooks[Any], thread_id: str, context: Any
+) -> AnswerEnding | None:
+    """Return how a thread's last answer was cut, None if it wasn't or if a turn is live."""
+    await server.live_turns.ready_to_read(thread_id)
+    await server.store.load_thread(thread_id, context=context)
+    if server.live_turns.holder(thread_id) is not None:
+        return None
+    latest = await _latest_items(server, thread_id, context)
+    note = note_at_the_end(latest)
+    return None if note is None else answer_ending(note, latest)
+
+
+async def _endings(
+    server: ServerHooks[Any],
+    thread_id: str,
+    items: Sequence[ThreadItem],
+    is_last: bool,
+    context: Any,
+) -> list[AnswerEnding]:
+    """Return the endings of the cut answers of a page, whose items are in the thread's order.
+
+    `is_last` says that nothing stands behind the page. The note of the page's last answer may.
+    """
+    behind: list[ThreadItem] = []
+    if items and not is_last and not ends_search(items[-1]):
+        behind = await _load_until(server, thread_id, items[-1].id, "asc", ends_search, context)
+    notes = notes_of_page(items, behind)
+    latest = latest_items(items) if is_last else None
+    if latest is None and notes:
+        latest = await _latest_items(server, thread_id, context)
+    return [answer_ending(note, latest or ()) for note in notes]
+
+
+async def _latest_items(server: ServerHooks[Any], thread_id: str, context: Any) -> list[ThreadItem]:
+    """Return the items behind the last message of the user, the oldest first."""
+
+    def is_message(item: ThreadItem) -> bool:
+        return isinstance(item, UserMessageItem)
+
+    items = await _load_until(server, thread_id, None, "desc", is_message, context)
+    items.reverse()
+    latest = latest_items(items)
+    return items if latest is None else latest
+
+
+async def _load_until(
+    server: ServerHooks[Any],
+    thread_id: str,
+    after: str | None,
+    order: str,
+    is_end: Callable[[ThreadItem], bool],
+    context: Any,
+) -> list[ThreadItem]:
+    """Return the items behind one of a thread, up to the first for which `is_end` says yes.
+
+    An empty list, if the one to go on from is deleted meanwhile.
+    """
+    items: list[ThreadItem] = []
+    while True:
+        try:
+            page = await server.store.load_thread_items(
+                thread_id, after, DEFAULT_PAGE_SIZE, order, context
+            )
+        except NotFoundError:
+            return []
+        for item in page.data:
+            items.append(item)
+            if is_end(item):
+                return items
+        if not page.has_more:
+            return items
+        after = page.after
+
+
 # --- Non-streaming requests --------------------------------------------------------------------
 
 
 async def threads_get_by_id(
     server: ServerHooks[Any], request: ThreadsGetByIdReq, context: Any
 ) -> Thread:
-    thread_id = request.params.thread_id
+    thread, page = await _thread_so_far(server, request.params.thread_id, context)
+    return thread_answer(thread, page)
+
+
+async def threads_get_by_id_with_endings(
+    server: ServerHooks[Any], request: ThreadsGetByIdReq, context: Any
+) -> Thread:
+    thread, page = await _thread_so_far(server, request.params.thread_id, context)
+    answer = thread_answer(thread, page)
+    is_last = not page.has_more
+    answer.items.endings = await _endings(server, thread.id, page.data, is_last, context)
+    return answer
+
+
+async def _thread_so_far(
+    server: ServerHooks[Any], thread_id: str, context: Any
+) -> tuple[ThreadMetadata, Page[ThreadItem]]:
     await server.live_turns.ready_to_read(thread_id)
     thread = await server.store.load_thread(thread_id, context=context)
-    page = await _items_so_far(server, thread_id, context)
-    return thread_answer(thread, page)
+    return thread, await _items_so_far(server, thread_id, context)
 
 
 async def _items_so_far(server: ServerHooks[Any], thread_id: str, context: Any) -> Page[ThreadItem]:
@@ -384,15 +481,35 @@ async def threads_list(
 async def items_list(
     server: ServerHooks[Any], request: ItemsListReq, context: Any
 ) -> Page[ThreadItem]:
+    return visible(await _page_of_items(server, request.params, context))
+
+
+async def items_list_with_endings(
+    server: ServerHooks[Any], request: ItemsListReq, context: Any
+) -> Page[ThreadItem]:
     params = request.params
+    page = await _page_of_items(server, params, context)
+    answer = visible(page)
+    if params.order == "asc":
+        is_last = not page.has_more
+        answer.endings = await _endings(server, params.thread_id, page.data, is_last, context)
+    else:
+        items, is_last = page.data[::-1], params.after is None
+        endings = await _endings(server, params.thread_id, items, is_last, context)
+        answer.endings = endings[::-1]
+    return answer
+
+
+async def _page_of_items(
+    server: ServerHooks[Any], params: ItemsListParams, context: Any
+) -> Page[ThreadItem]:
     await server.live_turns.ready_to_read(params.thread_id)
     await server.store.load_thread(params.thread_id, context=context)
     page = await server.store.load_thread_items(
         params.thread_id, params.after, _page_size(params.limit), params.order, context
     )
-    if (turn := server.live_turns.on_thread(params.thread_id)) is not None:
-        page = _with_newest(page, turn.items_so_far()[1])
-    return visible(page)
+    turn = server.live_turns.on_thread(params.thread_id)
+    return page if turn is None else _with_newest(page, turn.items_so_far()[1])
 
 
 async def items_feedback(
@@ -541,4 +658,10 @@ ANSWERED: dict[type[Any], Callable[[Any, Any, Any], Awaitable[BaseModel]]] = {
     ThreadsDeleteReq: threads_delete,
     InputTranscribeReq: input_transcribe,
     ThreadsSyncCustomActionReq: threads_sync_custom_action,
+}
+
+ANSWERED_WITH_ENDINGS: dict[type[Any], Callable[[Any, Any, Any], Awaitable[BaseModel]]] = {
+    **ANSWERED,
+    ThreadsGetByIdReq: threads_get_by_id_with_endings,
+    ItemsListReq: items_list_with_endings,
 }

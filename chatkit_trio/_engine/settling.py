@@ -39,7 +39,7 @@ from chatkit_trio.types import (
 
 from .groups import StrayCancellation, ends_process
 from .items import SaveItem, TurnItems
-from .keeping import ENDING_MESSAGES, ENDING_NOTES, CancelReason, kept_items
+from .keeping import ENDING_MESSAGES, CancelReason, ending_note, kept_items
 from .thread_state import ThreadWatch, as_metadata
 from .wire import error_event, thread_answer
 
@@ -113,7 +113,7 @@ def _fate_of_pending(outcome: Outcome) -> list[ThreadStreamEvent]:
     ]
 
 
-def ending_note(
+def note_of_ending(
     thread_id: str, note_id: str, turn_id: str, reason: CancelReason, item_ids: Sequence[str]
 ) -> SDKHiddenContextItem:
     """Return the hidden note that tells the model, and this package, why an answer ended."""
@@ -121,7 +121,7 @@ def ending_note(
         id=note_id,
         thread_id=thread_id,
         created_at=datetime.now(UTC),
-        content=ENDING_NOTES[reason],
+        content=ending_note(reason),
         ending=TurnEnding(turn_id=turn_id, reason=reason.value, item_ids=list(item_ids)),
     )
 
@@ -213,10 +213,10 @@ class Settling:
     def _make_note(self) -> SDKHiddenContextItem:
         """Return the note of why this turn ended: always the same one, so it is stored once."""
         if self._note is None:
-            cut = [item.id for item in self._outcome.kept or ()]
+            cut = [item.id for item in self._outcome.kept or () if not is_hidden(item)]
             if not cut and self._items.last_visible_id is not None:
                 cut = [self._items.last_visible_id]
-            self._note = ending_note(
+            self._note = note_of_ending(
                 self._thread_id,
                 self._note_id(),
                 self._turn_id,

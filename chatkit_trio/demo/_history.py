@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from chatkit_trio._engine.keeping import ENDING_NOTES
 from chatkit_trio.server import CancelReason
 from chatkit_trio.types import (
     AssistantMessageItem,
@@ -16,7 +15,6 @@ from chatkit_trio.types import (
 )
 
 MAX_TITLE_LENGTH = 48
-_REASON_OF_NOTE = {note: reason for reason, note in ENDING_NOTES.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +39,8 @@ def cut_answer(items: Sequence[ThreadItem]) -> CutAnswer | None:
     for item in _previous_exchange(items):
         if isinstance(item, AssistantMessageItem):
             text += text_of(item)
-        elif isinstance(item, SDKHiddenContextItem):
-            reason = _REASON_OF_NOTE.get(item.content, reason)
+        elif isinstance(item, SDKHiddenContextItem) and item.ending is not None:
+            reason = CancelReason(item.ending.reason)
     return None if reason is None else CutAnswer(text, reason)
 
 

@@ -29,8 +29,10 @@ _ENDING_TIMEOUT = 60.0  # seconds after a disconnect; settling an answer takes l
 class ASGITransport(HTTPTransport):
     """Calls an ASGI application; entering it runs the application's start-up, if it has one."""
 
-    def __init__(self, app: ASGIApp, path: str, headers: Headers) -> None:
-        super().__init__(path, headers)
+    def __init__(
+        self, app: ASGIApp, path: str, headers: Headers, *, can_return: bool = False
+    ) -> None:
+        super().__init__(path, headers, can_return=can_return)
         self._app = app
         self._state: dict[str, Any] = {}
         self._lifespan: Any = None

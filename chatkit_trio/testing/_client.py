@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from chatkit_trio.actions import Action
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.types import (
+    AnswerEnding,
     Attachment,
     AttachmentCreateParams,
     AttachmentDeleteParams,
@@ -89,6 +90,11 @@ class ChatClient:
                 await turn.read()
             assert turn.text == "Hi!"
 
+    `can_return` says whether the client knows how to come back to its turn. Over HTTP it does by
+    default: it asks for event ids, and the turn goes on for the policy's `return_timeout` when it
+    leaves. Without HTTP there are no ids, so by default leaving a stream cancels the turn at once,
+    as with ChatKit.js.
+
     Every method raises `RequestRefused` if the server answers with an error status. Those that
     change something take an `idempotency_key`: send the same request with the same key again, and
     the server carries it out once.
@@ -98,25 +104,34 @@ class ChatClient:
         self._transport = transport
 
     @classmethod
-    def of_server(cls, server: ChatKitServer[Any], context: Any = None) -> Self:
+    def of_server(
+        cls, server: ChatKitServer[Any], context: Any = None, *, can_return: bool = False
+    ) -> Self:
         """Return a client that calls a server without HTTP; the server must be running.
 
         Every request gets this `context`.
         """
-        return cls(ServerTransport(server, context))
+        return cls(ServerTransport(server, context, can_return=can_return))
 
     @classmethod
-    def of_app(cls, app: ASGIApp | Any, path: str = "/chatkit", *, headers: Headers = ()) -> Self:
+    def of_app(
+        cls,
+        app: ASGIApp | Any,
+        path: str = "/chatkit",
+        *,
+        headers: Headers = (),
+        can_return: bool = True,
+    ) -> Self:
         """Return a client that calls an ASGI application in this process, without sockets.
 
         Entering the client runs the application's start-up; leaving the client runs the shutdown.
         """
-        return cls(ASGITransport(app, path, headers))
+        return cls(ASGITransport(app, path, headers, can_return=can_return))
 
     @classmethod
-    def at(cls, url: str, *, headers: Headers = ()) -> Self:
+    def at(cls, url: str, *, headers: Headers = (), can_return: bool = True) -> Self:
         """Return a client of the server at a URL, such as `http://127.0.0.1:8000/chatkit`."""
-        return cls(SocketTransport(url, headers))
+        return cls(SocketTransport(url, headers, can_return=can_return))
 
     async def __aenter__(self) -> Self:
         await self._transport.__aenter__()
@@ -233,10 +248,10 @@ class ChatClient:
 
     # --- Requests with one answer --------------------------------------------------------------
 
-    async def thread(self, thread_id: str) -> Thread:
-        """Return a thread with its first page of items."""
+    async def thread(self, thread_id: str, *, with_endings: bool = False) -> Thread:
+        """Return a thread with its first page of items, in `items.endings` how answers were cut."""
         params = ThreadGetByIdParams(thread_id=thread_id)
-        return await self._ask(ThreadsGetByIdReq(params=params), _THREAD)
+        return await self._ask(ThreadsGetByIdReq(params=params), _THREAD, with_endings=with_endings)
 
     async def threads(self) -> list[Thread]:
         """Return all threads, the oldest first; sends one request for each page."""
@@ -260,10 +275,15 @@ class ChatClient:
         limit: int | None = None,
         order: Order = "desc",
         after: str | None = None,
+        with_endings: bool = False,
     ) -> Page[ThreadItem]:
-        """Return one page of a thread's items."""
+        """Return one page of a thread's items, with `endings` of its cut answers if asked for."""
         params = ItemsListParams(thread_id=thread_id, limit=limit, order=order, after=after)
-        return await self._ask(ItemsListReq(params=params), _ITEMS)
+        return await self._ask(ItemsListReq(params=params), _ITEMS, with_endings=with_endings)
+
+    async def last_ending(self, thread_id: str) -> AnswerEnding | None:
+        """Return how the thread's last answer was cut; None if it wasn't, or if a turn is live."""
+        return await self._transport.last_ending(thread_id)
 
     async def rename(
         self, thread_id: str, title: str, *, idempotency_key: str | None = None
@@ -325,15 +345,30 @@ class ChatClient:
             ThreadsSyncCustomActionReq(params=params), _SYNC_ACTION, idempotency_key
         )
 
-    async def ask(self, request: BaseReq | bytes, *, idempotency_key: str | None = None) -> bytes:
+    async def ask(
+        self,
+        request: BaseReq | bytes,
+        *,
+        idempotency_key: str | None = None,
+        with_endings: bool = False,
+    ) -> bytes:
         """Send any request that has one answer, or any bytes, and return the answer's JSON."""
         body = request if isinstance(request, bytes) else _encoded(request)
-        return await self._transport.ask(body, idempotency_key=idempotency_key)
+        return await self._transport.ask(
+            body, idempotency_key=idempotency_key, with_endings=with_endings
+        )
 
     async def _ask(
-        self, request: BaseReq, answer: TypeAdapter[_T], idempotency_key: str | None = None
+        self,
+        request: BaseReq,
+        answer: TypeAdapter[_T],
+        idempotency_key: str | None = None,
+        *,
+        with_endings: bool = False,
     ) -> _T:
-        return answer.validate_json(await self.ask(request, idempotency_key=idempotency_key))
+        return answer.validate_json(
+            await self.ask(request, idempotency_key=idempotency_key, with_endings=with_endings)
+        )
 
 
 def _encoded(request: BaseReq) -> bytes:

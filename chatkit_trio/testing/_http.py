@@ -21,11 +21,11 @@ _RECEIVE_SIZE = 65536
 class SocketTransport(HTTPTransport):
     """Talks to the server of a URL. The TCP connection is closed after every request."""
 
-    def __init__(self, url: str, headers: Headers) -> None:
+    def __init__(self, url: str, headers: Headers, *, can_return: bool = False) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
             raise ValueError(f"a client needs an http or https URL, not {url!r}")
-        super().__init__(parts.path, headers)
+        super().__init__(parts.path, headers, can_return=can_return)
         self._host = parts.hostname
         self._is_secure = parts.scheme == "https"
         self._port = parts.port or (443 if self._is_secure else 80)

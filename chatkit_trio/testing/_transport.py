@@ -1,7 +1,7 @@
 """How a client's requests are sent: straight to a server object, or as HTTP.
 
-A `Transport` has four operations: ask, open a stream, watch a stream, stop a turn. Over HTTP all
-four use one method, `exchange`, which the ASGI and the socket transport implement.
+A `Transport` has five operations: ask, open a stream, watch a stream, stop a turn, ask how one
+ended. Over HTTP all use one method, `exchange`, which the ASGI and the socket transport implement.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from chatkit_trio.server import (
     StreamingResult,
     Turn,
 )
+from chatkit_trio.types import AnswerEnding
 
 __all__ = [
     "Connection",
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 Headers = Sequence[tuple[str, str]]
+
+_WITH_EVENT_IDS = ("chatkit-event-ids", "1")
+_WITH_ENDINGS = ("chatkit-endings", "1")
 
 
 class RequestRefused(Exception):
@@ -75,7 +79,9 @@ class Transport(ABC):
     """The connection to a server, real or not. Enter it before use."""
 
     @abstractmethod
-    async def ask(self, request: bytes, *, idempotency_key: str | None = None) -> bytes:
+    async def ask(
+        self, request: bytes, *, idempotency_key: str | None = None, with_endings: bool = False
+    ) -> bytes:
         """Return the JSON that answers a request. Raises `RequestRefused`."""
 
     @abstractmethod
@@ -93,6 +99,10 @@ class Transport(ABC):
     @abstractmethod
     async def stop(self, thread_id: str) -> None:
         """End a thread's live turn; returns when it is settled."""
+
+    @abstractmethod
+    async def last_ending(self, thread_id: str) -> AnswerEnding | None:
+        """Return how a thread's last answer was cut. Raises `RequestRefused`."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -130,14 +140,22 @@ class ServerConnection(Connection):
 class ServerTransport(Transport):
     """Calls `ChatKitServer.process`, with one context for all requests."""
 
-    def __init__(self, server: ChatKitServer[Any], context: Any) -> None:
+    def __init__(
+        self, server: ChatKitServer[Any], context: Any, *, can_return: bool = False
+    ) -> None:
         self._server = server
         self._context = context
+        self._can_return = can_return
 
-    async def ask(self, request: bytes, *, idempotency_key: str | None = None) -> bytes:
+    async def ask(
+        self, request: bytes, *, idempotency_key: str | None = None, with_endings: bool = False
+    ) -> bytes:
         with _refusals():
             result = await self._server.process(
-                request, self._context, idempotency_key=idempotency_key
+                request,
+                self._context,
+                idempotency_key=idempotency_key,
+                with_endings=with_endings,
             )
         assert isinstance(result, NonStreamingResult)
         return result.json
@@ -148,7 +166,10 @@ class ServerTransport(Transport):
     ) -> AsyncIterator[Connection]:
         with _refusals():
             result = await self._server.process(
-                request, self._context, idempotency_key=idempotency_key
+                request,
+                self._context,
+                can_return=self._can_return,
+                idempotency_key=idempotency_key,
             )
         assert isinstance(result, StreamingResult)
         async with result:
@@ -169,6 +190,10 @@ class ServerTransport(Transport):
 
     async def stop(self, thread_id: str) -> None:
         await self._server.stop(thread_id)
+
+    async def last_ending(self, thread_id: str) -> AnswerEnding | None:
+        with _refusals():
+            return await self._server.last_ending(thread_id, self._context)
 
 
 @contextmanager
@@ -207,9 +232,10 @@ class HTTPResponse:
 class HTTPTransport(Transport):
     """The protocol over HTTP, with the paths of `chatkit_trio.web` below one base path."""
 
-    def __init__(self, path: str, headers: Headers) -> None:
+    def __init__(self, path: str, headers: Headers, *, can_return: bool) -> None:
         self._path = path.rstrip("/")
         self._headers = headers
+        self._stream_headers: Headers = [_WITH_EVENT_IDS] if can_return else []
 
     @abstractmethod
     def exchange(
@@ -218,27 +244,40 @@ class HTTPTransport(Transport):
         """Send a request. Entering returns when the head of the answer has arrived; leaving breaks
         the connection if the body hasn't been read to its end."""
 
-    async def ask(self, request: bytes, *, idempotency_key: str | None = None) -> bytes:
-        async with self._accepted("POST", "", request, _key_header(idempotency_key)) as response:
+    async def ask(
+        self, request: bytes, *, idempotency_key: str | None = None, with_endings: bool = False
+    ) -> bytes:
+        extra = [*_key_header(idempotency_key), *([_WITH_ENDINGS] if with_endings else [])]
+        async with self._accepted("POST", "", request, extra) as response:
             return await response.body()
 
     @asynccontextmanager
     async def stream(
         self, request: bytes, *, idempotency_key: str | None = None
     ) -> AsyncIterator[Connection]:
-        async with self._accepted("POST", "", request, _key_header(idempotency_key)) as response:
+        extra = [*self._stream_headers, *_key_header(idempotency_key)]
+        async with self._accepted("POST", "", request, extra) as response:
             yield response.connection
 
     @asynccontextmanager
     async def watch(self, thread_id: str, last_event_id: str | None) -> AsyncIterator[Connection]:
-        path = f"/threads/{quote(thread_id, safe='')}/turn"
+        path = _path_of(thread_id, "turn")
         headers = [] if last_event_id is None else [("last-event-id", last_event_id)]
         async with self._accepted("GET", path, b"", headers) as response:
             yield response.connection
 
     async def stop(self, thread_id: str) -> None:
-        async with self._accepted("POST", f"/threads/{quote(thread_id, safe='')}/stop", b""):
+        async with self._accepted("POST", _path_of(thread_id, "stop"), b""):
             pass
+
+    async def last_ending(self, thread_id: str) -> AnswerEnding | None:
+        path = _path_of(thread_id, "turn")
+        async with self._accepted("GET", path, b"", [_WITH_ENDINGS]) as response:
+            types = [value for name, value in response.headers if name.lower() == "content-type"]
+            if types != ["application/json"]:
+                return None  # the turn is live
+            ending = _parsed(await response.body())["ending"]
+            return None if ending is None else AnswerEnding.model_validate(ending)
 
     @asynccontextmanager
     async def _accepted(
@@ -253,6 +292,10 @@ class HTTPTransport(Transport):
 
 def _key_header(key: str | None) -> Headers:
     return [] if key is None else [("idempotency-key", key)]
+
+
+def _path_of(thread_id: str, what: str) -> str:
+    return f"/threads/{quote(thread_id, safe='')}/{what}"
 
 
 def _parsed(body: bytes) -> Any:

@@ -16,8 +16,8 @@ import trio
 from quart import Request, Response, request
 from werkzeug.exceptions import Forbidden, RequestTimeout
 
-from chatkit_trio.errors import ConflictError, TooLargeError
-from chatkit_trio.server import ChatKitServer, StreamingResult
+from chatkit_trio.errors import ConflictError, StoreError, TooLargeError
+from chatkit_trio.server import ChatKitServer, StreamingResult, Turn
 from chatkit_trio.store import TContext
 
 from ._event_stream import EventStreamBody
@@ -30,6 +30,10 @@ ContextFunction: TypeAlias = Callable[[Request], TContext | Awaitable[TContext]]
 """Makes the context of a request: who asks, and whatever else the hooks want to know."""
 
 _PING_TIMEOUT = 2.0  # seconds
+
+
+def _wants_endings() -> bool:
+    return "ChatKit-Endings" in request.headers
 
 
 class RequestContext(Generic[TContext]):
@@ -66,34 +70,68 @@ class Endpoint(Generic[TContext]):
     async def process(self) -> Response:
         """Answer one request of the protocol."""
         context = await self._context()
-        key = request.headers.get("Idempotency-Key")
-        result = await self._server.process(await self._body(), context, idempotency_key=key)
+        # Who asks for ids can come back with the last one.
+        with_ids = "ChatKit-Event-Ids" in request.headers
+        result = await self._server.process(
+            await self._body(),
+            context,
+            can_return=with_ids,
+            idempotency_key=request.headers.get("Idempotency-Key"),
+            with_endings=_wants_endings(),
+        )
         if isinstance(result, StreamingResult):
-            with_ids = "ChatKit-Event-Ids" in request.headers
             return event_stream(EventStreamBody(result, with_ids=with_ids))
         return json_response(result.json)
 
     async def watch(self, thread_id: str) -> Response:
-        """Stream the thread's live turn, or what the client has missed of it, if there is one."""
+        """Stream the thread's live turn, or what the client has missed of it, if there is one.
+
+        If there is none, a client that asks is told how the last answer ended.
+        """
         context = await self._context()
         last = parse_event_id(
             request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
         )
         await self._server.store.load_thread(thread_id, context=context)
-        turn = self._server.live_turns.on_thread(thread_id)
+        turn = await self._begun_turn(thread_id)
         if turn is None or turn.is_ending or (last is not None and last.turn_id != turn.id):
-            return empty_response()
+            return await self._no_turn(thread_id, context)
         return event_stream(WatchBody(self._server, thread_id, last, context))
+
+    async def _no_turn(self, thread_id: str, context: TContext) -> Response:
+        """Answer a client that has nothing to go on with: its turn is over."""
+        if not _wants_endings():
+            return empty_response()
+        ending = await self._server.last_ending(thread_id, context)
+        is_live = self._server.live_turns.on_thread(thread_id) is not None
+        answer = {"live": is_live, "ending": None if ending is None else ending.model_dump()}
+        return json_response(json.dumps(answer).encode())
 
     async def stop(self, thread_id: str) -> Response:
         """End the thread's live turn; its answer so far is kept."""
         context = await self._context()
         await self._server.store.load_thread(thread_id, context=context)
-        turn = self._server.live_turns.on_thread(thread_id)
+        turn = await self._begun_turn(thread_id, in_haste=True)
         if turn is not None and not turn.allow_cancel:
             raise ConflictError("this answer can't be stopped")
         stopped = await self._server.stop(thread_id)
         return json_response(json.dumps({"stopped": stopped}).encode())
+
+    async def _begun_turn(self, thread_id: str, *, in_haste: bool = False) -> Turn[TContext] | None:
+        """Return the turn that holds a thread, once it is known whether it may be stopped.
+
+        `in_haste` bounds the first writes of a turn that is beginning. Raises `StoreError` if they
+        take longer than a settling may.
+        """
+        turns = self._server.live_turns
+        while (turn := turns.holder(thread_id)) is not None and not turn.options_known.is_set():
+            if in_haste:
+                turn.hurry()
+            with trio.move_on_after(turn.longest_settling):
+                await turn.options_known.wait()
+                continue
+            raise StoreError(f"the beginning of the answer in thread {thread_id} isn't stored yet")
+        return turn
 
     async def health(self) -> Response:
         """Say whether this process can answer. Anyone may ask: no context is made."""

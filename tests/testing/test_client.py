@@ -28,23 +28,24 @@ from chatkit_trio.types import ThreadItemDoneEvent, ThreadItemUpdatedEvent
 from chatkit_trio.web import create_app
 from tests.transcript import lines, transcript
 
-Connect = Callable[[ScriptedServer], AbstractAsyncContextManager[ChatClient]]
+Connect = Callable[..., AbstractAsyncContextManager[ChatClient]]
+"""Connects a client to a scripted server; keywords go to the client."""
 
 
 @asynccontextmanager
-async def on_server(server: ScriptedServer) -> AsyncIterator[ChatClient]:
-    async with server, ChatClient.of_server(server) as client:
+async def on_server(server: ScriptedServer, **keywords: Any) -> AsyncIterator[ChatClient]:
+    async with server, ChatClient.of_server(server, **keywords) as client:
         yield client
 
 
 @asynccontextmanager
-async def on_app(server: ScriptedServer) -> AsyncIterator[ChatClient]:
-    async with ChatClient.of_app(create_app(server)) as client:
+async def on_app(server: ScriptedServer, **keywords: Any) -> AsyncIterator[ChatClient]:
+    async with ChatClient.of_app(create_app(server), **keywords) as client:
         yield client
 
 
 @asynccontextmanager
-async def at_url(server: ScriptedServer) -> AsyncIterator[ChatClient]:
+async def at_url(server: ScriptedServer, **keywords: Any) -> AsyncIterator[ChatClient]:
     config = hypercorn.config.Config()
     config.bind = ["127.0.0.1:0"]
     config.errorlog = None
@@ -52,7 +53,7 @@ async def at_url(server: ScriptedServer) -> AsyncIterator[ChatClient]:
     serve = partial(hypercorn.trio.serve, create_app(server), config, shutdown_trigger=stop.wait)
     async with trio.open_nursery() as nursery:
         [url] = await nursery.start(serve)
-        async with ChatClient.at(f"{url}/chatkit") as client:
+        async with ChatClient.at(f"{url}/chatkit", **keywords) as client:
             yield client
         stop.set()
 
@@ -101,7 +102,8 @@ async def test_a_stream_is_read_to_its_end(connect: Connect) -> None:
 @everywhere
 async def test_a_disconnect_in_the_middle_keeps_what_has_been_read(connect: Connect) -> None:
     store = MemoryStore[Any]()
-    async with connect(scripted_server(store, [say("Hel", finish=False), pause(60)])) as client:
+    server = scripted_server(store, [say("Hel", finish=False), pause(60)])
+    async with connect(server, can_return=False) as client:
         async with client.send("hi") as turn:
             await turn.wait_for(lambda event: turn.text == "Hel")
             await turn.disconnect()
@@ -119,6 +121,34 @@ async def test_a_disconnect_in_the_middle_keeps_what_has_been_read(connect: Conn
         ]
 
 
+@pytest.mark.parametrize("can_return", [False, True])
+@pytest.mark.parametrize("connect", [on_server, on_app])
+async def test_a_client_that_can_come_back_is_given_the_time_to(
+    connect: Connect, can_return: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = MemoryStore[Any]()
+    server = scripted_server(store, [say("Hel", "lo", every=2)])
+    async with connect(server, can_return=can_return) as client:
+        async with client.send("hi") as turn:
+            await turn.wait_for(lambda event: turn.text == "Hel")
+        await trio.sleep(5)
+
+        cut = ["assistant: Hel", "note: disconnected"]
+        answer = ["assistant: Hello"] if can_return else cut
+        assert await transcript(store, turn.thread_id) == ["user: hi", *answer]
+
+
+@pytest.mark.parametrize(("connect", "has_ids"), [(on_server, False), (on_app, True)])
+async def test_over_http_a_client_asks_for_ids_unless_told_otherwise(
+    connect: Connect, has_ids: bool
+) -> None:
+    async with connect(scripted_server(MemoryStore(), [say("Hi")])) as client:
+        async with client.send("hi") as turn:
+            await turn.read()
+
+        assert (turn.last_event_id is not None) == has_ids
+
+
 @everywhere
 async def test_stop_ends_the_stream_properly(connect: Connect) -> None:
     store = MemoryStore[Any]()
@@ -130,6 +160,32 @@ async def test_stop_ends_the_stream_properly(connect: Connect) -> None:
 
         assert turn.is_complete
         assert (await transcript(store, turn.thread_id))[-1] == "note: stopped"
+
+
+@everywhere
+async def test_a_client_can_ask_how_answers_ended(connect: Connect) -> None:
+    server = scripted_server(MemoryStore(), [say("Hel", finish=False), pause(60)], [say("Hi")])
+    async with connect(server) as client:
+        async with client.send("hi") as turn:
+            await turn.wait_for(lambda event: turn.text == "Hel")
+            thread_id = turn.thread_id or ""
+            assert await client.last_ending(thread_id) is None
+            await turn.stop()
+        ending = await client.last_ending(thread_id)
+        page = await client.items_page(thread_id, with_endings=True)
+        thread = await client.thread(thread_id, with_endings=True)
+
+        assert ending is not None
+        assert (ending.reason, ending.can_continue) == ("stopped", True)
+        assert ending.item_ids == [turn.items[-1].id]
+        assert page.endings == thread.items.endings == [ending]
+        assert (await client.items_page(thread_id)).endings is None
+
+        async with client.send("more", thread_id) as turn:
+            await turn.read()
+        assert await client.last_ending(thread_id) is None
+        with pytest.raises(RequestRefused):
+            await client.last_ending("thr_unknown")
 
 
 @everywhere

@@ -15,7 +15,9 @@ EVIL = {"Origin": "https://evil.example"}
 LIST = {"type": "threads.list", "params": {}}
 PREFLIGHT = {
     "Access-Control-Request-Method": "POST",
-    "Access-Control-Request-Headers": "content-type,chatkit-event-ids,idempotency-key",
+    "Access-Control-Request-Headers": (
+        "content-type,chatkit-event-ids,chatkit-endings,idempotency-key"
+    ),
 }
 
 

@@ -10,7 +10,7 @@ import trio
 
 from chatkit_trio.server import TurnPolicy
 from chatkit_trio.stores import MemoryStore
-from chatkit_trio.testing import pause, say, scripted_server
+from chatkit_trio.testing import SlowStore, pause, say, scripted_server
 from chatkit_trio.types import AssistantMessageItem, UserMessageItem
 from chatkit_trio.web import create_app
 
@@ -223,6 +223,37 @@ async def test_watching_counts_as_reading(autojump_clock):
             body = await read_until(second, b"turn.end")
 
     assert events_of(body)[-1].data == {"reason": "finished"}
+
+
+@pytest.mark.parametrize(("headers", "ended"), [({}, True), (IDS, False)])
+async def test_one_that_asked_for_ids_has_time_to_come_back(headers, ended, autojump_clock):
+    server = scripted_server(MemoryStore(), [say("Hello", " there", every=5), pause(9)])
+    async with client_of(create_app(server)) as client:
+        async with client.open("POST", "/chatkit", CREATE, headers) as response:
+            thread_id = await thread_id_of(response)
+        await trio.sleep(3)
+        answer = await client.ask("GET", f"/chatkit/threads/{thread_id}/turn")
+
+    assert answer.status == (204 if ended else 200)
+    assert ended or text_in(events_of(answer.body)) == "Hello there"
+
+
+async def test_one_that_comes_back_during_the_first_writes_gets_the_turn(autojump_clock):
+    store = SlowStore(MemoryStore(), 0.0)
+    server = scripted_server(store, [say("Hello")])
+    async with client_of(create_app(server)) as client:
+        async with client.open("POST", "/chatkit", CREATE) as response:
+            thread_id = await thread_id_of(response)
+            await response.body()
+        store.seconds = 1.0
+        message = {**CREATE["params"], "thread_id": thread_id}
+        body = {"type": "threads.add_user_message", "params": message}
+        async with client.open("POST", "/chatkit", body, IDS):
+            await trio.sleep(2.5)
+            assert [turn.has_begun for turn in server.live_turns] == [False]
+        answer = await client.ask("GET", f"/chatkit/threads/{thread_id}/turn")
+
+    assert text_in(events_of(answer.body)) == "Hello"
 
 
 async def test_another_owners_turn_is_not_found(autojump_clock):

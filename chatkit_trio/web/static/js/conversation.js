@@ -11,6 +11,8 @@ import { strings } from "./strings.js";
 const PAGE = 30; // items a page
 const PATIENCE = 6000; // milliseconds for a stopped turn to end its stream
 
+const NOT_ATTACHED = { stream: null, ending: null }; // by a server without resume
+
 let localCount = 0;
 let conversationCount = 0;
 const localId = (kind) => `local-${kind}-${++localCount}`;
@@ -73,7 +75,9 @@ export class Conversation {
   async #loadAndAttach() {
     try {
       await this.refresh();
-      return await attachStream(this.threadId).catch(() => null); // a server without resume
+      const { stream, ending } = await attachStream(this.threadId).catch(() => NOT_ATTACHED);
+      this.endMark = ending?.reason ?? null;
+      return stream;
     } catch (error) {
       this.loadError = error.message;
       return null;
@@ -203,7 +207,7 @@ export class Conversation {
 
   #end(turn) {
     const stopped = this.stopping || turn.reason === "stopped";
-    const cut = turn.reason && turn.reason !== "finished" && turn.reason !== "failed";
+    const cut = turn.reason && turn.reason !== "finished";
     this.endMark = stopped ? "stopped" : cut ? turn.reason : null;
     this.#turn = null;
     this.#live.clear();
@@ -251,13 +255,22 @@ export class Conversation {
     if (waits && !this.failure && !this.endMark && turn.accepted) await this.runTool(last);
   }
 
-  /** Stops the answer: by asking the server, or by hanging up when it can't be asked. */
+  /**
+   * Stops the answer by asking the server, or by hanging up when it can't be asked. A server with
+   * resume doesn't take that for a stop: it waits a while for the page to come back.
+   */
   async stop() {
     const turn = this.#turn;
     if (!turn || this.stopping || !this.allowCancel) return;
     this.stopping = true;
     announce(strings.stopping);
-    const outcome = this.threadId ? await stopTurn(this.threadId) : "unasked";
+    if (this.threadId) await this.#askToStop(turn);
+    else if (!turn.accepted) turn.abort();
+    else setTimeout(() => turn.abort(), PATIENCE); // asked when the thread is known
+  }
+
+  async #askToStop(turn) {
+    const outcome = await stopTurn(this.threadId);
     if (outcome === "unasked") turn.abort();
     else if (outcome === "none") turn.abort({ thenRefresh: true });
     else setTimeout(() => turn.abort({ thenRefresh: true }), PATIENCE);
@@ -334,6 +347,7 @@ export class Conversation {
     this.threadId = thread.id;
     this.#setThread(thread);
     this.#events.onCreated(this);
+    if (this.stopping) this.#askToStop(this.#turn);
   }
 
   #setThread(thread) {

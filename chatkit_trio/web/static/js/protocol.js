@@ -5,7 +5,7 @@ import { config } from "./config.js";
 import { createParser } from "../vendor/vendor.js";
 import { strings } from "./strings.js";
 
-const STOP_TIMEOUT = 2000; // milliseconds until a stop falls back to aborting the request
+const STOP_TIMEOUT = 2000; // milliseconds to wait for the answer to a stop
 const SILENCE = 60_000; // milliseconds without a byte, from a server that sends heartbeats
 
 /** The server answered, with an error. */
@@ -69,14 +69,18 @@ function threadUrl(threadId, what) {
   return `${config.endpoint}/threads/${encodeURIComponent(threadId)}/${what}`;
 }
 
-/** Attaches to the live turn of a thread; null when there is none, or no such route. */
+/**
+ * Attaches to the live turn of a thread. `stream` is null when there is none, or no such route;
+ * `ending` then says how the last answer was cut, if it was and the server tells.
+ */
 export async function attachStream(threadId, lastEventId, signal) {
-  const headers = { Accept: "text/event-stream", "ChatKit-Event-Ids": "1" };
+  const headers = { Accept: "text/event-stream", "ChatKit-Endings": "1" };
   if (lastEventId) headers["Last-Event-ID"] = lastEventId;
   const response = await reach(threadUrl(threadId, "turn"), { headers, signal, cache: "no-store" });
-  if (response.status === 204) return null;
   if (!response.ok) throw await serverError(response);
-  return isEventStream(response) ? response : null;
+  if (isEventStream(response)) return { stream: response, ending: null };
+  const answer = await response.json().catch(() => null); // 204, or not of this protocol
+  return { stream: null, ending: answer?.ending ?? null };
 }
 
 function isEventStream(response) {
@@ -86,8 +90,9 @@ function isEventStream(response) {
 /** Asks the server to stop the turn of a thread: "stopped", "none" live, or "unasked". */
 export async function stopTurn(threadId) {
   try {
-    const options = { method: "POST", signal: AbortSignal.timeout(STOP_TIMEOUT) };
-    const response = await fetch(threadUrl(threadId, "stop"), options);
+    // Not aborted when it takes longer: the server is to carry it out.
+    const asked = fetch(threadUrl(threadId, "stop"), { method: "POST", keepalive: true });
+    const response = await inTime(asked, STOP_TIMEOUT);
     if (!response.ok) return "unasked";
     return (await response.json()).stopped ? "stopped" : "none";
   } catch {

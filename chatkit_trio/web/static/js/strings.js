@@ -52,6 +52,8 @@ export const strings = {
     superseded: "A newer message replaced this answer",
     stalled: "The connection was too slow; the answer was cut off",
     disconnected: "The connection was lost; the answer was cut off",
+    silent: "The assistant stopped answering; the answer was cut off",
+    failed: "An error cut the answer off",
     crashed: "The server failed; the answer was cut off",
   },
   working: "Working on it",

@@ -15,7 +15,7 @@ export class Turn {
   #controller = new AbortController();
   #lastEventId = null;
   #reloads = 0;
-  reason = null; // how the server says it ended
+  reason = null; // how the server says it ended, if it does
   refreshesAfterAbort = false;
   accepted = false; // whether the server took the request
 
@@ -86,13 +86,15 @@ export class Turn {
     await this.#conversation.refresh();
   }
 
-  // A response, null when no turn is live any more, undefined when it may work later.
+  // A response, null when the turn is over, undefined when it may work later.
   async #tryToAttach() {
     const { threadId } = this.#conversation;
     try {
-      const response = await attachStream(threadId, this.#lastEventId, this.#controller.signal);
+      const { signal } = this.#controller;
+      const { stream, ending } = await attachStream(threadId, this.#lastEventId, signal);
       this.#conversation.setReconnecting(false);
-      return response;
+      if (!stream) this.reason = ending?.reason ?? null;
+      return stream;
     } catch (error) {
       if (error instanceof ConnectionLost) return undefined;
       if (error instanceof ServerError && error.status >= 500) return undefined;

@@ -1,0 +1,86 @@
+"""Which cut answers a client is told of, and which of them it may offer to continue.
+
+What the store knows is the hidden note behind each cut answer. So an ending is gone when its note
+is: with the thread, or with a retry. Plain rules: nothing here waits. Items are in the thread's
+order everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeGuard
+
+from chatkit_trio.types import (
+    AnswerEnding,
+    SDKHiddenContextItem,
+    ThreadItem,
+    UserMessageItem,
+    is_hidden,
+)
+
+from .keeping import CancelReason
+
+
+def ends_search(item: ThreadItem) -> bool:
+    """Say whether no note behind this item can be about an item before it.
+
+    A turn begins with a message of the user, or after the note of the turn before it.
+    """
+    return isinstance(item, UserMessageItem) or _is_ending_note(item)
+
+
+def notes_of_page(
+    page: Sequence[ThreadItem], behind: Sequence[ThreadItem]
+) -> list[SDKHiddenContextItem]:
+    """Return the notes in a page, and those `behind` it that are about one of its items."""
+    ids = {item.id for item in page}
+    return [
+        item
+        for item in (*page, *behind)
+        if _is_ending_note(item) and (item.id in ids or not ids.isdisjoint(_item_ids(item)))
+    ]
+
+
+def latest_items(items: Sequence[ThreadItem]) -> list[ThreadItem] | None:
+    """Return the items behind the last message of the user; None if there is no message."""
+    places = [place for place, item in enumerate(items) if isinstance(item, UserMessageItem)]
+    return list(items[places[-1] + 1 :]) if places else None
+
+
+def note_at_the_end(latest: Sequence[ThreadItem]) -> SDKHiddenContextItem | None:
+    """Return the note of the last answer, None if it wasn't cut.
+
+    `latest` are the items behind the last message of the user.
+    """
+    for item in reversed(latest):
+        if _is_ending_note(item):
+            return item
+        if not is_hidden(item):
+            return None
+    return None
+
+
+def answer_ending(note: SDKHiddenContextItem, latest: Sequence[ThreadItem]) -> AnswerEnding:
+    """Return what a client is told by a note, which has an ending.
+
+    It can continue the answer if that was cut for another reason than a new message, something of
+    it is there, and no message of the user stands behind it.
+    """
+    assert note.ending is not None
+    ids = {item.id for item in latest}
+    return AnswerEnding(
+        **note.ending.model_dump(),
+        can_continue=(
+            note.ending.reason != CancelReason.SUPERSEDED
+            and note.id in ids
+            and not ids.isdisjoint(_item_ids(note))
+        ),
+    )
+
+
+def _is_ending_note(item: ThreadItem) -> TypeGuard[SDKHiddenContextItem]:
+    return isinstance(item, SDKHiddenContextItem) and item.ending is not None
+
+
+def _item_ids(note: SDKHiddenContextItem) -> Sequence[str]:
+    return () if note.ending is None else note.ending.item_ids
