@@ -94,15 +94,15 @@ class Answer:
 
     def journal_entry(self) -> JournalEntry | None:
         """Return what to checkpoint, or None if nothing has changed since the last time."""
-        if not self.settling.in_journal or self._journaled_version == self._version:
+        if not self.settling.left.in_journal or self._journaled_version == self._version:
             return None
         self._journaled_version = self._version
-        return self.settling.journal_entry()
+        return self.settling.left.journal_entry()
 
     @property
     def _version(self) -> int:
         # When the turn is cut, the reason belongs into the journal too.
-        return self.items.version + (self.settling.reason is not None)
+        return self.items.version + (self.settling.left.reason is not None)
 
     def forget_checkpoint(self) -> None:
         """Take note that the last journal entry wasn't written."""

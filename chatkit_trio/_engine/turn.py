@@ -170,7 +170,7 @@ class Turn(Generic[TContext]):
     def cancel_reason(self) -> CancelReason | None:
         """Why the turn ended early, or is about to; None if it didn't."""
         if self._answer is not None and self.state not in _BEFORE_SETTLING:
-            return self._answer.settling.reason
+            return self._answer.settling.left.reason
         return self._ending.reason
 
     def cancel(self, reason: CancelReason = CancelReason.STOPPED) -> None:
@@ -225,7 +225,7 @@ class Turn(Generic[TContext]):
     async def wait_settled(self) -> None:
         """Wait until all is stored. Raises `StoreError` if that takes longer than it should."""
         if self._answer is not None:
-            self._answer.settling.try_now()
+            self._answer.settling.storing.try_now()
         with trio.move_on_after(self.longest_settling):
             await self.settled.wait()
             return
@@ -242,7 +242,7 @@ class Turn(Generic[TContext]):
     def give_up(self) -> None:
         """Stop trying to store what the store doesn't take: the server leaves."""
         if self._answer is not None:
-            self._answer.settling.give_up()
+            self._answer.settling.storing.give_up()
 
     async def rename(self, title: str) -> bool:
         """Give the thread a title, saved by this turn; return False if the turn has ended."""
@@ -378,7 +378,7 @@ class Turn(Generic[TContext]):
         journal = self._hooks.store.journal
         if journal is not None:
             # Before the call: when it fails, there may be an entry all the same.
-            self._answer.settling.in_journal = True
+            self._answer.settling.left.in_journal = True
             begin_entry = partial(journal.begin, self.id, self.thread_id, self.context)
             await self._ending.write(begin_entry)
         await self._ending.write(self.request.began)
@@ -397,7 +397,7 @@ class Turn(Generic[TContext]):
             self.state = TurnState.SETTLING
             outcome = await answer.settle(self._call_hook)
             self._tell(outcome)
-            if outcome.is_stored or await answer.settling.settle_later():
+            if outcome.is_stored or await answer.settling.storing.until_stored():
                 self._release()
             if cut is not None:
                 raise cut

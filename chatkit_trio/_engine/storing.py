@@ -1,0 +1,238 @@
+"""Storing what a turn has left, again and again, until the store has it.
+
+Each try is shielded, with a deadline. An item that the store can never take doesn't hold up the
+rest: it is set aside.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from math import inf
+from typing import Any
+
+import trio
+
+from chatkit_trio.errors import NotFoundError, StoreError
+from chatkit_trio.store import Settlement, Store, UnstorableItem
+from chatkit_trio.types import ThreadItem
+
+from .groups import StrayCancellation, ends_process
+from .leftovers import Leftovers
+
+logger = logging.getLogger(__name__)
+
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 30.0  # seconds between two tries
+_TRIES_TOGETHER = {True: 10, False: 3}
+"""After so many failures the items are tried one by one. True: the store says that it can't be
+used, which is hardly the fault of an item."""
+
+_TRIES_ALONE = 3
+"""An item that fails so often alone, while the store takes other things, is set aside."""
+
+
+async def ends_within(
+    seconds: float, operation: Callable[..., Awaitable[None]], *args: Any
+) -> bool:
+    """Run an operation shielded, and say whether it ended in time.
+
+    Whatever it raises comes out as an `Exception`; only Ctrl-C and exits pass. The group of a
+    nursery may hold a cancellation by this scope beside a real error: the scope takes the
+    cancellation out, and the rest is raised.
+    """
+    try:
+        with trio.move_on_after(seconds, shield=True):
+            await operation(*args)
+            return True
+    except (Exception, GeneratorExit):
+        raise
+    except BaseException as error:
+        if ends_process(error):
+            raise
+        # A cancellation of some scope of user code, raised again where that scope is no more.
+        raise StrayCancellation.of(error) from None  # noqa: ASYNC104
+    return False
+
+
+class Storing:
+    """The tries to store the leftovers of one turn."""
+
+    def __init__(
+        self, store: Store[Any], context: Any, leftovers: Leftovers, seconds: float
+    ) -> None:
+        self._store = store
+        self._context = context
+        self._left = leftovers
+        self._seconds = seconds
+        self._tries = 0
+        self._tries_alone: dict[str, int] = {}
+        self._is_given_up = False
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def once(self) -> None:
+        """Store all that is left in one step; raise what the store raises."""
+        settlement = self._left.settlement()
+        try:
+            await self._store.settle(settlement, self._context)
+        except (NotFoundError, StoreError):
+            raise
+        except Exception:
+            if settlement.thread is None:
+                raise
+            # It may be the thread that can't be stored: the items are stored without it.
+            logger.exception("thread %s couldn't be saved with its items", self._left.thread_id)
+            settlement = replace(settlement, thread=None)
+            await self._store.settle(settlement, self._context)
+            self._left.drop_thread()
+        self._left.confirm(settlement.thread)
+
+    async def finished_items(self) -> None:
+        """Store finished items whose write failed; if that fails they stay among the leftovers."""
+        settlement = self._left.unconfirmed()
+        is_empty = settlement == Settlement(self._left.thread_id)
+        if not is_empty and await self._refusal(settlement) is None:
+            self._left.confirm_unconfirmed()
+
+    async def until(self, time: float) -> bool:
+        """Try until this time, or until `give_up`; say whether all is stored."""
+        delay = _FIRST_DELAY
+        while not self._left.is_nothing:
+            if await self._try(min(self._seconds, time - trio.current_time())):
+                continue
+            with trio.move_on_after(min(delay, time - trio.current_time()), shield=True):
+                await self._waiting.park()
+            if self._is_given_up or trio.current_time() >= time:
+                return False
+            delay = min(delay * 2, _LONGEST_DELAY)
+        return True
+
+    async def until_stored(self) -> bool:
+        """Try until all is stored or the thread is gone; False if `give_up` was called."""
+        is_stored = await self.until(inf)
+        if not is_stored:
+            logger.error(
+                "the server leaves before %s of thread %s could be stored; items %s are %s",
+                self._left.turn_id,
+                self._left.thread_id,
+                [item.id for item in self._left.settlement().new_items],
+                "in the journal" if self._left.in_journal else "lost",
+            )
+        return is_stored
+
+    def give_up(self) -> None:
+        """End `until_stored`: the server leaves."""
+        self._is_given_up = True
+        self._waiting.unpark_all()
+
+    def try_now(self) -> None:
+        """Have `until_stored` try at once, because somebody waits for it."""
+        self._waiting.unpark_all()
+
+    async def _try(self, seconds: float) -> bool:
+        error: Exception | None = None
+        try:
+            if await ends_within(seconds, self.once):
+                return True
+        except NotFoundError:
+            left = self._left
+            logger.info("thread %s was deleted; %s is settled", left.thread_id, left.turn_id)
+            left.thread_is_gone()
+            return True
+        except Exception as raised:
+            error = raised
+        self._tries += 1
+        self._log(f"hadn't ended after {seconds} s" if error is None else "failed", error)
+        store_is_away = error is None or isinstance(error, StoreError)
+        return self._tries >= _TRIES_TOGETHER[store_is_away] and await self._one_by_one()
+
+    def _log(self, what: str, error: Exception | None) -> None:
+        logger.log(
+            logging.ERROR if self._tries == 1 else logging.WARNING,
+            "settling %s of thread %s %s (try %d); items %s aren't stored%s; it is tried again",
+            self._left.turn_id,
+            self._left.thread_id,
+            what,
+            self._tries,
+            [item.id for item in self._left.settlement().new_items],
+            ", and are in the journal" if self._left.in_journal else "",
+            exc_info=error if self._tries == 1 else None,
+        )
+
+    async def _one_by_one(self) -> bool:
+        """Store each item alone; say whether all is stored or set aside.
+
+        A failure counts only if the store has just taken something else. The note comes last.
+        """
+        whole, thread_id = self._left.settlement(), self._left.thread_id
+        as_it_is = Settlement(thread_id, thread=self._left.watch.as_saved())
+        if await self._refusal(as_it_is) is not None:
+            return False
+        items = {item.id: item for item in (*whole.new_items, *whole.changed_items)}
+        parts = {item.id: Settlement(thread_id, None, (item,)) for item in whole.new_items}
+        if self._left.note is not None:
+            parts.pop(self._left.note.id, None)
+        for item in whole.changed_items:
+            parts[item.id] = Settlement(thread_id, changed_items=(item,))
+        if whole.thread is not None:
+            parts[thread_id] = Settlement(thread_id, thread=whole.thread)
+        refused = {
+            name: error
+            for name, part in parts.items()
+            if (error := await self._refusal(part)) is not None
+        }
+        for name in refused:
+            self._tries_alone[name] = self._tries_alone.get(name, 0) + 1
+        if any(self._tries_alone[name] < _TRIES_ALONE for name in refused):
+            return False
+        notes = tuple(item for item in whole.new_items if item is self._left.note)
+        if await self._refusal(Settlement(thread_id, whole.turn_id, notes)) is not None:
+            return False
+        for name in refused.keys() & items.keys():
+            await self._set_aside(items[name], refused[name])
+        if thread_id in refused:
+            self._left.drop_thread(at_once=True)
+        self._left.confirm(None if thread_id in refused else whole.thread)
+        return True
+
+    async def _refusal(self, settlement: Settlement) -> Exception | None:
+        """Try to store this; return why it wasn't stored, None if it was."""
+        try:
+            if await ends_within(self._seconds, self._store.settle, settlement, self._context):
+                return None
+        except Exception as error:
+            logger.warning(
+                "a part of what %s of thread %s has left couldn't be stored; it is tried again",
+                self._left.turn_id,
+                self._left.thread_id,
+                exc_info=error,
+            )
+            return error
+        return TimeoutError(f"the store hadn't ended after {self._seconds} s")
+
+    async def _set_aside(self, item: ThreadItem, error: Exception) -> None:
+        """Give the item to the operator."""
+        left = self._left
+        text = _as_text(item)
+        aside = UnstorableItem(left.thread_id, item.id, left.turn_id, text, repr(error))
+        logger.error(
+            "the store has never taken item %s of thread %s; it is set aside",
+            item.id,
+            left.thread_id,
+            exc_info=error,
+        )
+        left.drop(item.id)
+        try:
+            if await ends_within(self._seconds, self._store.set_aside, aside, self._context):
+                return
+        except Exception:
+            logger.exception("the store couldn't set it aside; here it is: %s", text)
+        else:
+            logger.error("the store couldn't set it aside in time; here it is: %s", text)
+
+
+def _as_text(item: ThreadItem) -> str:
+    try:
+        return item.model_dump_json()
+    except Exception:
+        return repr(item)
