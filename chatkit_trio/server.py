@@ -7,8 +7,9 @@ The work is done elsewhere: `_requests` has a function for every request, `_stre
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,10 +25,12 @@ from ._engine.keeping import CancelReason, ending_note
 from ._engine.live import LiveTurns
 from ._engine.opening import CheckedRequest
 from ._engine.policy import TurnPolicy
+from ._engine.repeats import Repeats
 from ._engine.requests import (
     ANSWERED,
     ANSWERED_WITH_ENDINGS,
     DEFAULT_PAGE_SIZE,
+    READS,
     STREAMING,
     last_ending,
 )
@@ -178,7 +181,8 @@ class ChatKitServer(ServerHooks[TContext]):
 
     `policy` says how turns treat disconnects, rivals and the clock. `journal_interval` is how
     often, in seconds, live answers are written to the store's journal if it has one: a crash
-    loses at most so much of an answer.
+    loses at most so much of an answer. `idempotency_window` is how long, in seconds, a request with
+    an `Idempotency-Key` is remembered, so that its repeat isn't carried out again.
     """
 
     def __init__(
@@ -188,12 +192,14 @@ class ChatKitServer(ServerHooks[TContext]):
         *,
         policy: TurnPolicy | None = None,
         journal_interval: float = 0.5,
+        idempotency_window: float = 600.0,
     ) -> None:
         self.store = store
         self.attachment_store = attachment_store
         self.policy = policy if policy is not None else TurnPolicy()
         self.journal_interval = journal_interval
         self.live_turns = LiveTurns(self.__recover)
+        self.__repeats = Repeats(self, idempotency_window)
         # Two underscores: a subclass has names of its own, and must not replace these by chance.
         self.__stack: AsyncExitStack | None = None
         self.__nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
@@ -322,6 +328,7 @@ class ChatKitServer(ServerHooks[TContext]):
         *,
         can_return: bool = False,
         with_endings: bool = False,
+        idempotency_key: str | None = None,
     ) -> StreamingResult | NonStreamingResult:
         """Answer one request of the ChatKit protocol.
 
@@ -336,38 +343,76 @@ class ChatKitServer(ServerHooks[TContext]):
         leaves, the turn has the policy's `return_timeout`. `with_endings` adds to a page of items,
         as `endings`, how its cut answers ended (`types.AnswerEnding`).
 
+        `idempotency_key` is the client's name for this request, which it sends again with the
+        request if it has lost the response. A repeat reads along the turn of the first request, or
+        gets what that turn has stored; one with a single answer gets the same bytes. Requests that
+        only read don't need a key and ignore it. The store keeps the keys of each owner for
+        `idempotency_window` seconds, also over a restart. A request that was refused, or whose
+        first writes failed, uses no key up.
+
         Raises `InvalidRequestError` (400), `NotFoundError` (404), `ConflictError` and `BusyError`
-        (409); each has an `http_status`. A stream's errors come as `error` events. Checkpoints; a
-        cancelled non-streaming request has either been carried out or not.
+        (409; `ConflictError` also for a key that came with another body); each has an
+        `http_status`. A stream's errors come as `error` events. Checkpoints; a cancelled
+        non-streaming request has either been carried out or not, and its key can be used again.
         """
         parsed = parse_request(request)
-        kind = type(parsed)
-        if kind in STREAMING:
-            return await self.__open(parsed, context, can_return=can_return)
+        if type(parsed) in STREAMING:
+            key = None if idempotency_key is None else (idempotency_key, request)
+            return await self.__open(parsed, context, key, can_return=can_return)
+        answer = partial(self.__answer, parsed, context, with_endings=with_endings)
+        if idempotency_key is None or type(parsed) in READS:
+            return NonStreamingResult(await answer())
+        return NonStreamingResult(
+            await self.__repeats.answer(idempotency_key, request, answer, context)
+        )
+
+    async def __answer(
+        self, request: ChatKitReq, context: TContext, *, with_endings: bool
+    ) -> bytes:
         answered = ANSWERED_WITH_ENDINGS if with_endings else ANSWERED
-        return NonStreamingResult(to_json(await answered[kind](self, parsed, context)))
+        return to_json(await answered[type(request)](self, request, context))
 
     async def __open(
-        self, request: ChatKitReq, context: TContext, *, can_return: bool
+        self,
+        request: ChatKitReq,
+        context: TContext,
+        key: tuple[str, str | bytes | bytearray] | None,
+        *,
+        can_return: bool,
     ) -> StreamingResult:
         self.__require_running()
         checked = STREAMING[type(request)](self, request, context)
         policy = self.get_turn_policy(request, context)
+        check = partial(self.__check, checked, policy)
+        start = partial(self.__start, policy=policy, context=context, can_return=can_return)
+        if key is None:
+            await check()
+            return StreamingResult(partial(start, checked, self.live_turns.run))
+        keyed = await self.__repeats.open(*key, checked, context)
+        start_keyed = partial(start, keyed, partial(self.__repeats.run, keyed))
+        return StreamingResult(
+            await keyed.reading(policy, check, start_keyed, can_return=can_return)
+        )
+
+    async def __check(self, checked: CheckedRequest, policy: TurnPolicy) -> None:
         await checked.check()
         if policy.on_busy == "reject":
             self.live_turns.refuse_if_busy(checked.thread_id)
-        return StreamingResult(
-            lambda: self.__start(checked, policy, context, can_return=can_return)
-        )
 
     def __start(
-        self, checked: CheckedRequest, policy: TurnPolicy, context: TContext, *, can_return: bool
+        self,
+        checked: CheckedRequest,
+        run: Callable[[Turn[TContext]], Awaitable[None]],
+        policy: TurnPolicy,
+        context: TContext,
+        *,
+        can_return: bool,
     ) -> tuple[Turn[TContext], FrameReader]:
         nursery = self.__require_running()
         turn = Turn(self, checked, policy, context)
         self.live_turns.add(turn)
         reader = turn.open_reader(leads=True, can_return=can_return)
-        nursery.start_soon(self.live_turns.run, turn, name=f"chatkit_trio {turn.id}")
+        nursery.start_soon(run, turn, name=f"chatkit_trio {turn.id}")
         return turn, reader
 
     def __require_running(self) -> trio.Nursery:

@@ -132,13 +132,15 @@ class RequestRecord:
     """A digest of the request's body. The same key with another digest is another request."""
     thread_id: str = ""
     item_id: str = ""
-    """The id of the user's message, if the request has one."""
+    """The id of the user's message; if the request has none, the id of the last item that the
+    thread had before `respond` was called."""
     turn_id: str = ""
     """The id of the turn, if the request streams."""
     answer: bytes | None = None
-    """The whole answer of a request that doesn't stream, once it is known."""
+    """The whole answer of a request that doesn't stream, once it is known. Of one that streams, the
+    ids of its items and why it ended, as JSON, once the turn has ended."""
     begun: bool = False
-    """Whether the first write of the request has happened."""
+    """Whether the request has been carried out, or is about to be: its first writes are made."""
 
 
 class Journal(ABC, Generic[TContext]):

@@ -44,6 +44,8 @@ LAYERS = [
         "_engine.journal",
         "_engine.live",
         "_engine.opening",
+        "_engine.repeats",
+        "_engine.replay",
         "_engine.requests",
         "_engine.settling",
         "_engine.turn",

@@ -64,6 +64,7 @@ class Answer:
         )
         self.handover = Handover(name, ending, self._accept, policy.settle_timeout)
         self._left: list[Step] = []
+        self._ids_at_end: list[str] | None = None
         self._journaled_version = 0
 
     # --- For others ----------------------------------------------------------------------------
@@ -75,6 +76,13 @@ class Answer:
         """
         unfinished = [*self.items.unconfirmed_additions(), *self.items.pending()]
         return kept_items(unfinished), kept_items(self.items.changed())
+
+    def item_ids(self) -> list[str]:
+        """Return the ids of the items that the client may see, in the order of the store.
+
+        Of a turn that has ended, some may have been dropped.
+        """
+        return self.items.visible_ids() if self._ids_at_end is None else self._ids_at_end
 
     async def rename(self, title: str) -> bool:
         """Have the turn's own task save a title; return False if the turn has ended instead.
@@ -198,6 +206,7 @@ class Answer:
     async def settle(self, hook: Callable[[list[ThreadItem]], Awaitable[None]]) -> Outcome:
         """Store what is left. The first of these counts: a failure, the answer's end, a cut."""
         self._left = self.handover.close()
+        self._ids_at_end = self.items.visible_ids()
         failure = self.handover.failure
         if failure is not None:
             reason: CancelReason | None = CancelReason.FAILED

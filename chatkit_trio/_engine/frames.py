@@ -12,6 +12,7 @@ several readers can watch one turn, and one that comes back goes on where it was
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Awaitable, Callable
 from itertools import islice
 
 import trio
@@ -149,11 +150,20 @@ class FrameReader:
         """Whether the client behind it knows how to come back to the turn."""
         self.number = number
         """The number of the frame that is read next."""
+        self._opening: Callable[[], Awaitable[bytes]] | None = None
 
     @property
     def is_ready(self) -> bool:
         """Whether `receive` has something to return, or to raise, without waiting."""
-        return self.number < self._log.next_number or self._log.is_closed
+        is_open = self._opening is None
+        return is_open and (self.number < self._log.next_number or self._log.is_closed)
+
+    def begin_with(self, opening: Callable[[], Awaitable[bytes]]) -> None:
+        """Before any frame, return what `opening` makes, in place of frames that aren't kept.
+
+        It comes as one piece, so that a reader which has all of it goes on with `number`.
+        """
+        self._opening = opening
 
     async def receive(self, max_bytes: int = 65536) -> list[bytes]:
         """Return all frames that are ready, at least one and about `max_bytes` at most.
@@ -161,6 +171,10 @@ class FrameReader:
         Always a checkpoint; a cancelled call has read nothing. Raises `trio.EndOfChannel` behind
         the last frame and `FramesLost` when this reader has fallen too far behind.
         """
+        if self._opening is not None:
+            state = await self._opening()
+            self._opening = None
+            return [state]
         if self.is_ready:
             await trio.lowlevel.checkpoint()
         while True:

@@ -177,6 +177,17 @@ class TurnItems:
         visible = [item_id for item_id, is_visible_item in self._stored.items() if is_visible_item]
         return visible[-1] if visible else None
 
+    def visible_ids(self) -> list[str]:
+        """Return the ids of all items of this turn that the client may see, also unfinished ones.
+
+        Items from before that this turn has changed are among them.
+        """
+        ids = dict.fromkeys(item_id for item_id, is_visible in self._stored.items() if is_visible)
+        for item in (*self.unconfirmed(), *self.changed(), *self.pending()):
+            if not is_hidden(item):
+                ids[item.id] = None
+        return list(ids)
+
     def pending(self) -> list[ThreadItem]:
         """Return the items that were begun and aren't done, as the client has seen them so far."""
         return [draft.item() for draft in self._pending.values()]

@@ -33,6 +33,19 @@ class CheckedRequest(ABC):
 
     thread_id: str
     """The thread of the turn; for `threads.create` the id that the new thread will have."""
+    turn_id: str = ""
+    """The id of the turn, if it was chosen before the turn is made."""
+    makes_thread: bool = False
+    """Whether the first writes make the thread."""
+    message_id: str = ""
+    """The id of the user's message, if it was chosen before `begin`; see `name_message`."""
+
+    async def name_message(self) -> None:
+        """Choose the id of the user's message now, if the request has one.
+
+        Then `begin` may be called again after a try that failed: the message is stored once.
+        """
+        return
 
     @abstractmethod
     async def check(self) -> None:
@@ -41,6 +54,10 @@ class CheckedRequest(ABC):
     @abstractmethod
     async def begin(self) -> StartedRequest:
         """Do the first writes."""
+
+    async def began(self) -> None:
+        """Take note that the first writes have been made, and that `respond` is called next."""
+        return
 
 
 class TurnHooks(Protocol):

@@ -24,6 +24,7 @@ from chatkit_trio.errors import (
     StoreTimeoutError,
     StreamError,
 )
+from chatkit_trio.store import Store
 from chatkit_trio.types import (
     AnswerEnding,
     Attachment,
@@ -65,7 +66,7 @@ from chatkit_trio.types import (
     is_hidden,
 )
 
-from .endings import answer_ending, ends_search, latest_items, note_at_the_end, notes_of_page
+from .endings import answer_ending, behind_last_message, ends_search, note_at_the_end, notes_of_page
 from .hooks import ServerHooks
 from .keeping import CancelReason
 from .opening import CheckedRequest, StartedRequest
@@ -111,34 +112,66 @@ class _StreamingRequest(CheckedRequest):
     def respond(self, thread: ThreadMetadata, message: UserMessageItem | None) -> Callable[[], Any]:
         return partial(self.server.respond, thread, message, self.context)
 
+    async def user_message(self, thread: ThreadMetadata) -> UserMessageItem:
+        user_input: UserMessageInput = self.params.input
+        attachments = await _load_attachments(self.server, user_input, self.context)
+        return UserMessageItem(
+            id=self.message_id or _new_message_id(self.store, thread, self.context),
+            thread_id=thread.id,
+            created_at=datetime.now(UTC),
+            content=user_input.content,
+            attachments=[
+                attachment.model_copy(update={"thread_id": thread.id}) for attachment in attachments
+            ],
+            quoted_text=user_input.quoted_text,
+            inference_options=user_input.inference_options,
+        )
+
+    async def add_user_message(self, message: UserMessageItem) -> None:
+        for attachment in message.attachments:
+            await self.store.save_attachment(attachment, context=self.context)
+        # A message that was named before may be there, from a try that failed.
+        add = self.store.save_item if self.message_id else self.store.add_thread_item
+        await add(message.thread_id, message, context=self.context)
+
 
 class ThreadsCreate(_StreamingRequest):
+    makes_thread = True
+
     def _thread_id(self) -> str:
         return self.store.generate_thread_id(self.context)
+
+    async def name_message(self) -> None:
+        thread = ThreadMetadata(id=self.thread_id, created_at=datetime.now(UTC))
+        self.message_id = _new_message_id(self.store, thread, self.context)
 
     async def check(self) -> None:
         await _load_attachments(self.server, self.params.input, self.context)
 
     async def begin(self) -> StartedRequest:
         thread = Thread(id=self.thread_id, created_at=datetime.now(UTC), items=Page())
-        message = await _user_message(self.server, self.params.input, thread, self.context)
+        message = await self.user_message(thread)
         metadata = ThreadMetadata(id=thread.id, created_at=thread.created_at)
         await self.store.save_thread(metadata, context=self.context)
-        await _add_user_message(self.server, message, self.context)
+        await self.add_user_message(message)
         created = ThreadCreatedEvent(thread=thread_answer(thread))
         done = ThreadItemDoneEvent(item=message)
         return StartedRequest(thread, self.respond(thread, message), [created, done])
 
 
 class ThreadsAddUserMessage(_StreamingRequest):
+    async def name_message(self) -> None:
+        thread = await self.load_thread()
+        self.message_id = _new_message_id(self.store, thread, self.context)
+
     async def check(self) -> None:
         _require_active(await self.load_thread())
         await _load_attachments(self.server, self.params.input, self.context)
 
     async def begin(self) -> StartedRequest:
         thread = await self.load_thread()
-        message = await _user_message(self.server, self.params.input, thread, self.context)
-        await _add_user_message(self.server, message, self.context)
+        message = await self.user_message(thread)
+        await self.add_user_message(message)
         done = ThreadItemDoneEvent(item=message)
         return StartedRequest(thread, self.respond(thread, message), [done])
 
@@ -241,29 +274,8 @@ async def _load_attachments(
     ]
 
 
-async def _user_message(
-    server: ServerHooks[Any], user_input: UserMessageInput, thread: ThreadMetadata, context: Any
-) -> UserMessageItem:
-    attachments = await _load_attachments(server, user_input, context)
-    return UserMessageItem(
-        id=server.store.generate_item_id("message", thread, context),
-        thread_id=thread.id,
-        created_at=datetime.now(UTC),
-        content=user_input.content,
-        attachments=[
-            attachment.model_copy(update={"thread_id": thread.id}) for attachment in attachments
-        ],
-        quoted_text=user_input.quoted_text,
-        inference_options=user_input.inference_options,
-    )
-
-
-async def _add_user_message(
-    server: ServerHooks[Any], message: UserMessageItem, context: Any
-) -> None:
-    for attachment in message.attachments:
-        await server.store.save_attachment(attachment, context=context)
-    await server.store.add_thread_item(message.thread_id, message, context=context)
+def _new_message_id(store: Store[Any], thread: ThreadMetadata, context: Any) -> str:
+    return store.generate_item_id("message", thread, context)
 
 
 async def _pending_tool_calls(
@@ -335,7 +347,7 @@ async def last_ending(
     await server.store.load_thread(thread_id, context=context)
     if server.live_turns.holder(thread_id) is not None:
         return None
-    latest = await _latest_items(server, thread_id, context)
+    latest = await _load_behind_last_message(server, thread_id, context)
     note = note_at_the_end(latest)
     return None if note is None else answer_ending(note, latest)
 
@@ -355,13 +367,15 @@ async def _endings(
     if items and not is_last and not ends_search(items[-1]):
         behind = await _load_until(server, thread_id, items[-1].id, "asc", ends_search, context)
     notes = notes_of_page(items, behind)
-    latest = latest_items(items) if is_last else None
+    latest = behind_last_message(items) if is_last else None
     if latest is None and notes:
-        latest = await _latest_items(server, thread_id, context)
+        latest = await _load_behind_last_message(server, thread_id, context)
     return [answer_ending(note, latest or ()) for note in notes]
 
 
-async def _latest_items(server: ServerHooks[Any], thread_id: str, context: Any) -> list[ThreadItem]:
+async def _load_behind_last_message(
+    server: ServerHooks[Any], thread_id: str, context: Any
+) -> list[ThreadItem]:
     """Return the items behind the last message of the user, the oldest first."""
 
     def is_message(item: ThreadItem) -> bool:
@@ -369,7 +383,7 @@ async def _latest_items(server: ServerHooks[Any], thread_id: str, context: Any) 
 
     items = await _load_until(server, thread_id, None, "desc", is_message, context)
     items.reverse()
-    latest = latest_items(items)
+    latest = behind_last_message(items)
     return items if latest is None else latest
 
 
@@ -622,6 +636,9 @@ def _page_size(limit: int | None) -> int:
         raise InvalidRequestError(f"params.limit is {limit}: it can't be negative")
     return min(limit or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
+
+READS = frozenset((ThreadsGetByIdReq, ThreadsListReq, ItemsListReq))
+"""The requests that change nothing, so that repeating them is harmless."""
 
 STREAMING: dict[type[Any], Callable[[Any, Any, Any], CheckedRequest]] = {
     ThreadsCreateReq: ThreadsCreate,

@@ -244,9 +244,9 @@ class Settling:
         until = trio.current_time() + 3 * self._seconds
         pending = self._items.pending()
         self._outcome = Outcome(reason, failure, pending=tuple(pending), kept=None)
-        if reason is None:
+        if reason is None or (reason is CancelReason.FAILED and not self._has_to_keep(pending)):
             self._keep(pending, with_note=False)
-        elif reason is not CancelReason.FAILED or self._has_to_keep(pending):
+        else:
             await self._store_unconfirmed()
             await self._call_hook(hook, pending)
         is_stored = await self._store_left(until)

@@ -44,7 +44,7 @@ from __future__ import annotations
 import enum
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from functools import partial
@@ -89,6 +89,11 @@ class TurnState(enum.StrEnum):
     ENDED = "ended"
 
 
+def new_turn_id() -> str:
+    """Return an id with 128 random bits, so it can't be guessed."""
+    return f"turn_{secrets.token_hex(16)}"
+
+
 def current_turn() -> Turn[Any]:
     """Return the turn that the calling task belongs to.
 
@@ -123,7 +128,7 @@ class Turn(Generic[TContext]):
         policy: TurnPolicy,
         context: TContext,
     ) -> None:
-        self.id = f"turn_{secrets.token_hex(16)}"
+        self.id = request.turn_id or new_turn_id()
         self.thread_id = request.thread_id
         self.context = context
         self.policy = policy
@@ -248,6 +253,10 @@ class Turn(Generic[TContext]):
         """Return what clients have seen and the store lacks: new items, and changed ones."""
         return ([], []) if self._answer is None else self._answer.items_so_far()
 
+    def item_ids(self) -> list[str]:
+        """Return the ids of the turn's items that a client may see; some may have been dropped."""
+        return [] if self._answer is None else self._answer.item_ids()
+
     def journal_entry(self) -> JournalEntry | None:
         """Return what to write into the journal; None if it hasn't changed since the last time."""
         return None if self._answer is None else self._answer.journal_entry()
@@ -290,6 +299,17 @@ class Turn(Generic[TContext]):
         return self._answer
 
     # --- The life ------------------------------------------------------------------------------
+
+    def recall(self, frames: Iterable[bytes], reason: CancelReason | None) -> None:
+        """Become a turn that has ended earlier; readers get these frames. It isn't run."""
+        for each in frames:
+            self.log.append(each)
+        if reason is not None:
+            self.cancel(reason)
+        self._release()
+        self.state = TurnState.ENDED
+        self.options_known.set()
+        self.ended.set()
 
     async def read(self, operation: Callable[[], Awaitable[None]]) -> None:
         """Run a read that comes before the turn begins, bounded as `hurry` says."""
@@ -362,6 +382,7 @@ class Turn(Generic[TContext]):
             self._answer.settling.in_journal = True
             begin_entry = partial(journal.begin, self.id, self.thread_id, self.context)
             await self._ending.write(begin_entry)
+        await self._ending.write(self.request.began)
         self._ending.stop_hurrying()
 
     async def _run_answer(self, error: Exception | None) -> None:

@@ -95,7 +95,9 @@ class ChatClient:
     leaves. Without HTTP there are no ids, so by default leaving a stream cancels the turn at once,
     as with ChatKit.js.
 
-    Every method raises `RequestRefused` if the server answers with an error status.
+    Every method raises `RequestRefused` if the server answers with an error status. Those that
+    change something take an `idempotency_key`: send the same request with the same key again, and
+    the server carries it out once.
     """
 
     def __init__(self, transport: Transport) -> None:
@@ -149,6 +151,7 @@ class ChatClient:
         quoted_text: str | None = None,
         model: str | None = None,
         tool: str | None = None,
+        idempotency_key: str | None = None,
     ) -> AbstractAsyncContextManager[ClientTurn]:
         """Send a message and stream the answer; without a `thread_id` in a new thread."""
         choice = None if tool is None else ToolChoice(id=tool)
@@ -159,19 +162,26 @@ class ChatClient:
             inference_options=InferenceOptions(model=model, tool_choice=choice),
         )
         if thread_id is None:
-            return self.stream(ThreadsCreateReq(params=ThreadCreateParams(input=message)))
+            create = ThreadsCreateReq(params=ThreadCreateParams(input=message))
+            return self.stream(create, idempotency_key=idempotency_key)
         params = ThreadAddUserMessageParams(thread_id=thread_id, input=message)
-        return self.stream(ThreadsAddUserMessageReq(params=params))
+        return self.stream(ThreadsAddUserMessageReq(params=params), idempotency_key=idempotency_key)
 
     def send_tool_output(
-        self, thread_id: str, result: Any
+        self, thread_id: str, result: Any, *, idempotency_key: str | None = None
     ) -> AbstractAsyncContextManager[ClientTurn]:
         """Hand in the output of the thread's pending client tool call."""
         params = ThreadAddClientToolOutputParams(thread_id=thread_id, result=result)
-        return self.stream(ThreadsAddClientToolOutputReq(params=params))
+        request = ThreadsAddClientToolOutputReq(params=params)
+        return self.stream(request, idempotency_key=idempotency_key)
 
     def send_answers(
-        self, thread_id: str, item_id: str, answers: Mapping[str, Sequence[str]] | None
+        self,
+        thread_id: str,
+        item_id: str,
+        answers: Mapping[str, Sequence[str]] | None,
+        *,
+        idempotency_key: str | None = None,
     ) -> AbstractAsyncContextManager[ClientTurn]:
         """Answer a structured input, by question id; None skips all questions."""
         given = {
@@ -184,24 +194,35 @@ class ChatClient:
         params = ThreadAddStructuredInputParams(
             thread_id=thread_id, item_id=item_id, input=submission
         )
-        return self.stream(ThreadsAddStructuredInputReq(params=params))
+        request = ThreadsAddStructuredInputReq(params=params)
+        return self.stream(request, idempotency_key=idempotency_key)
 
-    def retry(self, thread_id: str, item_id: str) -> AbstractAsyncContextManager[ClientTurn]:
+    def retry(
+        self, thread_id: str, item_id: str, *, idempotency_key: str | None = None
+    ) -> AbstractAsyncContextManager[ClientTurn]:
         """Have a user message answered again; all items behind it are deleted."""
         params = ThreadRetryAfterItemParams(thread_id=thread_id, item_id=item_id)
-        return self.stream(ThreadsRetryAfterItemReq(params=params))
+        return self.stream(ThreadsRetryAfterItemReq(params=params), idempotency_key=idempotency_key)
 
     def act(
-        self, thread_id: str, action: Action[str, Any], item_id: str | None = None
+        self,
+        thread_id: str,
+        action: Action[str, Any],
+        item_id: str | None = None,
+        *,
+        idempotency_key: str | None = None,
     ) -> AbstractAsyncContextManager[ClientTurn]:
         """Send a widget's action and stream the events that it causes."""
         params = ThreadCustomActionParams(thread_id=thread_id, item_id=item_id, action=action)
-        return self.stream(ThreadsCustomActionReq(params=params))
+        return self.stream(ThreadsCustomActionReq(params=params), idempotency_key=idempotency_key)
 
-    def stream(self, request: BaseReq) -> AbstractAsyncContextManager[ClientTurn]:
+    def stream(
+        self, request: BaseReq, *, idempotency_key: str | None = None
+    ) -> AbstractAsyncContextManager[ClientTurn]:
         """Send any streaming request."""
         thread_id = getattr(getattr(request, "params", None), "thread_id", None)
-        return self._reading(self._transport.stream(_encoded(request)), thread_id)
+        connecting = self._transport.stream(_encoded(request), idempotency_key=idempotency_key)
+        return self._reading(connecting, thread_id)
 
     def watch(
         self, thread_id: str, last_event_id: str | None = None
@@ -230,7 +251,7 @@ class ChatClient:
     async def thread(self, thread_id: str, *, with_endings: bool = False) -> Thread:
         """Return a thread with its first page of items, in `items.endings` how answers were cut."""
         params = ThreadGetByIdParams(thread_id=thread_id)
-        return await self._ask(ThreadsGetByIdReq(params=params), _THREAD, with_endings)
+        return await self._ask(ThreadsGetByIdReq(params=params), _THREAD, with_endings=with_endings)
 
     async def threads(self) -> list[Thread]:
         """Return all threads, the oldest first; sends one request for each page."""
@@ -258,62 +279,95 @@ class ChatClient:
     ) -> Page[ThreadItem]:
         """Return one page of a thread's items, with `endings` of its cut answers if asked for."""
         params = ItemsListParams(thread_id=thread_id, limit=limit, order=order, after=after)
-        return await self._ask(ItemsListReq(params=params), _ITEMS, with_endings)
+        return await self._ask(ItemsListReq(params=params), _ITEMS, with_endings=with_endings)
 
     async def last_ending(self, thread_id: str) -> AnswerEnding | None:
         """Return how the thread's last answer was cut; None if it wasn't, or if a turn is live."""
         return await self._transport.last_ending(thread_id)
 
-    async def rename(self, thread_id: str, title: str) -> Thread:
+    async def rename(
+        self, thread_id: str, title: str, *, idempotency_key: str | None = None
+    ) -> Thread:
         """Give a thread a title."""
         params = ThreadUpdateParams(thread_id=thread_id, title=title)
-        return await self._ask(ThreadsUpdateReq(params=params), _THREAD)
+        return await self._ask(ThreadsUpdateReq(params=params), _THREAD, idempotency_key)
 
-    async def delete(self, thread_id: str) -> None:
+    async def delete(self, thread_id: str, *, idempotency_key: str | None = None) -> None:
         """Delete a thread."""
         params = ThreadDeleteParams(thread_id=thread_id)
-        await self._ask(ThreadsDeleteReq(params=params), _NOTHING)
+        await self._ask(ThreadsDeleteReq(params=params), _NOTHING, idempotency_key)
 
     async def give_feedback(
-        self, thread_id: str, item_ids: Sequence[str], kind: FeedbackKind
+        self,
+        thread_id: str,
+        item_ids: Sequence[str],
+        kind: FeedbackKind,
+        *,
+        idempotency_key: str | None = None,
     ) -> None:
         """Rate items."""
         params = ItemFeedbackParams(thread_id=thread_id, item_ids=list(item_ids), kind=kind)
-        await self._ask(ItemsFeedbackReq(params=params), _NOTHING)
+        await self._ask(ItemsFeedbackReq(params=params), _NOTHING, idempotency_key)
 
-    async def create_attachment(self, name: str, size: int, mime_type: str) -> Attachment:
+    async def create_attachment(
+        self, name: str, size: int, mime_type: str, *, idempotency_key: str | None = None
+    ) -> Attachment:
         """Create an attachment for a file of `size` bytes; it says where to upload them."""
         params = AttachmentCreateParams(name=name, size=size, mime_type=mime_type)
-        return await self._ask(AttachmentsCreateReq(params=params), _ATTACHMENT)
+        return await self._ask(AttachmentsCreateReq(params=params), _ATTACHMENT, idempotency_key)
 
-    async def delete_attachment(self, attachment_id: str) -> None:
+    async def delete_attachment(
+        self, attachment_id: str, *, idempotency_key: str | None = None
+    ) -> None:
         """Delete an attachment."""
         params = AttachmentDeleteParams(attachment_id=attachment_id)
-        await self._ask(AttachmentsDeleteReq(params=params), _NOTHING)
+        await self._ask(AttachmentsDeleteReq(params=params), _NOTHING, idempotency_key)
 
-    async def transcribe(self, audio: bytes, mime_type: str) -> TranscriptionResult:
+    async def transcribe(
+        self, audio: bytes, mime_type: str, *, idempotency_key: str | None = None
+    ) -> TranscriptionResult:
         """Return the text of a recording."""
         encoded = base64.b64encode(audio).decode()
         params = InputTranscribeParams(audio_base64=encoded, mime_type=mime_type)
-        return await self._ask(InputTranscribeReq(params=params), _TRANSCRIPTION)
+        return await self._ask(InputTranscribeReq(params=params), _TRANSCRIPTION, idempotency_key)
 
     async def act_and_wait(
-        self, thread_id: str, action: Action[str, Any], item_id: str | None = None
+        self,
+        thread_id: str,
+        action: Action[str, Any],
+        item_id: str | None = None,
+        *,
+        idempotency_key: str | None = None,
     ) -> SyncCustomActionResponse:
         """Send a widget's action that doesn't stream, and return the answer."""
         params = ThreadCustomActionParams(thread_id=thread_id, item_id=item_id, action=action)
-        return await self._ask(ThreadsSyncCustomActionReq(params=params), _SYNC_ACTION)
+        return await self._ask(
+            ThreadsSyncCustomActionReq(params=params), _SYNC_ACTION, idempotency_key
+        )
 
-    async def ask(self, request: BaseReq | bytes, *, with_endings: bool = False) -> bytes:
+    async def ask(
+        self,
+        request: BaseReq | bytes,
+        *,
+        with_endings: bool = False,
+        idempotency_key: str | None = None,
+    ) -> bytes:
         """Send any request that doesn't stream, or any bytes, and return the answer's JSON."""
+        body = request if isinstance(request, bytes) else _encoded(request)
         return await self._transport.ask(
-            request if isinstance(request, bytes) else _encoded(request), with_endings=with_endings
+            body, with_endings=with_endings, idempotency_key=idempotency_key
         )
 
     async def _ask(
-        self, request: BaseReq, answer: TypeAdapter[_T], with_endings: bool = False
+        self,
+        request: BaseReq,
+        answer: TypeAdapter[_T],
+        idempotency_key: str | None = None,
+        *,
+        with_endings: bool = False,
     ) -> _T:
-        return answer.validate_json(await self.ask(request, with_endings=with_endings))
+        text = await self.ask(request, with_endings=with_endings, idempotency_key=idempotency_key)
+        return answer.validate_json(text)
 
 
 def _encoded(request: BaseReq) -> bytes:

@@ -143,7 +143,9 @@ class _PageTransport(ServerTransport):
             self._arguments["idempotency_key"] = key
 
     @asynccontextmanager
-    async def stream(self, request: bytes) -> AsyncIterator[Connection]:
+    async def stream(
+        self, request: bytes, *, idempotency_key: str | None = None
+    ) -> AsyncIterator[Connection]:
         with _refusals():
             result = await self._server.process(request, self._context, **self._arguments)
         assert isinstance(result, StreamingResult)

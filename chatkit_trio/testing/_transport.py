@@ -79,11 +79,15 @@ class Transport(ABC):
     """The connection to a server, real or not. Enter it before use."""
 
     @abstractmethod
-    async def ask(self, request: bytes, *, with_endings: bool = False) -> bytes:
+    async def ask(
+        self, request: bytes, *, with_endings: bool = False, idempotency_key: str | None = None
+    ) -> bytes:
         """Return the JSON that answers a request. Raises `RequestRefused`."""
 
     @abstractmethod
-    def stream(self, request: bytes) -> AbstractAsyncContextManager[Connection]:
+    def stream(
+        self, request: bytes, *, idempotency_key: str | None = None
+    ) -> AbstractAsyncContextManager[Connection]:
         """Open the stream that answers a request. Raises `RequestRefused` when entered."""
 
     @abstractmethod
@@ -143,16 +147,30 @@ class ServerTransport(Transport):
         self._context = context
         self._can_return = can_return
 
-    async def ask(self, request: bytes, *, with_endings: bool = False) -> bytes:
+    async def ask(
+        self, request: bytes, *, with_endings: bool = False, idempotency_key: str | None = None
+    ) -> bytes:
         with _refusals():
-            result = await self._server.process(request, self._context, with_endings=with_endings)
+            result = await self._server.process(
+                request,
+                self._context,
+                with_endings=with_endings,
+                idempotency_key=idempotency_key,
+            )
         assert isinstance(result, NonStreamingResult)
         return result.json
 
     @asynccontextmanager
-    async def stream(self, request: bytes) -> AsyncIterator[Connection]:
+    async def stream(
+        self, request: bytes, *, idempotency_key: str | None = None
+    ) -> AsyncIterator[Connection]:
         with _refusals():
-            result = await self._server.process(request, self._context, can_return=self._can_return)
+            result = await self._server.process(
+                request,
+                self._context,
+                can_return=self._can_return,
+                idempotency_key=idempotency_key,
+            )
         assert isinstance(result, StreamingResult)
         async with result:
             with _refusals():
@@ -226,14 +244,19 @@ class HTTPTransport(Transport):
         """Send a request. Entering returns when the head of the answer has arrived; leaving breaks
         the connection if the body hasn't been read to its end."""
 
-    async def ask(self, request: bytes, *, with_endings: bool = False) -> bytes:
-        extra = [_WITH_ENDINGS] if with_endings else []
+    async def ask(
+        self, request: bytes, *, with_endings: bool = False, idempotency_key: str | None = None
+    ) -> bytes:
+        extra = [*([_WITH_ENDINGS] if with_endings else []), *_key_header(idempotency_key)]
         async with self._accepted("POST", "", request, extra) as response:
             return await response.body()
 
     @asynccontextmanager
-    async def stream(self, request: bytes) -> AsyncIterator[Connection]:
-        async with self._accepted("POST", "", request, self._stream_headers) as response:
+    async def stream(
+        self, request: bytes, *, idempotency_key: str | None = None
+    ) -> AsyncIterator[Connection]:
+        extra = [*self._stream_headers, *_key_header(idempotency_key)]
+        async with self._accepted("POST", "", request, extra) as response:
             yield response.connection
 
     @asynccontextmanager
@@ -269,6 +292,10 @@ class HTTPTransport(Transport):
 
 def _path_of(thread_id: str, what: str) -> str:
     return f"/threads/{quote(thread_id, safe='')}/{what}"
+
+
+def _key_header(key: str | None) -> Headers:
+    return [] if key is None else [("idempotency-key", key)]
 
 
 def _parsed(body: bytes) -> Any:

@@ -77,6 +77,7 @@ class Endpoint(Generic[TContext]):
             context,
             can_return=with_ids,
             with_endings=_wants_endings(),
+            idempotency_key=request.headers.get("Idempotency-Key"),
         )
         if isinstance(result, StreamingResult):
             return event_stream(EventStreamBody(result, with_ids=with_ids))

@@ -10,24 +10,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Self
 
+from chatkit_trio._engine.replay import events_so_far, latest_items
 from chatkit_trio._engine.wire import frame
 from chatkit_trio.errors import InvalidRequestError
 from chatkit_trio.server import ChatKitServer, FramesLost, StreamingResult
-from chatkit_trio.types import (
-    ThreadItem,
-    ThreadItemAddedEvent,
-    ThreadItemDoneEvent,
-    ThreadItemReplacedEvent,
-    UserMessageItem,
-    is_hidden,
-)
+from chatkit_trio.types import ThreadItem
 
 from ._event_stream import RELOAD, EventStreamBody, numbered
 
 RETRY = b"retry: 1000\n\n"
 """Tells an EventSource to reconnect 1000 ms after it has lost the connection."""
-
-_STATE_PAGE_SIZE = 50
 
 
 class EventId(NamedTuple):
@@ -99,23 +91,6 @@ class WatchBody(EventStreamBody):
     ) -> bytes:
         """Return events that rebuild the part that isn't kept; applying one twice is harmless."""
         last_lost = result.next_frame_number - 1
-        newest = {item.id: item for item in changed}
-        stored = [newest.pop(item.id, item) for item in await self._items_of_turn()]
-        frames = [
-            *(frame(ThreadItemDoneEvent(item=item)) for item in stored),
-            *(frame(ThreadItemReplacedEvent(item=item)) for item in newest.values()),
-            *(frame(ThreadItemAddedEvent(item=item)) for item in new if not is_hidden(item)),
-        ]
+        stored = await latest_items(self._server.store, self._thread_id, self._context)
+        frames = map(frame, events_so_far(stored, new, changed))
         return b"".join(numbered(result.turn.id, last_lost, [each]) for each in frames)
-
-    async def _items_of_turn(self) -> list[ThreadItem]:
-        page = await self._server.store.load_thread_items(
-            self._thread_id, None, _STATE_PAGE_SIZE, "desc", self._context
-        )
-        items: list[ThreadItem] = []
-        for item in page.data:
-            if not is_hidden(item):
-                items.append(item)
-            if isinstance(item, UserMessageItem):
-                break
-        return items[::-1]

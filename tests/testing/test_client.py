@@ -62,6 +62,21 @@ everywhere = pytest.mark.parametrize("connect", [on_server, on_app, at_url])
 
 
 @everywhere
+async def test_the_same_request_with_the_same_key_is_carried_out_once(connect: Connect) -> None:
+    store = MemoryStore[Any]()
+    server = scripted_server(store, [say("Hello")])
+    async with connect(server) as client:
+        for _ in range(2):
+            async with client.send("hi", idempotency_key="one") as turn:
+                await turn.read()
+            await client.rename(str(turn.thread_id), "Title", idempotency_key="two")
+        [thread] = await client.threads()
+
+    assert thread.id == turn.thread_id
+    assert await transcript(store, thread.id) == ["user: hi", "assistant: Hello"]
+
+
+@everywhere
 async def test_a_stream_is_read_to_its_end(connect: Connect) -> None:
     script = [say(*["word "] * 30), set_title("A story"), work("Search")]
     async with connect(scripted_server(MemoryStore(), script)) as client:

@@ -1,0 +1,380 @@
+"""Requests that carry an `Idempotency-Key`: the same one twice is carried out once.
+
+The store decides. `Store.begin_request` records a key for its owner, with a digest of the body and
+the ids that the request will use; a repeat gets that record back and uses the same ids. What else
+is needed while requests are under way is found by the record's turn id, which can't be guessed and
+has one owner. Those tables are weak: an entry lasts as long as a result, a turn or a call that
+needs it.
+
+| the first request                     | its repeat                                             |
+|---------------------------------------|--------------------------------------------------------|
+| hasn't written anything, or was       | is carried out, with the same ids                      |
+| refused, or its first writes failed   |                                                        |
+| streams now                           | reads the same turn from its first event               |
+| streams, and is being settled         | waits, then gets what the turn has stored              |
+| has streamed, here or in a process    | gets what the turn has stored                          |
+| that is gone                          |                                                        |
+| is being answered                     | waits for the answer                                   |
+| has been answered                     | gets the same bytes                                    |
+
+A turn counts as carried out from `CheckedRequest.began` on, which is after its first writes and
+before `respond`. If the store couldn't note that, the thread tells: something is behind the user's
+message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
+
+import trio
+
+from chatkit_trio.errors import (
+    ChatKitError,
+    ConflictError,
+    FramesLost,
+    InvalidRequestError,
+    NotFoundError,
+)
+from chatkit_trio.store import RequestRecord
+from chatkit_trio.types import (
+    StreamOptions,
+    StreamOptionsEvent,
+    ThreadCreatedEvent,
+    ThreadItem,
+    ThreadItemDoneEvent,
+    ThreadStreamEvent,
+)
+
+from .frames import FrameReader
+from .hooks import ServerHooks
+from .keeping import CancelReason
+from .opening import CheckedRequest, StartedRequest
+from .policy import TurnPolicy
+from .replay import events_so_far, items_behind, items_by_id
+from .settling import Outcome, ending_events
+from .turn import Turn, TurnState, new_turn_id
+from .wire import frame, thread_answer
+
+logger = logging.getLogger(__name__)
+
+Reading: TypeAlias = tuple[Turn[Any], FrameReader]
+
+MAX_KEY_LENGTH = 255
+
+
+class Repeats:
+    """The requests with a key that are under way in this process.
+
+    A key counts for `window` seconds from the first request on.
+    """
+
+    def __init__(self, server: ServerHooks[Any], window: float) -> None:
+        self._server = server
+        self._window = window
+        self._opened: WeakValueDictionary[str, KeyedRequest] = WeakValueDictionary()
+        self._answering: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
+
+    async def open(
+        self, key: str, body: str | bytes | bytearray, request: CheckedRequest, context: Any
+    ) -> KeyedRequest:
+        """Return the streaming request of this key: a new one, or the one that this one repeats.
+
+        Raises `InvalidRequestError` for an unfit key and `ConflictError` for another body. A
+        cancelled call leaves at most a record, which a repeat uses.
+        """
+        _check_key(key)
+        await request.name_message()
+        record = RequestRecord(
+            key,
+            _digest(body),
+            thread_id=request.thread_id,
+            item_id=request.message_id,
+            turn_id=new_turn_id(),
+        )
+        known = await self._begin(record, context)
+        opened = self._opened.get(known.turn_id)
+        if opened is None:
+            opened = KeyedRequest(self._server, known, request, context)
+            self._opened[known.turn_id] = opened
+        if known is not record:
+            opened.is_repeated(known)
+        return opened
+
+    async def run(self, request: KeyedRequest, turn: Turn[Any]) -> None:
+        """Run the turn of a request, then record what it has made and forget the request."""
+        await self._server.live_turns.run(turn)
+        if request.is_carried_out_by(turn):
+            await request.ended(turn)
+            self._opened.pop(turn.id, None)
+
+    async def answer(
+        self,
+        key: str,
+        body: str | bytes | bytearray,
+        carry_out: Callable[[], Awaitable[bytes]],
+        context: Any,
+    ) -> bytes:
+        """Return the answer of the request with this key, carrying it out if there is none yet.
+
+        One of several calls at the same time carries it out, and the others wait. Raises what
+        `carry_out` raises, and what `open` does; then, and after a cancellation, the next call
+        carries it out.
+        """
+        _check_key(key)
+        record = RequestRecord(key, _digest(body), turn_id=new_turn_id())
+        known = await self._begin(record, context)
+        if known.answer is not None:
+            return known.answer
+        lock = self._answering.setdefault(known.turn_id, trio.Lock())
+        async with lock:
+            if known is not record:
+                known = await self._begin(record, context)
+            if known.answer is not None:
+                return known.answer
+            answer = await carry_out()
+            done = replace(known, answer=answer, begun=True)
+            with trio.move_on_after(self._server.policy.settle_timeout, shield=True):
+                await _save(self._server, done, context)
+            return answer
+
+    async def _begin(self, record: RequestRecord, context: Any) -> RequestRecord:
+        """Return the record of the key: this one, or the one that the store has."""
+        known = await self._server.store.begin_request(record, self._window, context)
+        if known is None:
+            return record
+        if known.digest != record.digest:
+            raise ConflictError(
+                f"the Idempotency-Key {record.key} has been used with another body; send each"
+                " request with a key of its own"
+            )
+        return known
+
+
+class KeyedRequest(CheckedRequest):
+    """A streaming request with a key, shared by all its repeats in this process."""
+
+    def __init__(
+        self,
+        server: ServerHooks[Any],
+        record: RequestRecord,
+        request: CheckedRequest,
+        context: Any,
+    ) -> None:
+        self.turn_id = record.turn_id
+        self.thread_id = request.thread_id = record.thread_id
+        self.makes_thread = request.makes_thread
+        if request.message_id:
+            self.message_id = request.message_id = record.item_id
+        self._server = server
+        self._record = record
+        self._request = request
+        self._context = context
+        self._is_repeat = False
+        self._turn: Turn[Any] | None = None
+
+    def is_repeated(self, record: RequestRecord) -> None:
+        """Take note that the request has been sent again, and what the store knew of it."""
+        self._is_repeat = True
+        if record.begun and not self._record.begun:
+            self._record = record
+
+    # --- For its turn --------------------------------------------------------------------------
+
+    async def check(self) -> None:
+        await self._request.check()
+
+    async def begin(self) -> StartedRequest:
+        return await self._request.begin()
+
+    async def began(self) -> None:
+        """Record that the request has been carried out; a failure is logged."""
+        self._record = replace(self._record, begun=True)
+        try:
+            if not self.message_id:
+                self._record = replace(self._record, item_id=await self._last_item_id())
+        except Exception:
+            logger.exception("it can't be recorded where %s begins", self.turn_id)
+        await _save(self._server, self._record, self._context)
+
+    async def _last_item_id(self) -> str:
+        page = await self._server.store.load_thread_items(
+            self.thread_id, None, 1, "desc", self._context
+        )
+        return page.data[0].id if page.data else ""
+
+    def is_carried_out_by(self, turn: Turn[Any]) -> bool:
+        """Say whether `respond` of this turn answers the request; an earlier one may have failed
+        before."""
+        return self._record.begun and turn is self._turn
+
+    async def ended(self, turn: Turn[Any]) -> None:
+        """Record what its turn has made; a failure is logged."""
+        self._record = replace(self._record, answer=_encoded_end(turn))
+        with trio.move_on_after(turn.policy.settle_timeout, shield=True):
+            await _save(self._server, self._record, self._context)
+
+    # --- For its readers -----------------------------------------------------------------------
+
+    async def reading(
+        self,
+        policy: TurnPolicy,
+        check: Callable[[], Awaitable[None]],
+        start: Callable[[], Reading],
+        *,
+        can_return: bool,
+    ) -> Callable[[], Reading]:
+        """Return what opens the stream, when its first frame is asked for.
+
+        Waits for a turn that is being settled. A request that hasn't been carried out is checked,
+        and raises what `check` raises; its turn is started by the first that reads it.
+        """
+        if (recalled := await self._recalled(policy)) is not None:
+            return lambda: recalled
+        if not self._has_turn:
+            try:
+                await check()
+            except ChatKitError:
+                # What has changed the thread meanwhile may be the turn of this very request.
+                if not self._has_turn:
+                    raise
+        return partial(self._read, start, can_return=can_return)
+
+    @property
+    def _has_turn(self) -> bool:
+        """Whether a turn of this request has begun here, or may begin."""
+        return self._turn is not None and (
+            self._record.begun or not self._turn.is_ending or self._turn.state in _MAY_BEGIN
+        )
+
+    async def _recalled(self, policy: TurnPolicy) -> Reading | None:
+        """Return what the turn has stored, as a turn to read, if it has ended; else None."""
+        is_live = self._turn is not None and not self._turn.is_ending
+        if is_live or not self._is_repeat:
+            return None
+        await self._server.live_turns.ready_to_read(self.thread_id)
+        if not await self._has_begun():
+            return None
+        created = await self._thread_created()
+        items, reason = await self._stored()
+        turn: Turn[Any] = Turn(self._server, self, policy, self._context)
+        reader = turn.open_reader(leads=True)  # it leads, so that all frames are kept for it
+        events = [
+            *created,
+            *(ThreadItemDoneEvent(item=item) for item in items),
+            *ending_events(Outcome(reason)),
+        ]
+        turn.recall(map(frame, events), reason)
+        return turn, reader
+
+    def _read(self, start: Callable[[], Reading], *, can_return: bool) -> Reading:
+        """Return the request's turn, started if need be, and a reader from its first event."""
+        if self._turn is None or not self._has_turn:
+            reading = start()
+            self._turn = reading[0]
+            return reading
+        turn = self._turn
+        try:
+            return turn, turn.open_reader(0, can_return=can_return)
+        except FramesLost:
+            reader = turn.open_reader(can_return=can_return)
+            # Taken in the same step as the place in the frames: nothing falls between them.
+            reader.begin_with(partial(self._opening, turn, *turn.items_so_far()))
+            return turn, reader
+
+    async def _has_begun(self) -> bool:
+        if self._record.begun:
+            return True
+        if not self.message_id:
+            return False
+        try:
+            page = await self._server.store.load_thread_items(
+                self.thread_id, self.message_id, 1, "asc", self._context
+            )
+        except NotFoundError:
+            return False
+        return bool(page.data)
+
+    async def _stored(self) -> tuple[list[ThreadItem], CancelReason | None]:
+        """Return the items of the turn that the thread has, and why the turn was cut short."""
+        record = self._record
+        if self._turn is not None and self._turn.has_begun:
+            return await self._load([*self._message_ids, *self._turn.item_ids()]), (
+                self._turn.cancel_reason
+            )
+        if record.answer is not None:
+            item_ids, reason = _decoded_end(record.answer)
+            return await self._load([*self._message_ids, *item_ids]), _reason_of(reason)
+        # Its process died, or couldn't record the end.
+        items, reason = await items_behind(
+            self._server.store, self.thread_id, record.item_id, self.turn_id, self._context
+        )
+        return [*await self._load(self._message_ids), *items], _reason_of(reason)
+
+    @property
+    def _message_ids(self) -> list[str]:
+        return [self.message_id] if self.message_id else []
+
+    async def _load(self, item_ids: Sequence[str]) -> list[ThreadItem]:
+        return await items_by_id(self._server.store, self.thread_id, item_ids, self._context)
+
+    async def _thread_created(self) -> list[ThreadStreamEvent]:
+        """Return the event that tells of a new thread; a deleted thread is a `NotFoundError`."""
+        thread = await self._server.store.load_thread(self.thread_id, context=self._context)
+        return [ThreadCreatedEvent(thread=thread_answer(thread))] if self.makes_thread else []
+
+    async def _opening(
+        self, turn: Turn[Any], new: list[ThreadItem], changed: list[ThreadItem]
+    ) -> bytes:
+        stored = await self._load([*self._message_ids, *turn.item_ids()])
+        options = StreamOptions(allow_cancel=turn.allow_cancel)
+        events = [
+            *await self._thread_created(),
+            StreamOptionsEvent(stream_options=options),
+            *events_so_far(stored, new, changed),
+        ]
+        return b"".join(map(frame, events))
+
+
+_MAY_BEGIN = (TurnState.BEGINNING, TurnState.ANSWERING, TurnState.SETTLING)
+"""A turn that is cut in another state hasn't begun and won't."""
+
+
+def _reason_of(value: str | None) -> CancelReason | None:
+    return None if value is None else CancelReason(value)
+
+
+def _check_key(key: str) -> None:
+    if not 0 < len(key) <= MAX_KEY_LENGTH or not key.isprintable():
+        raise InvalidRequestError(
+            f"an Idempotency-Key has 1 to {MAX_KEY_LENGTH} printable characters"
+        )
+
+
+def _digest(body: str | bytes | bytearray) -> str:
+    return hashlib.sha256(body.encode() if isinstance(body, str) else body).hexdigest()
+
+
+async def _save(server: ServerHooks[Any], record: RequestRecord, context: Any) -> None:
+    try:
+        await server.store.update_request(record, context)
+    except Exception:
+        logger.exception(
+            "a request with an Idempotency-Key couldn't be recorded; its repeat may be carried out"
+        )
+
+
+def _encoded_end(turn: Turn[Any]) -> bytes:
+    reason = turn.cancel_reason
+    return json.dumps({"item_ids": turn.item_ids(), "reason": reason}).encode()
+
+
+def _decoded_end(answer: bytes) -> tuple[list[str], str | None]:
+    end = json.loads(answer)
+    return end["item_ids"], end["reason"]

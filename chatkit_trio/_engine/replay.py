@@ -1,0 +1,91 @@
+"""What a client is told that comes too late for a turn's frames: events that rebuild its items.
+
+The items come from the store. Nothing here knows of requests or keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from chatkit_trio.errors import NotFoundError
+from chatkit_trio.store import Store
+from chatkit_trio.types import (
+    SDKHiddenContextItem,
+    ThreadItem,
+    ThreadItemAddedEvent,
+    ThreadItemDoneEvent,
+    ThreadItemReplacedEvent,
+    ThreadStreamEvent,
+    UserMessageItem,
+    is_hidden,
+)
+
+_PAGE_SIZE = 50
+
+
+def events_so_far(
+    stored: Iterable[ThreadItem], new: Iterable[ThreadItem], changed: Iterable[ThreadItem]
+) -> list[ThreadStreamEvent]:
+    """Return events that rebuild a live turn; applying one twice is harmless.
+
+    `new` and `changed` are what `Turn.items_so_far` has returned before `stored` was loaded.
+    """
+    newest = {item.id: item for item in changed}
+    items = [newest.pop(item.id, item) for item in stored]
+    return [
+        *(ThreadItemDoneEvent(item=item) for item in items),
+        *(ThreadItemReplacedEvent(item=item) for item in newest.values()),
+        *(ThreadItemAddedEvent(item=item) for item in new if not is_hidden(item)),
+    ]
+
+
+async def latest_items(store: Store[Any], thread_id: str, context: Any) -> list[ThreadItem]:
+    """Return the visible items from the last user message on."""
+    page = await store.load_thread_items(thread_id, None, _PAGE_SIZE, "desc", context)
+    items: list[ThreadItem] = []
+    for item in page.data:
+        if not is_hidden(item):
+            items.append(item)
+        if isinstance(item, UserMessageItem):
+            break
+    return items[::-1]
+
+
+async def items_by_id(
+    store: Store[Any], thread_id: str, item_ids: Sequence[str], context: Any
+) -> list[ThreadItem]:
+    """Return those of these items that the thread has and the client may see."""
+    items: list[ThreadItem] = []
+    for item_id in item_ids:
+        with suppress(NotFoundError):
+            item = await store.load_item(thread_id, item_id, context=context)
+            if not is_hidden(item):
+                items.append(item)
+    return items
+
+
+async def items_behind(
+    store: Store[Any], thread_id: str, item_id: str, turn_id: str, context: Any
+) -> tuple[list[ThreadItem], str | None]:
+    """Return the visible items of a turn that began behind an item, and why it ended.
+
+    They end with the note of the turn's ending, if it has one, or before the next user message.
+    The reason is None without a note. Nothing is found if the item isn't there any more.
+    """
+    items: list[ThreadItem] = []
+    after: str | None = item_id
+    with suppress(NotFoundError):
+        while after is not None:
+            page = await store.load_thread_items(thread_id, after, _PAGE_SIZE, "asc", context)
+            for item in page.data:
+                if isinstance(item, UserMessageItem):
+                    return items, None
+                if isinstance(item, SDKHiddenContextItem) and item.ending is not None:
+                    if item.ending.turn_id == turn_id:
+                        return items, item.ending.reason
+                elif not is_hidden(item):
+                    items.append(item)
+            after = page.after if page.has_more else None
+    return items, None
