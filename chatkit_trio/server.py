@@ -327,8 +327,8 @@ class ChatKitServer(ServerHooks[TContext]):
         context: TContext,
         *,
         can_return: bool = False,
-        with_endings: bool = False,
         idempotency_key: str | None = None,
+        with_endings: bool = False,
     ) -> StreamingResult | NonStreamingResult:
         """Answer one request of the ChatKit protocol.
 

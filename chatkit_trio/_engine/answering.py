@@ -157,7 +157,7 @@ class Answer:
             raise  # the coroutine is being thrown away
         except BaseException as error:  # noqa: ASYNC103
             if ends_process(error):
-                return error
+                return error  # noqa: ASYNC104 (the caller raises it)
             cut, failure = split_cancelled(error)
             if failure is not None:
                 self.handover.fail(unwrapped(failure))

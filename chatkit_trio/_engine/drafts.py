@@ -67,9 +67,11 @@ class Draft(Protocol):
 
     def apply(self, update: ThreadItemUpdate) -> None:
         """Take an update in. Raises `UnfitUpdate` if it is of another kind of item."""
+        ...
 
     def item(self) -> ThreadItem:
         """Return the item as it is now."""
+        ...
 
 
 @singledispatch

@@ -67,6 +67,7 @@ class TurnHooks(Protocol):
 
     def get_stream_options(self, thread: ThreadMetadata, context: Any) -> StreamOptions:
         """Return the options of a turn."""
+        ...
 
     async def handle_stream_cancelled(
         self, thread: ThreadMetadata, pending_items: list[ThreadItem], context: Any

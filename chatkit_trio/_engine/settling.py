@@ -89,10 +89,15 @@ def ending_events(outcome: Outcome) -> list[ThreadStreamEvent]:
         events.append(ThreadUpdatedEvent(thread=thread_answer(outcome.thread)))
     if not outcome.is_stored and outcome.reason is not CancelReason.FAILED:
         events.append(error_event(StoreError("the answer couldn't be stored yet")))
-    elif outcome.reason in ENDING_MESSAGES:
-        message = ENDING_MESSAGES[outcome.reason]
-        events.append(ErrorEvent(code="custom", message=message, allow_retry=True))
+    elif (told := told_at_end(outcome.reason)) is not None:
+        events.append(told)
     return events
+
+
+def told_at_end(reason: CancelReason | None) -> ErrorEvent | None:
+    """Return what the user is told about a reason that the user can't know."""
+    message = None if reason is None else ENDING_MESSAGES.get(reason)
+    return None if message is None else ErrorEvent(code="custom", message=message, allow_retry=True)
 
 
 def _fate_of_pending(outcome: Outcome) -> list[ThreadStreamEvent]:

@@ -56,7 +56,6 @@ import trio
 from chatkit_trio.errors import BaseStreamError, ChatKitError, StoreError
 from chatkit_trio.store import JournalEntry, TContext
 from chatkit_trio.types import (
-    ErrorEvent,
     StreamOptions,
     StreamOptionsEvent,
     ThreadItem,
@@ -67,10 +66,10 @@ from .answering import Answer
 from .ending import Ending
 from .frames import FrameLog, FrameReader
 from .groups import ends_process, unwrapped
-from .keeping import ENDING_MESSAGES, CancelReason
+from .keeping import CancelReason
 from .opening import CheckedRequest, TurnHooks
 from .policy import TurnPolicy
-from .settling import Outcome
+from .settling import Outcome, told_at_end
 from .wire import error_event, frame, refusal_event
 
 logger = logging.getLogger(__name__)
@@ -441,10 +440,8 @@ class Turn(Generic[TContext]):
         self.log.append(frame(error_event(failure)))
 
     def _announce_reason(self) -> None:
-        reason = self._ending.reason
-        if reason in ENDING_MESSAGES:
-            message = ENDING_MESSAGES[reason]
-            self.log.append(frame(ErrorEvent(code="custom", message=message, allow_retry=True)))
+        if (told := told_at_end(self._ending.reason)) is not None:
+            self.log.append(frame(told))
 
     def _release(self) -> None:
         """Let go of the thread: all that will be stored is."""

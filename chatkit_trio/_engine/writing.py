@@ -130,25 +130,21 @@ class ThreadWriter:
         self.items.confirm(effect)
 
     async def _add(self, effect: AddItem) -> None:
+        item = effect.item
         try:
-            await self._store.add_thread_item(self.thread_id, effect.item, context=self._context)
-        except ConflictError:
-            if self.items.was_new(effect.item.id):
-                # Another process took this one for dead and has stored an older state.
-                logger.warning(
-                    "item %s of %s was stored by another process", effect.item.id, self._name
-                )
-                await self._store.save_item(self.thread_id, effect.item, context=self._context)
-                return
-            new_id = default_generate_id("message")
-            self.items.give_new_id(effect.item, new_id)
-            logger.error(
-                "thread %s already has an item %s; the new one is kept as %s",
-                self.thread_id,
-                effect.item.id,
-                new_id,
-            )
-            raise
+            await self._store.add_thread_item(self.thread_id, item, context=self._context)
+            return
+        except ConflictError as error:
+            conflict = error
+        if self.items.was_new(item.id):
+            # Another process took this one for dead and has stored an older state.
+            logger.warning("item %s of %s was stored by another process", item.id, self._name)
+            await self._store.save_item(self.thread_id, item, context=self._context)
+            return
+        new_id = default_generate_id("message")
+        self.items.give_new_id(item, new_id)
+        logger.error("item %s of %s is kept as %s: its id is taken", item.id, self._name, new_id)
+        raise conflict
 
     async def _update_stored_item(self, effect: UpdateStoredItem) -> None:
         try:

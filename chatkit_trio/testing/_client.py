@@ -349,13 +349,13 @@ class ChatClient:
         self,
         request: BaseReq | bytes,
         *,
-        with_endings: bool = False,
         idempotency_key: str | None = None,
+        with_endings: bool = False,
     ) -> bytes:
-        """Send any request that doesn't stream, or any bytes, and return the answer's JSON."""
+        """Send any request that has one answer, or any bytes, and return the answer's JSON."""
         body = request if isinstance(request, bytes) else _encoded(request)
         return await self._transport.ask(
-            body, with_endings=with_endings, idempotency_key=idempotency_key
+            body, idempotency_key=idempotency_key, with_endings=with_endings
         )
 
     async def _ask(
@@ -366,8 +366,9 @@ class ChatClient:
         *,
         with_endings: bool = False,
     ) -> _T:
-        text = await self.ask(request, with_endings=with_endings, idempotency_key=idempotency_key)
-        return answer.validate_json(text)
+        return answer.validate_json(
+            await self.ask(request, idempotency_key=idempotency_key, with_endings=with_endings)
+        )
 
 
 def _encoded(request: BaseReq) -> bytes:

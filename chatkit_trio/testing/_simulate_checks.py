@@ -43,7 +43,7 @@ from ._transport import RequestRefused
 __all__ = ["Problem", "problems"]
 
 _REASONS = {text: reason for reason, text in ENDING_NOTES.items()}
-_JOURNAL_SLACK = 0.5
+_JOURNAL_SLACK = 0.1
 _NEVER = 10**9
 _WANT_A_THREAD = ("send", "load", "rename", "delete", "feedback")
 _CLIENT_ERRORS = range(400, 500)
@@ -158,18 +158,12 @@ class _View:
         if fact.is_done or turn_id is None:
             return False
         life = self.lives.get(turn_id, life)
-        if life.crashed is not None and not self.was_settled(turn_id, life.crashed):
+        if life.crashed is not None and turn_id in life.unsettled:
             if self.history.ledger.wrapped.journal is None or life.door.has_hung:
                 return True
             interval = self.history.journal_interval + 3 * self.history.faults.seconds
             return fact.time > life.crashed_at - interval - _JOURNAL_SLACK
         return life.ended_in_trouble
-
-    def was_settled(self, turn_id: str, before: int) -> bool:
-        return any(
-            write.what == "settle" and write.turn_id == turn_id and write.number < before
-            for write in self.history.ledger.writes
-        )
 
     def faults_of(self, turn_id: str) -> bool:
         """Say whether the store failed or hung in this turn."""
@@ -316,7 +310,7 @@ def _may_lack_note(view: _View, body: Body) -> bool:
     if life.crashed is not None:
         if view.history.ledger.wrapped.journal is None:
             return True
-        return view.was_settled(body.turn.id, life.crashed)
+        return body.turn.id not in life.unsettled
     failed = body.turn.cancel_reason in (None, CancelReason.FAILED)
     return failed or life.ended_in_trouble
 
@@ -353,25 +347,43 @@ def _was_caused(
             if life is None or life.crashed is not None:
                 return life is not None
             # The server has left without being able to settle it: to the journal it's a crash.
-            return not view.was_settled(turn_id, life.ended or 0)
+            return turn_id in life.unsettled
         case CancelReason.DEADLINE:
             return body is None or body.turn.policy.turn_timeout is not None
         case CancelReason.SILENT:
             return body is None or body.turn.policy.idle_timeout is not None
         case CancelReason.FAILED:
             return _has_failed(view, turn_id, body)
+        case CancelReason.DISCONNECTED | CancelReason.SUPERSEDED if body is not None:
+            # By policy neither ends this turn, or the other turn has to wait.
+            if not body.turn.allow_cancel:
+                return False
+            if reason is CancelReason.DISCONNECTED and body.turn.policy.on_disconnect == "finish":
+                return False
     if reason is CancelReason.STOPPED and _may_have_quit(history, turn_id, life):
         return True
-    return any(
-        cause.reason is reason
-        and cause.number < written
+    causes = [
+        cause
+        for cause in history.causes
+        if cause.number < written
         and cause.thread_id in (None, note.thread_id)
         and cause.turn_id in (None, turn_id)
         and cause.life in (None, life)
         and not _is_own(history, cause.request, turn_id)
         and (cause.request is None or (cause.request.ended or written) > began)
-        for cause in history.causes
+    ]
+    first = min((cause.number for cause in causes if cause.reason is reason), default=None)
+    if first is None or body is None:
+        return first is not None
+    # A stop takes effect at once; what came later isn't why the turn ended.
+    stops = (
+        cause.number
+        for cause in causes
+        if cause.reason is CancelReason.STOPPED
+        and cause.request is not None
+        and cause.request.operation.do != "delete"  # this looks for the thread first
     )
+    return not any(body.number < stop < min(first, body.ended or written) for stop in stops)
 
 
 def _is_own(history: History, request: Request | None, turn_id: str) -> bool:

@@ -74,6 +74,8 @@ class Life:
     crashed: int | None = None
     crashed_at: float = float("inf")
     ended: int | None = None
+    unsettled: set[str] = field(default_factory=set)
+    """The turns that weren't settled when it crashed or ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class _Planner:
         self._threads = rng.choice([1, 1, 2, 3])
         self._clients = rng.randint(2, 4)
         self._faults = rng.choice([0, 0, 1, 2])
-        self._crashes = rng.random() < 0.3
+        self._crashes = rng.random() < 0.4
         self._restarts = rng.random() < 0.25
 
     def plan(self) -> list[Operation]:
@@ -176,8 +176,9 @@ class _Planner:
                 f"work:{count}:{every}",
                 f"labor:{count}:{every}",
                 f"grow:{count}:{every}",
+                f"grow:{count}:{every} silent:2.0",
                 "widget",
-                f"silent:{rng.choice([0.1, 0.6])}",
+                f"silent:{rng.choice([0.1, 2.0])}",
                 f"title:{rng.randrange(1000)}",
                 "nursery",
                 "scope",

@@ -225,7 +225,7 @@ class Door(StoreWrapper[Any]):
         self.is_shut = False
         """Whether the process has crashed."""
         self.has_hung = False
-        """Whether an operation of the journal has failed or hung."""
+        """Whether an operation of the journal has failed, hung or been slow."""
 
     async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
         """Carry out the operation as slowly and wrongly as the run says."""
@@ -236,6 +236,7 @@ class Door(StoreWrapper[Any]):
             await trio.sleep(seconds)
         kind = faults.next(name)
         if kind == "slow":
+            self.has_hung = self.has_hung or name.startswith("journal.")
             await trio.sleep(0.4)
         elif kind == "hang":
             self._note(name, None)

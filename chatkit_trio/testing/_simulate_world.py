@@ -278,10 +278,18 @@ class _World:
                     await trio.sleep(0.5)
         finally:
             life.is_up = False
+            if life.crashed is None:
+                self._note_unsettled(life)
             life.ended = self.next_number()
             life.ended_in_trouble = self.history.faults.is_away
             self._up[life].set()
             self._down[life].set()
+
+    def _note_unsettled(self, life: Life) -> None:
+        """Note which turns a process leaves behind."""
+        turns = [body.turn for body in self.history.bodies if body.life is life]
+        turns += [each.turn for each in self.history.exchanges if each.request.life is life]
+        life.unsettled = {turn.id for turn in turns if not turn.settled.is_set()}
 
     async def _try_to_live(self, life: Life) -> bool:
         """Run the server; return False if it couldn't start because the store is away."""
@@ -337,6 +345,7 @@ class _World:
         life.is_ending = True
         life.crashed, life.crashed_at = self.next_number(), trio.current_time()
         life.door.is_shut = True
+        self._note_unsettled(life)
         for scope in self._connections[life]:
             scope.cancel()
         self._scopes[life].cancel()
@@ -509,6 +518,9 @@ class _World:
         await self._load_items(client, thread_id)
 
     async def _load_items(self, client: ChatClient, thread_id: str) -> list[ThreadItem]:
+        life = _life.get()
+        if life is not None and not life.is_up:
+            return []  # nobody takes the connection any more
         number = self.next_number()
         items = await client.items(thread_id)
         reading = Reading(number, thread_id, False, True, self.next_number(), items)

@@ -80,7 +80,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def ask(
-        self, request: bytes, *, with_endings: bool = False, idempotency_key: str | None = None
+        self, request: bytes, *, idempotency_key: str | None = None, with_endings: bool = False
     ) -> bytes:
         """Return the JSON that answers a request. Raises `RequestRefused`."""
 
@@ -148,14 +148,14 @@ class ServerTransport(Transport):
         self._can_return = can_return
 
     async def ask(
-        self, request: bytes, *, with_endings: bool = False, idempotency_key: str | None = None
+        self, request: bytes, *, idempotency_key: str | None = None, with_endings: bool = False
     ) -> bytes:
         with _refusals():
             result = await self._server.process(
                 request,
                 self._context,
-                with_endings=with_endings,
                 idempotency_key=idempotency_key,
+                with_endings=with_endings,
             )
         assert isinstance(result, NonStreamingResult)
         return result.json
@@ -245,9 +245,9 @@ class HTTPTransport(Transport):
         the connection if the body hasn't been read to its end."""
 
     async def ask(
-        self, request: bytes, *, with_endings: bool = False, idempotency_key: str | None = None
+        self, request: bytes, *, idempotency_key: str | None = None, with_endings: bool = False
     ) -> bytes:
-        extra = [*([_WITH_ENDINGS] if with_endings else []), *_key_header(idempotency_key)]
+        extra = [*_key_header(idempotency_key), *([_WITH_ENDINGS] if with_endings else [])]
         async with self._accepted("POST", "", request, extra) as response:
             return await response.body()
 
@@ -290,12 +290,12 @@ class HTTPTransport(Transport):
             yield response
 
 
-def _path_of(thread_id: str, what: str) -> str:
-    return f"/threads/{quote(thread_id, safe='')}/{what}"
-
-
 def _key_header(key: str | None) -> Headers:
     return [] if key is None else [("idempotency-key", key)]
+
+
+def _path_of(thread_id: str, what: str) -> str:
+    return f"/threads/{quote(thread_id, safe='')}/{what}"
 
 
 def _parsed(body: bytes) -> Any:

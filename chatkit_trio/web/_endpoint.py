@@ -76,8 +76,8 @@ class Endpoint(Generic[TContext]):
             await self._body(),
             context,
             can_return=with_ids,
-            with_endings=_wants_endings(),
             idempotency_key=request.headers.get("Idempotency-Key"),
+            with_endings=_wants_endings(),
         )
         if isinstance(result, StreamingResult):
             return event_stream(EventStreamBody(result, with_ids=with_ids))
