@@ -8,8 +8,8 @@ import pytest
 
 from chatkit_trio._engine.endings import (
     answer_ending,
+    behind_last_message,
     ends_search,
-    latest_items,
     note_at_the_end,
     notes_of_page,
 )
@@ -73,9 +73,9 @@ def test_a_page_has_the_note_behind_it_that_names_one_of_its_items() -> None:
 
 def test_the_latest_items_stand_behind_the_last_message() -> None:
     items = thread("user1", "answer1", "user2", "answer2", "answer3")
-    assert latest_items(items) == items[3:]
-    assert latest_items(items[:3]) == []
-    assert latest_items(thread("answer")) is None
+    assert behind_last_message(items) == items[3:]
+    assert behind_last_message(items[:3]) == []
+    assert behind_last_message(thread("answer")) is None
 
 
 def test_the_last_answer_is_cut_if_nothing_visible_stands_behind_its_note() -> None:

@@ -41,7 +41,7 @@ def notes_of_page(
     ]
 
 
-def latest_items(items: Sequence[ThreadItem]) -> list[ThreadItem] | None:
+def behind_last_message(items: Sequence[ThreadItem]) -> list[ThreadItem] | None:
     """Return the items behind the last message of the user; None if there is no message."""
     places = [place for place, item in enumerate(items) if isinstance(item, UserMessageItem)]
     return list(items[places[-1] + 1 :]) if places else None

@@ -66,7 +66,7 @@ from chatkit_trio.types import (
     is_hidden,
 )
 
-from .endings import answer_ending, ends_search, latest_items, note_at_the_end, notes_of_page
+from .endings import answer_ending, behind_last_message, ends_search, note_at_the_end, notes_of_page
 from .hooks import ServerHooks
 from .keeping import CancelReason
 from .opening import CheckedRequest, StartedRequest
@@ -347,7 +347,7 @@ async def last_ending(
     await server.store.load_thread(thread_id, context=context)
     if server.live_turns.holder(thread_id) is not None:
         return None
-    latest = await _latest_items(server, thread_id, context)
+    latest = await _load_behind_last_message(server, thread_id, context)
     note = note_at_the_end(latest)
     return None if note is None else answer_ending(note, latest)
 
@@ -367,13 +367,15 @@ async def _endings(
     if items and not is_last and not ends_search(items[-1]):
         behind = await _load_until(server, thread_id, items[-1].id, "asc", ends_search, context)
     notes = notes_of_page(items, behind)
-    latest = latest_items(items) if is_last else None
+    latest = behind_last_message(items) if is_last else None
     if latest is None and notes:
-        latest = await _latest_items(server, thread_id, context)
+        latest = await _load_behind_last_message(server, thread_id, context)
     return [answer_ending(note, latest or ()) for note in notes]
 
 
-async def _latest_items(server: ServerHooks[Any], thread_id: str, context: Any) -> list[ThreadItem]:
+async def _load_behind_last_message(
+    server: ServerHooks[Any], thread_id: str, context: Any
+) -> list[ThreadItem]:
     """Return the items behind the last message of the user, the oldest first."""
 
     def is_message(item: ThreadItem) -> bool:
@@ -381,7 +383,7 @@ async def _latest_items(server: ServerHooks[Any], thread_id: str, context: Any) 
 
     items = await _load_until(server, thread_id, None, "desc", is_message, context)
     items.reverse()
-    latest = latest_items(items)
+    latest = behind_last_message(items)
     return items if latest is None else latest
 
 
