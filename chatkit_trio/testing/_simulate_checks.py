@@ -496,8 +496,8 @@ def _firm_before(view: _View, reading: Reading) -> list[Fact]:
 
 
 def _is_firm(view: _View, fact: Fact, reading: Reading) -> bool:
-    """Say whether the thread must show it already: the engine had told that it's stored."""
-    if fact.is_done:
+    """Say whether the thread must show it already: it is live, or was told to be stored."""
+    if fact.is_done or reading.with_live:
         return True
     complete = any(
         exchange.turn.id == fact.turn_id
