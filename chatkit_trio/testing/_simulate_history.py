@@ -212,8 +212,8 @@ class History:
     lists: list[tuple[int, list[str]]] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
     """Threads that a client has been told of, and when."""
-    settled: list[tuple[int, int, str]] = field(default_factory=list)
-    """Stops: when begun, when answered, and on which thread."""
+    stops: list[tuple[int, str]] = field(default_factory=list)
+    """When a thread's turn was stopped, which takes effect at once, and which thread's."""
     bodies: list[Body] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
     log: list[LogRecord] = field(default_factory=list)

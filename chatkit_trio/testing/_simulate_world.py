@@ -492,8 +492,8 @@ class _World:
     async def _stop(self, request: Request, client: ChatClient, thread_id: str) -> None:
         began = self.next_number()
         self._cause(CancelReason.STOPPED, request, thread_id)
+        self.history.stops.append((began, thread_id))
         await client.stop(thread_id)
-        self.history.settled.append((began, self.next_number(), thread_id))
 
     async def _do_watch(self, request: Request, client: ChatClient) -> None:
         if (thread_id := request.thread_id) is not None:
