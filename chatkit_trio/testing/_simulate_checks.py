@@ -267,6 +267,10 @@ def _nothing_twice(view: _View) -> Iterator[str]:
             number = str(exchange.request.number)
             if seen.setdefault(number, accepted) != accepted:
                 yield f"one request has made two messages, {seen[number]} and {accepted}"
+    sends = sum(request.operation.do == "send" for request in view.history.requests)
+    messages = [i for i in view.history.ledger.items.values() if isinstance(i, UserMessageItem)]
+    if len(messages) > sends:
+        yield f"{sends} requests have made {len(messages)} messages"
 
 
 def _gone_stays_gone(view: _View) -> Iterator[str]:
@@ -492,8 +496,8 @@ def _firm_before(view: _View, reading: Reading) -> list[Fact]:
 
 
 def _is_firm(view: _View, fact: Fact, reading: Reading) -> bool:
-    """Say whether the thread must show it already: the engine had told that it's stored."""
-    if fact.is_done:
+    """Say whether the thread must show it already: it is live, or was told to be stored."""
+    if fact.is_done or reading.with_live:
         return True
     complete = any(
         exchange.turn.id == fact.turn_id
@@ -502,8 +506,8 @@ def _is_firm(view: _View, fact: Fact, reading: Reading) -> bool:
         for exchange in view.history.exchanges
     )
     stopped = any(
-        thread_id == fact.thread_id and fact.number < began and ended < reading.number
-        for began, ended, thread_id in view.history.settled
+        thread_id == fact.thread_id and fact.number < began < reading.number
+        for began, thread_id in view.history.stops
     )
     return complete or stopped
 
@@ -565,12 +569,13 @@ def _known_threads_are_found(view: _View) -> Iterator[str]:
 def _readers_agree(view: _View) -> Iterator[str]:
     """All who read a turn get the same frames, in order, and those that read on get them all."""
     frames: dict[str, dict[int, bytes]] = defaultdict(dict)
-    for exchange in view.history.exchanges:
+    exchanges = [exchange for exchange in view.history.exchanges if not exchange.is_repeat]
+    for exchange in exchanges:
         own = frames[exchange.turn.id]
         for number, frame in enumerate(exchange.frames, exchange.first_frame):
             if own.setdefault(number, frame) != frame:
                 yield f"two readers of one turn got different frames as number {number}"
-    for exchange in view.history.exchanges:
+    for exchange in exchanges:
         if exchange.complete is not None:
             end = exchange.first_frame + len(exchange.frames)
             missed = max(frames[exchange.turn.id], default=end - 1) + 1 - end

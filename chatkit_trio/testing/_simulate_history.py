@@ -111,6 +111,8 @@ class Request:
     operation: Operation
     life: Life
     thread_id: str | None = None
+    sent_to: str | None = None
+    """The thread that its body names."""
     ended: int | None = None
     ended_at: float = 0.0
     outcome: str = ""
@@ -129,6 +131,8 @@ class Exchange:
     thread_id: str | None
     frames: list[bytes] = field(default_factory=list)
     removed: set[str] = field(default_factory=set)
+    is_repeat: bool = False
+    """Whether it answers a request that was sent before; its frames have numbers of their own."""
     complete: int | None = None
     """When the server had ended the stream."""
     error: ErrorEvent | None = None
@@ -208,8 +212,8 @@ class History:
     lists: list[tuple[int, list[str]]] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
     """Threads that a client has been told of, and when."""
-    settled: list[tuple[int, int, str]] = field(default_factory=list)
-    """Stops: when begun, when answered, and on which thread."""
+    stops: list[tuple[int, str]] = field(default_factory=list)
+    """When a thread's turn was stopped, which takes effect at once, and which thread's."""
     bodies: list[Body] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
     log: list[LogRecord] = field(default_factory=list)

@@ -145,6 +145,7 @@ class _Planner:
                 "all",
                 f"leave:{count}",
                 f"lose:{count}",
+                f"twice:{count}",
                 f"quit:{round(rng.uniform(0, 1.2), 3)}",
                 f"stop:{count}",
                 f"pause:{count}:{rng.choice([0.3, 3.0])}",

@@ -134,20 +134,16 @@ class _Listener(logging.Handler):
 
 
 class _PageTransport(ServerTransport):
-    """Sends as our page does: it can come back to a stream, and it names its requests."""
-
-    def __init__(self, life: Life, context: Any, *, can_return: bool, key: str | None) -> None:
-        super().__init__(life.server, context)
-        self._arguments: dict[str, Any] = {"can_return": can_return}
-        if key is not None:
-            self._arguments["idempotency_key"] = key
+    """Sends as our page does, whose clients can come back to a stream."""
 
     @asynccontextmanager
     async def stream(
         self, request: bytes, *, idempotency_key: str | None = None
     ) -> AsyncIterator[Connection]:
         with _refusals():
-            result = await self._server.process(request, self._context, **self._arguments)
+            result = await self._server.process(
+                request, self._context, can_return=True, idempotency_key=idempotency_key
+            )
         assert isinstance(result, StreamingResult)
         async with result:
             with _refusals():
@@ -405,14 +401,10 @@ class _World:
         self._trace(f"client {operation.client} {operation.do}: {request.outcome}")
 
     def _client(self, request: Request) -> ChatClient:
-        """Return the client of this request; the same one whenever it is sent again."""
-        mode = request.operation.reading.partition(":")[0]
-        key = f"key {request.number}" if mode == "twice" else None
-        can_return = mode in ("back", "lose")
-        transport = _PageTransport(
-            request.life, self._scenario.context, can_return=can_return, key=key
-        )
-        return ChatClient(transport)
+        """Return the client that makes this request: our page, or one that can't come back."""
+        is_page = request.operation.reading.partition(":")[0] in ("back", "lose", "twice")
+        transport = _PageTransport if is_page else ServerTransport
+        return ChatClient(transport(request.life.server, self._scenario.context))
 
     def _cause(self, reason: CancelReason, request: Request, thread_id: str | None) -> None:
         cause = Cause(self.next_number(), reason, thread_id, life=request.life, request=request)
@@ -431,7 +423,8 @@ class _World:
             self._cause(CancelReason.SUPERSEDED, request, thread_id)
         request.thread_id = thread_id
         try:
-            await self._stream(request, client, client.send(operation.text, thread_id))
+            request.sent_to = thread_id
+            await self._stream(request, client, self._send(request, client))
         finally:
             if thread_id is None:
                 self._creating.remove(operation.thread)
@@ -499,8 +492,8 @@ class _World:
     async def _stop(self, request: Request, client: ChatClient, thread_id: str) -> None:
         began = self.next_number()
         self._cause(CancelReason.STOPPED, request, thread_id)
+        self.history.stops.append((began, thread_id))
         await client.stop(thread_id)
-        self.history.settled.append((began, self.next_number(), thread_id))
 
     async def _do_watch(self, request: Request, client: ChatClient) -> None:
         if (thread_id := request.thread_id) is not None:
@@ -629,11 +622,20 @@ class _World:
         await self._read(exchange, turn, int(count))
         await self._hang_up(exchange, turn)
         request = exchange.request
-        if request.operation.do == "send":
-            async with client.send(request.operation.text, request.thread_id) as again:
+        if request.operation.do == "send" and request.life.is_up:
+            async with self._send(request, client) as again:
                 repeated = self._exchange(request, again)
+                repeated.is_repeat = True
                 await self._read(repeated, again)
                 await self._hang_up(repeated, again)
+
+    def _send(
+        self, request: Request, client: ChatClient
+    ) -> AbstractAsyncContextManager[ClientTurn]:
+        """Send the message of a request; sent twice, it has a key by which it is known again."""
+        is_repeated = request.operation.reading.startswith("twice")
+        key = f"request {request.number}" if is_repeated else None
+        return client.send(request.operation.text, request.sent_to, idempotency_key=key)
 
     async def _read_back(
         self, exchange: Exchange, client: ChatClient, turn: ClientTurn, count: float, seconds: float
