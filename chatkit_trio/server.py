@@ -248,6 +248,7 @@ class ChatKitServer(ServerHooks[TContext]):
         assert nursery is not None
         assert manager is not None
         await self.__settle_all()  # noqa: ASYNC102 (it shields itself)
+        await self.__give_up()  # noqa: ASYNC102 (it shields itself)
         nursery.cancel_scope.cancel()
         await self.__wait_for_cleanup()  # noqa: ASYNC102 (it shields itself)
         # An ordinary error of the caller's stays as it is: the nursery would wrap it in a group.
@@ -285,7 +286,10 @@ class ChatKitServer(ServerHooks[TContext]):
         with trio.move_on_after(longest + 1, shield=True):
             for turn in turns:
                 await turn.settled.wait()
-        left = [turn for turn in turns if not turn.settled.is_set()]
+
+    async def __give_up(self) -> None:
+        """Leave what couldn't be stored to the journal, if there is one: the server leaves."""
+        left = [turn for turn in self.live_turns if not turn.settled.is_set()]
         for turn in left:
             turn.give_up()
         if left and self.store.journal is not None:

@@ -58,7 +58,12 @@ class Ending:
             self._bound_operation()
 
     def limit(self, reason: CancelReason, seconds: float | None) -> None:
-        """Cut the turn short in so many seconds from now, or lift this limit (None)."""
+        """Cut the turn short in so many seconds from now, or lift this limit (None).
+
+        A limit that has passed stays: it is the reason.
+        """
+        if self.reason is not None:
+            return
         self._limits[reason] = inf if seconds is None else trio.current_time() + seconds
         self.scope.deadline = min(self._limits.values())
         self._bound_operation()

@@ -251,26 +251,41 @@ class Handover:
             )
 
     async def _iterate(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
+        # Around the steps, too: a scope around aclose() alone would lie within the scopes and
+        # nurseries that respond has open across its yield, and these end there.
+        with trio.CancelScope() as closing:
+            try:
+                await self._step_through(iterator)
+            finally:
+                closing.shield = True
+                closing.deadline = trio.current_time() + self._closing_timeout
+                await self._close(iterator)  # noqa: ASYNC102 (the scope is a shield now)
+        if closing.cancelled_caught:
+            logger.error(
+                "closing what respond() returned took longer than %s s in %s; its cleanup was cut",
+                self._closing_timeout,
+                self._name,
+            )
+            await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def _step_through(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
         athrow = getattr(iterator, "athrow", None)
         step: Callable[[], Awaitable[ThreadStreamEvent]] = iterator.__anext__
-        try:
-            while True:
-                try:
-                    event = await step()
-                except StopAsyncIteration:
+        while True:
+            try:
+                event = await step()
+            except StopAsyncIteration:
+                return
+            step = iterator.__anext__
+            try:
+                # A generator that swallows its cancellation must not go on for ever.
+                if not await self._take(event):
                     return
-                step = iterator.__anext__
-                try:
-                    # A generator that swallows its cancellation must not go on for ever.
-                    if not await self._take(event):
-                        return
-                except (trio.Cancelled, Exception) as raised:  # noqa: ASYNC103
-                    # Of a scope that respond has open across the yield, or a refused event.
-                    if athrow is None:
-                        raise
-                    step = partial(athrow, raised)
-        finally:
-            await self._close(iterator)  # noqa: ASYNC102 (it shields itself)
+            except (trio.Cancelled, Exception) as raised:  # noqa: ASYNC103
+                # Of a scope that respond has open across the yield, or a refused event.
+                if athrow is None:
+                    raise
+                step = partial(athrow, raised)
 
     async def _take(self, event: ThreadStreamEvent) -> bool:
         """Accept an event, and wait until it has been performed; say whether more are wanted.
@@ -301,17 +316,10 @@ class Handover:
         aclose = getattr(iterator, "aclose", None)
         if aclose is None:
             return
-        with trio.move_on_after(self._closing_timeout, shield=True) as closing:
-            try:
-                await aclose()
-            except BaseExceptionGroup as group:
-                # Closing a generator raises this if a nursery is open across its yield.
-                failure = group.split(GeneratorExit)[1]
-                if failure is not None:
-                    raise failure from None
-        if closing.cancelled_caught:
-            logger.error(
-                "closing what respond() returned took longer than %s s in %s; its cleanup was cut",
-                self._closing_timeout,
-                self._name,
-            )
+        try:
+            await aclose()
+        except BaseExceptionGroup as group:
+            # Closing a generator raises this if a nursery is open across its yield.
+            failure = group.split(GeneratorExit)[1]
+            if failure is not None:
+                raise failure from None

@@ -95,6 +95,8 @@ async def recover(journal: Journal[Any], thread_id: str | None = None) -> None:
             await journal.settle_abandoned(_crash_settlement(entry))
             settled += 1
         except StoreError as error:
+            if store_error is not None:
+                logger.error("another turn can't be settled either", exc_info=store_error)
             store_error = error
         except Exception:
             logger.exception(

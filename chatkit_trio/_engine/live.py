@@ -30,7 +30,7 @@ class LiveTurns:
 
     def __init__(self, recover: Callable[[str], Awaitable[None]]) -> None:
         self._recover = recover
-        self._all: set[Turn[Any]] = set()
+        self._all: dict[Turn[Any], None] = {}  # in order of arrival
         self._by_thread: dict[str, Turn[Any]] = {}
         self._admission: dict[str, trio.Lock] = {}
         self._beginning: dict[str, Turn[Any]] = {}  # the turns that hold an admission lock
@@ -43,14 +43,14 @@ class LiveTurns:
 
     def add(self, turn: Turn[Any]) -> None:
         """Count a turn that will be run; it needn't be admitted yet."""
-        self._all.add(turn)
+        self._all[turn] = None
 
     async def run(self, turn: Turn[Any]) -> None:
         """Run a turn, beginning it when its thread is free, as its policy says."""
         try:
             await turn.run(self._admitted(turn))
         finally:
-            self._all.discard(turn)
+            self._all.pop(turn, None)
             if self._by_thread.get(turn.thread_id) is turn:
                 del self._by_thread[turn.thread_id]
 

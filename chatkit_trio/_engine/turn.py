@@ -363,6 +363,10 @@ class Turn(Generic[TContext]):
         # A write runs to its end whatever happens: don't start one for a cancelled turn.
         await trio.lowlevel.checkpoint_if_cancelled()
         self.state = TurnState.BEGINNING
+        if not self.log.has_readers:
+            # They left while it waited. Asked again before `respond`: then the options are known.
+            self._ending.limit(CancelReason.DISCONNECTED, None)
+            self._on_disconnect()
         if self.policy.turn_timeout is not None:
             self._ending.limit(CancelReason.DEADLINE, self.policy.turn_timeout)
         started = await self._ending.write(self.request.begin)
