@@ -226,7 +226,7 @@ class ChatKitServer(ServerHooks[TContext]):
         self.__is_draining = False
         if self.store.journal is not None:
             nursery.start_soon(
-                keep_journal, self.store.journal, self.live_turns, self.journal_interval
+                keep_journal, self.store.journal, self.live_turns.answers, self.journal_interval
             )
             nursery.start_soon(keep_recovering, self.store.journal)
         return self
@@ -289,9 +289,13 @@ class ChatKitServer(ServerHooks[TContext]):
 
     async def __give_up(self) -> None:
         """Leave what couldn't be stored to the journal, if there is one: the server leaves."""
-        left = [turn for turn in self.live_turns if not turn.settled.is_set()]
-        for turn in left:
-            turn.give_up()
+        left = [
+            turn.answer
+            for turn in self.live_turns
+            if turn.answer is not None and not turn.settled.is_set()
+        ]
+        for answer in left:
+            answer.settling.storing.give_up()
         if left and self.store.journal is not None:
             with trio.move_on_after(self.policy.settle_timeout, shield=True):
                 await write_down(self.store.journal, left)

@@ -8,13 +8,13 @@ forward.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Any, get_args
 
 import trio
 from pydantic import BaseModel
 
+from chatkit_trio.errors import BaseStreamError
 from chatkit_trio.store import JournalEntry, Store
 from chatkit_trio.types import ThreadItem, ThreadStreamEvent
 
@@ -27,7 +27,7 @@ from .items import RequireNew, TurnItems, is_visible
 from .keeping import CancelReason, kept_items
 from .opening import StartedRequest
 from .policy import TurnPolicy
-from .settling import Outcome, Settling, ending_events
+from .settling import Hook, Outcome, Settling, ending_events
 from .thread_state import ThreadWatch
 from .wire import frame
 from .writing import Rename, Step, ThreadWriter
@@ -50,6 +50,7 @@ class Answer:
         log: FrameLog,
         started: StartedRequest,
     ) -> None:
+        self.turn_id = turn_id
         self.started = started
         self.thread = thread = started.thread
         self.items = TurnItems()
@@ -203,7 +204,7 @@ class Answer:
 
     # --- The end -------------------------------------------------------------------------------
 
-    async def settle(self, hook: Callable[[list[ThreadItem]], Awaitable[None]]) -> Outcome:
+    async def settle(self, hook: Hook) -> Outcome:
         """Store what is left. The first of these counts: a failure, the answer's end, a cut."""
         self._left = self.handover.close()
         self._ids_at_end = self.items.visible_ids()
@@ -217,7 +218,10 @@ class Answer:
         return await self.settling.settle(reason, failure, hook)
 
     def announce(self, outcome: Outcome) -> None:
-        """Tell clients that still read what was kept and why the answer ends here."""
+        """Tell clients that still read, and the log, what was kept and why the answer ends here."""
+        failure = outcome.failure
+        if failure is not None and not isinstance(failure, BaseStreamError):
+            logger.error("the answer in thread %s failed", self.thread.id, exc_info=failure)
         if outcome.is_stored:
             for step in self._left:
                 needs_no_write = step.effect is None or isinstance(step.effect, RequireNew)

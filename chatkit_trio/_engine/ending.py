@@ -33,6 +33,7 @@ class Ending:
         self._reason: CancelReason | None = None
         self._limits: dict[CancelReason, float] = {}
         self._cancelled_at = inf
+        self._may_be_hurried = True
         self._hurried_at = inf
         self._operation: trio.CancelScope | None = None
         self._operation_began_at = inf
@@ -69,15 +70,17 @@ class Ending:
         self._bound_operation()
 
     def hurry(self) -> None:
-        """Bound each operation from now on, because somebody waits for the turn to begin.
+        """Bound each operation until the turn has begun, because somebody waits for that.
 
         The turn isn't cut: an operation that ends in time changes nothing.
         """
-        self._hurried_at = min(self._hurried_at, trio.current_time())
-        self._bound_operation()
+        if self._may_be_hurried:
+            self._hurried_at = min(self._hurried_at, trio.current_time())
+            self._bound_operation()
 
     def stop_hurrying(self) -> None:
-        """Lift what `hurry` has set: the turn has begun."""
+        """Lift what `hurry` has set, for good: the turn has begun."""
+        self._may_be_hurried = False
         self._hurried_at = inf
 
     async def write(self, operation: Callable[[], Awaitable[_T]]) -> _T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import trio
@@ -22,9 +22,9 @@ RECOVERY_INTERVAL = 10.0
 
 
 class Journaled(Protocol):
-    """A turn, as the journal sees it."""
+    """A turn that has begun, as the journal sees it."""
 
-    id: str
+    turn_id: str
 
     def journal_entry(self) -> JournalEntry | None:
         """Return what to write down; None if it hasn't changed since the last time."""
@@ -33,14 +33,16 @@ class Journaled(Protocol):
         """Take note that the last entry wasn't written."""
 
 
-async def keep_journal(journal: Journal[Any], turns: Iterable[Journaled], interval: float) -> None:
+async def keep_journal(
+    journal: Journal[Any], live: Callable[[], Iterable[Journaled]], interval: float
+) -> None:
     """Write down what live turns have produced, every `interval` seconds, until cancelled.
 
     One transaction for all turns, so its price doesn't grow with the number of events.
     """
     while True:
         await trio.sleep(interval)
-        await write_down(journal, turns)
+        await write_down(journal, live())
 
 
 async def write_down(journal: Journal[Any], turns: Iterable[Journaled]) -> None:
@@ -53,7 +55,7 @@ async def write_down(journal: Journal[Any], turns: Iterable[Journaled]) -> None:
     except Exception:
         logger.exception("the journal couldn't be written; it is tried again")
         for turn in turns:
-            if turn.id in entries:
+            if turn.turn_id in entries:
                 turn.forget_checkpoint()
 
 
@@ -64,10 +66,10 @@ def _entries(turns: Iterable[Journaled]) -> dict[str, JournalEntry]:
             entry = turn.journal_entry()
         except Exception:
             # An item that can't be copied must not keep the other turns out of the journal.
-            logger.exception("the items of %s can't be written into the journal", turn.id)
+            logger.exception("the items of %s can't be written into the journal", turn.turn_id)
         else:
             if entry is not None:
-                entries[turn.id] = entry
+                entries[turn.turn_id] = entry
     return entries
 
 

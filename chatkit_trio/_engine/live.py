@@ -17,7 +17,9 @@ from typing import Any
 import trio
 
 from chatkit_trio.errors import BusyError
+from chatkit_trio.types import ThreadMetadata
 
+from .answering import Answer
 from .keeping import CancelReason
 from .turn import Turn
 
@@ -54,6 +56,10 @@ class LiveTurns:
             if self._by_thread.get(turn.thread_id) is turn:
                 del self._by_thread[turn.thread_id]
 
+    def answers(self) -> list[Answer]:
+        """Return what there is of the turns that have begun."""
+        return [turn.answer for turn in self if turn.answer is not None]
+
     def holder(self, thread_id: str) -> Turn[Any] | None:
         """Return the turn that holds a thread, from its first writes until it is settled."""
         turn = self._by_thread.get(thread_id)
@@ -63,6 +69,16 @@ class LiveTurns:
         """Return the live turn of a thread, if its first writes have been made."""
         turn = self.holder(thread_id)
         return turn if turn is not None and turn.has_begun else None
+
+    async def rename(self, thread_id: str, title: str) -> ThreadMetadata | None:
+        """Have the live turn of a thread save a title; None if no turn has done it.
+
+        Raises what the store raises.
+        """
+        turn = self.holder(thread_id)
+        if turn is None or turn.answer is None or not await turn.answer.rename(title):
+            return None
+        return turn.thread
 
     async def ready_to_read(self, thread_id: str) -> None:
         """Wait while the thread lacks an answer that has ended, here or in a dead process.
@@ -116,17 +132,17 @@ class LiveTurns:
     async def _admitted(self, turn: Turn[Any]) -> AsyncIterator[None]:
         thread_id = turn.thread_id
         if (beginning := self._beginning.get(thread_id)) is not None:
-            beginning.hurry()
+            beginning.ending.hurry()
         async with self.alone(thread_id):
             self._beginning[thread_id] = turn
             try:
                 if self._admission[thread_id].statistics().tasks_waiting:
-                    turn.hurry()
-                await turn.read(partial(self._recover, thread_id))
-                await turn.read(turn.request.check)
+                    turn.ending.hurry()
+                await turn.ending.read(partial(self._recover, thread_id))
+                await turn.ending.read(turn.request.check)
                 if (holder := self.holder(thread_id)) is not None:
                     await self._make_way(turn, holder)
-                    await turn.read(turn.request.check)
+                    await turn.ending.read(turn.request.check)
                 self._by_thread[thread_id] = turn
                 yield
             finally:

@@ -446,16 +446,9 @@ async def _thread_so_far(
 
 async def _items_so_far(server: ServerHooks[Any], thread_id: str, context: Any) -> Page[ThreadItem]:
     """Return a thread's first items, with those of its live turn as the client has seen them."""
-    while True:
-        turn = server.live_turns.on_thread(thread_id)
-        # Snapshot first: an item may move from pending to stored during the load.
-        running, changed = ([], []) if turn is None else turn.items_so_far()
-        page = await server.store.load_thread_items(
-            thread_id, None, DEFAULT_PAGE_SIZE, "asc", context
-        )
-        if turn is None or not turn.settled.is_set():
-            break
-    page = _with_newest(page, changed)
+    page, running = await _page_beside_turn(
+        server, thread_id, None, DEFAULT_PAGE_SIZE, "asc", context
+    )
     if page.has_more:
         return page
     stored = {item.id for item in page.data}
@@ -463,10 +456,25 @@ async def _items_so_far(server: ServerHooks[Any], thread_id: str, context: Any) 
     return page.model_copy(update={"data": [*page.data, *running]})
 
 
-def _with_newest(page: Page[ThreadItem], changed: list[ThreadItem]) -> Page[ThreadItem]:
-    """Return a page with items in the state that a live turn has brought them to."""
+async def _page_beside_turn(
+    server: ServerHooks[Any],
+    thread_id: str,
+    after: str | None,
+    limit: int,
+    order: str,
+    context: Any,
+) -> tuple[Page[ThreadItem], list[ThreadItem]]:
+    """Return a page of stored items as a live turn has brought them to, and its unstored items."""
+    while True:
+        turn = server.live_turns.on_thread(thread_id)
+        # Snapshot first: an item may move from pending to stored during the load.
+        running, changed = ([], []) if turn is None else turn.items_so_far()
+        page = await server.store.load_thread_items(thread_id, after, limit, order, context)
+        if turn is None or not turn.settled.is_set():
+            break
     newest = {item.id: item for item in changed}
-    return page.model_copy(update={"data": [newest.get(item.id, item) for item in page.data]})
+    items = [newest.get(item.id, item) for item in page.data]
+    return page.model_copy(update={"data": items}), running
 
 
 async def threads_list(
@@ -507,11 +515,11 @@ async def _page_of_items(
 ) -> Page[ThreadItem]:
     await server.live_turns.ready_to_read(params.thread_id)
     await server.store.load_thread(params.thread_id, context=context)
-    page = await server.store.load_thread_items(
-        params.thread_id, params.after, _page_size(params.limit), params.order, context
+    limit = _page_size(params.limit)
+    page, _running = await _page_beside_turn(
+        server, params.thread_id, params.after, limit, params.order, context
     )
-    turn = server.live_turns.on_thread(params.thread_id)
-    return page if turn is None else _with_newest(page, turn.items_so_far()[1])
+    return page
 
 
 async def items_feedback(
@@ -558,14 +566,12 @@ async def threads_update(
     live = server.live_turns
     await server.store.load_thread(thread_id, context=context)
     # A live turn holds the newest state of the thread: only its own task saves it.
-    turn = live.on_thread(thread_id)
-    if turn is not None and await turn.rename(title):
-        return thread_answer(turn.thread)
+    if (thread := await live.rename(thread_id, title)) is not None:
+        return thread_answer(thread)
     # Keep turns from beginning: they would load the old title and save it back.
     async with live.alone(thread_id):
-        turn = live.on_thread(thread_id)
-        if turn is not None and await turn.rename(title):
-            return thread_answer(turn.thread)
+        if (thread := await live.rename(thread_id, title)) is not None:
+            return thread_answer(thread)
         await live.ready_to_read(thread_id)
         thread = await server.store.load_thread(thread_id, context=context)
         renamed = as_metadata(thread).model_copy(update={"title": title})

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import trio
 
@@ -37,6 +37,9 @@ from .thread_state import ThreadWatch
 from .wire import error_event, thread_answer
 
 logger = logging.getLogger(__name__)
+
+Hook: TypeAlias = Callable[[ThreadMetadata, list[ThreadItem], Any], Awaitable[None]]
+"""`handle_stream_cancelled`: takes the thread, the pending items and the context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ class Settling:
         self,
         reason: CancelReason | None,
         failure: BaseException | None,
-        hook: Callable[[list[ThreadItem]], Awaitable[None]],
+        hook: Hook,
     ) -> Outcome:
         """Store what is left, by the hook if the turn was cut short.
 
@@ -170,13 +173,12 @@ class Settling:
         """Say whether a failed turn has an answer that was cut: a refusal alone isn't one."""
         return bool(kept_items(pending) or self.left.items.unconfirmed_additions())
 
-    async def _call_hook(
-        self, hook: Callable[[list[ThreadItem]], Awaitable[None]], pending: list[ThreadItem]
-    ) -> None:
+    async def _call_hook(self, hook: Hook, pending: list[ThreadItem]) -> None:
         error: Exception | None = None
         is_done = False
         try:
-            is_done = await ends_within(self._seconds, hook, list(pending))
+            thread = self.left.watch.thread
+            is_done = await ends_within(self._seconds, hook, thread, [*pending], self._context)
         except NotFoundError as raised:
             # Of the store, if the default has been called: storing says whether it is the thread.
             error = None if self.left.kept is not None else raised

@@ -44,7 +44,7 @@ from __future__ import annotations
 import enum
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from functools import partial
@@ -53,8 +53,8 @@ from typing import Any, Generic
 
 import trio
 
-from chatkit_trio.errors import BaseStreamError, ChatKitError, StoreError
-from chatkit_trio.store import JournalEntry, TContext
+from chatkit_trio.errors import ChatKitError, StoreError
+from chatkit_trio.store import TContext
 from chatkit_trio.types import (
     StreamOptions,
     StreamOptionsEvent,
@@ -69,7 +69,7 @@ from .groups import ends_process, unwrapped
 from .keeping import CancelReason
 from .opening import CheckedRequest, TurnHooks
 from .policy import TurnPolicy
-from .settling import Outcome, told_at_end
+from .settling import told_at_end
 from .wire import error_event, frame, refusal_event
 
 logger = logging.getLogger(__name__)
@@ -115,9 +115,10 @@ def current_turn() -> Turn[Any]:
 class Turn(Generic[TContext]):
     """One streaming request from its first read to its settling.
 
-    Public: `id`, `thread`, `context`, `policy`, `state`, `cancel_scope`, `nursery`,
-    `cancel_reason`, `cancel()`, `keep()`. Tasks started in `nursery` belong to the turn: it
-    doesn't end before they do, and cancels them when it is cancelled.
+    For user code: `id`, `thread`, `context`, `policy`, `state`, `cancel_scope`, `nursery`,
+    `cancel_reason`, `cancel()`, `keep()`, `settled` and `ended`; the rest is for the server. Tasks
+    started in `nursery` belong to the turn: it doesn't end before they do, and cancels them when
+    it is cancelled.
     """
 
     def __init__(
@@ -140,11 +141,12 @@ class Turn(Generic[TContext]):
         """Set when the user's code has ended too."""
         self.options_known = trio.Event()
         """Set when it is known whether a client may end this turn, or when the turn is over."""
-        self._hooks = hooks
         self.request = request
-        self._ending = Ending(self.id, policy.settle_timeout)
+        self.ending = Ending(self.id, policy.settle_timeout)
+        self.answer: Answer | None = None
+        """What there is of the turn from its first write on."""
+        self._hooks = hooks
         self._options: StreamOptions | None = None
-        self._answer: Answer | None = None
 
     # --- What user code may ask and do ---------------------------------------------------------
 
@@ -156,7 +158,7 @@ class Turn(Generic[TContext]):
     @property
     def nursery(self) -> trio.Nursery:
         """The nursery for tasks beside `respond`, such as one that finds a title."""
-        nursery = None if self._answer is None else self._answer.handover.nursery
+        nursery = None if self.answer is None else self.answer.handover.nursery
         if nursery is None:
             raise RuntimeError(f"{self.id} isn't running, so it has no nursery")
         return nursery
@@ -164,21 +166,21 @@ class Turn(Generic[TContext]):
     @property
     def cancel_scope(self) -> trio.CancelScope:
         """The scope around everything that the turn runs."""
-        return self._ending.scope
+        return self.ending.scope
 
     @property
     def cancel_reason(self) -> CancelReason | None:
         """Why the turn ended early, or is about to; None if it didn't."""
-        if self._answer is not None and self.state not in _BEFORE_SETTLING:
-            return self._answer.settling.left.reason
-        return self._ending.reason
+        if self.answer is not None and self.state not in _BEFORE_SETTLING:
+            return self.answer.settling.left.reason
+        return self.ending.reason
 
     def cancel(self, reason: CancelReason = CancelReason.STOPPED) -> None:
         """End the turn early, keeping what it has produced. The first reason given counts.
 
         Returns at once; `settled` says when everything is stored. Not a checkpoint.
         """
-        self._ending.cancel(reason)
+        self.ending.cancel(reason)
 
     async def keep(self, pending_items: Sequence[ThreadItem]) -> None:
         """Store what is worth keeping of these items, the hidden note, and all else unsaved.
@@ -201,12 +203,12 @@ class Turn(Generic[TContext]):
     @property
     def has_begun(self) -> bool:
         """Whether the first writes have been made."""
-        return self._answer is not None
+        return self.answer is not None
 
     @property
     def is_ending(self) -> bool:
         """Whether the turn is cut or over, so that a reader of the thread should wait for it."""
-        return self._ending.is_cut or self.state not in _BEFORE_SETTLING
+        return self.ending.is_cut or self.state not in _BEFORE_SETTLING
 
     @property
     def end_reason(self) -> str:
@@ -224,8 +226,8 @@ class Turn(Generic[TContext]):
 
     async def wait_settled(self) -> None:
         """Wait until all is stored. Raises `StoreError` if that takes longer than it should."""
-        if self._answer is not None:
-            self._answer.settling.storing.try_now()
+        if self.answer is not None:
+            self.answer.settling.storing.try_now()
         with trio.move_on_after(self.longest_settling):
             await self.settled.wait()
             return
@@ -234,43 +236,20 @@ class Turn(Generic[TContext]):
             " tried again"
         )
 
-    def hurry(self) -> None:
-        """Bound the first writes, because somebody waits for the thread."""
-        if self.state in (TurnState.WAITING, TurnState.BEGINNING):
-            self._ending.hurry()
-
-    def give_up(self) -> None:
-        """Stop trying to store what the store doesn't take: the server leaves."""
-        if self._answer is not None:
-            self._answer.settling.storing.give_up()
-
-    async def rename(self, title: str) -> bool:
-        """Give the thread a title, saved by this turn; return False if the turn has ended."""
-        return await self._begun.rename(title)
-
     def items_so_far(self) -> tuple[list[ThreadItem], list[ThreadItem]]:
         """Return what clients have seen and the store lacks: new items, and changed ones."""
-        return ([], []) if self._answer is None else self._answer.items_so_far()
+        return ([], []) if self.answer is None else self.answer.items_so_far()
 
     def item_ids(self) -> list[str]:
         """Return the ids of the turn's items that a client may see; some may have been dropped."""
-        return [] if self._answer is None else self._answer.item_ids()
-
-    def journal_entry(self) -> JournalEntry | None:
-        """Return what to write into the journal; None if it hasn't changed since the last time."""
-        return None if self._answer is None else self._answer.journal_entry()
-
-    def forget_checkpoint(self) -> None:
-        """Take note that the last journal entry wasn't written."""
-        if self._answer is not None:
-            self._answer.forget_checkpoint()
+        return [] if self.answer is None else self.answer.item_ids()
 
     def open_reader(
         self, start: int | None = None, *, leads: bool = False, can_return: bool = True
     ) -> FrameReader:
         """Return a reader of this turn's frames; see `FrameLog.open_reader`."""
         reader = self.log.open_reader(start, leads=leads, can_return=can_return)
-        self._ending.limit(CancelReason.DISCONNECTED, None)
+        self.ending.limit(CancelReason.DISCONNECTED, None)
         return reader
 
     def close_reader(self, reader: FrameReader) -> None:
@@ -285,17 +264,17 @@ class Turn(Generic[TContext]):
             return
         if self.state is TurnState.BEGINNING:
             # Asked again before `respond` is called: then the options are known.
-            self._ending.hurry()
+            self.ending.hurry()
         elif seconds == 0:
-            self._ending.cancel(CancelReason.DISCONNECTED)
+            self.ending.cancel(CancelReason.DISCONNECTED)
         else:
-            self._ending.limit(CancelReason.DISCONNECTED, seconds)
+            self.ending.limit(CancelReason.DISCONNECTED, seconds)
 
     @property
     def _begun(self) -> Answer:
-        if self._answer is None:
+        if self.answer is None:
             raise RuntimeError(f"{self.id} hasn't begun")
-        return self._answer
+        return self.answer
 
     # --- The life ------------------------------------------------------------------------------
 
@@ -310,10 +289,6 @@ class Turn(Generic[TContext]):
         self.options_known.set()
         self.ended.set()
 
-    async def read(self, operation: Callable[[], Awaitable[None]]) -> None:
-        """Run a read that comes before the turn begins, bounded as `hurry` says."""
-        await self._ending.read(operation)
-
     async def run(self, admission: AbstractAsyncContextManager[None]) -> None:
         """Run the turn to its end; an error of user code ends this turn and nothing else.
 
@@ -323,8 +298,8 @@ class Turn(Generic[TContext]):
         try:
             with self.cancel_scope:
                 await self._begin_and_answer(admission)
-            if not self.has_begun:
-                self._announce_reason()
+            if not self.has_begun and (told := told_at_end(self.ending.reason)) is not None:
+                self.log.append(frame(told))
         except GeneratorExit:
             raise  # the coroutine is being thrown away
         except BaseException as error:  # noqa: ASYNC103
@@ -365,28 +340,28 @@ class Turn(Generic[TContext]):
         self.state = TurnState.BEGINNING
         if not self.log.has_readers:
             # They left while it waited. Asked again before `respond`: then the options are known.
-            self._ending.limit(CancelReason.DISCONNECTED, None)
+            self.ending.limit(CancelReason.DISCONNECTED, None)
             self._on_disconnect()
         if self.policy.turn_timeout is not None:
-            self._ending.limit(CancelReason.DEADLINE, self.policy.turn_timeout)
-        started = await self._ending.write(self.request.begin)
-        self._answer = Answer(
+            self.ending.limit(CancelReason.DEADLINE, self.policy.turn_timeout)
+        started = await self.ending.write(self.request.begin)
+        self.answer = Answer(
             self.id,
             self._hooks.store,
             self.context,
             self.policy,
-            self._ending,
+            self.ending,
             self.log,
             started,
         )
         journal = self._hooks.store.journal
         if journal is not None:
             # Before the call: when it fails, there may be an entry all the same.
-            self._answer.settling.left.in_journal = True
+            self.answer.settling.left.in_journal = True
             begin_entry = partial(journal.begin, self.id, self.thread_id, self.context)
-            await self._ending.write(begin_entry)
-        await self._ending.write(self.request.began)
-        self._ending.stop_hurrying()
+            await self.ending.write(begin_entry)
+        await self.ending.write(self.request.began)
+        self.ending.stop_hurrying()
 
     async def _run_answer(self, error: Exception | None) -> None:
         answer = self._begun
@@ -399,8 +374,9 @@ class Turn(Generic[TContext]):
             cut = await answer.perform(tasks)
             # Here, inside of the nursery, because leaving it waits for the user's cleanup.
             self.state = TurnState.SETTLING
-            outcome = await answer.settle(self._call_hook)
-            self._tell(outcome)
+            outcome = await answer.settle(self._hooks.handle_stream_cancelled)
+            answer.announce(outcome)
+            self.log.close()
             if outcome.is_stored or await answer.settling.storing.until_stored():
                 self._release()
             if cut is not None:
@@ -424,17 +400,6 @@ class Turn(Generic[TContext]):
             self._on_disconnect()
         return None
 
-    async def _call_hook(self, pending_items: list[ThreadItem]) -> None:
-        await self._hooks.handle_stream_cancelled(self.thread, pending_items, self.context)
-
-    def _tell(self, outcome: Outcome) -> None:
-        """Say how the turn ended, to clients that still read and to the log; end the frames."""
-        failure = outcome.failure
-        if failure is not None and not isinstance(failure, BaseStreamError):
-            logger.error("the answer in thread %s failed", self.thread_id, exc_info=failure)
-        self._begun.announce(outcome)
-        self.log.close()
-
     def _refuse(self, failure: BaseException) -> None:
         """Tell the client why its request wasn't carried out."""
         if isinstance(failure, ChatKitError) and failure.http_status < 500:
@@ -442,10 +407,6 @@ class Turn(Generic[TContext]):
             return
         logger.error("a streaming request failed before its turn began", exc_info=failure)
         self.log.append(frame(error_event(failure)))
-
-    def _announce_reason(self) -> None:
-        if (told := told_at_end(self._ending.reason)) is not None:
-            self.log.append(frame(told))
 
     def _release(self) -> None:
         """Let go of the thread: all that will be stored is."""

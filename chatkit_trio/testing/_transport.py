@@ -189,7 +189,8 @@ class ServerTransport(Transport):
             yield ServerConnection(result)
 
     async def stop(self, thread_id: str) -> None:
-        await self._server.stop(thread_id)
+        with _refusals():
+            await self._server.stop(thread_id)
 
     async def last_ending(self, thread_id: str) -> AnswerEnding | None:
         with _refusals():

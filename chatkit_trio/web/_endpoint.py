@@ -126,7 +126,7 @@ class Endpoint(Generic[TContext]):
         turns = self._server.live_turns
         while (turn := turns.holder(thread_id)) is not None and not turn.options_known.is_set():
             if in_haste:
-                turn.hurry()
+                turn.ending.hurry()
             with trio.move_on_after(turn.longest_settling):
                 await turn.options_known.wait()
                 continue
