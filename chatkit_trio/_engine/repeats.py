@@ -79,6 +79,10 @@ class Repeats:
         self._server = server
         self._window = window
         self._opened: WeakValueDictionary[str, KeyedRequest] = WeakValueDictionary()
+        self._asking = 0
+        # Requests whose turn has ended while the store was asked about a key: its answer may be
+        # older than that end.
+        self._just_ended: list[KeyedRequest] = []
         self._answering: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
 
     async def open(
@@ -98,21 +102,28 @@ class Repeats:
             item_id=request.message_id,
             turn_id=new_turn_id(),
         )
-        known = await self._begin(record, context)
-        opened = self._opened.get(known.turn_id)
-        if opened is None:
-            opened = KeyedRequest(self._server, known, request, context)
-            self._opened[known.turn_id] = opened
+        self._asking += 1
+        try:
+            known = await self._begin(record, context)
+            opened = self._opened.get(known.turn_id)
+            if opened is None:
+                opened = KeyedRequest(self._server, known, request, context)
+                self._opened[known.turn_id] = opened
+        finally:
+            self._asking -= 1
+            if not self._asking:
+                self._just_ended.clear()
         if known is not record:
             opened.is_repeated(known)
         return opened
 
     async def run(self, request: KeyedRequest, turn: Turn[Any]) -> None:
-        """Run the turn of a request, then record what it has made and forget the request."""
+        """Run the turn of a request, then record what it has made."""
         await self._server.live_turns.run(turn)
         if request.is_carried_out_by(turn):
             await request.ended(turn)
-            self._opened.pop(turn.id, None)
+        if self._asking:
+            self._just_ended.append(request)
 
     async def answer(
         self,

@@ -407,6 +407,8 @@ def _may_have_quit(history: History, turn_id: str, life: Life | None) -> bool:
 def _has_failed(view: _View, turn_id: str, body: Body | None) -> bool:
     if view.faults_of(turn_id) or body is None or body.outcome == "raised":
         return True
+    if view.history.uses_own_server and turn_id in body.life.server.failures:
+        return True  # the server may have crashed before it could log the error of a task
     return any(_is_planned(record.error) for record in view.history.log)
 
 

@@ -77,6 +77,8 @@ class _Answer:
     context: Any
     quits: list[str]
     """The turns that have stopped themselves."""
+    failures: list[str]
+    """The turns in which a task has failed."""
 
     def fields(self, kind: StoreItemType = "message") -> dict[str, Any]:
         return {
@@ -103,6 +105,8 @@ class SimulatedServer(ChatKitServer[Any]):
         self._settings = settings
         self.quits: list[str] = []
         """The turns that have stopped themselves."""
+        self.failures: list[str] = []
+        """The turns in which a task has failed."""
 
     def get_stream_options(self, thread: ThreadMetadata, context: Any) -> StreamOptions:
         return StreamOptions(allow_cancel=self._settings.allow_cancel)
@@ -182,7 +186,7 @@ class SimulatedServer(ChatKitServer[Any]):
         await trio.lowlevel.checkpoint()
 
     async def _perform(self, words: list[str], thread: ThreadMetadata, context: Any) -> _Events:
-        answer = _Answer(self.store, thread, context, self.quits)
+        answer = _Answer(self.store, thread, context, self.quits, self.failures)
         for word in words:
             name, *arguments = word.split(":")
             if name in _WORDS:
@@ -424,15 +428,16 @@ async def _break(answer: _Answer) -> _Events:
     raise PlannedError("planned")
 
 
-async def _fail_later() -> None:
+async def _fail_later(failures: list[str]) -> None:
     await trio.sleep(0.1)
+    failures.append(current_turn().id)
     raise PlannedError("planned, in a task")
 
 
 async def _failtask(answer: _Answer) -> _Events:
     """Start a task that fails."""
     await trio.lowlevel.checkpoint()
-    current_turn().nursery.start_soon(_fail_later)
+    current_turn().nursery.start_soon(_fail_later, answer.failures)
     for event in _NO_EVENTS:
         yield event
 
