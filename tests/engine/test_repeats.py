@@ -513,3 +513,33 @@ async def test_what_has_ended_or_was_never_read_is_forgotten(
 
         assert len(repeats._opened) == 0
         assert len(repeats._answering) == 0
+
+
+@within(HOUR)
+async def test_an_answer_about_a_key_that_is_older_than_the_turns_end_starts_no_second_turn(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class SlowToAnswer(MemoryStore[Any]):
+        async def begin_request(self, record: Any, window: float, context: Any) -> Any:
+            known = await super().begin_request(record, window, context)
+            if known is not None:
+                await trio.sleep(60)
+            return known
+
+    class Wordless(TalkingServer):
+        async def respond(self, thread: Any, message: Any, context: Any) -> AsyncIterator[Any]:
+            self.calls += 1
+            await trio.sleep(1)
+            for event in ():
+                yield event
+
+    store = SlowToAnswer()
+    async with Wordless(store) as server, trio.open_nursery() as nursery:
+        first = await stream(server, message_request(), idempotency_key=KEY)
+        nursery.start_soon(ask, server, message_request())
+        await trio.testing.wait_all_tasks_blocked()
+        thread_id = thread_id_of(await read_all(first))
+        del first
+
+    assert server.calls == 1
+    assert await transcript(store, thread_id) == ["user: hi"]
