@@ -56,7 +56,7 @@ class PartFile:
         self._file = path.open("xb")
 
     def write(self, chunk: bytes) -> None:
-        with explained(self.path.parent):
+        with as_store_errors(self.path.parent):
             self._file.write(chunk)
 
     def finish(self) -> None:
@@ -82,7 +82,7 @@ class AttachmentFiles:
 
     def open(self) -> None:
         """Make the directory, and remove what uploads of dead processes left in it."""
-        with explained(self.directory):
+        with as_store_errors(self.directory):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = InstanceLock(self._base)
             self._remove_stale_parts()
@@ -98,7 +98,7 @@ class AttachmentFiles:
 
     def save_record(self, record: Record) -> None:
         """Write the record of a new attachment. Raises `ConflictError` if its id is taken."""
-        with explained(self.directory):
+        with as_store_errors(self.directory):
             part = self._new_part()
             try:
                 part.write(json.dumps(asdict(record)).encode())
@@ -111,7 +111,7 @@ class AttachmentFiles:
         """Return the record of an attachment. Raises `NotFoundError`."""
         if not is_id(attachment_id):
             raise _not_found(attachment_id)
-        with explained(self.directory):
+        with as_store_errors(self.directory):
             try:
                 text = self._record_path(attachment_id).read_bytes()
             except FileNotFoundError:
@@ -119,12 +119,12 @@ class AttachmentFiles:
         return Record(**json.loads(text))
 
     def record_ids(self) -> list[str]:
-        with explained(self.directory):
+        with as_store_errors(self.directory):
             return sorted(path.stem for path in self.directory.glob("*.json") if is_id(path.stem))
 
     def size(self, attachment_id: str) -> int | None:
         """Return how many bytes of an attachment are here, or None if they haven't arrived."""
-        with explained(self.directory):
+        with as_store_errors(self.directory):
             try:
                 return self.bytes_path(attachment_id).stat().st_size
             except FileNotFoundError:
@@ -132,7 +132,7 @@ class AttachmentFiles:
 
     def begin(self) -> PartFile:
         """Return a new file to receive bytes into."""
-        with explained(self.directory):
+        with as_store_errors(self.directory):
             return self._new_part()
 
     def publish(self, part: PartFile, attachment_id: str) -> None:
@@ -141,7 +141,7 @@ class AttachmentFiles:
         Raises `NotFoundError` if the attachment has been deleted meanwhile, and `ConflictError` if
         it has its bytes already.
         """
-        with explained(self.directory):
+        with as_store_errors(self.directory):
             part.finish()
             with self._naming:  # or a delete falls between the question and the name
                 if not self._record_path(attachment_id).exists():
@@ -150,12 +150,12 @@ class AttachmentFiles:
             part.discard()
 
     def remove_bytes(self, attachment_id: str) -> None:
-        with explained(self.directory):
+        with as_store_errors(self.directory):
             self.bytes_path(attachment_id).unlink(missing_ok=True)
 
     def remove(self, attachment_id: str) -> None:
         """Remove the record and the bytes of an attachment; what isn't there is no error."""
-        with explained(self.directory), self._naming:
+        with as_store_errors(self.directory), self._naming:
             self._record_path(attachment_id).unlink(missing_ok=True)
             self.bytes_path(attachment_id).unlink(missing_ok=True)
 
@@ -196,7 +196,7 @@ class AttachmentFiles:
 
 
 @contextmanager
-def explained(directory: Path) -> Iterator[None]:
+def as_store_errors(directory: Path) -> Iterator[None]:
     """Turn an `OSError` into a `StoreError` that names the directory."""
     try:
         yield

@@ -28,7 +28,7 @@ _ATTACHMENT: TypeAdapter[Attachment] = TypeAdapter(Attachment)
 ORDERS = ("asc", "desc")
 
 
-def everyone(context: object) -> str:
+def one_owner(context: object) -> str:
     """Return the one owner that all callers share: the default of a store."""
     return ""
 

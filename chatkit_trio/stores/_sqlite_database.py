@@ -128,7 +128,7 @@ class Database:
 
     def _open(self) -> None:
         try:
-            with self._explained():
+            with self._as_store_errors():
                 self._writer = self._connect()
                 with _transaction(self._writer, "DEFERRED"):
                     check(self._writer)  # first, for the next line would change a foreign file
@@ -181,7 +181,7 @@ class Database:
     def _write(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
         if self._writer is None:
             raise self._not_open()
-        with self._explained(), _transaction(self._writer, "IMMEDIATE"):
+        with self._as_store_errors(), _transaction(self._writer, "IMMEDIATE"):
             return transaction(self._writer)
 
     def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
@@ -189,7 +189,7 @@ class Database:
             raise self._not_open()
         reader = self._readers.pop()  # the limiter has as many tokens as there are readers
         try:
-            with self._explained(), _transaction(reader, "DEFERRED"):
+            with self._as_store_errors(), _transaction(reader, "DEFERRED"):
                 return query(reader)
         finally:
             self._readers.append(reader)
@@ -201,7 +201,7 @@ class Database:
         )
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _as_store_errors(self) -> Iterator[None]:
         """Turn SQLite's errors into one that names the file and a way out."""
         try:
             yield

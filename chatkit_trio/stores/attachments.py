@@ -52,7 +52,7 @@ from ._media_types import (
     is_accepted,
     media_type,
 )
-from ._records import everyone, owner_of
+from ._records import one_owner, owner_of
 
 __all__ = [
     "DEFAULT_ACCEPT",
@@ -121,7 +121,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         secret: str | bytes,
         max_bytes: int = 20 * 1024 * 1024,
         accept: Collection[str] = DEFAULT_ACCEPT,
-        owner: Callable[[TContext], str] = everyone,
+        owner: Callable[[TContext], str] = one_owner,
         upload_lifetime: float = 600,
         upload_method: Literal["PUT", "POST"] = "PUT",
         orphan_age: float = 24 * 3600,

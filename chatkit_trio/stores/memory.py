@@ -25,7 +25,7 @@ from ._records import (
     encode_attachment,
     encode_item,
     encode_thread,
-    everyone,
+    one_owner,
     owner_of,
 )
 
@@ -60,7 +60,7 @@ class MemoryStore(Store[TContext]):
     def __init__(
         self,
         *,
-        owner: Callable[[TContext], str] = everyone,
+        owner: Callable[[TContext], str] = one_owner,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.set_aside_items: list[UnstorableItem] = []

@@ -33,7 +33,7 @@ from ._records import (
     encode_attachment,
     encode_item,
     encode_thread,
-    everyone,
+    one_owner,
     owner_of,
 )
 from ._sqlite_database import Database
@@ -73,7 +73,7 @@ class SQLiteStore(Store[TContext]):
         self,
         path: str | os.PathLike[str],
         *,
-        owner: Callable[[TContext], str] = everyone,
+        owner: Callable[[TContext], str] = one_owner,
         synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
         readers: int = 4,
         busy_timeout: float = 5.0,
