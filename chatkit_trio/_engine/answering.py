@@ -21,7 +21,7 @@ from chatkit_trio.types import ThreadItem, ThreadStreamEvent
 from .drafts import UnfitUpdate
 from .ending import Ending
 from .frames import FrameLog
-from .groups import ends_process, split_cancelled, unwrapped
+from .groups import ends_process, split_cancelled
 from .handover import Handover
 from .items import RequireNew, TurnItems, is_visible
 from .keeping import CancelReason, kept_items
@@ -161,7 +161,7 @@ class Answer:
                 return error  # noqa: ASYNC104 (the caller raises it)
             cut, failure = split_cancelled(error)
             if failure is not None:
-                self.handover.fail(unwrapped(failure))
+                self.handover.fail(failure)
             return cut  # noqa: ASYNC104 (the caller raises it)
         return None
 

@@ -51,6 +51,11 @@ def unwrapped(error: BaseException) -> BaseException:
     return leaves[0] if len(leaves) == 1 else next(told, error)
 
 
+def is_several(error: BaseException) -> bool:
+    """Say whether this is a group of more than one exception."""
+    return len(list(_leaves(error))) > 1
+
+
 def _leaves(error: BaseException) -> Iterator[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:

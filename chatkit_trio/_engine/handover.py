@@ -23,7 +23,7 @@ import trio
 from chatkit_trio.types import ThreadStreamEvent
 
 from .ending import Ending
-from .groups import StrayCancellation, ends_process, split_cancelled, unwrapped
+from .groups import StrayCancellation, ends_process, is_several, split_cancelled, unwrapped
 from .keeping import CancelReason
 from .writing import Rename, Step
 
@@ -121,8 +121,12 @@ class Handover:
             self._steps.popleft()
         self._performed.unpark_all()
 
-    def fail(self, error: BaseException) -> None:
-        """Note a failure. Only the first one ends the turn; one that comes later is logged."""
+    def fail(self, raised: BaseException) -> None:
+        """Note a failure. The first one ends the turn; later ones are logged, as are errors beside
+        the one that the client is told of."""
+        error = unwrapped(raised)
+        if error is not raised and is_several(raised):
+            logger.error("several errors at once in %s", self._name, exc_info=raised)
         if self._ending.is_cut or self._is_closed:
             logger.error("an error after the end of %s", self._name, exc_info=error)
         elif self.failure is None:
@@ -199,7 +203,7 @@ class Handover:
             raise error
         cancelled, failure = split_cancelled(error)
         if failure is not None:
-            self.fail(unwrapped(failure))
+            self.fail(failure)
         if cancelled is not None:
             assert self._tasks is not None
             if self._ending.is_cut or self._tasks.cancel_scope.cancel_called:

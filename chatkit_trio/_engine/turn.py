@@ -309,7 +309,7 @@ class Turn(Generic[TContext]):
                 # A bug here must not end the server.
                 logger.exception("ending %s of thread %s failed", self.id, self.thread_id)
             else:
-                self._refuse(unwrapped(error))
+                self._refuse(error)
         finally:
             if not self.has_begun:
                 self._release()
@@ -370,7 +370,7 @@ class Turn(Generic[TContext]):
             if error is None:
                 error = self._greet()
             if error is not None:
-                answer.handover.fail(unwrapped(error))
+                answer.handover.fail(error)
             cut = await answer.perform(tasks)
             # Here, inside of the nursery, because leaving it waits for the user's cleanup.
             self.state = TurnState.SETTLING
@@ -400,12 +400,13 @@ class Turn(Generic[TContext]):
             self._on_disconnect()
         return None
 
-    def _refuse(self, failure: BaseException) -> None:
+    def _refuse(self, error: BaseException) -> None:
         """Tell the client why its request wasn't carried out."""
+        failure = unwrapped(error)
         if isinstance(failure, ChatKitError) and failure.http_status < 500:
             self.log.append(frame(refusal_event(failure)))
             return
-        logger.error("a streaming request failed before its turn began", exc_info=failure)
+        logger.error("a streaming request failed before its turn began", exc_info=error)
         self.log.append(frame(error_event(failure)))
 
     def _release(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from chatkit_trio.errors import CustomStreamError
 from chatkit_trio.server import CancelReason, TurnPolicy
 from chatkit_trio.store import Store
 from chatkit_trio.stores import MemoryStore, SQLiteStore
@@ -326,3 +327,29 @@ async def test_a_server_that_need_not_wait_long_names_no_turn(
         "note: shutdown",
     ]
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+# --- Several errors at once --------------------------------------------------------------------
+
+
+@bounded
+async def test_an_error_beside_the_one_that_the_user_is_told_of_is_in_the_log(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail_with(error: Exception) -> None:
+        raise error
+
+    async def respond(thread: ThreadMetadata, message: Any, context: Any) -> AsyncIterator[Any]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_with, CustomStreamError("Sorry, no more tokens."))
+            nursery.start_soon(fail_with, OSError("the disk is gone"))
+        for event in ():
+            yield event
+
+    async with ScriptedServer(MemoryStore[Any](), respond) as server:
+        turn = await ask(server)
+
+    assert turn.error is not None
+    assert turn.error.message == "Sorry, no more tokens."
+    logged = [str(record.exc_info) for record in caplog.records if record.exc_info]
+    assert any("the disk is gone" in text for text in logged)
