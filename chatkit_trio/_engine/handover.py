@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from math import inf
@@ -61,8 +60,8 @@ class Handover:
         self._closing_timeout = closing_timeout
         # Holds one step, and one more for each cancel scope in respond that ended while a step was
         # being performed.
-        self._steps: deque[Step] = deque()
-        self._renames: deque[Rename] = deque()
+        self._steps: list[Step] = []
+        self._renames: list[Rename] = []
         self._news = trio.lowlevel.ParkingLot()
         self._performed = trio.lowlevel.ParkingLot()
         self._events_this_round = 0
@@ -118,7 +117,7 @@ class Handover:
         if isinstance(step, Rename):
             self._renames.remove(step)
         else:
-            self._steps.popleft()
+            self._steps.pop(0)
         self._performed.unpark_all()
 
     def fail(self, raised: BaseException) -> None:
@@ -153,7 +152,7 @@ class Handover:
 
         Raises what the step says was wrong with it.
         """
-        queue: deque[Any] = self._renames if isinstance(step, Rename) else self._steps
+        queue: list[Any] = self._renames if isinstance(step, Rename) else self._steps
         if self._is_closed:
             return False
         queue.append(step)
