@@ -35,7 +35,7 @@ from ._engine.requests import (
     last_ending,
 )
 from ._engine.streaming import stream_text, stream_widget
-from ._engine.turn import Turn, current_turn
+from ._engine.turn import Turn, TurnState, current_turn
 from ._engine.widget_diff import diff_widget
 from ._engine.wire import parse_request, to_json
 from .errors import FramesLost, ServerNotRunningError, StoreError
@@ -51,6 +51,7 @@ __all__ = [
     "StreamingResult",
     "Turn",
     "TurnPolicy",
+    "TurnState",
     "current_turn",
     "diff_widget",
     "ending_note",

@@ -16,6 +16,7 @@ PUBLIC = {
         "StreamingResult",
         "Turn",
         "TurnPolicy",
+        "TurnState",
         "current_turn",
         "diff_widget",
         "ending_note",
