@@ -35,8 +35,26 @@ def dynamic(data: Json) -> WidgetRoot:
     return DynamicWidgetRoot.model_validate(data)
 
 
+ACTION_DEFAULTS = {"handler": "server", "loadingBehavior": "auto", "streaming": True}
+
+
 def wire(widget: WidgetRoot) -> Json:
-    return widget.model_dump(mode="json", exclude_none=True)
+    """Return a widget as JSON, without the props of an action that say what is so anyway.
+
+    A component that is read alone becomes a model that fills them in, a whole widget doesn't.
+    """
+    dumped: Json = widget.model_dump(mode="json", exclude_none=True)
+    queue: list[Any] = [dumped]
+    for part in queue:
+        if isinstance(part, dict):
+            queue += part.values()
+            for name, action in part.items():
+                if name.endswith("Action") and isinstance(action, dict):
+                    kept = {k: v for k, v in action.items() if ACTION_DEFAULTS.get(k) != v}
+                    part[name] = kept
+        elif isinstance(part, list):
+            queue += part
+    return dumped
 
 
 def card(*children: Json, **props: Any) -> Json:

@@ -14,10 +14,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable
 from itertools import islice
+from time import perf_counter
 
 import trio
 
 from chatkit_trio.errors import FramesLost
+
+_MAX_ROUNDS = 32
+"""How many rounds of the scheduler a reader gives way to a busy writer. A round is some 10 µs."""
+
+_MAX_SECONDS = 0.02
+"""And for how long, in real time: a round in which somebody computes takes longer."""
+
+_MANY_FRAMES = 64
+"""With this many frames ready, send at once."""
 
 
 class FrameLog:
@@ -183,12 +193,29 @@ class FrameReader:
                     raise trio.EndOfChannel
                 await self._log._waiting_readers.park()
             if self._log.next_number - self.number > 1:
-                # Several frames at once come from a busy writer: a send costs many times what a
-                # frame does, so let it write some more. One frame goes out at once.
-                await trio.lowlevel.checkpoint()
+                await self._let_writer_go_on()
             # Another task that reads the same result may have taken them.
             if frames := self._log._take(self, max_bytes):
                 return frames
+
+    async def _let_writer_go_on(self) -> None:
+        """Give way for as long as rounds of the scheduler bring frames, some rounds at most.
+
+        A send costs many times what a frame does. This never waits: a writer that has to wait for
+        something itself brings none, and what there is goes out. Two rounds without a frame are
+        needed to tell, because trio shuffles the tasks of a round. Called only when several frames
+        are ready: one alone comes from a writer that isn't busy.
+        """
+        known, idle_rounds = self._log.next_number, 0
+        until = perf_counter() + _MAX_SECONDS
+        for _ in range(_MAX_ROUNDS):
+            if known - self.number >= _MANY_FRAMES or self._log.is_closed or idle_rounds == 2:
+                return
+            if perf_counter() > until:
+                return
+            await trio.lowlevel.checkpoint()
+            idle_rounds = idle_rounds + 1 if self._log.next_number == known else 0
+            known = self._log.next_number
 
     def close(self) -> None:
         """Stop reading. Closing twice is allowed."""

@@ -225,7 +225,12 @@ def halved(item: ThreadItem) -> ThreadItem:
 
 SERVERS: list[tuple[Callable[[Store[Any]], ChatKitServer[Any]], str, str]] = [
     (StoresItsTextInItsOwnCleanup, "stopped", "which respond() had yielded"),
-    (StoresItsTextInItsOwnCleanup, "disconnected", "was written after the turn had been settled"),
+    # Which of the two is seen first depends on the order of tasks at that checkpoint.
+    (
+        StoresItsTextInItsOwnCleanup,
+        "disconnected",
+        "which respond() had yielded|was written after the turn had been settled",
+    ),
     (StoresItsTextAgainInTheHook, "stopped", "which respond() had yielded"),
     (StoresItsTextAgainInTheHook, "grace_period", "which respond() had yielded"),
     (KeepsNothing, "disconnected", "0 hidden notes are in the store"),
@@ -254,7 +259,7 @@ def test_a_server_that_is_wrong_is_found_out(
     with pytest.raises(CancellationBroken) as caught:
         explore_cancellations(make_server, "hi", reasons=[reason], troubles=[])
 
-    assert found in str(caught.value)
+    assert any(words in str(caught.value) for words in found.split("|"))
 
 
 def test_a_hook_that_drops_an_error_of_the_store_is_found_out() -> None:
