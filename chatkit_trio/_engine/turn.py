@@ -285,9 +285,7 @@ class Turn(Generic[TContext]):
         if reason is not None:
             self.cancel(reason)
         self._release()
-        self.state = TurnState.ENDED
-        self.options_known.set()
-        self.ended.set()
+        self._end()
 
     async def run(self, admission: AbstractAsyncContextManager[None]) -> None:
         """Run the turn to its end; an error of user code ends this turn and nothing else.
@@ -313,10 +311,7 @@ class Turn(Generic[TContext]):
         finally:
             if not self.has_begun:
                 self._release()
-            self.log.close()
-            self.state = TurnState.ENDED
-            self.options_known.set()
-            self.ended.set()
+            self._end()
 
     async def _begin_and_answer(self, admission: AbstractAsyncContextManager[None]) -> None:
         error: Exception | None = None
@@ -414,6 +409,13 @@ class Turn(Generic[TContext]):
         self.log.close()
         self.state = TurnState.SETTLED
         self.settled.set()
+
+    def _end(self) -> None:
+        """Note that nothing of this turn runs any more."""
+        self.log.close()
+        self.state = TurnState.ENDED
+        self.options_known.set()
+        self.ended.set()
 
 
 _BEFORE_SETTLING = frozenset((TurnState.WAITING, TurnState.BEGINNING, TurnState.ANSWERING))
