@@ -283,6 +283,7 @@ class ChatKitServer(ServerHooks[TContext]):
         turns = list(self.live_turns)
         for turn in turns:
             turn.cancel(CancelReason.SHUTDOWN)
+            turn.hasten_settling()
         longest = max((turn.longest_settling for turn in turns), default=0.0)
         with trio.move_on_after(longest + 1, shield=True):
             for turn in turns:

@@ -24,6 +24,7 @@ from .leftovers import Leftovers
 logger = logging.getLogger(__name__)
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 30.0  # seconds between two tries
+_LONGEST_DELAY_BEFORE_LEAVING = 1.0
 _TRIES_TOGETHER = {True: 10, False: 3}
 """After so many failures the items are tried one by one. True: the store says that it can't be
 used, which is hardly the fault of an item."""
@@ -68,6 +69,7 @@ class Storing:
         self._tries = 0
         self._tries_alone: dict[str, int] = {}
         self._is_given_up = False
+        self._longest_delay = _LONGEST_DELAY
         self._waiting = trio.lowlevel.ParkingLot()
 
     async def once(self) -> None:
@@ -104,7 +106,7 @@ class Storing:
                 await self._waiting.park()
             if self._is_given_up or trio.current_time() >= time:
                 return False
-            delay = min(delay * 2, _LONGEST_DELAY)
+            delay = min(delay * 2, self._longest_delay)
         return True
 
     async def until_stored(self) -> bool:
@@ -123,6 +125,11 @@ class Storing:
     def give_up(self) -> None:
         """End `until_stored`: the server leaves."""
         self._is_given_up = True
+        self._waiting.unpark_all()
+
+    def hasten(self) -> None:
+        """Have `until_stored` try at once and then every second: the server is about to leave."""
+        self._longest_delay = _LONGEST_DELAY_BEFORE_LEAVING
         self._waiting.unpark_all()
 
     def try_now(self) -> None:

@@ -224,6 +224,11 @@ class Turn(Generic[TContext]):
         """
         return 4 * self.policy.settle_timeout
 
+    def hasten_settling(self) -> None:
+        """Try more often to store what is left: the server is about to leave."""
+        if self.answer is not None:
+            self.answer.settling.storing.hasten()
+
     async def wait_settled(self) -> None:
         """Wait until all is stored. Raises `StoreError` if that takes longer than it should."""
         if self.answer is not None:

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from chatkit_trio._engine.keeping import ENDING_NOTES
 from chatkit_trio.errors import BaseStreamError, ChatKitError
-from chatkit_trio.server import CancelReason
+from chatkit_trio.server import CancelReason, Turn
 from chatkit_trio.types import (
     AssistantMessageItem,
     HiddenContextItem,
@@ -570,17 +570,18 @@ def _known_threads_are_found(view: _View) -> Iterator[str]:
 
 def _readers_agree(view: _View) -> Iterator[str]:
     """All who read a turn get the same frames, in order, and those that read on get them all."""
-    frames: dict[str, dict[int, bytes]] = defaultdict(dict)
+    # By turn and not by its id: a request whose first writes failed is repeated with the same id.
+    frames: dict[Turn[Any], dict[int, bytes]] = defaultdict(dict)
     exchanges = [exchange for exchange in view.history.exchanges if not exchange.is_repeat]
     for exchange in exchanges:
-        own = frames[exchange.turn.id]
+        own = frames[exchange.turn]
         for number, frame in enumerate(exchange.frames, exchange.first_frame):
             if own.setdefault(number, frame) != frame:
                 yield f"two readers of one turn got different frames as number {number}"
     for exchange in exchanges:
         if exchange.complete is not None:
             end = exchange.first_frame + len(exchange.frames)
-            missed = max(frames[exchange.turn.id], default=end - 1) + 1 - end
+            missed = max(frames[exchange.turn], default=end - 1) + 1 - end
             if missed > 0:
                 yield f"a reader was told that the stream is over, and lacks {missed} frames"
 

@@ -70,7 +70,9 @@ class Life:
     is_up: bool = False
     is_ending: bool = False
     ended_in_trouble: bool = False
-    """Whether the store was away when the server left."""
+    """Whether the store was away when the server gave up storing, or later."""
+    gives_up_at: float = float("inf")
+    """When a server that leaves stops trying to store what is left."""
     crashed: int | None = None
     crashed_at: float = float("inf")
     ended: int | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -177,6 +178,7 @@ class Faults:
     """Whether anything was ever wrong."""
     _kind: str = ""
     _until: float = 0.0
+    _away_until: float = -inf
     _next_write: list[str] = field(default_factory=list)
     _healed: trio.Event = field(default_factory=trio.Event)
 
@@ -186,18 +188,21 @@ class Faults:
         if seconds == 0:
             self._next_write.append(kind)
         else:
+            self._away_until = self.last_away
             self._kind, self._until = kind, trio.current_time() + seconds
+            if kind != "slow":
+                self._away_until = self._until
 
     def heal(self) -> None:
         """End all faults."""
-        self._until = 0.0
+        self._until, self._away_until = 0.0, self.last_away
         self._next_write.clear()
         self._healed.set()
 
     @property
-    def is_away(self) -> bool:
-        """Whether writes fail or hang now."""
-        return trio.current_time() < self._until and self._kind != "slow"
+    def last_away(self) -> float:
+        """When writes last failed or hung: now if they do, `-inf` if they never did."""
+        return min(self._away_until, trio.current_time())
 
     def next(self, name: str) -> str:
         """Return what is wrong with the operation that begins now."""

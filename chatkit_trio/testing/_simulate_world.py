@@ -277,7 +277,8 @@ class _World:
             if life.crashed is None:
                 self._note_unsettled(life)
             life.ended = self.next_number()
-            life.ended_in_trouble = self.history.faults.is_away
+            gave_up_at = min(life.gives_up_at, trio.current_time())
+            life.ended_in_trouble = self.history.faults.last_away >= gave_up_at
             self._up[life].set()
             self._down[life].set()
 
@@ -316,6 +317,7 @@ class _World:
     async def _leave(self, life: Life) -> None:
         life.is_ending = True
         self.history.causes.append(Cause(self.next_number(), CancelReason.SHUTDOWN, life=life))
+        life.gives_up_at = trio.current_time() + 4 * life.server.policy.settle_timeout + 1
         self._leaving[life].set()
         await self._down[life].wait()
         self._trace(f"server {life.index} is down")

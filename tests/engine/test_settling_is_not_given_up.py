@@ -627,6 +627,23 @@ async def test_a_server_whose_store_never_comes_back_ends_all_the_same(
     )
 
 
+@HOWS
+@within(DAY)
+async def test_a_store_that_comes_back_while_the_server_leaves_gets_the_answer(
+    how: How, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pauses between two tries have grown to half a minute by then."""
+    memory = MemoryStore[Any]()
+    store = AwayStore(memory, how)
+    policy = TurnPolicy(settle_timeout=1)
+    async with scripted_server(store, HANGING, policy=policy) as server, begun(server) as turn:
+        store.leave(1000)
+        turn.server_turn.cancel()
+        await trio.sleep(998.5)
+
+    assert await transcript(memory, thread_of(turn)) == KEPT
+
+
 # --- An item that the store never takes --------------------------------------------------------
 
 POISON = "poison"
