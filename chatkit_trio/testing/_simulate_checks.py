@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from chatkit_trio._engine.keeping import ENDING_NOTES
 from chatkit_trio.errors import BaseStreamError, ChatKitError
