@@ -51,10 +51,7 @@ class Server:
     @property
     def rss(self) -> int:
         """Resident memory in bytes."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) * 1024
-        return 0
+        return resident(self.process.pid)
 
     @property
     def cpu_time(self) -> float:
@@ -253,6 +250,18 @@ def items_in(path: Path, thread_id: str) -> list[dict[str, Any]]:
     ).fetchall()
     db.close()
     return [json.loads(row[0]) for row in rows]
+
+
+# --- The process -------------------------------------------------------------------------------
+
+
+def resident(pid: int) -> int:
+    """Return the resident memory of a process in bytes; 0 when it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except FileNotFoundError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), 0)
 
 
 # --- Reporting ---------------------------------------------------------------------------------
