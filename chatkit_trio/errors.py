@@ -117,6 +117,15 @@ class BusyError(ConflictError):
     code = "busy"
 
 
+class TurnFencedError(ConflictError):
+    """A turn wrote that isn't live any more: another process has settled it, or its thread is gone.
+
+    Nothing was written.
+    """
+
+    code = "turn_fenced"
+
+
 class TooLargeError(ChatKitError):
     """A body, file or field is over its limit."""
 

@@ -1,8 +1,8 @@
 """The storage contract: what the engine asks of a store, and what it may rely on.
 
 A store implements the twelve abstract methods of `Store`; that is enough. The operations below
-them (`update_thread`, `settle`, `delete_items_after`, `set_aside`, `begin_request`,
-`update_request`, `journal`, `ping`, `async with`) have defaults. A store with transactions
+them (`update_thread`, `begin_turn`, `settle`, `delete_items_after`, `set_aside`, `begin_request`,
+`update_request`, `journal`, `coordination`, `ping`, `async with`) have defaults. A store with transactions
 overrides the first three to make each one atomic. A store that can keep more than threads
 overrides `begin_request` and `update_request`, or else a request sent twice is carried out twice.
 
@@ -25,12 +25,14 @@ from __future__ import annotations
 import logging
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Literal, Self
 
+import trio
 from typing_extensions import TypeVar
 
 from .errors import NotFoundError
@@ -38,15 +40,22 @@ from .types import Attachment, AttachmentCreateParams, Page, ThreadItem, ThreadM
 
 __all__ = [
     "AttachmentStore",
+    "Coordination",
+    "Fence",
+    "Hint",
     "Journal",
     "JournalEntry",
+    "News",
     "NotFoundError",
+    "Opening",
     "RequestRecord",
     "Settlement",
     "Store",
     "StoreItemType",
+    "TurnRecord",
     "UnstorableItem",
     "default_generate_id",
+    "fencing_turn",
 ]
 
 logger = logging.getLogger(__name__)
@@ -73,6 +82,25 @@ _DELETE_PAGE_SIZE = 100
 def default_generate_id(item_type: StoreItemType) -> str:
     """Return a new id with the prefix of its kind and 128 random bits, so it can't be guessed."""
     return f"{_ID_PREFIXES[item_type]}_{secrets.token_hex(16)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The first writes of a turn, in the order in which they are carried out.
+
+    A thread that is made, attachments that are saved, the items behind `delete_after` that are
+    deleted, those of `deleted_item_ids`, items that are added, and items that replace the stored
+    ones of the same id or are added if there are none.
+    """
+
+    thread_id: str
+    turn_id: str
+    new_thread: ThreadMetadata | None = None
+    attachments: tuple[Attachment, ...] = ()
+    delete_after: str | None = None
+    deleted_item_ids: tuple[str, ...] = ()
+    new_items: tuple[ThreadItem, ...] = ()
+    changed_items: tuple[ThreadItem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +234,171 @@ class Journal(ABC, Generic[TContext]):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class TurnRecord:
+    """That a turn is live on a thread, or waits for it, and on which node."""
+
+    turn_id: str
+    thread_id: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a node is told when it asks."""
+
+    messages: tuple[bytes, ...] = ()
+    """What other nodes have posted to it since it asked last, in the order of their posting."""
+    live: frozenset[str] = frozenset()
+    """The turns that are recorded as live on this node."""
+
+
+class Hint:
+    """Somebody waits for a change, and is told that there may have been one."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def tell(self) -> None:
+        """Say that there may have been a change."""
+        self._event.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Return when there may have been a change since the last wait, or after `seconds`."""
+        with trio.move_on_after(seconds):
+            await self._event.wait()
+        self._event = trio.Event()
+
+
+class Coordination(ABC, Generic[TContext]):
+    """How several processes share a store: one live turn a thread, over all of them.
+
+    A *node* is one open store object, usually one process. A node that has not asked for its news
+    for `lease_timeout` seconds is dead, and so is one whose process or connection is known to be
+    gone; only the store's own clock counts. Turns of a dead node are what `Journal.abandoned`
+    returns. A store with coordination has a journal, and its journal's entry of a turn is the
+    turn's record: `begin` makes it, `Store.settle` and `Journal.settle_abandoned` end it, and so
+    does the deletion of the thread.
+
+    **The fence.** A write of a task for which `fencing_turn` names a turn happens only while that
+    turn has its record on this node, looked up in the same transaction. Else it raises
+    `TurnFencedError` and changes nothing, whatever method was called: another node has settled the
+    turn, or the thread was deleted. `Store.settle` with a `turn_id` asks for the record of that
+    turn; if the record is gone because this very settlement has been stored before, it returns.
+
+    Hints make waiting shorter and are never relied on: everything works when all are lost.
+    """
+
+    node: str
+    """The id of this node, new each time the store is opened."""
+    lease_timeout: float = 15.0
+    """Seconds after which a node that doesn't react counts as dead."""
+    poll_interval: float = 1.0
+    """Seconds after which those who wait look again, if no hint comes."""
+
+    def __init__(self) -> None:
+        self._hints: dict[str, list[Hint]] = {}
+
+    @abstractmethod
+    async def begin(self, opening: Opening, context: TContext) -> TurnRecord | None:
+        """Carry out a turn's first writes and record it as live here, in one transaction.
+
+        Returns None when that is done. If another turn is live on the thread, of whatever node, or
+        one that was refused earlier still waits for it, nothing is written but a place in the
+        thread's line, and the record of the turn to wait for is returned: the live one, else the
+        first in the line. A turn that asks again keeps its place. The places of dead nodes don't
+        count; a live record of a dead node does, until it is settled.
+
+        A turn whose record exists already on this node has begun: None, and nothing is written.
+        Raises what the writes raise (`NotFoundError`, `ConflictError`), and `ConflictError` for an
+        id of another owner's turn. Is a checkpoint; if it raises `trio.Cancelled`, nothing has
+        been written.
+        """
+
+    @abstractmethod
+    async def withdraw(self, turn_id: str) -> None:
+        """Give up a turn's place in the line; one that has none is not an error. A checkpoint."""
+
+    @abstractmethod
+    async def record(self, thread_id: str) -> TurnRecord | None:
+        """Return the record of the turn that is live on a thread, of whatever node. One read."""
+
+    @abstractmethod
+    async def checkpointed(self, turn_id: str) -> JournalEntry | None:
+        """Return what the journal has of a live turn; None if its record is gone. One read."""
+
+    @abstractmethod
+    async def post(self, node: str, message: bytes) -> None:
+        """Put a message into a node's box, and give it a hint; a dead node's is dropped.
+
+        A message has at most some 100 kB. Is a checkpoint; if it raises `trio.Cancelled`, nothing
+        has been posted.
+        """
+
+    @abstractmethod
+    async def news(self) -> News:
+        """Return what is new for this node, and renew its lease.
+
+        Each message is returned once. Raises `StoreError` if the store can't be asked; then the
+        lease isn't renewed. Is a checkpoint; after `trio.Cancelled` the next call returns the same.
+        """
+
+    async def listen(self) -> None:
+        """Pass the hints of other nodes on to `tell`, until cancelled; the server runs it.
+
+        This default passes none on.
+        """
+        await trio.sleep_forever()
+
+    @contextmanager
+    def hint(self, about: str) -> Iterator[Hint]:
+        """Give a hint that is told of changes of a thread's record, or of a node's box.
+
+        with coordination.hint(thread_id) as hint:
+            while await coordination.record(thread_id) is not None:
+                await hint.wait(coordination.poll_interval)
+        """
+        hint = Hint()
+        self._hints.setdefault(about, []).append(hint)
+        try:
+            yield hint
+        finally:
+            self._hints[about].remove(hint)
+            if not self._hints[about]:
+                del self._hints[about]
+
+    def tell(self, about: str) -> None:
+        """Tell those on this node who wait that a thread's record or this box may have changed."""
+        for hint in self._hints.get(about, ()):
+            hint.tell()
+
+
+@dataclass(eq=False, slots=True)
+class Fence:
+    """Whose writes the writes of a task are; the engine raises it for each turn that has begun."""
+
+    turn_id: str
+    is_lifted: bool = False
+    """Whether the turn is settled: what its tasks write afterwards is written as anybody's."""
+
+    def lift(self) -> None:
+        """Let writes pass again."""
+        self.is_lifted = True
+
+
+fence: ContextVar[Fence | None] = ContextVar("chatkit_trio_fence", default=None)
+"""The fence of the calling task. `fencing_turn` is what a store asks."""
+
+
+def fencing_turn() -> str | None:
+    """Return the turn without whose record the calling task may not write; None if it may.
+
+    Ask it on the trio thread, before the work is given to a worker thread.
+    """
+    current = fence.get()
+    return None if current is None or current.is_lifted else current.turn_id
+
+
 class AttachmentStore(ABC, Generic[TContext]):
     """Where the bytes of attachments are kept; their metadata is in the `Store`."""
 
@@ -246,6 +439,8 @@ class Store(ABC, Generic[TContext]):
 
     journal: Journal[TContext] | None = None
     """The store's crash journal, or None if it has none."""
+    coordination: Coordination[TContext] | None = None
+    """How processes share this store; None if only one process may use it at a time."""
 
     def generate_thread_id(self, context: TContext) -> str:
         """Return a new thread id."""
@@ -331,6 +526,27 @@ class Store(ABC, Generic[TContext]):
         """
         await self.load_thread(thread.id, context)
         await self.save_thread(thread, context)
+
+    async def begin_turn(self, opening: Opening, context: TContext) -> None:
+        """Carry out the first writes of a turn; see `Opening`.
+
+        A store with `coordination` isn't asked: its `Coordination.begin` does the same and records
+        the turn, in one step. Raises what the single writes raise. This default takes one write for
+        each, so a cancellation or a crash may leave a part.
+        """
+        thread_id = opening.thread_id
+        if opening.new_thread is not None:
+            await self.save_thread(opening.new_thread, context)
+        for attachment in opening.attachments:
+            await self.save_attachment(attachment, context)
+        if opening.delete_after is not None:
+            await self.delete_items_after(thread_id, opening.delete_after, context)
+        for item_id in opening.deleted_item_ids:
+            await self.delete_thread_item(thread_id, item_id, context)
+        for item in opening.new_items:
+            await self.add_thread_item(thread_id, item, context)
+        for item in opening.changed_items:
+            await self.save_item(thread_id, item, context)
 
     async def settle(self, settlement: Settlement, context: TContext) -> None:
         """Store all that a turn leaves behind; see `Settlement`.
