@@ -2,9 +2,11 @@
 
 A store implements the twelve abstract methods of `Store`; that is enough. The operations below
 them (`update_thread`, `begin_turn`, `settle`, `delete_items_after`, `set_aside`, `begin_request`,
-`update_request`, `journal`, `coordination`, `ping`, `async with`) have defaults. A store with transactions
-overrides the first three to make each one atomic. A store that can keep more than threads
-overrides `begin_request` and `update_request`, or else a request sent twice is carried out twice.
+`update_request`, `journal`, `coordination`, `ping`, `async with`) have defaults. A store with
+transactions overrides `update_thread`, `settle` and `delete_items_after` to make each one atomic.
+A store that can keep more than threads overrides `begin_request` and `update_request`, or else a
+request sent twice is carried out twice. A store that several processes may use at once has
+`coordination`.
 
 Rules for every method:
 
