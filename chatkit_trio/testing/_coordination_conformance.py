@@ -560,24 +560,28 @@ class CoordinationConformance(StoreUnderTest):
     async def test_nothing_is_written_behind_the_settlement_of_another(self) -> None:
         """Writers are at work while their turn is taken over: none may come too late."""
         async with self._nodes() as (node, silent):
-            await self._begin(silent, "turn_1")
-            await self._take_for_dead(silent, node)
+            for n in range(5):
+                thread_id, turn_id = f"thr_1{n}", f"turn_{n}"
+                await prepare(node, thread_id, self.context())
+                await self._begin(silent, turn_id, thread_id)
+                await self._take_for_dead(silent, node)
+                last = note("last", thread_id)
+                async with trio.open_nursery() as nursery:
+                    for writer in range(4):
+                        nursery.start_soon(self._write_on, silent, turn_id, thread_id, writer)
+                    while not await node.has_item(thread_id, "0-0", self.context()):
+                        await trio.lowlevel.checkpoint()
+                    await _journal(node).abandoned(thread_id)
+                    settlement = Settlement(thread_id, turn_id, (last,))
+                    await _journal(node).settle_abandoned(settlement)
+                assert (await item_ids(node, thread_id, self.context()))[-1] == "last"
 
-            async def write(writer: int) -> None:
-                with _fence_of("turn_1"), suppress(TurnFencedError):
-                    for n in itertools.count():
-                        item = note(f"{writer}-{n}", "thr_1")
-                        await silent.add_thread_item("thr_1", item, self.context())
-
-            async with trio.open_nursery() as nursery:
-                for writer in range(4):
-                    nursery.start_soon(write, writer)
-                while not await node.has_item("thr_1", "0-0", self.context()):
-                    await trio.lowlevel.checkpoint()
-                await _journal(node).abandoned("thr_1")
-                await _journal(node).settle_abandoned(_CRASHED)
-            ids = await item_ids(node, "thr_1", self.context())
-            assert ids[-2:] == ["i5", "n1"]
+    async def _write_on(self, node: Store[Any], turn_id: str, thread_id: str, writer: int) -> None:
+        """Write as a task of a turn, until the fence stops it."""
+        with _fence_of(turn_id), suppress(TurnFencedError):
+            for n in itertools.count():
+                item = note(f"{writer}-{n}", thread_id)
+                await node.add_thread_item(thread_id, item, self.context())
 
     async def test_a_settlement_that_is_repeated_is_stored_once(self) -> None:
         async with self._nodes() as (node, _):
