@@ -265,6 +265,8 @@ class ChatKitServer(ServerHooks[TContext]):
         assert manager is not None
         await self.__settle_all()  # noqa: ASYNC102 (it shields itself)
         await self.__give_up()  # noqa: ASYNC102 (it shields itself)
+        if self.__node is not None:
+            await self.__node.finish()  # noqa: ASYNC102 (it shields itself)
         nursery.cancel_scope.cancel()
         await self.__wait_for_cleanup()  # noqa: ASYNC102 (it shields itself)
         # An ordinary error of the caller's stays as it is: the nursery would wrap it in a group.

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import trio
 
 from chatkit_trio.errors import BusyError, FramesLost, StoreError
-from chatkit_trio.store import Coordination, News, Store, TurnRecord
+from chatkit_trio.store import Coordination, Hint, News, Store, TurnRecord
 from chatkit_trio.types import ThreadItem, ThreadMetadata
 
 from .frames import FrameReader
@@ -66,6 +66,7 @@ class _Publication:
     reader: FrameReader
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     taken: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
 
 
 class Node:
@@ -79,6 +80,7 @@ class Node:
         self._coordination = coordination
         self._registries: list[Callable[[], Iterable[Turn[Any]]]] = []
         self._running = trio.Lock()
+        self._hint = Hint()
         self._nursery: trio.Nursery | None = None
         self._asked: dict[str, _Asked] = {}
         self._watched: dict[str, RemoteReader] = {}
@@ -97,21 +99,37 @@ class Node:
         try:
             async with self._running, trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._coordination.listen)
+                nursery.start_soon(self._keep_listening)
                 await self._keep_asking()
         finally:
+            self._nursery = None
             self._registries.remove(turns)
+
+    async def finish(self) -> None:
+        """Send those who watch a turn from elsewhere its end; bounded, for the server leaves."""
+        seconds = _SILENT_POLLS * self._coordination.poll_interval
+        with trio.move_on_after(seconds, shield=True):
+            while self._published:
+                await next(iter(self._published.values())).ended.wait()
+
+    async def _keep_listening(self) -> None:
+        while True:
+            try:
+                await self._coordination.listen()
+            except Exception:
+                logger.exception("hints of other nodes can't be heard; it is tried again")
+            await trio.sleep(self._coordination.poll_interval)
 
     async def _keep_asking(self) -> None:
         coordination = self._coordination
         heard_at = trio.current_time()
-        with coordination.hint(coordination.node) as hint:
+        with coordination.hint(coordination.node) as self._hint:
             while True:
                 if await self._look():
                     heard_at = trio.current_time()
                 elif trio.current_time() - heard_at > coordination.lease_timeout:
                     self._lose(turn for turn in self._turns.values() if _is_answering(turn))
-                await hint.wait(self._pause)
+                await self._hint.wait(self._pause)
 
     @property
     def _pause(self) -> float:
@@ -210,6 +228,7 @@ class Node:
         asked = self._asked[ask.id] = _Asked()
         try:
             await self._coordination.post(record.node, encode(ask))
+            self._hint.tell()  # from now on the box is looked into often
             with trio.move_on_after(patience):
                 while not asked.came.is_set():
                     with trio.move_on_after(self._coordination.poll_interval):
@@ -452,6 +471,7 @@ class Node:
         finally:
             turn.close_reader(publication.reader)
             del self._published[ask.id]
+            publication.ended.set()
 
     async def _send_frames(
         self, ask: Ask, turn: Turn[Any], publication: _Publication

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -38,7 +39,7 @@ class RemoteReader:
         self._patience = patience
         self._taken = taken
         self._leave = leave
-        self._frames: list[bytes] = []
+        self._frames: deque[bytes] = deque()
         self.is_over = False
         """Whether no more frames come."""
         self._news = trio.Event()
@@ -49,7 +50,7 @@ class RemoteReader:
         return bool(self._frames) or self.is_over
 
     async def receive(self, max_bytes: int = 65536) -> list[bytes]:
-        """Return the frames that have come, at least one.
+        """Return frames that have come, at least one and about `max_bytes` at most.
 
         Always a checkpoint; a cancelled call has read nothing. Raises `trio.EndOfChannel` behind
         the last frame, and `FramesLost` if this reader has fallen too far behind or nothing has
@@ -62,10 +63,15 @@ class RemoteReader:
             if self.is_over:
                 raise FramesLost("the answer's server isn't heard of; load the thread instead")
             await self._wait()
-        frames, self._frames = self._frames, []
-        self.number += len(frames)
-        self._taken()
-        return frames
+        taken = [self._frames.popleft()]
+        size = len(taken[0])
+        while self._frames and size + len(self._frames[0]) <= max_bytes:
+            taken.append(self._frames.popleft())
+            size += len(taken[-1])
+        self.number += len(taken)
+        if not self._frames:
+            self._taken()
+        return taken
 
     def close(self) -> None:
         """Stop reading. Closing twice is allowed."""
