@@ -320,11 +320,17 @@ async def test_a_watcher_on_another_node_is_told_how_the_shutdown_ended_the_answ
     cluster = MemoryCluster(lease_timeout=LEASE)
     here = scripted_server(MemoryStore[Any](cluster=cluster), SLOWLY)
     there = scripted_server(MemoryStore[Any](cluster=cluster), [say("Fine")])
-    async with there:
+    frames: list[bytes] = []
+    async with there, trio.open_nursery() as nursery:
         async with here, streaming(here) as turn:
             follow = await there.follow(turn.thread_id or "")
             assert follow is not None
-        frames = await read_all(follow)
+
+            async def read() -> None:
+                frames.extend(await read_all(follow))
+
+            nursery.start_soon(read)
+        await trio.sleep(2)
 
         assert follow.turn.end_reason == "shutdown"
         assert "".join(map(delta_of, frames)).startswith("".join(WORDS[:3]))
