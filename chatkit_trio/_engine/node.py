@@ -40,6 +40,9 @@ _IDLE_LOOKS = 4
 _SILENT_POLLS = 2
 """After so many intervals of polling a read doesn't wait for the node of a live turn any more."""
 
+_LAST_POLLS = 5
+"""For so many intervals a node that leaves waits for those who watch its turns."""
+
 
 @dataclass(frozen=True, slots=True)
 class Beside:
@@ -107,7 +110,7 @@ class Node:
 
     async def finish(self) -> None:
         """Send those who watch a turn from elsewhere its end; bounded, for the server leaves."""
-        seconds = _SILENT_POLLS * self._coordination.poll_interval
+        seconds = _LAST_POLLS * self._coordination.poll_interval
         with trio.move_on_after(seconds, shield=True):
             while self._published:
                 await next(iter(self._published.values())).ended.wait()

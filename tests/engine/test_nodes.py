@@ -330,7 +330,7 @@ async def test_a_watcher_on_another_node_is_told_how_the_shutdown_ended_the_answ
                 frames.extend(await read_all(follow))
 
             nursery.start_soon(read)
-        await trio.sleep(2)
+        await trio.sleep(6)
 
         assert follow.turn.end_reason == "shutdown"
         assert "".join(map(delta_of, frames)).startswith("".join(WORDS[:3]))
