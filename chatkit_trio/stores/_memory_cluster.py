@@ -190,6 +190,13 @@ class MemoryCluster:
         if place is not None:
             self._tell(place.thread_id)
 
+    def abandon(self, turn_id: str, node: str) -> None:
+        """Treat a turn of this node as one of a dead node from now on."""
+        turn = self.turns.get(turn_id)
+        if turn is not None and turn.node == node:
+            turn.is_abandoned = True
+            self._tell(turn.thread_id)
+
     def check_live(self, turn_id: str, node: str) -> None:
         """Raise `TurnFencedError` unless the turn is live on this node."""
         turn = self.turns.get(turn_id)

@@ -58,6 +58,10 @@ class MemoryCoordination(Coordination[TContext]):
         await trio.lowlevel.checkpoint()
         self._cluster.withdraw(turn_id)
 
+    async def abandon(self, turn_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+        self._cluster.abandon(turn_id, self.open_node())
+
     async def record(self, thread_id: str) -> TurnRecord | None:
         await trio.lowlevel.checkpoint()
         row = self._cluster.live_on(thread_id)

@@ -224,6 +224,10 @@ class _CoordinationWrapper(Coordination[TContext], Generic[TContext]):
         call = partial(self._coordination.withdraw, turn_id)
         await self._store.around("coordination.withdraw", call)
 
+    async def abandon(self, turn_id: str) -> None:
+        call = partial(self._coordination.abandon, turn_id)
+        await self._store.around("coordination.abandon", call)
+
     async def record(self, thread_id: str) -> TurnRecord | None:
         call = partial(self._coordination.record, thread_id)
         return await self._store.around("coordination.record", call)
