@@ -265,7 +265,9 @@ class ChatKitServer(ServerHooks[TContext]):
     @property
     def is_running(self) -> bool:
         """Whether new streams are taken: the server has been entered and isn't shutting down."""
-        return self.__nursery is not None and not self.__is_draining
+        nursery = self.__nursery
+        is_open = nursery is not None and not nursery.cancel_scope.cancel_called
+        return is_open and not self.__is_draining
 
     async def drain(self, seconds: float) -> None:
         """Refuse new streams, wait up to so many seconds for live turns, cancel the rest.
@@ -426,8 +428,9 @@ class ChatKitServer(ServerHooks[TContext]):
         return turn, reader
 
     def __require_running(self) -> trio.Nursery:
-        if self.__nursery is None or self.__is_draining:
-            state = "shutting down" if self.__is_draining else "not running"
+        if self.__nursery is None or not self.is_running:
+            is_ending = self.__is_draining or self.__nursery is not None
+            state = "shutting down" if is_ending else "not running"
             raise ServerNotRunningError(
                 f"{type(self).__name__} is {state}, so it can't stream an answer; streams need"
                 " `async with server:` around them"
