@@ -148,6 +148,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         self._clock = clock
         self._sign = _Signer(secret)
         self._files = AttachmentFiles(Path(directory))
+        self._pinging = trio.CapacityLimiter(1)
         self._receiving: set[str] = set()
         self._entry = CountedEntry(
             partial(_in_thread, self._files.open),
@@ -197,6 +198,15 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
             record = await self._load_record(attachment_id)
             if record.owner == owner_of(self._owner, context):
                 await _in_thread(self._files.remove, record.id)
+
+    async def ping(self) -> None:
+        """Raise `StoreError` unless bytes can be written now, into the directory that was opened.
+
+        It makes a small file and removes it. Cancelled, it may go on in its thread.
+        """
+        await trio.to_thread.run_sync(
+            self._files.check, limiter=self._pinging, abandon_on_cancel=True
+        )
 
     # --- Reading -------------------------------------------------------------------------------
 

@@ -217,10 +217,12 @@ class SQLiteStore(Store[TContext]):
         await self._write(context, queries.update_request, record)
 
     async def ping(self) -> None:
-        """Raise `StoreError` if the file can't be read any more."""
-        await self._database.read(
-            lambda db: db.execute("SELECT id FROM threads LIMIT 1").fetchone()
-        )
+        """Raise `StoreError` unless a write succeeds now, into the file that was opened.
+
+        So it raises when the disk is full or the file is locked for more than a second, and when
+        the file was removed, moved or replaced. It writes one page that is there already.
+        """
+        await self._database.probe()
 
     async def _read(
         self,
