@@ -24,9 +24,10 @@ from pathlib import Path
 from chatkit_trio.errors import ConflictError, NotFoundError, StoreError
 
 from ._instance_lock import InstanceLock, live_instances, remove_dead_locks
-from ._private_files import make_private_directory, open_private
+from ._private_files import make_private, make_private_directory, open_private
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
+_PART = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}\.part")
 
 
 def is_id(attachment_id: str) -> bool:
@@ -81,7 +82,8 @@ class AttachmentFiles:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._base = directory / "store"  # names the locks that say who is alive
+        # Says that a store made this directory, and names the locks that say who is alive.
+        self._base = directory / "store"
         self._lock: InstanceLock | None = None
         self._id: tuple[int, int] | None = None
         self._naming = threading.Lock()
@@ -90,6 +92,8 @@ class AttachmentFiles:
         """Make the directory, and remove what uploads of dead processes left in it."""
         with as_store_errors(self.directory):
             make_private_directory(self.directory)
+            if not any(self.directory.iterdir()):
+                make_private(self._base)
             self._id = _id(self.directory)
             self._lock = InstanceLock(self._base)
             self._remove_stale_parts()
@@ -206,12 +210,17 @@ class AttachmentFiles:
         parts = list(self.directory.glob("*.part"))
         living = live_instances(self._base)
         for path in parts:
-            if path.name.partition("-")[0] not in living:
+            if _PART.fullmatch(path.name) and path.name.partition("-")[0] not in living:
                 path.unlink(missing_ok=True)
         remove_dead_locks(self._base)
 
     def _remove_strays(self) -> None:
-        """Remove bytes without a record: a crash, or another process, fell into a deletion."""
+        """Remove bytes without a record: a crash, or another process, fell into a deletion.
+
+        In a directory that was there before the store, they may be somebody else's.
+        """
+        if not self._base.exists():
+            return
         for path in self.directory.glob("*.bin"):
             if not self._record_path(path.stem).exists():
                 path.unlink(missing_ok=True)

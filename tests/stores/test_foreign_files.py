@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from chatkit_trio.cli import main
 from chatkit_trio.errors import StoreError
-from chatkit_trio.stores import SQLiteStore
+from chatkit_trio.stores import DiskAttachmentStore, MemoryStore, SQLiteStore
 from chatkit_trio.stores._sqlite_file import check_file
 from chatkit_trio.stores._sqlite_schema import APPLICATION_ID
 from chatkit_trio.types import ThreadMetadata
@@ -182,3 +182,16 @@ async def test_our_own_file_is_known_after_a_crash_though_all_of_it_is_in_the_lo
     check_file(copy)
     async with SQLiteStore(copy) as store:
         assert (await store.load_thread("thr_1", None)).id == "thr_1"
+
+
+async def test_files_of_others_in_a_directory_of_attachments_stay(tmp_path):
+    names = ["firmware.bin", "photo.part", "notes.json", "att_1.bin"]
+    for name in names:
+        (tmp_path / name).write_text("of another program")
+    store = DiskAttachmentStore(
+        tmp_path, metadata=MemoryStore(), base_url="http://localhost/files", secret="s" * 16
+    )
+    async with store:
+        pass
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
