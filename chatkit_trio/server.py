@@ -38,6 +38,7 @@ from ._engine.streaming import stream_text, stream_widget
 from ._engine.turn import Turn, TurnState, current_turn
 from ._engine.widget_diff import diff_widget
 from ._engine.wire import parse_request, to_json
+from ._settings import check_seconds
 from .errors import FramesLost, ServerNotRunningError, StoreError
 from .store import AttachmentStore, Store
 from .types import AnswerEnding, ChatKitReq
@@ -195,6 +196,10 @@ class ChatKitServer(ServerHooks[TContext]):
         journal_interval: float = 0.5,
         idempotency_window: float = 600.0,
     ) -> None:
+        if policy is not None and not isinstance(policy, TurnPolicy):
+            raise TypeError(f"policy must be a TurnPolicy, not {policy!r}")
+        check_seconds("journal_interval", journal_interval)
+        check_seconds("idempotency_window", idempotency_window, or_zero=True)
         self.store = store
         self.attachment_store = attachment_store
         self.policy = policy if policy is not None else TurnPolicy()

@@ -15,19 +15,35 @@ from hypercorn.utils import LifespanFailureError
 from quart import Quart
 
 from chatkit_trio._engine.groups import unwrapped
+from chatkit_trio._settings import check_seconds
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.web import create_app, serve
 from chatkit_trio.web._hosts import AllowedHosts
 from chatkit_trio.web._serving import ASGIApp
 
 
+def _finite(context: click.Context, parameter: click.Parameter, seconds: float) -> float:
+    try:
+        check_seconds("it", seconds, or_zero=True)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return seconds
+
+
 @click.command("serve")
 @click.argument("target", metavar="MODULE:NAME")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0: a free one.")
+@click.option(
+    "--port",
+    default=8000,
+    type=click.IntRange(0, 65535),
+    show_default=True,
+    help="Port to listen on; 0: a free one.",
+)
 @click.option(
     "--drain-timeout",
     default=10.0,
+    callback=_finite,
     show_default=True,
     help="Seconds that live answers get to finish when the server is told to stop.",
 )
@@ -51,7 +67,13 @@ def serve_app(
 
 
 @click.command()
-@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0: a free one.")
+@click.option(
+    "--port",
+    default=8000,
+    type=click.IntRange(0, 65535),
+    show_default=True,
+    help="Port to listen on; 0: a free one.",
+)
 @click.option(
     "--database",
     default="chatkit-demo.sqlite3",
@@ -62,6 +84,7 @@ def serve_app(
 @click.option(
     "--slow-writes",
     default=0.0,
+    callback=_finite,
     metavar="SECONDS",
     help="Let each write wait, to see that a stop is safe even then.",
 )

@@ -24,6 +24,7 @@ import trio
 from pydantic import AnyUrl
 from typing_extensions import TypeVar, TypeVarTuple
 
+from chatkit_trio._settings import check_choice, check_count, check_seconds
 from chatkit_trio.errors import (
     ConflictError,
     ForbiddenError,
@@ -133,6 +134,10 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
             raise ValueError("bearer_urls=True needs context_for_owner: no request tells the owner")
         if isinstance(accept, str):
             raise TypeError(f"accept must be a collection of types, not the str {accept!r}")
+        check_count("max_bytes", max_bytes)
+        check_choice("upload_method", upload_method, ("PUT", "POST"))
+        check_seconds("upload_lifetime", upload_lifetime)
+        check_seconds("orphan_age", orphan_age)
         if orphan_age < upload_lifetime:
             raise ValueError("orphan_age must not be shorter than upload_lifetime")
         self.metadata = metadata
@@ -368,6 +373,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
 
         The web layer does this for the stores it serves.
         """
+        check_seconds("interval", interval)
         while True:
             try:
                 collected = await self.collect_orphans()

@@ -17,6 +17,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self
 
 from typing_extensions import TypeVar
 
+from chatkit_trio._settings import check_choice, check_count, check_seconds
 from chatkit_trio.errors import NotFoundError, StoreError
 from chatkit_trio.store import RequestRecord, Settlement, Store, TContext, UnstorableItem
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
@@ -81,8 +82,9 @@ class SQLiteStore(Store[TContext]):
     ) -> None:
         if os.fspath(path) in ("", ":memory:"):
             raise ValueError("SQLiteStore needs a file; for a store in memory use MemoryStore()")
-        if synchronous not in ("NORMAL", "FULL"):
-            raise ValueError(f"synchronous must be 'NORMAL' or 'FULL', not {synchronous!r}")
+        check_choice("synchronous", synchronous, ("NORMAL", "FULL"))
+        check_count("readers", readers)
+        check_seconds("busy_timeout", busy_timeout, or_zero=True)
         self._owner = owner
         self._clock = clock
         self._database = Database(

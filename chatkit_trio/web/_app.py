@@ -8,6 +8,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import BadHost, HTTPException
 from werkzeug.routing import MapAdapter
 
+from chatkit_trio._settings import check_count
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 from chatkit_trio.stores.attachments import DiskAttachmentStore
@@ -39,6 +40,7 @@ def create_app(
     `chatkit_trio.web.uploads` at the store's `base_url`. The other arguments are those of
     `chatkit_blueprint`. Serve the app with `chatkit-trio serve`, or with Hypercorn's trio worker.
     """
+    check_count("max_body_bytes", max_body_bytes)
     app = _App(__name__, static_folder=None)
     # More than the limit, because the blueprint counts by itself and says what the limit is.
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes + 1024 * 1024

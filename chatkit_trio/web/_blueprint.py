@@ -10,6 +10,7 @@ from quart import Blueprint, Quart, current_app
 from quart.blueprints import BlueprintSetupState
 from quart_trio import QuartTrio
 
+from chatkit_trio._settings import check_count
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 
@@ -68,6 +69,10 @@ def chatkit_blueprint(
     The server is entered when the app starts, unless it is running already, and left when the app
     ends: live turns are then settled before the app's shutdown is complete.
     """
+    check_count("max_body_bytes", max_body_bytes)
+    if path is None:
+        raise ValueError("path must be a path such as '/chat', not None")
+    _check_paths(path=path, health_path=health_path, liveness_path=liveness_path)
     blueprint = Blueprint(name, __name__)
     endpoint = Endpoint(server, context, max_body_bytes)
     health = Health(server)
@@ -95,6 +100,16 @@ def chatkit_blueprint(
     )
     _tie(blueprint, server, health)
     return blueprint
+
+
+def _check_paths(**paths: str | None) -> None:
+    """Raise unless these arguments can be addresses, all different; None is no address."""
+    for name, path in paths.items():
+        if path is not None and (not isinstance(path, str) or set("?#<>") & set(path)):
+            raise ValueError(f"{name} must be a path such as '/chat', not {path!r}")
+    plain = ["/" + path.strip("/") for path in paths.values() if path is not None]
+    if len(set(plain)) < len(plain):
+        raise ValueError(f"{' and '.join(paths)} must be different paths, and are {plain}")
 
 
 class ServerLifespan:

@@ -21,6 +21,7 @@ from hypercorn.config import Config
 from hypercorn.trio import serve as hypercorn_serve
 from quart import Quart
 
+from chatkit_trio._settings import check_count, check_seconds
 from chatkit_trio.server import ChatKitServer
 
 from ._blueprint import allowed_by, servers_of
@@ -32,6 +33,7 @@ GRACE = 5.0
 """Seconds that connections get for their last bytes after all turns are settled."""
 
 _SETTLING = 30.0  # seconds; more than settling takes with any sensible settle_timeout
+_LARGEST_PORT = 65535
 _CLOSING = 60.0  # seconds for the app's own shutdown
 
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
@@ -58,6 +60,10 @@ async def serve(
     the app has started. Returns when the app has shut down, or ends the *process* if a connection
     doesn't end. Must run in the main thread, where signals arrive.
     """
+    check_seconds("drain_timeout", drain_timeout, or_zero=True)
+    check_count("port", port, least=0)
+    if port > _LARGEST_PORT:
+        raise ValueError(f"port must be {_LARGEST_PORT} or less, and is {port}")
     hosts = AllowedHosts.served(host, allowed_hosts)
     if is_wildcard(host) and all(each.is_loopback_only for each in [hosts, *allowed_by(app)]):
         logger.warning(

@@ -21,6 +21,7 @@ from quart_trio.wrappers import TrioResponse
 from werkzeug.exceptions import ClientDisconnected
 
 from chatkit_trio._engine.wire import to_json
+from chatkit_trio._settings import check_seconds
 from chatkit_trio.errors import TooLargeError
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
@@ -82,6 +83,8 @@ def uploads_blueprint(
     path = "/" + (urlsplit(store.base_url).path if path is None else path).strip("/")
     if path == "/":
         raise ValueError("attachments need a path of their own, as in https://host/attachments")
+    check_seconds("idle_timeout", idle_timeout)
+    check_seconds("upload_timeout", upload_timeout)
     blueprint = Blueprint(name, __name__)
     uploads = Uploads(store, context, idle_timeout, upload_timeout)
     gate = Gate(allowed_hosts, Cors.of(cors_origins), urlsplit(store.base_url).hostname or "")
