@@ -198,7 +198,8 @@ def _plain_name(text: str) -> str | None:
         address = _address(text[1:-1])
         return str(address) if isinstance(address, IPv6Address) else None
     name = text.removesuffix(".")
-    return name if _NAME.fullmatch(name) and len(name) <= 253 else None
+    is_short = len(name) <= 253 and all(len(label) <= 63 for label in name.split("."))
+    return name if is_short and _NAME.fullmatch(name) else None
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

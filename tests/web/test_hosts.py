@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ from quart_trio import QuartTrio
 from chatkit_trio.stores import DiskAttachmentStore, MemoryStore
 from chatkit_trio.testing import say, scripted_server
 from chatkit_trio.types import ThreadMetadata
-from chatkit_trio.web import chatkit_blueprint, create_app
+from chatkit_trio.web import chatkit_blueprint, create_app, serve
 from chatkit_trio.web._hosts import AllowedHosts, Host, is_own_origin, tell_hosts
 
 from .http import CREATE, client_of
@@ -52,6 +53,7 @@ STRANGE = [
     "localhost:http",
     "localhost..",
     ".localhost",
+    "a" * 64 + ".localhost",
     "\u2025localhost",
 ]
 
@@ -354,3 +356,36 @@ def test_what_is_parsed_of_a_strange_host_is_never_loopback(text):
     host = Host.parse(text)
 
     assert host is None or not host.is_loopback
+
+
+# --- Serving -------------------------------------------------------------------------------------
+
+
+async def warnings_when_served(app, caplog, **settings):
+    """Serve an app for a moment on real sockets; return what the log says of its hosts."""
+    caplog.set_level(logging.WARNING, "chatkit_trio")
+    ready = trio.Event()
+    served = partial(serve, app, port=0, on_ready=lambda urls: ready.set(), **settings)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served)
+            await ready.wait()
+            nursery.cancel_scope.cancel()
+    return [record.message for record in caplog.records if "--allowed-host" in record.message]
+
+
+async def test_serving_on_all_addresses_without_a_name_is_warned_of(caplog):
+    assert len(await warnings_when_served(app_for(), caplog, host="0.0.0.0")) == 1
+
+
+@pytest.mark.parametrize(
+    ("allowed_by_app", "settings"),
+    [
+        (["chat.example.org"], {"host": "0.0.0.0"}),
+        ("*", {"host": "0.0.0.0"}),
+        (None, {"host": "0.0.0.0", "allowed_hosts": ["chat.example.org"]}),
+        (None, {"host": "127.0.0.1"}),
+    ],
+)
+async def test_serving_where_names_are_known_is_not(caplog, allowed_by_app, settings):
+    assert await warnings_when_served(app_for(allowed_by_app), caplog, **settings) == []
