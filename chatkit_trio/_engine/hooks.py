@@ -8,6 +8,7 @@ from typing import Any, Generic
 
 from chatkit_trio.actions import Action
 from chatkit_trio.errors import InvalidRequestError
+from chatkit_trio.limits import RequestLimits
 from chatkit_trio.store import AttachmentStore, Store, TContext
 from chatkit_trio.types import (
     AudioInput,
@@ -34,6 +35,8 @@ class ServerHooks(ABC, Generic[TContext]):
     store: Store[TContext]
     attachment_store: AttachmentStore[TContext] | None
     policy: TurnPolicy
+    limits: RequestLimits
+    """How much one request may hold."""
     live_turns: LiveTurns
     """The turns in progress in this process."""
 
