@@ -24,6 +24,7 @@ from ._engine.journal import keep_journal, keep_recovering, recover, write_down
 from ._engine.keeping import CancelReason, ending_note
 from ._engine.live import LiveTurns
 from ._engine.opening import CheckedRequest
+from ._engine.pace import BigWork
 from ._engine.pages import PagedAnswer
 from ._engine.policy import TurnPolicy
 from ._engine.reading import read_request
@@ -204,6 +205,7 @@ class ChatKitServer(ServerHooks[TContext]):
         self.attachment_store = attachment_store
         self.policy = policy if policy is not None else TurnPolicy()
         self.limits = limits if limits is not None else RequestLimits()
+        self.big_work = BigWork()
         self.journal_interval = journal_interval
         self.live_turns = LiveTurns(self.__recover)
         self.__repeats = Repeats(self, idempotency_window)
@@ -372,7 +374,7 @@ class ChatKitServer(ServerHooks[TContext]):
         events. Checkpoints; a cancelled non-streaming request has either been carried out or not,
         and its key can be used again.
         """
-        parsed = await read_request(request, self.limits)
+        parsed = await read_request(request, self.limits, self.big_work)
         if type(parsed) in STREAMING:
             key = None if idempotency_key is None else (idempotency_key, request)
             return await self.__open(parsed, context, key, can_return=can_return)

@@ -25,6 +25,7 @@ from chatkit_trio.types import (
 )
 
 from .live import LiveTurns
+from .pace import BigWork
 from .policy import TurnPolicy
 from .turn import current_turn
 
@@ -37,6 +38,8 @@ class ServerHooks(ABC, Generic[TContext]):
     policy: TurnPolicy
     limits: RequestLimits
     """How much one request may hold."""
+    big_work: BigWork
+    """Lets what is long be read and encoded by one task at a time."""
     live_turns: LiveTurns
     """The turns in progress in this process."""
 

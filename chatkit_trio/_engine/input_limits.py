@@ -1,6 +1,6 @@
 """Whether a request keeps to the server's limits, seen before it is validated.
 
-Two looks, each a plain function: `check_shape` at the bytes, and `check_fields` at the values that
+Plain functions: `check_size` and `check_shape` look at the bytes, `check_fields` at the values that
 a parser has made of them, which may still be of any type. What has a wrong type is passed over: the
 validation names it.
 """
@@ -17,10 +17,14 @@ from chatkit_trio.limits import DEFAULT_BODY_BYTES, RequestLimits
 _Check: TypeAlias = Callable[[Mapping[str, Any], RequestLimits], None]
 
 
-def check_shape(body: bytes | bytearray, limits: RequestLimits) -> None:
-    """Raise `TooLargeError` for a body that is too long, holds too much or is nested too deep."""
-    if len(body) > limits.longest_body:
+def check_size(size: int, limits: RequestLimits) -> None:
+    """Raise `TooLargeError` for a body that is too long for any request."""
+    if size > limits.longest_body:
         raise TooLargeError(f"a request may have {limits.longest_body} bytes at most")
+
+
+def check_shape(body: bytes | bytearray, limits: RequestLimits) -> None:
+    """Raise `TooLargeError` for a body that holds too much or is nested too deep."""
     outside = structure(body, limits.values)
     if outside is None:
         raise TooLargeError(f"a request may have {limits.values} JSON values at most")

@@ -10,9 +10,10 @@ from pydantic import BaseModel
 
 from chatkit_trio.types import Page, ThreadItem, ThreadMetadata, ThreadStreamEvent, is_hidden
 
-from .pace import Pace
+from .pace import BigWork
 from .wire import frame, item_to_json, thread_answer, to_json
 
+T = TypeVar("T")
 TEntry = TypeVar("TEntry", ThreadItem, ThreadMetadata)
 
 _NO_DATA = b'"data":[]'
@@ -44,46 +45,58 @@ class PagedAnswer:
         return b"".join((head, b'"data":[', b",".join(self.encoded), b"]", tail))
 
 
-async def cut_items(page: Page[ThreadItem], max_bytes: int) -> CutPage[ThreadItem]:
+async def cut_items(
+    page: Page[ThreadItem], max_bytes: int, big_work: BigWork
+) -> CutPage[ThreadItem]:
     """Return what fits of a page of items; hidden ones take no room. A checkpoint, if it is big."""
-    return await _cut(page, lambda item: b"" if is_hidden(item) else item_to_json(item), max_bytes)
+    return await _cut(
+        page, lambda item: b"" if is_hidden(item) else item_to_json(item), max_bytes, big_work
+    )
 
 
-async def cut_threads(page: Page[ThreadMetadata], max_bytes: int) -> CutPage[ThreadMetadata]:
+async def cut_threads(
+    page: Page[ThreadMetadata], max_bytes: int, big_work: BigWork
+) -> CutPage[ThreadMetadata]:
     """Return what fits of a page of threads. A checkpoint, if it is big."""
-    return await _cut(page, lambda thread: to_json(thread_answer(thread)), max_bytes)
+    return await _cut(page, lambda thread: to_json(thread_answer(thread)), max_bytes, big_work)
 
 
 async def _cut(
-    page: Page[TEntry], encode: Callable[[TEntry], bytes], max_bytes: int
+    page: Page[TEntry], encode: Callable[[TEntry], bytes], max_bytes: int, big_work: BigWork
 ) -> CutPage[TEntry]:
-    pace, encoded, size = Pace(), list[bytes](), 0
-    for number, entry in enumerate(page.data):
-        text = encode(entry)
-        size += len(text)
-        if encoded and size > max_bytes:
-            update = {"data": page.data[:number], "has_more": True}
-            update["after"] = page.data[number - 1].id
-            return CutPage(page.model_copy(update=update), encoded)
-        if text:
-            encoded.append(text)
-        await pace.done(len(text))
+    encoded: list[bytes] = []
+    size = 0
+    async with big_work.begin() as pace:
+        for number, entry in enumerate(page.data):
+            text = encode(entry)
+            size += len(text)
+            if encoded and size > max_bytes:
+                last_id = page.data[number - 1].id
+                update = {"data": page.data[:number], "has_more": True, "after": last_id}
+                return CutPage(page.model_copy(update=update), encoded)
+            if text:
+                encoded.append(text)
+            await pace.before(len(text))
     return CutPage(page, encoded)
 
 
-async def encode_items(items: Iterable[ThreadItem]) -> list[bytes]:
+async def encode_items(items: Iterable[ThreadItem], big_work: BigWork) -> list[bytes]:
     """Return the texts of items that a client may see. A checkpoint, if they are big."""
-    pace, encoded = Pace(), list[bytes]()
-    for item in items:
-        encoded.append(item_to_json(item))
-        await pace.done(len(encoded[-1]))
-    return encoded
+    return await _encode(items, item_to_json, big_work)
 
 
-async def encode_events(events: Iterable[ThreadStreamEvent]) -> list[bytes]:
+async def encode_events(events: Iterable[ThreadStreamEvent], big_work: BigWork) -> list[bytes]:
     """Return the frames of events. A checkpoint, if they are big."""
-    pace, encoded = Pace(), list[bytes]()
-    for event in events:
-        encoded.append(frame(event))
-        await pace.done(len(encoded[-1]))
+    return await _encode(events, frame, big_work)
+
+
+async def _encode(
+    entries: Iterable[T], encode: Callable[[T], bytes], big_work: BigWork
+) -> list[bytes]:
+    encoded: list[bytes] = []
+    async with big_work.begin() as pace:
+        for entry in entries:
+            encoded.append(encode(entry))
+            # What comes next is likely to be as big.
+            await pace.before(len(encoded[-1]))
     return encoded

@@ -16,27 +16,32 @@ from chatkit_trio.errors import InvalidRequestError
 from chatkit_trio.limits import RequestLimits
 from chatkit_trio.types import ChatKitReq
 
-from .input_limits import check_fields, check_shape
-from .pace import Pace
+from .input_limits import check_fields, check_shape, check_size
+from .pace import BigWork
 from .wire import parse_request
 
 _AUDIO_PIECE = 512 * 1024  # characters, a multiple of four
 _DIGEST_PIECE = 1024 * 1024  # bytes
 
 
-async def read_request(body: str | bytes | bytearray, limits: RequestLimits) -> ChatKitReq:
+async def read_request(
+    body: str | bytes | bytearray, limits: RequestLimits, big_work: BigWork
+) -> ChatKitReq:
     """Return the request in a body.
 
     Raises `TooLargeError` for one over a limit, and `InvalidRequestError` for one that isn't of the
     protocol. A checkpoint, if the body is long.
     """
     encoded = _encoded(body)
-    size, pace = len(encoded), Pace()
-    check_shape(encoded, limits)
-    await pace.done(size)
-    check_fields(_parsed(encoded), size, limits)
-    await pace.done(size)
-    return parse_request(encoded)
+    size = len(encoded)
+    check_size(size, limits)
+    async with big_work.begin() as pace:
+        await pace.before(size)
+        check_shape(encoded, limits)
+        await pace.before(size)
+        check_fields(_parsed(encoded), size, limits)
+        await pace.before(size)
+        return parse_request(encoded)
 
 
 def _encoded(body: str | bytes | bytearray) -> bytes | bytearray:
@@ -56,30 +61,37 @@ def _parsed(body: bytes | bytearray) -> object:
         return None
 
 
-async def decode_audio(audio_base64: str) -> bytes:
+async def decode_audio(audio_base64: str, big_work: BigWork) -> bytes:
     """Return the bytes of Base64 text. Raises `InvalidRequestError` for anything else.
 
     A checkpoint, if the text is long.
     """
-    pace, pieces = Pace(), []
-    try:
+    pieces: list[bytes] = []
+    async with big_work.begin() as pace:
         for start in range(0, len(audio_base64), _AUDIO_PIECE):
             piece = audio_base64[start : start + _AUDIO_PIECE]
-            if piece.endswith("=") and start + _AUDIO_PIECE < len(audio_base64):
-                raise binascii.Error("there is padding before the end")
-            pieces.append(base64.b64decode(piece, validate=True))
-            await pace.done(len(piece))
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequestError("params.audio_base64 is not valid base64") from error
+            await pace.before(len(piece))
+            is_last = start + _AUDIO_PIECE >= len(audio_base64)
+            pieces.append(_decoded_base64(piece, is_last=is_last))
     return b"".join(pieces)
 
 
-async def digest(body: str | bytes | bytearray) -> str:
+def _decoded_base64(text: str, *, is_last: bool) -> bytes:
+    try:
+        if text.endswith("=") and not is_last:
+            raise binascii.Error("there is padding before the end")
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequestError("params.audio_base64 is not valid base64") from error
+
+
+async def digest(body: str | bytes | bytearray, big_work: BigWork) -> str:
     """Return the SHA-256 of a body, in hexadecimal. A checkpoint, if the body is long."""
     data = memoryview(_encoded(body))
-    pace, found = Pace(), hashlib.sha256()
-    for start in range(0, len(data), _DIGEST_PIECE):
-        piece = data[start : start + _DIGEST_PIECE]
-        found.update(piece)
-        await pace.done(len(piece))
+    found = hashlib.sha256()
+    async with big_work.begin() as pace:
+        for start in range(0, len(data), _DIGEST_PIECE):
+            piece = data[start : start + _DIGEST_PIECE]
+            await pace.before(len(piece))
+            found.update(piece)
     return found.hexdigest()

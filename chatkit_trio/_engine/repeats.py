@@ -98,7 +98,7 @@ class Repeats:
         await request.name_message()
         record = RequestRecord(
             key,
-            await digest(body),
+            await digest(body, self._server.big_work),
             thread_id=request.thread_id,
             item_id=request.message_id,
             turn_id=new_turn_id(),
@@ -140,7 +140,9 @@ class Repeats:
         carries it out.
         """
         _check_key(key)
-        record = RequestRecord(key, await digest(body), turn_id=new_turn_id())
+        record = RequestRecord(
+            key, await digest(body, self._server.big_work), turn_id=new_turn_id()
+        )
         known = await self._begin(record, context)
         if known.answer is not None:
             return known.answer
@@ -280,7 +282,7 @@ class KeyedRequest(CheckedRequest):
             *(ThreadItemDoneEvent(item=item) for item in items),
             *ending_events(Outcome(reason)),
         ]
-        frames = await encode_events(events)
+        frames = await encode_events(events, self._server.big_work)
         turn: Turn[Any] = Turn(self._server, self, policy, self._context)
         reader = turn.open_reader(leads=True)  # it leads, so that all frames are kept for it
         turn.recall(frames, reason)
@@ -352,7 +354,7 @@ class KeyedRequest(CheckedRequest):
             StreamOptionsEvent(stream_options=options),
             *events_so_far(stored, new, changed),
         ]
-        return b"".join(await encode_events(events))
+        return b"".join(await encode_events(events, self._server.big_work))
 
 
 _MAY_BEGIN = (TurnState.BEGINNING, TurnState.ANSWERING, TurnState.SETTLING)

@@ -455,12 +455,12 @@ async def _thread_so_far(server: ServerHooks[Any], thread_id: str, context: Any)
     thread = await server.store.load_thread(thread_id, context=context)
     page_size = _page_size(None, server.limits)
     page, running = await _page_beside_turn(server, thread_id, None, page_size, "asc", context)
-    cut = await cut_items(page, server.limits.page_bytes)
+    cut = await cut_items(page, server.limits.page_bytes, server.big_work)
     if cut.page.has_more:
         return _ThreadSoFar(thread, cut, (), cut.encoded)
     stored = {item.id for item in page.data}
     running = [item for item in running if item.id not in stored]
-    encoded = [*cut.encoded, *await encode_items(running)]
+    encoded = [*cut.encoded, *await encode_items(running, server.big_work)]
     return _ThreadSoFar(thread, cut, running, encoded)
 
 
@@ -493,7 +493,7 @@ async def threads_list(
     page = await server.store.load_threads(
         limit=limit, after=params.after, order=params.order, context=context
     )
-    cut = await cut_threads(page, limits.page_bytes)
+    cut = await cut_threads(page, limits.page_bytes, server.big_work)
     return PagedAnswer(cut.shell, cut.encoded)
 
 
@@ -527,7 +527,7 @@ async def _page_of_items(
     page, _running = await _page_beside_turn(
         server, params.thread_id, params.after, limit, params.order, context
     )
-    return await cut_items(page, server.limits.page_bytes)
+    return await cut_items(page, server.limits.page_bytes, server.big_work)
 
 
 async def items_feedback(
@@ -604,7 +604,8 @@ async def input_transcribe(
     server: ServerHooks[Any], request: InputTranscribeReq, context: Any
 ) -> BaseModel:
     params = request.params
-    audio = AudioInput(data=await decode_audio(params.audio_base64), mime_type=params.mime_type)
+    data = await decode_audio(params.audio_base64, server.big_work)
+    audio = AudioInput(data=data, mime_type=params.mime_type)
     return await server.transcribe(audio, context)
 
 

@@ -12,11 +12,10 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-import trio
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from chatkit_trio._engine.pace import Pace
+from chatkit_trio._engine.pace import BigWork, Pace
 from chatkit_trio.store import Settlement, TContext
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
@@ -103,28 +102,40 @@ def cut_page(rows: Iterable[tuple[str, str]], limit: int) -> tuple[list[tuple[st
 
 
 async def decode_page(
-    rows: Sequence[tuple[str, str]], has_more: bool, decode: Callable[[str], Awaitable[T]]
+    rows: Sequence[tuple[str, str]],
+    has_more: bool,
+    decode: Callable[[str, Pace], Awaitable[T]],
+    big_work: BigWork,
 ) -> Page[T]:
     """Return a page of (id, text), decoding it a piece at a time. A checkpoint, if it is big."""
-    pace, data = Pace(), list[T]()
-    for _, text in rows:
-        data.append(await decode(text))
-        await pace.done(len(text))
+    data: list[T] = []
+    async with big_work.begin() as pace:
+        for _, text in rows:
+            data.append(await decode(text, pace))
     return Page(data=data, has_more=has_more, after=rows[-1][0] if has_more else None)
 
 
-async def load_thread_text(text: str) -> ThreadMetadata:  # noqa: ASYNC124
+async def decode_page_thread(text: str, pace: Pace) -> ThreadMetadata:
+    await pace.before(len(text))
     return decode_thread(text)
 
 
-async def load_item_text(text: str) -> ThreadItem:
-    """Decode an item, or the beginning of one that is too large. A checkpoint, if it may be."""
+async def decode_page_item(text: str, pace: Pace) -> ThreadItem:
+    """Decode an item, or the beginning of one that is too large. A checkpoint, if it is big."""
+    await pace.before(len(text))
     if may_be_too_large(text):
         shortening = Shortening(text)
-        for _ in shortening:
-            await trio.lowlevel.checkpoint()
+        for piece in shortening:
+            await pace.before(piece)
         text = shortening.text
+        await pace.before(len(text))
     return decode_item(text)
+
+
+async def decode_one_item(text: str, big_work: BigWork) -> ThreadItem:
+    """Decode an item as a page does."""
+    async with big_work.begin() as pace:
+        return await decode_page_item(text, pace)
 
 
 def decode_thread(text: str) -> ThreadMetadata:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from chatkit_trio._engine.pace import BigWork
 from chatkit_trio.errors import ConflictError, NotFoundError
 from chatkit_trio.store import RequestRecord, Settlement, Store, TContext, UnstorableItem
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
@@ -22,13 +23,14 @@ from ._records import (
     check_thread,
     cut_page,
     decode_attachment,
+    decode_one_item,
     decode_page,
+    decode_page_item,
+    decode_page_thread,
     decode_thread,
     encode_attachment,
     encode_item,
     encode_thread,
-    load_item_text,
-    load_thread_text,
     one_owner,
     owner_of,
 )
@@ -71,6 +73,7 @@ class MemoryStore(Store[TContext]):
         """What `set_aside` was given, the oldest first."""
         self._owner = owner
         self._clock = clock
+        self._big_work = BigWork()
         self._threads: dict[str, _ThreadRow] = {}
         self._attachments: dict[str, _Row] = {}
         self._requests: dict[tuple[str, str], tuple[float, RequestRecord]] = {}
@@ -108,7 +111,7 @@ class MemoryStore(Store[TContext]):
             raise _no_cursor(after)
         ids = _behind(threads, after, order)
         rows = ((key, threads[key].text) for key in ids if threads[key].owner == owner)
-        return await decode_page(*cut_page(rows, limit), load_thread_text)
+        return await decode_page(*cut_page(rows, limit), decode_page_thread, self._big_work)
 
     async def delete_thread(self, thread_id: str, context: TContext) -> None:
         await trio.lowlevel.checkpoint()
@@ -125,14 +128,14 @@ class MemoryStore(Store[TContext]):
         await trio.lowlevel.checkpoint()
         items = self._thread(thread_id, context).items
         rows = ((key, items[key]) for key in _behind(items, after, order))
-        return await decode_page(*cut_page(rows, limit), load_item_text)
+        return await decode_page(*cut_page(rows, limit), decode_page_item, self._big_work)
 
     async def load_item(self, thread_id: str, item_id: str, context: TContext) -> ThreadItem:
         await trio.lowlevel.checkpoint()
         items = self._thread(thread_id, context).items
         if item_id not in items:
             raise NotFoundError(f"thread {thread_id} has no item {item_id}")
-        return await load_item_text(items[item_id])
+        return await decode_one_item(items[item_id], self._big_work)
 
     async def add_thread_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
         """Append an item to a thread.

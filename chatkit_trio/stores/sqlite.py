@@ -17,6 +17,7 @@ from typing import Concatenate, Literal, ParamSpec, Self
 
 from typing_extensions import TypeVar
 
+from chatkit_trio._engine.pace import BigWork
 from chatkit_trio.errors import NotFoundError, StoreError
 from chatkit_trio.store import RequestRecord, Settlement, Store, TContext, UnstorableItem
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
@@ -28,13 +29,14 @@ from ._records import (
     check_settlement,
     check_thread,
     decode_attachment,
+    decode_one_item,
     decode_page,
+    decode_page_item,
+    decode_page_thread,
     decode_thread,
     encode_attachment,
     encode_item,
     encode_thread,
-    load_item_text,
-    load_thread_text,
     one_owner,
     owner_of,
 )
@@ -87,6 +89,7 @@ class SQLiteStore(Store[TContext]):
             raise ValueError(f"synchronous must be 'NORMAL' or 'FULL', not {synchronous!r}")
         self._owner = owner
         self._clock = clock
+        self._big_work = BigWork()
         self._database = Database(
             Path(path), synchronous=synchronous, readers=readers, busy_timeout=busy_timeout
         )
@@ -133,7 +136,7 @@ class SQLiteStore(Store[TContext]):
     ) -> Page[ThreadMetadata]:
         check_page(limit, order)
         rows = await self._read(context, queries.load_threads, limit, after, order)
-        return await decode_page(*rows, load_thread_text)
+        return await decode_page(*rows, decode_page_thread, self._big_work)
 
     async def delete_thread(self, thread_id: str, context: TContext) -> None:
         await self._write(context, queries.delete_thread, thread_id)
@@ -147,12 +150,11 @@ class SQLiteStore(Store[TContext]):
         """
         check_page(limit, order)
         rows = await self._read(context, queries.load_items, thread_id, after, limit, order)
-        return await decode_page(*rows, load_item_text)
+        return await decode_page(*rows, decode_page_item, self._big_work)
 
     async def load_item(self, thread_id: str, item_id: str, context: TContext) -> ThreadItem:
-        return await load_item_text(
-            await self._read(context, queries.load_item, thread_id, item_id)
-        )
+        text = await self._read(context, queries.load_item, thread_id, item_id)
+        return await decode_one_item(text, self._big_work)
 
     async def add_thread_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
         """Append an item to a thread.

@@ -10,7 +10,7 @@ from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 from chatkit_trio.stores.attachments import DiskAttachmentStore
 
-from ._blueprint import DEFAULT_MAX_BODY_BYTES, CorsOrigins, chatkit_blueprint
+from ._blueprint import CorsOrigins, chatkit_blueprint
 from ._endpoint import ContextFunction
 from ._middleware import refusal_of, refusal_response
 from ._page import ChatPage, page_blueprint
@@ -24,7 +24,7 @@ def create_app(
     path: str = "/chatkit",
     page: bool | ChatPage = True,
     health_path: str | None = "/healthz",
-    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    max_body_bytes: int | None = None,
     cors_origins: CorsOrigins = None,
 ) -> QuartTrio:
     """Return a Quart-Trio app that serves the ChatKit protocol and, with `page`, a chat page.
@@ -36,7 +36,8 @@ def create_app(
     """
     app = QuartTrio(__name__, static_folder=None)
     # More than the limit, because the blueprint counts by itself and says what the limit is.
-    app.config["MAX_CONTENT_LENGTH"] = max_body_bytes + 1024 * 1024
+    longest_body = max_body_bytes or server.limits.longest_body
+    app.config["MAX_CONTENT_LENGTH"] = longest_body + 1024 * 1024
     app.register_error_handler(HTTPException, _refuse)
     if isinstance(server.attachment_store, DiskAttachmentStore):
         # Registered first, so that it stops before the server closes its stores.

@@ -20,9 +20,6 @@ from ._middleware import ALL_METHODS, View, with_middleware
 EXTENSION = "chatkit_trio"
 """Where an app's `extensions` list its ChatKit servers."""
 
-DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024
-"""Enough for several minutes of dictation, which is sent as Base64."""
-
 _LEAVING_TIMEOUT = 60.0  # seconds; settling has far shorter limits of its own
 
 CorsOrigins = Sequence[str] | Literal["*"] | None
@@ -34,7 +31,7 @@ def chatkit_blueprint(
     context: ContextFunction[TContext] | None = None,
     path: str = "/chatkit",
     health_path: str | None = "/healthz",
-    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    max_body_bytes: int | None = None,
     cors_origins: CorsOrigins = None,
     name: str = "chatkit",
 ) -> Blueprint:
@@ -48,8 +45,9 @@ def chatkit_blueprint(
     an HTTP exception of werkzeug. Without `context` the context is None.
 
     `path` is the endpoint; below it are `threads/<id>/turn` and `threads/<id>/stop`. `health_path`
-    is the address of the health check; with None there is none. A body over `max_body_bytes` is
-    refused (413); the app's own `MAX_CONTENT_LENGTH` counts too. Pages of the app's own origin may
+    is the address of the health check; with None there is none. What a request may hold say the
+    server's `limits`; a body over `max_body_bytes`, by default the longest of those, isn't read to
+    its end (413). The app's own `MAX_CONTENT_LENGTH` counts too. Pages of the app's own origin may
     call the endpoint, and those of the origins in `cors_origins`; `"*"` means all. `name` has to
     differ between blueprints of one app.
 
@@ -57,7 +55,7 @@ def chatkit_blueprint(
     ends: live turns are then settled before the app's shutdown is complete.
     """
     blueprint = Blueprint(name, __name__)
-    endpoint = Endpoint(server, context, max_body_bytes)
+    endpoint = Endpoint(server, context, max_body_bytes or server.limits.longest_body)
     cors = Cors.of(cors_origins)
 
     def route(rule: str, method: str, view: View) -> None:

@@ -92,5 +92,5 @@ class WatchBody(EventStreamBody):
         """Return events that rebuild the part that isn't kept; applying one twice is harmless."""
         last_lost = result.next_frame_number - 1
         stored = await latest_items(self._server.store, self._thread_id, self._context)
-        frames = await encode_events(events_so_far(stored, new, changed))
+        frames = await encode_events(events_so_far(stored, new, changed), self._server.big_work)
         return b"".join(numbered(result.turn.id, last_lost, [each]) for each in frames)
