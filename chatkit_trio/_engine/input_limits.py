@@ -7,31 +7,63 @@ validation names it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from chatkit_trio._json_scan import is_nested_deeper, structure
+from chatkit_trio._json_scan import BLOCK, outside_strings
 from chatkit_trio.errors import TooLargeError
 from chatkit_trio.limits import DEFAULT_BODY_BYTES, RequestLimits
+
+_SHORT = 1024 * 1024  # bytes; so much is looked at whatever it is
+_END = 1024  # bytes
+_NO_BRACKETS = bytes(code for code in range(256) if chr(code) not in "[]{}")
 
 _Check: TypeAlias = Callable[[Mapping[str, Any], RequestLimits], None]
 
 
-def check_size(size: int, limits: RequestLimits) -> None:
-    """Raise `TooLargeError` for a body that is too long for any request."""
+def check_size(body: bytes | bytearray, limits: RequestLimits) -> None:
+    """Raise `TooLargeError` for a body that is too long for what it can be.
+
+    A very long one has to say what it is near one of its ends, where a type stands.
+    """
+    size = len(body)
     if size > limits.longest_body:
         raise TooLargeError(f"a request may have {limits.longest_body} bytes at most")
+    if size <= _SHORT:
+        return
+    ends = bytes(body[:_END] + body[-_END:])
+    if not any(kind.encode() in ends for kind in _kinds_of(size, limits)):
+        kinds = " and ".join(_kinds_of(size, limits))
+        raise TooLargeError(f"of all requests only {kinds} may have more than {_SHORT} bytes")
 
 
-def check_shape(body: bytes | bytearray, limits: RequestLimits) -> None:
-    """Raise `TooLargeError` for a body that holds too much or is nested too deep."""
-    outside = structure(body, limits.values)
-    if outside is None:
-        raise TooLargeError(f"a request may have {limits.values} JSON values at most")
-    if is_nested_deeper(outside, limits.depth):
-        raise TooLargeError(
-            f"the lists and objects of a request may be nested {limits.depth} deep at most"
-        )
+def _kinds_of(size: int, limits: RequestLimits) -> list[str]:
+    """Return the types of the requests that may have so many bytes."""
+    return [kind for kind in DEFAULT_BODY_BYTES if size <= limits.bytes_of(kind)]
+
+
+def check_shape(body: bytes | bytearray, limits: RequestLimits) -> Iterator[int]:
+    """Raise `TooLargeError` for a body that holds too much or is nested too deep.
+
+    A generator, which yields how many bytes it is going to look at.
+    """
+    values = depth = 0
+    yield BLOCK
+    for _, pieces in outside_strings(body):
+        outside = b"".join(pieces[::2])
+        # Each value but the first of a list or object has a comma before it, the first its bracket.
+        values += outside.count(b",") + outside.count(b"[") + outside.count(b"{")
+        if values >= limits.values:
+            raise TooLargeError(f"a request may have {limits.values} JSON values at most")
+        for bracket in outside.translate(None, _NO_BRACKETS):
+            depth += 1 if bracket in b"[{" else -1
+            if depth > limits.depth:
+                raise TooLargeError(
+                    f"the lists and objects of a request may be nested {limits.depth} deep at most"
+                )
+            if depth < 0:
+                return  # it is no JSON
+        yield BLOCK
 
 
 def check_fields(request: object, size: int, limits: RequestLimits) -> None:

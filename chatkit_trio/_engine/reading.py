@@ -34,10 +34,10 @@ async def read_request(
     """
     encoded = _encoded(body)
     size = len(encoded)
-    check_size(size, limits)
+    check_size(encoded, limits)
     async with big_work.begin() as pace:
-        await pace.before(size)
-        check_shape(encoded, limits)
+        for piece in check_shape(encoded, limits):
+            await pace.before(piece)
         await pace.before(size)
         check_fields(_parsed(encoded), size, limits)
         await pace.before(size)

@@ -125,8 +125,8 @@ async def decode_page_item(text: str, pace: Pace) -> ThreadItem:
     await pace.before(len(text))
     if may_be_too_large(text):
         shortening = Shortening(text)
-        for piece in shortening:
-            await pace.before(piece)
+        for size in shortening:
+            await pace.before(size)
         text = shortening.text
         await pace.before(len(text))
     return decode_item(text)

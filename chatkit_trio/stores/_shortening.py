@@ -11,8 +11,9 @@ The text is read block by block, by a generator that can be left for other work 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
+from chatkit_trio._json_scan import BLOCK, outside_strings
 from chatkit_trio.limits import MAX_PARTS, MAX_VALUES
 
 REST_IS_LEFT_OUT = "[The rest of this message is too large to be loaded.]"
@@ -23,17 +24,20 @@ _HEAD = re.compile(
 )
 _HEAD_CHARS = 4096
 _LONG = 512 * 1024  # characters; beyond that counting them at one go takes too long
-_MARK = re.compile(r"[\[\]{},]")
-_BRACKETS = dict.fromkeys(range(128)) | str.maketrans("[]{}", "[][]")
+_MARK = re.compile(rb"[\[\]{},]")
+_BEGINNINGS = (b",", b"[", b"{")
+_TO_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(code for code in range(256) if chr(code) not in "[]{}")
 _PEELED_AT_MOST = 4
-_BLOCK = 16 * 1024  # characters
-_MOST = {
+_NOTED_BLOCK = 4 * BLOCK  # what a block costs in which each mark is looked at
+_MOST: Mapping[str, int] = {
     "user_message": MAX_PARTS,
     "client_tool_call": MAX_VALUES,
     "structured_input": MAX_VALUES,
 }
 """What clients write."""
-_PARTS = ('"content":', '"attachments":')
+_PARTS = (b'"content":', b'"attachments":')
+_LAST_PART = b'{"type":"input_text","text":"%s"}' % REST_IS_LEFT_OUT.encode()
 
 
 def may_be_too_large(text: str) -> bool:
@@ -58,10 +62,10 @@ class Shortening:
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self._bytes = text.encode()
         self._is_message = _type_of(text) == "user_message"
-        self._kept: list[str] = []
+        self._kept: list[bytes] = []
         self._kept_up_to = 0
-        self._is_string = False
         self._depth = 0
         self._field = 0  # where the field of the item begins that is being read
         self._values = 0  # in that field
@@ -70,58 +74,46 @@ class Shortening:
         self._is_over = False
 
     def __iter__(self) -> Iterator[int]:
-        """Yield how much is read next."""
-        place = 0
-        while place < len(self.text):
-            yield _BLOCK
-            place = self._read(place)
-        self.text = "".join((*self._kept, self.text[self._kept_up_to :]))
+        """Yield how much work the next step is, in bytes that are passed over."""
+        for place, pieces in outside_strings(self._bytes):
+            if self._skips(b"".join(pieces[::2])):
+                yield BLOCK
+            else:
+                self._note_all(place, pieces)
+                yield _NOTED_BLOCK
+        self._kept.append(self._bytes[self._kept_up_to :])
+        self.text = b"".join(self._kept).decode()
 
-    def _read(self, place: int) -> int:
-        """Read on, by about a block; return the place to go on from."""
-        block = self.text[place : place + _BLOCK]
-        # As long as the block, so that places stay. Only strings have backslashes.
-        bare = block.replace("\\\\", "--").replace('\\"', "--")
-        if self._is_string:
-            quote = bare.find('"')
-            self._is_string = quote < 0
-            # A backslash at the end belongs to what comes next.
-            return place + (quote + 1 or len(block) - (bare.endswith("\\") and len(block) > 1))
-        pieces = bare.split('"')
-        self._is_string = len(pieces) % 2 == 0
-        if self._is_string:
-            block = block[: len(block) - len(pieces.pop())]
-        if not self._skips("".join(pieces[::2])):
-            start = place
-            for number, piece in enumerate(pieces):
-                if number % 2 == 0:
-                    for found in _MARK.finditer(piece):
-                        self._note(found[0], start + found.start())
-                start += len(piece) + 1
-        return place + len(block)
-
-    def _skips(self, outside: str) -> bool:
+    def _skips(self, outside: bytes) -> bool:
         """Take in what is outside of strings, if it stays deep enough for nothing to be decided."""
-        brackets = outside.translate(_BRACKETS)
+        brackets = outside.translate(_TO_SQUARE, _NO_BRACKETS)
         for _ in range(_PEELED_AT_MOST):
-            brackets = brackets.replace("[]", "")
-        closed = brackets.count("]")
+            brackets = brackets.replace(b"[]", b"")
+        closed = brackets.count(b"]")
         if self._depth - closed < (2 if self._is_over else 3):
             return False
         self._depth += len(brackets) - 2 * closed
-        self._values += sum(map(outside.count, ",[{"))
+        self._values += sum(map(outside.count, _BEGINNINGS))
         return True
 
-    def _note(self, mark: str, place: int) -> None:
+    def _note_all(self, place: int, pieces: Sequence[bytes]) -> None:
+        """Take in every comma and bracket outside of strings."""
+        for number, piece in enumerate(pieces):
+            if number % 2 == 0:
+                for found in _MARK.finditer(piece):
+                    self._note(found[0], place + found.start())
+            place += len(piece) + 1
+
+    def _note(self, mark: bytes, place: int) -> None:
         """Take in a comma or a bracket."""
-        self._values += mark in ",[{"
-        if mark in "[{":
+        self._values += mark in _BEGINNINGS
+        if mark in b"[{":
             self._depth += 1
             if self._depth == 1:
                 self._field = place + 1
             elif self._depth == 2:
                 self._fits_up_to = place + 1
-        elif mark in "]}":
+        elif mark in b"]}":
             self._depth -= 1
             if self._depth == 1 and (self._is_over or self._is_too_much(self._parts + 1)):
                 self._leave_out_up_to(place)
@@ -135,13 +127,13 @@ class Shortening:
             self._fits_up_to = self._fits_up_to if self._is_over else place
 
     def _is_too_much(self, parts: int) -> bool:
-        is_list_of_parts = self._is_message and self.text.startswith(_PARTS, self._field)
+        is_list_of_parts = self._is_message and self._bytes.startswith(_PARTS, self._field)
         return self._values > MAX_VALUES or (is_list_of_parts and parts > MAX_PARTS)
 
     def _leave_out_up_to(self, end: int) -> None:
         start = self._fits_up_to
-        self._kept.append(self.text[self._kept_up_to : start])
+        self._kept.append(self._bytes[self._kept_up_to : start])
         self._kept_up_to = end
-        if self._is_message and self.text.startswith('"content":', self._field):
-            comma = "" if self.text[start - 1] == "[" else ","
-            self._kept.append(f'{comma}{{"type":"input_text","text":"{REST_IS_LEFT_OUT}"}}')
+        if self._is_message and self._bytes.startswith(b'"content":', self._field):
+            comma = b"" if self._bytes[start - 1 : start] == b"[" else b","
+            self._kept.append(comma + _LAST_PART)
