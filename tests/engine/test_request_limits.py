@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -333,7 +333,7 @@ def test_strings_and_escapes_across_the_blocks_of_the_scan_are_strings(place: in
     assert parsed.params.input.content[0].text == text
 
 
-@given(st.binary(max_size=400), st.sampled_from(["", "=", "==", "A", "\n", "ü", "===="]), st.data())
+@given(st.binary(max_size=400), st.sampled_from(["", "A", "AB", "\n", "ü", "-"]), st.data())
 def test_base64_is_decoded_in_pieces_as_it_would_be_whole(
     data: bytes, garbage: str, draw: st.DataObject
 ) -> None:
@@ -341,8 +341,6 @@ def test_base64_is_decoded_in_pieces_as_it_would_be_whole(
     place = draw.draw(st.integers(0, len(text)))
     text = text[:place] + garbage + text[place:]
     is_base64 = re.fullmatch("([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", text)
-    # Python takes padding behind four whole characters, in some places.
-    assume(is_base64 or "=" not in text.rstrip("=") + text[-(len(text) % 4 or 4) :])
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "_AUDIO_PIECE", 8)
@@ -352,6 +350,15 @@ def test_base64_is_decoded_in_pieces_as_it_would_be_whole(
         else:
             with pytest.raises(InvalidRequestError, match="not valid base64"):
                 trio.run(reading.decode_audio, text, BigWork())
+
+
+def test_padding_at_the_end_of_a_piece_that_isnt_the_last_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "_AUDIO_PIECE", 8)
+
+    with pytest.raises(InvalidRequestError, match="not valid base64"):
+        trio.run(reading.decode_audio, "QUJDQUI=QUJD", BigWork())
 
 
 def test_strict_base64_only() -> None:
