@@ -7,8 +7,9 @@ out is decoded in pieces, if it is big.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
@@ -252,9 +253,9 @@ class MemoryStore(Store[TContext]):
         return row
 
 
-def _behind(rows: Mapping[str, object], after: str | None, order: str) -> Iterator[str]:
+def _behind(rows: dict[str, Any], after: str | None, order: str) -> Iterator[str]:
     """Return the ids behind one, in the order asked for."""
-    ids = iter(rows) if order == "asc" else reversed(list(rows))
+    ids = iter(rows) if order == "asc" else reversed(rows)
     if after is not None and after not in rows:
         raise _no_cursor(after)
     if after is not None:
