@@ -117,8 +117,8 @@ class Connection:
     async def request(
         self, method: str, path: str, body: Any = None, headers: Iterable[tuple[str, str]] = ()
     ) -> int:
-        """Send a request and return the answer's status."""
-        data = b"" if body is None else json.dumps(body).encode()
+        """Send a request and return the answer's status; bytes are sent as they are."""
+        data = body if isinstance(body, bytes) else b"" if body is None else _to_json(body)
         given = list(headers)
         named = {name.lower() for name, _ in given}
         usual = [
@@ -195,6 +195,10 @@ class Frame:
         update = self.event.get("update", {})
         is_delta = update.get("type") == "assistant_message.content_part.text_delta"
         return update["delta"] if is_delta else None
+
+
+def _to_json(body: Any) -> bytes:
+    return json.dumps(body).encode()
 
 
 @asynccontextmanager

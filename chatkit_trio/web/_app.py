@@ -13,7 +13,7 @@ from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 from chatkit_trio.stores.attachments import DiskAttachmentStore
 
-from ._blueprint import DEFAULT_MAX_BODY_BYTES, CorsOrigins, chatkit_blueprint
+from ._blueprint import CorsOrigins, chatkit_blueprint
 from ._endpoint import ContextFunction
 from ._hosts import HostNames
 from ._middleware import refused
@@ -29,7 +29,7 @@ def create_app(
     page: bool | ChatPage = True,
     health_path: str | None = "/healthz",
     liveness_path: str | None = "/livez",
-    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    max_body_bytes: int | None = None,
     cors_origins: CorsOrigins = None,
     allowed_hosts: HostNames = None,
 ) -> QuartTrio:
@@ -40,10 +40,12 @@ def create_app(
     `chatkit_trio.web.uploads` at the store's `base_url`. The other arguments are those of
     `chatkit_blueprint`. Serve the app with `chatkit-trio serve`, or with Hypercorn's trio worker.
     """
-    check_count("max_body_bytes", max_body_bytes)
+    if max_body_bytes is not None:
+        check_count("max_body_bytes", max_body_bytes)
     app = _App(__name__, static_folder=None)
     # More than the limit, because the blueprint counts by itself and says what the limit is.
-    app.config["MAX_CONTENT_LENGTH"] = max_body_bytes + 1024 * 1024
+    longest_body = max_body_bytes or server.limits.longest_body
+    app.config["MAX_CONTENT_LENGTH"] = longest_body + 1024 * 1024
     app.register_error_handler(HTTPException, _refuse)
     if isinstance(server.attachment_store, DiskAttachmentStore):
         # Registered first, so that it stops before the server closes its stores.

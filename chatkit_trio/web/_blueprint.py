@@ -23,9 +23,6 @@ from ._middleware import ALL_METHODS, Gate, Use, View, with_middleware
 EXTENSION = "chatkit_trio"
 """Where an app's `extensions` list its ChatKit servers."""
 
-DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024
-"""Enough for several minutes of dictation, which is sent as Base64."""
-
 _GATES = f"{EXTENSION}.gates"
 
 _LEAVING_TIMEOUT = 60.0  # seconds; settling has far shorter limits of its own
@@ -40,7 +37,7 @@ def chatkit_blueprint(
     path: str = "/chatkit",
     health_path: str | None = "/healthz",
     liveness_path: str | None = "/livez",
-    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    max_body_bytes: int | None = None,
     cors_origins: CorsOrigins = None,
     allowed_hosts: HostNames = None,
     name: str = "chatkit",
@@ -56,8 +53,9 @@ def chatkit_blueprint(
 
     `path` is the endpoint; below it are `threads/<id>/turn` and `threads/<id>/stop`. `health_path`
     says whether the server takes messages and can store them (readiness), `liveness_path` that
-    the process answers at all; with None there is no such address. A body over `max_body_bytes` is
-    refused (413); the app's own `MAX_CONTENT_LENGTH` counts too. Pages of the app's own origin may
+    the process answers at all; with None there is no such address. What a request may hold say the
+    server's `limits`; a body over `max_body_bytes`, by default the longest of those, isn't read to
+    its end (413). The app's own `MAX_CONTENT_LENGTH` counts too. Pages of the app's own origin may
     call the endpoint, and those of the origins in `cors_origins`; `"*"` means all.
 
     `allowed_hosts` are the names by which browsers reach the app, such as `["chat.example.org"]`
@@ -69,12 +67,13 @@ def chatkit_blueprint(
     The server is entered when the app starts, unless it is running already, and left when the app
     ends: live turns are then settled before the app's shutdown is complete.
     """
-    check_count("max_body_bytes", max_body_bytes)
+    if max_body_bytes is not None:
+        check_count("max_body_bytes", max_body_bytes)
     if path is None:
         raise ValueError("path must be a path such as '/chat', not None")
     _check_paths(path=path, health_path=health_path, liveness_path=liveness_path)
     blueprint = Blueprint(name, __name__)
-    endpoint = Endpoint(server, context, max_body_bytes)
+    endpoint = Endpoint(server, context, max_body_bytes or server.limits.longest_body)
     health = Health(server)
     gate = Gate(allowed_hosts, Cors.of(cors_origins))
 
