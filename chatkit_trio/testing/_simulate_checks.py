@@ -370,6 +370,8 @@ def _was_caused(
         case CancelReason.CRASHED:
             if life is None or life.crashed is not None:
                 return life is not None
+            if body is None and view.faults_of(turn_id):
+                return True  # it was begun, and nobody was told
             # The server has left without being able to settle it: to the journal it's a crash.
             return turn_id in life.unsettled or view.lost_from(life) is not None
         case CancelReason.DEADLINE:
@@ -397,7 +399,7 @@ def _was_caused(
         and (cause.request is None or (cause.request.ended or written) > began)
     ]
     first = min((cause.number for cause in causes if cause.reason is reason), default=None)
-    if first is None or body is None:
+    if first is None or body is None or history.settings.nodes > 1:
         return first is not None
     # A stop takes effect at once; what came later isn't why the turn ended.
     stops = (
