@@ -25,7 +25,7 @@ from .keeping import CancelReason
 from .node import Beside, Node, busy
 from .policy import TurnPolicy
 from .remote import RemoteReader, RemoteTurn
-from .turn import Turn
+from .turn import Turn, TurnState
 
 
 class LiveTurns:
@@ -67,9 +67,14 @@ class LiveTurns:
         return [turn.answer for turn in self if turn.answer is not None]
 
     def holder(self, thread_id: str) -> Turn[Any] | None:
-        """Return the turn that holds a thread, from its first writes until it is settled."""
+        """Return the turn that holds a thread, from its first writes until it is settled.
+
+        One that waits for another process's turn doesn't hold it.
+        """
         turn = self._by_thread.get(thread_id)
-        return None if turn is None or turn.settled.is_set() else turn
+        if turn is None or turn.settled.is_set() or turn.state is TurnState.WAITING:
+            return None
+        return turn
 
     def on_thread(self, thread_id: str) -> Turn[Any] | None:
         """Return the live turn of a thread, if its first writes have been made."""

@@ -177,6 +177,28 @@ async def test_messages_to_all_nodes_are_answered_one_after_the_other(
         assert answers == ["assistant: abc"] * 7
 
 
+@within(HOUR)
+async def test_a_message_that_waits_for_another_node_is_not_what_a_stop_ends(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two(SLOWLY, on_busy="queue") as nodes, streaming(nodes.here) as turn:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+
+            async def send() -> None:
+                async with client(nodes.there).send("and?", turn.thread_id) as second:
+                    await second.read()
+
+            nursery.start_soon(send)
+            await trio.sleep(2)
+            thread = await client(nodes.there).thread(turn.thread_id or "")
+            assert lines(list(thread.items.data))[1].startswith("assistant: " + WORDS[0])
+            assert await nodes.there.stop(turn.thread_id or "") is True
+
+        stored = await nodes.transcript(turn.thread_id)
+        assert stored[-3:] == ["note: stopped", "user: and?", "assistant: Fine"]
+
+
 # --- Stop, read, rename, delete from another node ----------------------------------------------
 
 
