@@ -1117,6 +1117,29 @@ class TestForgetsWhoWasTakenForDead(ClusterKit):
     cluster = ForgetsWhoWasTakenForDead
 
 
+class AbandonsNothing(MemoryCoordination[str]):
+    """A turn that nobody runs holds its thread as long as its node lives."""
+
+    async def abandon(self, turn_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class TestAbandonsNothing(ClusterKit):
+    __test__ = True
+    coordination = AbandonsNothing
+
+
+class AbandonsForOthers(MemoryCluster):
+    def abandon(self, turn_id: str, node: str) -> None:
+        turn = self.turns.get(turn_id)
+        super().abandon(turn_id, node if turn is None else turn.node)
+
+
+class TestAbandonsForOthers(ClusterKit):
+    __test__ = True
+    cluster = AbandonsForOthers
+
+
 class TellsTheTurnsOfAll(MemoryCoordination[str]):
     async def news(self) -> News:
         news = await super().news()

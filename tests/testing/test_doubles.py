@@ -74,6 +74,7 @@ async def test_operations_of_coordination_pass_around_under_their_names() -> Non
             await hint.wait(math.inf)
         news = await coordination.news()
         await coordination.withdraw("turn_1")
+        await coordination.abandon("turn_1")
         await store.begin_turn(Opening("thr_1", "turn_1"), None)
 
     assert news == News((b"message",), frozenset({"turn_1"}))
@@ -84,6 +85,7 @@ async def test_operations_of_coordination_pass_around_under_their_names() -> Non
         "coordination.post",
         "coordination.news",
         "coordination.withdraw",
+        "coordination.abandon",
         "begin_turn",
     ]
 
