@@ -72,6 +72,8 @@ class TurnRow:
 class _Node:
     tell: Callable[[str], None]
     asked_at: float
+    unbroken_since: float
+    """Since when it has asked for its news without a break as long as a lease."""
     box: list[bytes] = field(default_factory=list)
 
 
@@ -204,10 +206,17 @@ class MemoryCluster:
             raise _fenced(turn_id)
 
     def abandon_turns_of_the_dead(self, asking_node: str, thread_id: str | None) -> None:
-        """Mark the turns of dead nodes, of one thread if it is given; never those of the asker."""
+        """Mark the turns of dead nodes, of one thread if it is given; never those of the asker.
+
+        A node that hasn't been heard of itself for a while gives the others time to be heard of:
+        it may have been the store that was away, and not they.
+        """
+        asker = self._nodes[asking_node]
+        may_judge = trio.current_time() - asker.unbroken_since >= self.lease_timeout
         for turn in self.turns.values():
             is_meant = thread_id in (None, turn.thread_id) and turn.node != asking_node
-            if is_meant and not self.is_alive(turn.node):
+            is_known = turn.node in self._nodes
+            if is_meant and not self.is_alive(turn.node) and (may_judge or not is_known):
                 turn.is_abandoned = True
 
     def _end_turn(self, turn_id: str) -> None:
