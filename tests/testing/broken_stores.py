@@ -816,7 +816,7 @@ class ClusterKit(StoreConformance):
 
 
 class NoFence(MemoryStore[str]):
-    async def _write(self, *, settles: str | None = None) -> None:
+    async def _begin_write(self, *, settles: str | None = None) -> None:
         await trio.lowlevel.checkpoint()
 
 
@@ -842,8 +842,8 @@ class TestNoFenceForAttachments(ClusterKit):
 class FenceAsksFirst(MemoryStore[str]):
     """Looks for the record, and writes in another transaction."""
 
-    async def _write(self, *, settles: str | None = None) -> None:
-        await super()._write(settles=settles)
+    async def _begin_write(self, *, settles: str | None = None) -> None:
+        await super()._begin_write(settles=settles)
         if fencing_turn() is not None:
             for _ in range(3):  # what one transaction of a database takes at least
                 await trio.lowlevel.checkpoint()
@@ -881,11 +881,11 @@ class TestFenceUntilSettled(ClusterKit):
 
 
 class FenceIsNeverLifted(MemoryStore[str]):
-    async def _write(self, *, settles: str | None = None) -> None:
+    async def _begin_write(self, *, settles: str | None = None) -> None:
         mine = fence.get()
         token = fence.set(None if mine is None else Fence(mine.turn_id))
         try:
-            await super()._write(settles=settles)
+            await super()._begin_write(settles=settles)
         finally:
             fence.reset(token)
 
