@@ -230,7 +230,7 @@ class MemoryStore(Store[TContext]):
 
     async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
         """Keep what the store has refused, in `set_aside_items`, until its thread is deleted."""
-        await self._begin_write()
+        await trio.lowlevel.checkpoint()  # behind the end of its turn too
         if item not in self.set_aside_items:
             self.set_aside_items.append(item)
 

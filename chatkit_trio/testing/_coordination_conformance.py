@@ -26,6 +26,7 @@ from chatkit_trio.store import (
     Settlement,
     Store,
     TurnRecord,
+    UnstorableItem,
     fence,
 )
 from chatkit_trio.types import ClientToolCallItem, ThreadItem
@@ -565,6 +566,14 @@ class CoordinationConformance(StoreUnderTest):
             with _fence_of("turn_none"):
                 assert await snapshot(node, "thr_1", self.context()) == _PREPARED
                 assert await _coordination(node).record("thr_1") is None
+
+    async def test_what_is_refused_is_set_aside_behind_the_end_of_its_turn(self) -> None:
+        async with self._nodes() as (node, _):
+            await self._begin(node, "turn_1")
+            await self._settle(node, "turn_1")
+            with _fence_of("turn_1"):
+                item = UnstorableItem("thr_1", "i5", "turn_1", "text", "refused")
+                await node.set_aside(item, self.context())
 
     async def test_others_write_while_a_turn_is_live(self) -> None:
         async with self._nodes() as (node, other):
