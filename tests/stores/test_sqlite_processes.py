@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import trio
-import trio.testing
 
 from chatkit_trio.store import JournalEntry, News, Opening, Settlement, TurnRecord
 from chatkit_trio.stores import SQLiteStore, _sqlite_schema
+from chatkit_trio.testing import JumpClock
 from chatkit_trio.testing._store_samples import note, opening, prepare, snapshot, thread
 
 HERE = Path(__file__).parent
@@ -262,7 +262,7 @@ class TestCost:
         self,
         store: SQLiteStore[str],
         monkeypatch: pytest.MonkeyPatch,
-        autojump_clock: trio.testing.MockClock,
+        jump_clock: JumpClock,
     ) -> None:
         looks: list[float] = []
 
