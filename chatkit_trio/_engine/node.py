@@ -297,7 +297,7 @@ class Node:
             self._nursery.start_soon(self._keep_withdrawing, turn.id)
 
     async def _keep_withdrawing(self, turn_id: str) -> None:
-        while not await self._has_left_line(turn_id):
+        while not await self._has_left_line(turn_id):  # noqa: ASYNC110  (it asks the store)
             await trio.sleep(self._coordination.poll_interval)
 
     async def _has_left_line(self, turn_id: str) -> bool:
