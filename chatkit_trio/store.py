@@ -287,8 +287,9 @@ class Coordination(ABC, Generic[TContext]):
     **The fence.** A write of a task for which `fencing_turn` names a turn happens only while that
     turn has its record on this node, looked up in the same transaction. Else it raises
     `TurnFencedError` and changes nothing, whatever method was called: another node has settled the
-    turn, or the thread was deleted. `Store.settle` with a `turn_id` asks for the record of that
-    turn; if the record is gone because this very settlement has been stored before, it returns.
+    turn, or the thread was deleted. `set_aside` alone passes, for it is called behind the end.
+    `Store.settle` with a `turn_id` asks for the record of that turn; if the record is gone because
+    this very settlement has been stored before, it returns.
 
     Hints make waiting shorter and are never relied on: everything works when all are lost.
     """

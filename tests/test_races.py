@@ -472,10 +472,10 @@ async def test_a_store_that_hangs_again_and_again_holds_a_stopped_turn_for_the_s
         assert thread.title == "A title"
 
 
-async def test_a_journal_that_cannot_begin_ends_the_turn_with_an_error(
+async def test_a_turn_that_cannot_be_recorded_ends_with_an_error(
     jump_clock: JumpClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = FaultyStore(SQLiteStore[Any](tmp_path / "chat.db"), operations=["journal.begin"])
+    store = FaultyStore(SQLiteStore[Any](tmp_path / "chat.db"), operations=["coordination.begin"])
     async with scripted_server(store, [say("Hello")]) as server:
         bad = await answered(server)
         good = await answered(server)

@@ -121,19 +121,35 @@ class MemoryCluster:
         held = [turn.thread_id for turn in self.turns.values() if turn.node == name]
         self._tell(*held, *(place.thread_id for place in places))
 
-    def is_alive(self, name: str) -> bool:
+    def is_heard(self, name: str) -> bool:
+        """Say whether a node has asked for its news within its lease."""
         node = self._nodes.get(name)
         return node is not None and self._clock() - node.asked_at < self.lease_timeout
 
-    def post(self, name: str, message: bytes) -> None:
-        """Put a message into the box of a node that lives."""
-        if self.is_alive(name):
+    def is_dead(self, name: str, judge: str) -> bool:
+        """Say whether a node counts as dead for another one.
+
+        A node that hasn't been heard of itself for a while gives the others time to be heard of:
+        it may have been the store that was away, and not they.
+        """
+        if name == judge or self.is_heard(name):
+            return False
+        if name not in self._nodes:
+            return True
+        unbroken = self._clock() - self._nodes[judge].unbroken_since
+        return self.is_heard(judge) and unbroken >= self.lease_timeout
+
+    def post(self, name: str, message: bytes, sender: str) -> None:
+        """Put a message into the box of a node that isn't dead."""
+        if not self.is_dead(name, sender):
             self._nodes[name].box.append(message)
             self._nodes[name].tell(name)
 
     def open_box(self, name: str) -> tuple[bytes, ...]:
         """Renew a node's lease and empty its box."""
         node = self._nodes[name]
+        if not self.is_heard(name):
+            node.unbroken_since = self._clock()
         node.asked_at = self._clock()
         messages = tuple(node.box)
         node.box.clear()
@@ -157,7 +173,7 @@ class MemoryCluster:
         if row is not None and row.owner != owner:
             raise _no_thread(thread_id)
         place = TurnRow(turn_id, thread_id, owner, node)
-        first = self.live_on(thread_id) or next(self._waiting_for(thread_id), place)
+        first = self.live_on(thread_id) or next(self._waiting_for(thread_id, node), place)
         if first.turn_id != turn_id:
             self._line.setdefault(turn_id, place)
             return first
@@ -181,9 +197,9 @@ class MemoryCluster:
         turns = self.turns.values()
         return next((turn for turn in turns if turn.thread_id == thread_id), None)
 
-    def _waiting_for(self, thread_id: str) -> Iterator[TurnRow]:
+    def _waiting_for(self, thread_id: str, asking_node: str) -> Iterator[TurnRow]:
         for place in list(self._line.values()):
-            if not self.is_alive(place.node):
+            if self.is_dead(place.node, asking_node):
                 del self._line[place.turn_id]
             elif place.thread_id == thread_id:
                 yield place
@@ -207,17 +223,9 @@ class MemoryCluster:
             raise _fenced(turn_id)
 
     def abandon_turns_of_the_dead(self, asking_node: str, thread_id: str | None) -> None:
-        """Mark the turns of dead nodes, of one thread if it is given; never those of the asker.
-
-        A node that hasn't been heard of itself for a while gives the others time to be heard of:
-        it may have been the store that was away, and not they.
-        """
-        asker = self._nodes[asking_node]
-        may_judge = self._clock() - asker.unbroken_since >= self.lease_timeout
+        """Mark the turns of dead nodes, of one thread if it is given; never those of the asker."""
         for turn in self.turns.values():
-            is_meant = thread_id in (None, turn.thread_id) and turn.node != asking_node
-            is_known = turn.node in self._nodes
-            if is_meant and not self.is_alive(turn.node) and (may_judge or not is_known):
+            if thread_id in (None, turn.thread_id) and self.is_dead(turn.node, asking_node):
                 turn.is_abandoned = True
 
     def _end_turn(self, turn_id: str) -> None:

@@ -74,7 +74,7 @@ class MemoryCoordination(Coordination[TContext]):
 
     async def post(self, node: str, message: bytes) -> None:
         await trio.lowlevel.checkpoint()
-        self._cluster.post(node, message)
+        self._cluster.post(node, message, self.open_node())
 
     async def news(self) -> News:
         await trio.lowlevel.checkpoint()

@@ -166,6 +166,7 @@ class Database:
                     migrate(self._writer)
                 for _ in range(int(self._reading.total_tokens)):
                     self._readers.append(self._connect())
+                self._watcher = self._connect()
                 self._file = OpenFile(self.path)
                 self._lock = InstanceLock(self.path)
                 remove_dead_locks(self.path)
@@ -246,11 +247,10 @@ class Database:
             self._readers.append(reader)
 
     def _data_version(self) -> int:
-        if self._writer is None:
+        # A connection of its own: the number counts what other connections have committed.
+        if self._watcher is None:
             raise self._not_open()
         with self._as_store_errors():
-            # A connection of its own, for the number counts what others have committed.
-            self._watcher = self._watcher or self._connect()
             version: int = self._watcher.execute("PRAGMA data_version").fetchone()[0]
         return version
 

@@ -109,7 +109,7 @@ class MemoryStore(Store[TContext]):
         return decode_thread(self._thread(thread_id, context).text)
 
     async def save_thread(self, thread: ThreadMetadata, context: TContext) -> None:
-        await self._write()
+        await self._begin_write()
         text = encode_thread(thread)
         if thread.id in self._threads:
             self._thread(thread.id, context).text = text
@@ -124,7 +124,7 @@ class MemoryStore(Store[TContext]):
         if type(self).save_thread is not MemoryStore.save_thread:
             await super().update_thread(thread, context)
             return
-        await self._write()
+        await self._begin_write()
         self._thread(thread.id, context).text = encode_thread(thread)
 
     async def load_threads(
@@ -140,7 +140,7 @@ class MemoryStore(Store[TContext]):
         return await decode_page(*cut_page(rows, limit), decode_page_thread, self._big_work)
 
     async def delete_thread(self, thread_id: str, context: TContext) -> None:
-        await self._write()
+        await self._begin_write()
         if self._owns(self._threads.get(thread_id), context):
             self._cluster.end_thread(thread_id)
 
@@ -166,7 +166,7 @@ class MemoryStore(Store[TContext]):
         Raises `NotFoundError` for an unknown thread and `ConflictError` for an item id the thread
         has already.
         """
-        await self._write()
+        await self._begin_write()
         check_thread(item, thread_id)
         items = self._thread(thread_id, context).items
         if item.id in items:
@@ -174,12 +174,12 @@ class MemoryStore(Store[TContext]):
         items[item.id] = encode_item(item)
 
     async def save_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
-        await self._write()
+        await self._begin_write()
         check_thread(item, thread_id)
         self._thread(thread_id, context).items[item.id] = encode_item(item)
 
     async def delete_thread_item(self, thread_id: str, item_id: str, context: TContext) -> None:
-        await self._write()
+        await self._begin_write()
         row = self._threads.get(thread_id)
         if row is not None and self._owns(row, context):
             row.items.pop(item_id, None)
@@ -189,7 +189,7 @@ class MemoryStore(Store[TContext]):
 
         Raises `NotFoundError` if the id belongs to another owner.
         """
-        await self._write()
+        await self._begin_write()
         row = self._attachments.get(attachment.id)
         if row is not None and not self._owns(row, context):
             raise NotFoundError(f"there is no attachment {attachment.id}")
@@ -205,7 +205,7 @@ class MemoryStore(Store[TContext]):
         return decode_attachment(row.text)
 
     async def delete_attachment(self, attachment_id: str, context: TContext) -> None:
-        await self._write()
+        await self._begin_write()
         if self._owns(self._attachments.get(attachment_id), context):
             del self._attachments[attachment_id]
 
@@ -216,7 +216,7 @@ class MemoryStore(Store[TContext]):
         `TurnFencedError` for a turn that isn't live on this node, unless the same settlement has
         ended it before.
         """
-        await self._write(settles=settlement.turn_id)
+        await self._begin_write(settles=settlement.turn_id)
         owner = owner_of(self._owner, context)
         if self._node is None:
             self._cluster.settle(settlement, owner)
@@ -228,12 +228,12 @@ class MemoryStore(Store[TContext]):
 
         Raises `NotFoundError` if that item isn't in the thread.
         """
-        await self._write()
+        await self._begin_write()
         delete_after(self._thread(thread_id, context).items, thread_id, item_id)
 
     async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
         """Keep what the store has refused, in `set_aside_items`, until its thread is deleted."""
-        await self._write()
+        await trio.lowlevel.checkpoint()  # behind the end of its turn too
         if item not in self.set_aside_items:
             self.set_aside_items.append(item)
 
@@ -241,7 +241,7 @@ class MemoryStore(Store[TContext]):
         self, record: RequestRecord, window: float, context: TContext
     ) -> RequestRecord | None:
         """Record a request, or return the record that its owner has of that key."""
-        await self._write()
+        await self._begin_write()
         now, key = self._clock(), (owner_of(self._owner, context), record.key)
         # The oldest stand first: they stay where they were recorded.
         while self._requests and now - next(iter(self._requests.values()))[0] >= window:
@@ -253,12 +253,12 @@ class MemoryStore(Store[TContext]):
 
     async def update_request(self, record: RequestRecord, context: TContext) -> None:
         """Replace the record of the same key and owner, if it is still there."""
-        await self._write()
+        await self._begin_write()
         key = (owner_of(self._owner, context), record.key)
         if key in self._requests:
             self._requests[key] = (self._requests[key][0], record)
 
-    async def _write(self, *, settles: str | None = None) -> None:
+    async def _begin_write(self, *, settles: str | None = None) -> None:
         """Wait, and raise `TurnFencedError` if the task's turn isn't live on this node any more.
 
         The turn that is settled is asked for by itself.

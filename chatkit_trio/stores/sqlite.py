@@ -232,8 +232,10 @@ class SQLiteStore(Store[TContext]):
         `chatkit-trio doctor` says how many there are. If the file can't be written either, the item
         goes to the log.
         """
+        owner = owner_of(self._owner, context)
         try:
-            await self._write(context, queries.set_aside, item)
+            # Not fenced: it is set aside behind the end of its turn.
+            await self._database.write(lambda db: queries.set_aside(db, owner, item))
         except StoreError:
             logger.exception("the table of unstorable items can't be written")
             await super().set_aside(item, context)

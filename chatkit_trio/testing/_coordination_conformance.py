@@ -26,6 +26,7 @@ from chatkit_trio.store import (
     Settlement,
     Store,
     TurnRecord,
+    UnstorableItem,
     fence,
 )
 from chatkit_trio.types import ClientToolCallItem, ThreadItem
@@ -479,6 +480,30 @@ class CoordinationConformance(StoreUnderTest):
             await _journal(node).settle_abandoned(_CRASHED)
             assert (await _coordination(silent).news()).live == frozenset()
 
+    async def test_a_turn_that_is_given_up_is_abandoned_though_its_node_lives(self) -> None:
+        async with self._nodes() as (node, other):
+            await prepare(node, "thr_2", self.context())
+            await self._begin(node, "turn_1")
+            await self._begin(node, "turn_2", "thr_2")
+            for turn_id in ("turn_1", "turn_1", "turn_none"):
+                await _coordination(node).abandon(turn_id)
+            assert (await _coordination(node).news()).live == {"turn_2"}
+            for one in (other, node):
+                found = await _journal(one).abandoned()
+                assert plain(found) == plain([JournalEntry("turn_1", "thr_1")])
+            assert await self._begin(other, "turn_3") == "turn_1"
+            with _fence_of("turn_1"), pytest.raises(TurnFencedError):
+                await node.add_thread_item("thr_1", note("i5", "thr_1"), self.context())
+            await _journal(node).settle_abandoned(_CRASHED)
+            assert await self._begin(other, "turn_3") is None
+
+    async def test_no_node_abandons_the_turn_of_another(self) -> None:
+        async with self._nodes() as (node, other):
+            await self._begin(node, "turn_1")
+            await _coordination(other).abandon("turn_1")
+            assert (await _coordination(node).news()).live == {"turn_1"}
+            assert await _journal(other).abandoned() == []
+
     # --- The fence
 
     @pytest.mark.parametrize("operation", WRITES)
@@ -542,6 +567,14 @@ class CoordinationConformance(StoreUnderTest):
                 assert await snapshot(node, "thr_1", self.context()) == _PREPARED
                 assert await _coordination(node).record("thr_1") is None
 
+    async def test_what_is_refused_is_set_aside_behind_the_end_of_its_turn(self) -> None:
+        async with self._nodes() as (node, _):
+            await self._begin(node, "turn_1")
+            await self._settle(node, "turn_1")
+            with _fence_of("turn_1"):
+                item = UnstorableItem("thr_1", "i5", "turn_1", "text", "refused")
+                await node.set_aside(item, self.context())
+
     async def test_others_write_while_a_turn_is_live(self) -> None:
         async with self._nodes() as (node, other):
             await self._begin(node, "turn_1")
@@ -569,8 +602,9 @@ class CoordinationConformance(StoreUnderTest):
                 async with trio.open_nursery() as nursery:
                     for writer in range(4):
                         nursery.start_soon(self._write_on, silent, turn_id, thread_id, writer)
-                    while not await node.has_item(thread_id, "0-0", self.context()):
-                        await trio.lowlevel.checkpoint()
+                    is_written = False
+                    while not is_written:
+                        is_written = await node.has_item(thread_id, "0-0", self.context())
                     await _journal(node).abandoned(thread_id)
                     settlement = Settlement(thread_id, turn_id, (last,))
                     await _journal(node).settle_abandoned(settlement)

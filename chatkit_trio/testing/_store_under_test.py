@@ -60,8 +60,8 @@ class StoreUnderTest:
     async def make_silent(self, store: Store[Any]) -> None:
         """Make other nodes take this one for dead while it is open, as if its process hung.
 
-        For a store with coordination: let its lease run out, or cut its connection. Skip, as this
-        default does, if there is no way.
+        For a store with coordination: cut its connection, or let its lease run out while the other
+        nodes go on asking for their news. Skip, as this default does, if there is no way.
         """
         pytest.skip("the store has no make_silent()")
 

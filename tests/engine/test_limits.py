@@ -312,13 +312,13 @@ async def test_a_disconnect_while_the_journals_first_write_hangs_frees_the_threa
 
 
 @bounded
-async def test_a_rival_on_sqlite_is_answered_although_the_journals_first_write_hangs(
+async def test_a_rival_on_sqlite_is_answered_although_the_first_write_hangs(
     jump_clock: JumpClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = TroubledStore(SQLiteStore[Any](tmp_path / "chat.db"))
     async with scripted_server(store, [say("Hi")], policy=TurnPolicy(settle_timeout=5)) as server:
         thread_id = await thread_of(server)
-        store.give(hangs, "journal.begin")
+        store.give(hangs, "coordination.begin")
         async with sending(server, "second", thread_id) as second:
             await trio.sleep(1)
             store.heal()

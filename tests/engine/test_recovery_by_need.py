@@ -351,7 +351,7 @@ async def test_a_server_that_dies_beside_another_loses_nothing_older_than_its_la
 
 
 @within(HOUR)
-async def test_the_live_turn_of_another_process_is_left_alone(
+async def test_the_live_turn_of_another_process_is_shown_and_left_alone(
     jump_clock: JumpClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "chat.db"
@@ -362,7 +362,9 @@ async def test_the_live_turn_of_another_process_is_left_alone(
             for _ in range(5):
                 await trio.sleep(2)
                 page = await ChatClient.of_server(reader).thread(turn.thread_id or "")
-                assert [item.type for item in page.items.data] == ["user_message"]
+                _, answer = page.items.data
+                assert isinstance(answer, AssistantMessageItem)
+                assert [part.text for part in answer.content] == ["Hel"]
             await turn.read()
 
         assert await transcript(reader.store, turn.thread_id) == ["user: hi", "assistant: Hello"]
@@ -398,7 +400,9 @@ async def test_a_living_turn_that_was_settled_as_crashed_still_stores_all_its_te
         if end == "stopped":
             await trio.sleep_forever()
 
-    server = scripted_server(SQLiteStore(path), [write])
+    store = SQLiteStore[Any](path)
+    store.coordination.poll_interval = HOUR  # asking for news tells of the loss: here too late
+    server = scripted_server(store, [write])
     server.journal_interval = 4  # a checkpoint puts the lock file back: here too late
     async with server:
         async with ChatClient.of_server(server).send("hi") as turn, trio.open_nursery() as nursery:
@@ -432,7 +436,9 @@ async def test_a_living_turn_that_was_settled_as_crashed_stores_its_later_items_
         emit(more("msg_m", "lo"), begin("msg_n", "more")),
         pause(FOR_EVER),
     ]
-    async with scripted_server(SQLiteStore(path), script) as server:
+    store = SQLiteStore[Any](path)
+    store.coordination.poll_interval = HOUR
+    async with scripted_server(store, script) as server:
         async with ChatClient.of_server(server).send("hi") as turn, trio.open_nursery() as nursery:
             nursery.start_soon(turn.read)
             await trio.sleep(5)

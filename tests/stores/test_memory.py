@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from chatkit_trio.store import JournalEntry, News, Opening, Settlement, Store
+from chatkit_trio.store import Coordination, JournalEntry, News, Opening, Settlement, Store
 from chatkit_trio.stores import MemoryCluster, MemoryStore
 from chatkit_trio.testing import StoreConformance
 from chatkit_trio.testing._store_samples import thread
@@ -46,12 +46,16 @@ class TestMemoryCluster(StoreConformance):
     @pytest.fixture(autouse=True)
     def _cluster(self) -> None:
         self.now = 0.0
+        self.nodes: list[Coordination[User]] = []
         self.cluster = MemoryCluster(clock=lambda: self.now)
 
     @asynccontextmanager
     async def open_store(self) -> AsyncIterator[MemoryStore[User]]:
         async with MemoryStore[User](owner=lambda u: u.name, cluster=self.cluster) as store:
+            assert store.coordination is not None
+            self.nodes.append(store.coordination)
             yield store
+            self.nodes.remove(store.coordination)
 
     def context(self) -> User:
         return User("ann")
@@ -60,7 +64,11 @@ class TestMemoryCluster(StoreConformance):
         return User("bob")
 
     async def make_silent(self, store: Store[Any]) -> None:
-        self.now += self.cluster.lease_timeout
+        for _ in range(4):
+            self.now += self.cluster.lease_timeout / 3
+            for node in self.nodes:
+                if node is not store.coordination:
+                    await node.news()
 
 
 OPENING = Opening("thr_1", "turn_1", new_thread=thread("thr_1"))
@@ -77,12 +85,38 @@ async def test_a_lease_lasts_for_its_time_after_the_last_news(
         assert node.coordination is not None
         assert node.coordination.lease_timeout == 4
         assert other.journal is not None
+        assert other.coordination is not None
         await node.coordination.begin(OPENING, None)
-        await trio.sleep(3)
-        await node.coordination.news()
-        await trio.sleep(3.9)
+        for second in range(1, 7):
+            await trio.sleep(1)
+            await other.coordination.news()
+            if second == 2:
+                await node.coordination.news()
+            is_dead = bool(await other.journal.abandoned())
+            assert is_dead == (second == 6)
+
+
+async def test_a_node_that_could_not_ask_itself_gives_the_others_a_lease_to_ask(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As when the store was away for all, and is back."""
+    cluster = MemoryCluster(lease_timeout=4)
+    async with (
+        MemoryStore[Any](cluster=cluster) as node,
+        MemoryStore[Any](cluster=cluster) as other,
+    ):
+        assert node.coordination is not None
+        assert other.coordination is not None
+        assert other.journal is not None
+        await node.coordination.begin(OPENING, None)
+        await node.coordination.begin(Opening("thr_1", "turn_2"), None)
+        await trio.sleep(100)
         assert await other.journal.abandoned() == []
-        await trio.sleep(0.1)
+        for _ in range(4):
+            await other.coordination.news()
+            assert await other.journal.abandoned() == []
+            await trio.sleep(1)
+        await other.coordination.news()
         assert await other.journal.abandoned() == [JournalEntry("turn_1", "thr_1")]
 
 
@@ -100,7 +134,9 @@ async def test_those_who_wait_on_another_node_are_told_of_a_change(
         await node.coordination.begin(OPENING, None)
         await node.coordination.begin(Opening("thr_1", "turn_2"), None)
         if change == "settle_abandoned":
-            await trio.sleep(20)
+            for _ in range(20):
+                await trio.sleep(1)
+                await other.coordination.news()
             await other.journal.abandoned()
         with other.coordination.hint("thr_1") as hint:
             nursery.start_soon(hint.wait, 1000)

@@ -795,6 +795,7 @@ class ClusterKit(StoreConformance):
     @pytest.fixture(autouse=True)
     def _cluster(self) -> None:
         self.now = 0.0
+        self.nodes: list[MemoryCoordination[str]] = []
         self.data = self.cluster(clock=lambda: self.now)
 
     @asynccontextmanager
@@ -803,7 +804,9 @@ class ClusterKit(StoreConformance):
         store.coordination = store._node = self.coordination(self.data, str)
         store.journal = self.journal(self.data, store._node, str)
         async with store:
+            self.nodes.append(store._node)
             yield store
+            self.nodes.remove(store._node)
 
     def context(self) -> str:
         return "ann"
@@ -812,11 +815,15 @@ class ClusterKit(StoreConformance):
         return "bob"
 
     async def make_silent(self, store: Store[Any]) -> None:
-        self.now += self.data.lease_timeout
+        for _ in range(4):
+            self.now += self.data.lease_timeout / 3
+            for node in self.nodes:
+                if node is not store.coordination:
+                    await node.news()
 
 
 class NoFence(MemoryStore[str]):
-    async def _write(self, *, settles: str | None = None) -> None:
+    async def _begin_write(self, *, settles: str | None = None) -> None:
         await trio.lowlevel.checkpoint()
 
 
@@ -842,8 +849,8 @@ class TestNoFenceForAttachments(ClusterKit):
 class FenceAsksFirst(MemoryStore[str]):
     """Looks for the record, and writes in another transaction."""
 
-    async def _write(self, *, settles: str | None = None) -> None:
-        await super()._write(settles=settles)
+    async def _begin_write(self, *, settles: str | None = None) -> None:
+        await super()._begin_write(settles=settles)
         if fencing_turn() is not None:
             for _ in range(3):  # what one transaction of a database takes at least
                 await trio.lowlevel.checkpoint()
@@ -881,11 +888,11 @@ class TestFenceUntilSettled(ClusterKit):
 
 
 class FenceIsNeverLifted(MemoryStore[str]):
-    async def _write(self, *, settles: str | None = None) -> None:
+    async def _begin_write(self, *, settles: str | None = None) -> None:
         mine = fence.get()
         token = fence.set(None if mine is None else Fence(mine.turn_id))
         try:
-            await super()._write(settles=settles)
+            await super()._begin_write(settles=settles)
         finally:
             fence.reset(token)
 
@@ -975,7 +982,7 @@ class TestBeginsTwice(ClusterKit):
 class NoLine(MemoryCluster):
     """Whoever comes to a free thread has it."""
 
-    def _waiting_for(self, thread_id: str) -> Iterator[TurnRow]:
+    def _waiting_for(self, thread_id: str, asking_node: str) -> Iterator[TurnRow]:
         return iter(())
 
 
@@ -985,8 +992,8 @@ class TestNoLine(ClusterKit):
 
 
 class LastComesFirst(MemoryCluster):
-    def _waiting_for(self, thread_id: str) -> Iterator[TurnRow]:
-        return reversed(list(super()._waiting_for(thread_id)))
+    def _waiting_for(self, thread_id: str, asking_node: str) -> Iterator[TurnRow]:
+        return reversed(list(super()._waiting_for(thread_id, asking_node)))
 
 
 class TestLastComesFirst(ClusterKit):
@@ -1010,7 +1017,7 @@ class TestLosesItsPlace(ClusterKit):
 
 
 class OneLineForAllThreads(MemoryCluster):
-    def _waiting_for(self, thread_id: str) -> Iterator[TurnRow]:
+    def _waiting_for(self, thread_id: str, asking_node: str) -> Iterator[TurnRow]:
         return iter(list(self._line.values()))
 
 
@@ -1041,7 +1048,7 @@ class TestWithdrawEndsTheTurn(ClusterKit):
 
 
 class PlacesOfTheSilentCount(MemoryCluster):
-    def _waiting_for(self, thread_id: str) -> Iterator[TurnRow]:
+    def _waiting_for(self, thread_id: str, asking_node: str) -> Iterator[TurnRow]:
         waiting = [place for place in self._line.values() if place.thread_id == thread_id]
         return iter(waiting)
 
@@ -1056,7 +1063,7 @@ class TurnsOfTheDeadDontCount(MemoryCluster):
 
     def live_on(self, thread_id: str) -> TurnRow | None:
         found = super().live_on(thread_id)
-        return found if found is not None and self.is_alive(found.node) else None
+        return found if found is not None and found.node in self._nodes else None
 
 
 class TestTurnsOfTheDeadDontCount(ClusterKit):
@@ -1067,7 +1074,7 @@ class TestTurnsOfTheDeadDontCount(ClusterKit):
 class SilentIsAlive(MemoryCluster):
     """Takes only those for dead that have said that they leave."""
 
-    def is_alive(self, name: str) -> bool:
+    def is_heard(self, name: str) -> bool:
         return name in self._nodes
 
 
@@ -1091,11 +1098,8 @@ class TestLeaseByWallClock(ClusterKit):
 class NewsRenewsNothing(MemoryCluster):
     """Counts a lease from the opening of the store on."""
 
-    def open_box(self, name: str) -> tuple[bytes, ...]:
-        asked_at = self._nodes[name].asked_at
-        messages = super().open_box(name)
-        self._nodes[name].asked_at = asked_at
-        return messages
+    def is_dead(self, name: str, judge: str) -> bool:
+        return name != judge and self._clock() >= self.lease_timeout
 
 
 class TestNewsRenewsNothing(ClusterKit):
@@ -1115,6 +1119,29 @@ class ForgetsWhoWasTakenForDead(MemoryCluster):
 class TestForgetsWhoWasTakenForDead(ClusterKit):
     __test__ = True
     cluster = ForgetsWhoWasTakenForDead
+
+
+class AbandonsNothing(MemoryCoordination[str]):
+    """A turn that nobody runs holds its thread as long as its node lives."""
+
+    async def abandon(self, turn_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class TestAbandonsNothing(ClusterKit):
+    __test__ = True
+    coordination = AbandonsNothing
+
+
+class AbandonsForOthers(MemoryCluster):
+    def abandon(self, turn_id: str, node: str) -> None:
+        turn = self.turns.get(turn_id)
+        super().abandon(turn_id, node if turn is None else turn.node)
+
+
+class TestAbandonsForOthers(ClusterKit):
+    __test__ = True
+    cluster = AbandonsForOthers
 
 
 class TellsTheTurnsOfAll(MemoryCoordination[str]):
@@ -1181,9 +1208,9 @@ class TestMessagesHaveNoOrder(ClusterKit):
 
 
 class PostsToAll(MemoryCluster):
-    def post(self, name: str, message: bytes) -> None:
+    def post(self, name: str, message: bytes, sender: str) -> None:
         for node in self._nodes:
-            super().post(node, message)
+            super().post(node, message, sender)
 
 
 class TestPostsToAll(ClusterKit):

@@ -44,8 +44,8 @@ def test_a_wrapper_passes_on_every_operation_of_a_store() -> None:
         if inspect.iscoroutinefunction(member) and not name.startswith("_")
     }
 
-    # has_item is made of load_item.
-    assert operations - {"has_item"} <= vars(StoreWrapper).keys()
+    # These are made of others, which pass one by one.
+    assert operations - {"has_item", "begin_turn"} <= vars(StoreWrapper).keys()
 
 
 def test_a_wrapper_passes_on_every_operation_of_journal_and_coordination() -> None:
@@ -74,7 +74,7 @@ async def test_operations_of_coordination_pass_around_under_their_names() -> Non
             await hint.wait(math.inf)
         news = await coordination.news()
         await coordination.withdraw("turn_1")
-        await store.begin_turn(Opening("thr_1", "turn_1"), None)
+        await coordination.abandon("turn_1")
 
     assert news == News((b"message",), frozenset({"turn_1"}))
     assert names == [
@@ -84,7 +84,7 @@ async def test_operations_of_coordination_pass_around_under_their_names() -> Non
         "coordination.post",
         "coordination.news",
         "coordination.withdraw",
-        "begin_turn",
+        "coordination.abandon",
     ]
 
 

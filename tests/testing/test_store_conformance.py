@@ -81,6 +81,8 @@ WHAT_FINDS_IT = {
     "LeaseByWallClock": "the_turn_of_a_silent_node_is_abandoned_and_settled_once",
     "NewsRenewsNothing": "the_turns_of_nodes_that_ask_for_news_are_never_abandoned",
     "ForgetsWhoWasTakenForDead": "a_node_that_was_taken_for_dead_learns_it_from_its_news",
+    "AbandonsNothing": "a_turn_that_is_given_up_is_abandoned_though_its_node_lives",
+    "AbandonsForOthers": "no_node_abandons_the_turn_of_another",
     "TellsTheTurnsOfAll": "news_tells_which_turns_are_live_here",
     "HearsTwice": "messages_arrive_once_and_in_order",
     "LosesWhatIsHeard": "who_is_cancelled_while_it_asks_for_news_loses_none",
