@@ -1,7 +1,31 @@
-"""Settings for all tests."""
+"""Settings and servers for all tests."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.postgresql_server import Server
 
 # A busy machine makes an example slow, not wrong; a hang is faulthandler's affair.
 settings.register_profile("chatkit_trio", deadline=None)
 settings.load_profile("chatkit_trio")
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[Server]:
+    """A PostgreSQL server of the tests' own; skips where none is installed."""
+    psycopg_server = pytest.importorskip("tests.postgresql_server", exc_type=ImportError)
+    with psycopg_server.running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: Server) -> Iterator[str]:
+    """The URL of an empty database."""
+    with postgresql_server.database() as url:
+        yield url
