@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from .attachments import DiskAttachmentStore
-from .memory import MemoryStore
+from .memory import MemoryCluster, MemoryStore
 from .sqlite import SQLiteStore
 
 if TYPE_CHECKING:
     from .postgresql import PostgreSQLStore
 
-__all__ = ["DiskAttachmentStore", "MemoryStore", "PostgreSQLStore", "SQLiteStore"]
+__all__ = ["DiskAttachmentStore", "MemoryCluster", "MemoryStore", "PostgreSQLStore", "SQLiteStore"]
 
 
 def __getattr__(name: str) -> object:
