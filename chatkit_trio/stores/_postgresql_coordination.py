@@ -63,6 +63,10 @@ class PostgreSQLCoordination(Coordination[TContext]):
         if thread_id is not None:
             self.tell(thread_id)
 
+    async def abandon(self, turn_id: str) -> None:
+        node = self._database.node.id
+        await self._database.write(lambda tx: turns.abandon(tx, turn_id, node))
+
     async def record(self, thread_id: str) -> TurnRecord | None:
         cursors = await self._database.read(Statement(turns.RECORD, {"thread": thread_id}))
         row = cursors[0].fetchone()

@@ -101,6 +101,9 @@ _MARK_ABANDONED: LiteralString = f"""
         ORDER BY turns.id FOR UPDATE OF turns
     )
 """
+_ABANDON: LiteralString = """
+    UPDATE turns SET abandoned = true WHERE id = %(turn)s AND node = %(node)s
+"""
 _MARKED: LiteralString = """
     SELECT id, thread_id, items, changed_items, reason FROM turns
     WHERE abandoned AND thread_id = coalesce(%(thread)s::text, thread_id) ORDER BY seq
@@ -272,6 +275,11 @@ def checkpoint(
         "reasons": list(reasons),
     }
     tx.finish(Statement(_CHECKPOINT, parameters))
+
+
+def abandon(tx: Transaction, turn_id: str, node: str) -> None:
+    """Mark a turn of this node."""
+    tx.finish(Statement(_ABANDON, {"turn": turn_id, "node": node}))
 
 
 def mark_abandoned(tx: Transaction, node: str, thread_id: str | None) -> list[JournalRow]:
