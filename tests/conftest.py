@@ -25,7 +25,6 @@ def postgresql_server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def postgresql_url(postgresql_server: Server) -> Iterator[str]:
-    """The URL of an empty database."""
-    with postgresql_server.database() as url:
-        yield url
+def postgresql_url(postgresql_server: Server) -> str:
+    """The URL of a database without data; sessions that are left from before are ended."""
+    return postgresql_server.emptied_database()

@@ -37,6 +37,15 @@ _SETTINGS = {
     "log_min_messages": "panic",
 }
 
+_END_OTHER_SESSIONS = """
+    SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+_TABLES = """
+    SELECT schemaname, tablename FROM pg_tables
+    WHERE schemaname = 'chatkit_trio' AND tablename <> 'migrations'
+"""
+
 
 def programs() -> Path | None:
     """Return the directory of the newest server's programs."""
@@ -59,6 +68,7 @@ class Server:
             self._user = "postgres" if "postgres" in names else "nobody"
             os.chown(directory, pwd.getpwnam(self._user).pw_uid, -1)
         self._numbers = itertools.count(1)
+        self._emptied: str | None = None
         self._run("initdb", "-D", str(self._data), "-U", SUPERUSER, "-A", "trust", "--no-sync")
         with (self._data / "postgresql.conf").open("a") as settings:
             for name, value in (_SETTINGS | {"unix_socket_directories": str(directory)}).items():
@@ -112,6 +122,22 @@ class Server:
             yield self.url(name)
         finally:
             self.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def emptied_database(self) -> str:
+        """Return the URL of a database with empty tables of the store, or none; made once.
+
+        Emptying takes a tenth of the time that making a database does.
+        """
+        if self._emptied is None:
+            self.execute(sql.SQL("CREATE DATABASE emptied").format())
+            self._emptied = self.url("emptied")
+        with psycopg.connect(self._emptied, autocommit=True) as connection:
+            connection.execute(_END_OTHER_SESSIONS)
+            tables = [sql.Identifier(*names) for names in connection.execute(_TABLES)]
+            if tables:
+                truncate = sql.SQL("TRUNCATE {} RESTART IDENTITY")
+                connection.execute(truncate.format(sql.SQL(", ").join(tables)))
+        return self._emptied
 
     def execute(self, statement: sql.Composed) -> None:
         with psycopg.connect(self.url(), autocommit=True) as connection:

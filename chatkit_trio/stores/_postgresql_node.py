@@ -53,6 +53,7 @@ _RENEW: LiteralString = """
     )
     ON CONFLICT (id) DO UPDATE SET
         seen_at = clock_timestamp(),
+        lease = excluded.lease,
         returned_at = coalesce(excluded.returned_at, nodes.returned_at)
 """
 _DROP_READ_MESSAGES: LiteralString = """
