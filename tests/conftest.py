@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
-if TYPE_CHECKING:
-    from tests.postgresql_server import Server
+from tests.postgresql_server import Server, running_server
 
 # A busy machine makes an example slow, not wrong; a hang is faulthandler's affair.
 settings.register_profile("chatkit_trio", deadline=None)
@@ -19,8 +17,7 @@ settings.load_profile("chatkit_trio")
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[Server]:
     """A PostgreSQL server of the tests' own; skips where none is installed."""
-    psycopg_server = pytest.importorskip("tests.postgresql_server", exc_type=ImportError)
-    with psycopg_server.running_server() as server:
+    with running_server() as server:
         yield server
 
 

@@ -113,6 +113,10 @@ class Server:
         self.stop(at_once=at_once)
         self.start()
 
+    def checkpoint(self) -> None:
+        """Write everything down, so that a crash loses nothing of it."""
+        self.execute(sql.SQL("CHECKPOINT").format())
+
     @contextmanager
     def database(self) -> Iterator[str]:
         """Make an empty database, and drop it at the end; its URL."""

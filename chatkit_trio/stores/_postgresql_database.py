@@ -272,12 +272,11 @@ def _is_alive(connection: Connection) -> bool:
 
     A server that has gone away has closed it, so there is something to read.
     """
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    if not poll.poll(0):
-        return True
     with suppress(psycopg.Error):
-        connection.execute("")
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        if poll.poll(0):
+            connection.execute("")
         return True
     return False
 

@@ -10,6 +10,8 @@ from psycopg import errors
 
 from chatkit_trio.errors import StoreError, TurnFencedError
 
+from ._postgresql_calls import GivenUp
+
 _WAYS_OUT = {
     "25006": "it takes no writes: name the primary server, or add target_session_attrs=read-write",
     "28000": "check the user, and what pg_hba.conf lets it do",
@@ -42,6 +44,8 @@ def as_store_errors(name: str) -> Iterator[None]:
         yield
     except StoreError as error:
         raise StoreError(f"can't use {name}: {error}") from None
+    except GivenUp:
+        raise StoreError(f"can't use {name}: no connection was to be had in time") from None
     except errors.ProgramLimitExceeded as error:
         raise ValueError(
             f"an id or the name of an owner is too long to be stored: {error}"

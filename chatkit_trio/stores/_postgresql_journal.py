@@ -15,7 +15,6 @@ from chatkit_trio.types import ThreadItem
 
 from . import _postgresql_turns as turns
 from ._postgresql_database import Database, Transaction
-from ._postgresql_statements import Statement
 from ._records import check_settlement, decode_items, encode_item, owner_of
 
 logger = logging.getLogger(__name__)
@@ -75,8 +74,7 @@ class PostgreSQLJournal(Journal[TContext]):
         not have to wait for another process. If there is nothing to mark, this is one read.
         """
         node = self._database.node.id
-        look = Statement(turns.ABANDONED, {"node": node, "thread": thread_id})
-        found = (await self._database.read(look))[0].fetchall()
+        found = (await self._database.read(turns.abandoned(node, thread_id)))[0].fetchall()
         rows: list[turns.JournalRow] = [row[1:] for row in found]
         if not all(is_marked for is_marked, *_ in found):
             rows = await self._database.write(lambda tx: turns.mark_abandoned(tx, node, thread_id))

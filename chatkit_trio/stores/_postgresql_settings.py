@@ -34,11 +34,12 @@ class Settings:
             )
         try:
             given = conninfo_to_dict(self.url)
-        except psycopg.ProgrammingError as error:
-            # Without the text of the error, which quotes the URL and so the password.
+        except psycopg.ProgrammingError:
+            # Without the error, which quotes the URL and so the password.
             raise ValueError(
-                "the URL isn't one of PostgreSQL: write postgresql://user@host:5432/database"
-            ) from error.with_traceback(None)
+                "the URL isn't one of PostgreSQL: write postgresql://user@host:5432/database, with"
+                " what is special in a password percent-encoded"
+            ) from None
         usual: dict[str, str | int] = {
             "connect_timeout": max(2, round(self.connect_timeout)),
             "fallback_application_name": "chatkit-trio",

@@ -85,15 +85,14 @@ _CHECKPOINT: LiteralString = """
 
 _MAY_BE_ABANDONED: LiteralString = f"""
     (turns.abandoned OR (turns.node <> %(node)s AND {IS_DEAD}))
-    AND turns.thread_id = coalesce(%(thread)s::text, turns.thread_id)
 """
-ABANDONED: LiteralString = f"""
+_ON_THREAD: LiteralString = "AND turns.thread_id = %(thread)s"
+_ABANDONED: LiteralString = f"""
     SELECT turns.abandoned, turns.id, turns.thread_id, turns.items, turns.changed_items,
         turns.reason
     FROM turns LEFT JOIN nodes AS node ON node.id = turns.node
-    WHERE {_MAY_BE_ABANDONED} ORDER BY turns.seq
+    WHERE {_MAY_BE_ABANDONED}
 """
-"""The turns that are marked as abandoned, and those that have to be marked."""
 _MARK_ABANDONED: LiteralString = f"""
     UPDATE turns SET abandoned = true WHERE id IN (
         SELECT turns.id FROM turns LEFT JOIN nodes AS node ON node.id = turns.node
@@ -101,12 +100,11 @@ _MARK_ABANDONED: LiteralString = f"""
         ORDER BY turns.id FOR UPDATE OF turns
     )
 """
+_MARKED: LiteralString = """
+    SELECT id, thread_id, items, changed_items, reason FROM turns WHERE abandoned
+"""
 _ABANDON: LiteralString = """
     UPDATE turns SET abandoned = true WHERE id = %(turn)s AND node = %(node)s
-"""
-_MARKED: LiteralString = """
-    SELECT id, thread_id, items, changed_items, reason FROM turns
-    WHERE abandoned AND thread_id = coalesce(%(thread)s::text, thread_id) ORDER BY seq
 """
 
 RECORD: LiteralString = """
@@ -282,10 +280,21 @@ def abandon(tx: Transaction, turn_id: str, node: str) -> None:
     tx.finish(Statement(_ABANDON, {"turn": turn_id, "node": node}))
 
 
-def mark_abandoned(tx: Transaction, node: str, thread_id: str | None) -> list[JournalRow]:
-    """Mark the turns of dead nodes, of one thread if it is given; return all that are marked."""
+def abandoned(node: str, thread_id: str | None) -> Statement:
+    """Ask for the turns that are marked as abandoned or have to be, with a column that says so."""
+    on_thread = "" if thread_id is None else _ON_THREAD
     parameters = {"node": node, "thread": thread_id}
-    _, marked = tx.finish(Statement(_MARK_ABANDONED, parameters), Statement(_MARKED, parameters))
+    return Statement(f"{_ABANDONED} {on_thread} ORDER BY turns.seq", parameters)
+
+
+def mark_abandoned(tx: Transaction, node: str, thread_id: str | None) -> list[JournalRow]:
+    """Mark the turns of dead nodes; return all that are marked, of one thread if it is given."""
+    on_thread = "" if thread_id is None else _ON_THREAD
+    parameters = {"node": node, "thread": thread_id}
+    _, marked = tx.finish(
+        Statement(_MARK_ABANDONED, parameters),
+        Statement(f"{_MARKED} {on_thread} ORDER BY seq", parameters),
+    )
     return marked.fetchall()
 
 

@@ -11,10 +11,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import trio
-
-psycopg = pytest.importorskip("psycopg", reason="PostgreSQLStore needs the extra postgres")
 
 from chatkit_trio.store import Store
 from chatkit_trio.stores.postgresql import PostgreSQLStore
