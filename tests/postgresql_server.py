@@ -30,7 +30,6 @@ SUPERUSER = "chatkit"
 _SETTINGS = {
     "listen_addresses": "",
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
     "max_connections": "200",
     "shared_buffers": "64MB",
@@ -112,10 +111,6 @@ class Server:
     def restart(self, *, at_once: bool = False) -> None:
         self.stop(at_once=at_once)
         self.start()
-
-    def checkpoint(self) -> None:
-        """Write everything down, so that a crash loses nothing of it."""
-        self.execute(sql.SQL("CHECKPOINT").format())
 
     @contextmanager
     def database(self) -> Iterator[str]:

@@ -12,7 +12,8 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from types import TracebackType
 from typing import Any, LiteralString, Self, TypeVar
 
 import psycopg
@@ -22,7 +23,12 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from chatkit_trio.errors import StoreError
 
 from ._postgresql_calls import Call, Connection, Workers
-from ._postgresql_errors import as_store_errors, fenced
+from ._postgresql_errors import (
+    CannotConnectError,
+    as_connection_errors,
+    as_store_errors,
+    fenced,
+)
 from ._postgresql_node import Node
 from ._postgresql_schema import prepare
 from ._postgresql_settings import Settings, connect
@@ -65,24 +71,48 @@ class Transaction:
     def __init__(self, connection: Connection, fence: Statement | None) -> None:
         self._connection = connection
         self._fence = fence
-        self._has_begun = False
+        self._stack = ExitStack()
+        self._pipeline: psycopg.Pipeline | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Undo what isn't committed."""
+        self._stack.__exit__(exc_type, exc_value, traceback)
 
     def look(self, *statements: Statement) -> list[Cursor]:
         """Carry out statements in one round trip, and keep the transaction open."""
-        return self._send(statements, ())
+        # One pipeline for the whole transaction: the end of psycopg's sends a message behind its
+        # last one, after which the server doesn't count idle_in_transaction_session_timeout.
+        pipeline = self._begun()
+        cursors = [statement.send(self._connection) for statement in statements]
+        pipeline.sync()
+        return cursors
 
     def finish(self, *statements: Statement) -> list[Cursor]:
         """Carry out statements and commit, in one round trip; undone unless the fence holds."""
-        if len(statements) == 1 and not self._has_begun and self._fence is None:
-            return in_one_trip(self._connection, statements)
-        fence = () if self._fence is None else (self._fence,)
-        return self._send(statements, (*fence, _COMMIT))
+        if len(statements) == 1 and self._pipeline is None and self._fence is None:
+            return [statements[0].send(self._connection)]
+        self._begun()
+        cursors = [statement.send(self._connection) for statement in statements]
+        if self._fence is not None:
+            self._fence.send(self._connection)
+        _COMMIT.send(self._connection)
+        self._stack.close()
+        return cursors
 
-    def _send(self, statements: Sequence[Statement], behind: Sequence[Statement]) -> list[Cursor]:
-        before = () if self._has_begun else (_BEGIN,)
-        self._has_begun = True
-        cursors = in_one_trip(self._connection, (*before, *statements, *behind))
-        return cursors[len(before) : len(before) + len(statements)]
+    def _begun(self) -> psycopg.Pipeline:
+        if self._pipeline is None:
+            self._stack.enter_context(undone(self._connection))
+            self._pipeline = self._stack.enter_context(self._connection.pipeline())
+            _BEGIN.send(self._connection)
+        return self._pipeline
 
 
 class Database:
@@ -95,7 +125,7 @@ class Database:
         self._sizes = min_connections, max_connections
         self._may_migrate = may_migrate
         self._pool: ConnectionPool[Connection] | None = None
-        self._reasons = deque[str](maxlen=1)
+        self._reasons = deque[CannotConnectError](maxlen=1)
         self._node: Node | None = None
         # What a call may take: to get a connection, and then until the server ends it by itself.
         timeout = settings.connect_timeout + settings.statement_timeout + _GRACE
@@ -188,8 +218,9 @@ class Database:
             kwargs={"autocommit": True},
             min_size=smallest,
             max_size=largest,
-            # Who needs a connection asks for it again and again, so nobody else need.
-            reconnect_timeout=0,
+            # Soon given up, for who needs a connection asks again: so it is back a second after the
+            # server is.
+            reconnect_timeout=1.0,
             open=True,
         )
         self._node = node
@@ -209,8 +240,11 @@ class Database:
         with as_store_errors(self._settings.name):
             for tries_left in reversed(range(_TRIES)):
                 try:
-                    with self._connection(call) as connection, undone(connection):
-                        return transaction(Transaction(connection, fence))
+                    with (
+                        self._connection(call) as connection,
+                        Transaction(connection, fence) as tx,
+                    ):
+                        return transaction(tx)
                 except errors.DivisionByZero:
                     assert turn_id is not None
                     raise fenced(turn_id) from None
@@ -250,10 +284,7 @@ class Database:
                 connection = pool.getconn(_LOOK_INTERVAL)
             except PoolTimeout:
                 if time.monotonic() > deadline:
-                    reason = self._reasons[-1] if self._reasons else "no connection was free"
-                    raise StoreError(
-                        f"{reason} (after {self._settings.connect_timeout} s)"
-                    ) from None
+                    raise _why_not(self._reasons) from None
                 continue
             if _is_alive(connection):
                 return connection
@@ -281,16 +312,24 @@ def _is_alive(connection: Connection) -> bool:
     return False
 
 
-def _reporting(reasons: deque[str]) -> type[Connection]:
+def _why_not(reasons: deque[CannotConnectError]) -> Exception:
+    """Return why there is no connection."""
+    if reasons:
+        return CannotConnectError(*reasons[-1].args)
+    return StoreError("all of its connections are in use: raise max_connections of the store")
+
+
+def _reporting(reasons: deque[CannotConnectError]) -> type[Connection]:
     """Make a class of connections that notes why one couldn't be made: the pool doesn't tell."""
 
     class ReportingConnection(psycopg.Connection[tuple[Any, ...]]):
         @classmethod
         def connect(cls, *args: Any, **kwargs: Any) -> Self:
             try:
-                connection = super().connect(*args, **kwargs)
-            except psycopg.Error as error:
-                reasons.append(" ".join(str(error).split()))
+                with as_connection_errors():
+                    connection = super().connect(*args, **kwargs)
+            except CannotConnectError as error:
+                reasons.append(error)
                 raise
             reasons.clear()
             return connection

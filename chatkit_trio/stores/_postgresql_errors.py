@@ -14,27 +14,35 @@ from ._postgresql_calls import GivenUp
 
 _WAYS_OUT = {
     "25006": "it takes no writes: name the primary server, or add target_session_attrs=read-write",
-    "28000": "check the user, and what pg_hba.conf lets it do",
-    "28P01": "check the password in the URL, in PGPASSWORD or in ~/.pgpass",
-    "3D000": "make it with createdb, or check the name in the URL",
     "3F000": "run `chatkit-trio migrate`",
     "42501": "this user needs all rights on the schema of the store, and CREATE on the database to"
     " make it",
     "42P01": "run `chatkit-trio migrate`",
     "53100": "free some space on the server; nothing of this write was stored",
-    "53300": "raise max_connections of the server, or lower max_connections of the store",
     "55P03": "another process has kept it locked for longer than lock_timeout; nothing was stored",
     "57014": "it took longer than statement_timeout; nothing of it was stored",
     "57P01": "the server is going down; whether this write was stored isn't known",
-    "57P03": "the server is starting or stopping; try again soon",
 }
 
 _NO_ANSWER = "the connection was lost; whether a write was stored isn't known"
-_NO_SERVER = "is the server running, and are host and port right?"
+_NO_SERVER = "is the server running, and are host, port, user and password right?"
 
 
 class UnstorableTextError(ValueError):
     """Text that PostgreSQL can't hold: with a NUL character or half a surrogate pair."""
+
+
+class CannotConnectError(psycopg.OperationalError):
+    """There is no connection, so nothing can have happened."""
+
+
+@contextmanager
+def as_connection_errors() -> Iterator[None]:
+    """Tell the errors of connecting from those of a connection."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise CannotConnectError(str(error)) from error
 
 
 @contextmanager
@@ -76,6 +84,8 @@ def _unstorable() -> UnstorableTextError:
 def _store_error(name: str, error: psycopg.Error) -> StoreError:
     message = " ".join(str(error).split())
     way_out = _WAYS_OUT.get(error.sqlstate or "", "")
-    if not way_out and isinstance(error, psycopg.OperationalError):
-        way_out = _NO_SERVER if "connection failed" in message else _NO_ANSWER
+    if isinstance(error, CannotConnectError):
+        way_out = _NO_SERVER
+    elif not way_out and isinstance(error, psycopg.OperationalError):
+        way_out = _NO_ANSWER
     return StoreError(f"can't use {name}: {message}{f' ({way_out})' if way_out else ''}")

@@ -10,6 +10,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ._postgresql_calls import Connection
+from ._postgresql_errors import as_connection_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,5 +81,6 @@ def _milliseconds(seconds: float) -> str:
 
 
 def connect(settings: Settings) -> Connection:
-    """Connect, in the caller's thread. Raises psycopg's errors."""
-    return psycopg.connect(settings.conninfo, autocommit=True)
+    """Connect, in the caller's thread. Raises `CannotConnectError`."""
+    with as_connection_errors():
+        return psycopg.connect(settings.conninfo, autocommit=True)

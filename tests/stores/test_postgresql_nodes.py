@@ -62,7 +62,7 @@ async def in_time(look: Callable[[], Awaitable[Any]], seconds: float) -> float:
     """Look until there is something; return how many seconds that took."""
     begun = trio.current_time()
     with trio.fail_after(seconds):
-        while not await look():
+        while not await look():  # noqa: ASYNC110  (it happens in another process)
             await trio.sleep(0.05)
     return trio.current_time() - begun
 
@@ -251,7 +251,6 @@ class TestServer:
             opened(postgresql_url) as other,
         ):
             await coordination(node).begin(opening("turn_1"), None)
-            postgresql_server.checkpoint()  # without fsync, a crash keeps what is on the disk
             over = trio.Event()
 
             async def write(writer: int) -> None:
@@ -290,7 +289,7 @@ class TestServer:
     async def test_a_server_that_is_away_is_a_store_error_and_back_it_works_at_once(
         self, postgresql_url: str, postgresql_server: Server
     ) -> None:
-        async with opened(postgresql_url, connect_timeout=0.5) as store:
+        async with opened(postgresql_url, connect_timeout=2) as store:
             postgresql_server.stop()
             try:
                 for call in (
@@ -299,7 +298,7 @@ class TestServer:
                     lambda: coordination(store).news(),
                     lambda: store.ping(),
                 ):
-                    with pytest.raises(StoreError, match="can't use postgresql:.*is the server"):
+                    with pytest.raises(StoreError, match="is the server running"):
                         await call()
             finally:
                 postgresql_server.start()
