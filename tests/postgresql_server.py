@@ -113,10 +113,25 @@ class Server:
         self.start()
 
     @contextmanager
-    def database(self) -> Iterator[str]:
+    def asking_for_passwords(self, user: str) -> Iterator[None]:
+        """Let a user in with a password only."""
+        rules = self._data / "pg_hba.conf"
+        before = rules.read_text()
+        rules.write_text(f"local all {user} scram-sha-256\n{before}")
+        self._process.send_signal(signal.SIGHUP)
+        time.sleep(0.2)
+        try:
+            yield
+        finally:
+            rules.write_text(before)
+            self._process.send_signal(signal.SIGHUP)
+
+    @contextmanager
+    def database(self, *, encoding: str = "UTF8") -> Iterator[str]:
         """Make an empty database, and drop it at the end; its URL."""
         name = f"test_{next(self._numbers)}"
-        self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        make = sql.SQL("CREATE DATABASE {} ENCODING {} LOCALE 'C' TEMPLATE template0")
+        self.execute(make.format(sql.Identifier(name), sql.Literal(encoding)))
         try:
             yield self.url(name)
         finally:

@@ -35,7 +35,13 @@ PUBLIC = {
         "UnstorableItem",
         "default_generate_id",
     ],
-    "chatkit_trio.stores": ["DiskAttachmentStore", "MemoryCluster", "MemoryStore", "SQLiteStore"],
+    "chatkit_trio.stores": [
+        "DiskAttachmentStore",
+        "MemoryCluster",
+        "MemoryStore",
+        "PostgreSQLStore",
+        "SQLiteStore",
+    ],
     "chatkit_trio.web": ["ChatPage", "chatkit_blueprint", "create_app", "serve"],
     "chatkit_trio.agents": [
         "AgentContext",

@@ -8,11 +8,10 @@ what is stored but the fence: the row of the turn in whose name is written.
 from __future__ import annotations
 
 import math
-import select
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, LiteralString, Self, TypeVar
 
@@ -32,7 +31,7 @@ from ._postgresql_errors import (
 from ._postgresql_node import Node
 from ._postgresql_schema import prepare
 from ._postgresql_settings import Settings, connect
-from ._postgresql_statements import Cursor, Statement, in_one_trip, undone
+from ._postgresql_statements import Cursor, Statement, in_one_trip, is_alive, undone
 
 T = TypeVar("T")
 
@@ -286,7 +285,7 @@ class Database:
                 if time.monotonic() > deadline:
                     raise _why_not(self._reasons) from None
                 continue
-            if _is_alive(connection):
+            if is_alive(connection):
                 return connection
             connection.close()
             pool.putconn(connection)
@@ -296,20 +295,6 @@ class Database:
             f"the store {self._settings.name} isn't open: use it inside 'async with store:'"
             " (ChatKitServer does that for its own store)"
         )
-
-
-def _is_alive(connection: Connection) -> bool:
-    """Say whether the connection is as it was left, without a round trip.
-
-    A server that has gone away has closed it, so there is something to read.
-    """
-    with suppress(psycopg.Error):
-        poll = select.poll()
-        poll.register(connection.fileno(), select.POLLIN)
-        if poll.poll(0):
-            connection.execute("")
-        return True
-    return False
 
 
 def _why_not(reasons: deque[CannotConnectError]) -> Exception:

@@ -18,7 +18,7 @@ import psycopg
 
 from ._postgresql_calls import Call, Connection
 from ._postgresql_settings import Settings, connect
-from ._postgresql_statements import Statement, in_one_trip, undone
+from ._postgresql_statements import Statement, in_one_trip, is_alive, undone
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,8 @@ class Node:
                 )
 
     def _connected(self) -> Connection:
-        if self._connection.closed:
+        if not is_alive(self._connection):
+            self._connection.close()
             self._has_lock, self._is_back = False, True
             self._connection = connect(self._settings)
         return self._connection

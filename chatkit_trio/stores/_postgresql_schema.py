@@ -135,6 +135,11 @@ MIGRATIONS: tuple[tuple[LiteralString, ...], ...] = (_FIRST,)
 """Step n takes a schema of version n to version n + 1; version 0 has no tables."""
 
 
+def newest_version() -> int:
+    """Return the version that this release works with."""
+    return len(MIGRATIONS)
+
+
 def prepare(connection: Connection, schema: str, *, may_migrate: bool) -> None:
     """Make the tables if there are none; bring older ones up to date if that is allowed.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -44,3 +45,17 @@ def undone(connection: Connection) -> Iterator[None]:
         if status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
             with suppress(psycopg.Error):  # what is lost on the way is undone by the server
                 connection.execute("ROLLBACK")
+
+
+def is_alive(connection: Connection) -> bool:
+    """Say whether the connection is as it was left, without a round trip.
+
+    A server that has gone away has closed it, so there is something to read.
+    """
+    with suppress(psycopg.Error):
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        if poll.poll(0):
+            connection.execute("")
+        return True
+    return False

@@ -298,7 +298,7 @@ class TestServer:
                     lambda: coordination(store).news(),
                     lambda: store.ping(),
                 ):
-                    with pytest.raises(StoreError, match="is the server running"):
+                    with pytest.raises(StoreError, match="can't use postgresql:"):
                         await call()
             finally:
                 postgresql_server.start()
