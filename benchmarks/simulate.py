@@ -2,6 +2,7 @@
 
     python -m benchmarks.simulate --seeds 20000
     python -m benchmarks.simulate --seeds 2000 --first 20000 --store sqlite
+    python -m benchmarks.simulate --seeds 10000 --nodes 3
 
 Unlike in a test a failing seed doesn't end it: the first of each kind is shrunk and printed at the
 end, with the number of seeds that broke the same rule. The exit code is 1 if any did.
@@ -67,11 +68,13 @@ def new_sqlite(directory: Path) -> Callable[[], Store[Any]]:
     return make_store
 
 
-def run(seeds: range, make_store: Callable[[], Store[Any]], *, quiet: bool) -> Tally:
+def run(seeds: range, make_store: Callable[[], Store[Any]], nodes: int, *, quiet: bool) -> Tally:
     tally, began = Tally(), time.perf_counter()
     for seed in seeds:
         try:
-            tally.add(simulate(seeds=[seed], make_store=make_store, max_shrinking_runs=0))
+            tally.add(
+                simulate(seeds=[seed], make_store=make_store, nodes=nodes, max_shrinking_runs=0)
+            )
         except SimulationFailed as failure:
             tally.add_failure(seed, failure)
         if not quiet and tally.runs % SEEDS_A_LINE == 0:
@@ -84,14 +87,14 @@ def run(seeds: range, make_store: Callable[[], Store[Any]], *, quiet: bool) -> T
     return tally
 
 
-def show(tally: Tally, make_store: Callable[[], Store[Any]]) -> None:
+def show(tally: Tally, make_store: Callable[[], Store[Any]], nodes: int) -> None:
     print_table(("turns that ended", "count"), [[k, n] for k, n in tally.turns.most_common()])
     print_table(("operation", "count"), [[k, n] for k, n in tally.operations.most_common()])
     rows = [[kind, len(seeds), seeds[0]] for kind, seeds in sorted(tally.failing.items())]
     print_table(("broken rule", "seeds", "first seed"), rows or [["none", 0, ""]])
     for seed in sorted({seeds[0] for seeds in tally.failing.values()}):
         try:
-            simulate(seeds=[seed], make_store=make_store)
+            simulate(seeds=[seed], make_store=make_store, nodes=nodes)
         except SimulationFailed as failure:
             print(failure)
 
@@ -101,17 +104,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS_A_LINE)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--store", choices=("memory", "sqlite"), default="memory")
+    parser.add_argument("--nodes", type=int, default=1, help="servers that share memory stores")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     seeds = range(options.first, options.first + options.seeds)
     with tempfile.TemporaryDirectory() as directory:
         make_store = new_sqlite(Path(directory)) if options.store == "sqlite" else MemoryStore
-        tally = run(seeds, make_store, quiet=options.json)
+        tally = run(seeds, make_store, options.nodes, quiet=options.json)
         if options.json:
             print(json.dumps([tally.runs, tally.faults, dict(tally.turns), tally.failing]))
         else:
             print_conditions()
-            show(tally, make_store)
+            show(tally, make_store, options.nodes)
     sys.exit(1 if tally.failing else 0)
 
 

@@ -277,7 +277,9 @@ class Coordination(ABC, Generic[TContext]):
 
     A *node* is one open store object, usually one process. A node that has not asked for its news
     for `lease_timeout` seconds is dead, and so is one whose process or connection is known to be
-    gone; only the store's own clock counts. Turns of a dead node are what `Journal.abandoned`
+    gone; only the store's own clock counts. A node that hasn't asked for its own news for so long
+    takes nobody for dead because of silence until it has asked for `lease_timeout` seconds again:
+    it may have been the store that was away. Turns of a dead node are what `Journal.abandoned`
     returns. A store with coordination has a journal, and its journal's entry of a turn is the
     turn's record: `begin` makes it, `Store.settle` and `Journal.settle_abandoned` end it, and so
     does the deletion of the thread.

@@ -63,6 +63,11 @@ def live_instances(database: Path) -> set[str]:
     return {name for name, path in _lock_files(database) if _is_held(path)}
 
 
+def is_live(database: Path, instance: str) -> bool:
+    """Say whether the store of this name is open, in any process. Changes nothing."""
+    return _is_held(_lock_path(database, instance))
+
+
 def remove_dead_locks(database: Path) -> None:
     """Remove the lock files that dead processes left behind."""
     for _, path in _lock_files(database):

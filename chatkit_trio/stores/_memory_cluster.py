@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -73,6 +72,8 @@ class TurnRow:
 class _Node:
     tell: Callable[[str], None]
     asked_at: float
+    unbroken_since: float
+    """Since when it has asked for its news without a break as long as a lease."""
     box: list[bytes] = field(default_factory=list)
 
 
@@ -83,11 +84,14 @@ class MemoryCluster:
         one, other = MemoryStore(cluster=cluster), MemoryStore(cluster=cluster)
 
     It makes a cluster of servers in one process, for tests. A node is dead when its store was
-    closed, or hasn't asked for its news for `lease_timeout` seconds of trio's clock.
+    closed, or hasn't asked for its news for `lease_timeout` seconds of `clock`.
     """
 
-    def __init__(self, *, lease_timeout: float = 15.0) -> None:
+    def __init__(
+        self, *, lease_timeout: float = 15.0, clock: Callable[[], float] = trio.current_time
+    ) -> None:
         self.lease_timeout = lease_timeout
+        self._clock = clock
         self.threads: dict[str, ThreadRow] = {}
         self.attachments: dict[str, Row] = {}
         self.requests: dict[tuple[str, str], tuple[float, RequestRecord]] = {}
@@ -101,15 +105,10 @@ class MemoryCluster:
 
     # --- Nodes
 
-    def lose(self, name: str) -> None:
-        """Take a node for dead until it asks for its news again, as if its lease had run out."""
-        if name in self._nodes:
-            self._nodes[name].asked_at = -math.inf
-
     def join(self, tell: Callable[[str], None]) -> str:
         """Let a node in, and return its id."""
         name = f"node_{secrets.token_hex(8)}"
-        self._nodes[name] = _Node(tell, trio.current_time())
+        self._nodes[name] = _Node(tell, self._clock())
         return name
 
     def leave(self, name: str) -> None:
@@ -123,7 +122,7 @@ class MemoryCluster:
 
     def is_alive(self, name: str) -> bool:
         node = self._nodes.get(name)
-        return node is not None and trio.current_time() - node.asked_at < self.lease_timeout
+        return node is not None and self._clock() - node.asked_at < self.lease_timeout
 
     def post(self, name: str, message: bytes) -> None:
         """Put a message into the box of a node that lives."""
@@ -134,7 +133,7 @@ class MemoryCluster:
     def open_box(self, name: str) -> tuple[bytes, ...]:
         """Renew a node's lease and empty its box."""
         node = self._nodes[name]
-        node.asked_at = trio.current_time()
+        node.asked_at = self._clock()
         messages = tuple(node.box)
         node.box.clear()
         return messages
@@ -207,10 +206,17 @@ class MemoryCluster:
             raise _fenced(turn_id)
 
     def abandon_turns_of_the_dead(self, asking_node: str, thread_id: str | None) -> None:
-        """Mark the turns of dead nodes, of one thread if it is given; never those of the asker."""
+        """Mark the turns of dead nodes, of one thread if it is given; never those of the asker.
+
+        A node that hasn't been heard of itself for a while gives the others time to be heard of:
+        it may have been the store that was away, and not they.
+        """
+        asker = self._nodes[asking_node]
+        may_judge = trio.current_time() - asker.unbroken_since >= self.lease_timeout
         for turn in self.turns.values():
             is_meant = thread_id in (None, turn.thread_id) and turn.node != asking_node
-            if is_meant and not self.is_alive(turn.node):
+            is_known = turn.node in self._nodes
+            if is_meant and not self.is_alive(turn.node) and (may_judge or not is_known):
                 turn.is_abandoned = True
 
     def _end_turn(self, turn_id: str) -> None:

@@ -57,6 +57,8 @@ class Database:
         self._has_told_of_lock = False
         self._writer: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
+        self._watcher: sqlite3.Connection | None = None
+        self._watching = trio.CapacityLimiter(1)
         self._writing = trio.CapacityLimiter(1)
         self._reading = trio.CapacityLimiter(readers)
 
@@ -66,6 +68,14 @@ class Database:
         if self._lock is None:
             raise self._not_open()
         return self._lock.instance
+
+    @property
+    def lock_is_in_place(self) -> bool:
+        """Whether others can see that this process lives. For the inside of a read."""
+        try:
+            return self._lock is not None and self._lock.is_in_place
+        except OSError:  # a writer puts it back just now
+            return False
 
     def keep_lock(self) -> None:
         """Look whether the lock file is in place and put it back. For the inside of a transaction.
@@ -98,7 +108,7 @@ class Database:
 
     async def close(self) -> None:
         """Wait for the running transactions, then close the connections."""
-        async with self._no_reads():
+        async with self._no_reads(), self._watching:
             await trio.to_thread.run_sync(self._close, limiter=self._writing)
 
     async def write(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
@@ -112,6 +122,10 @@ class Database:
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function on one snapshot of the file, beside the writer."""
         return await trio.to_thread.run_sync(self._read, query, limiter=self._reading)
+
+    async def data_version(self) -> int:
+        """Return a number that is another one after each commit, of whatever process."""
+        return await trio.to_thread.run_sync(self._data_version, limiter=self._watching)
 
     @asynccontextmanager
     async def _no_reads(self) -> AsyncIterator[None]:
@@ -171,6 +185,9 @@ class Database:
     def _close(self) -> None:
         while self._readers:
             self._readers.pop().close()
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
         if self._writer is not None:
             self._writer.close()  # the last to go: it empties the write-ahead log into the file
             self._writer = None
@@ -193,6 +210,15 @@ class Database:
                 return query(reader)
         finally:
             self._readers.append(reader)
+
+    def _data_version(self) -> int:
+        if self._writer is None:
+            raise self._not_open()
+        with self._as_store_errors():
+            # A connection of its own, for the number counts what others have committed.
+            self._watcher = self._watcher or self._connect()
+            version: int = self._watcher.execute("PRAGMA data_version").fetchone()[0]
+        return version
 
     def _not_open(self) -> RuntimeError:
         return RuntimeError(

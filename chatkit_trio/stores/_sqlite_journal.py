@@ -36,7 +36,7 @@ class SQLiteJournal(Journal[TContext]):
 
         def transaction(db: sqlite3.Connection) -> None:
             self._database.keep_lock()
-            queries.begin_turn(db, owner, turn_id, thread_id, instance)
+            queries.begin_journaled(db, owner, turn_id, thread_id, instance)
 
         await self._database.write(transaction)
 
@@ -84,7 +84,7 @@ class SQLiteJournal(Journal[TContext]):
         some_are_gone, rows = await self._database.read(look)
         if some_are_gone:
             rows = await self._database.write(claim)
-        return [entry for row in rows if (entry := self._entry(row)) is not None]
+        return [entry for row in rows if (entry := self.entry(row)) is not None]
 
     async def settle_abandoned(self, settlement: Settlement) -> None:
         """Settle an abandoned turn, for its owner, in one transaction; only the first counts."""
@@ -119,7 +119,7 @@ class SQLiteJournal(Journal[TContext]):
                 )
         return f"[{','.join(texts)}]"
 
-    def _entry(self, row: queries.JournalRow) -> JournalEntry | None:
+    def entry(self, row: queries.JournalRow) -> JournalEntry | None:
         """Return an entry, or None for one of another version, which stays where it is."""
         turn_id, thread_id, items, changed_items, reason = row
         try:

@@ -66,6 +66,7 @@ def update_thread(db: sqlite3.Connection, owner: str, thread_id: str, text: str)
 def delete_thread(db: sqlite3.Connection, owner: str, thread_id: str) -> None:
     db.execute("DELETE FROM unstorable WHERE thread_id = ? AND owner = ?", (thread_id, owner))
     db.execute("DELETE FROM turns WHERE thread_id = ? AND owner = ?", (thread_id, owner))
+    db.execute("DELETE FROM line WHERE thread_id = ? AND owner = ?", (thread_id, owner))
     db.execute("DELETE FROM threads WHERE id = ? AND owner = ?", (thread_id, owner))
 
 
@@ -278,7 +279,7 @@ def _request_fields(record: RequestRecord) -> tuple[str, str, str, str, bytes | 
     )
 
 
-def begin_turn(
+def begin_journaled(
     db: sqlite3.Connection, owner: str, turn_id: str, thread_id: str, instance: str
 ) -> None:
     query = """
@@ -300,9 +301,16 @@ def checkpoint_turns(
 
 
 def instances(db: sqlite3.Connection, thread_id: str | None) -> set[str]:
-    """Return the instances that have live turns, on one thread if it is given."""
+    """Return the instances that have live turns, places in line or messages.
+
+    With a thread, those with a live turn on it.
+    """
     if thread_id is None:
-        rows = db.execute("SELECT DISTINCT instance FROM turns WHERE abandoned = 0")
+        query = """
+            SELECT instance FROM turns WHERE abandoned = 0
+            UNION SELECT instance FROM line UNION SELECT instance FROM messages
+        """
+        rows = db.execute(query)
     else:
         query = "SELECT DISTINCT instance FROM turns WHERE abandoned = 0 AND thread_id = ?"
         rows = db.execute(query, (thread_id,))
@@ -310,12 +318,17 @@ def instances(db: sqlite3.Connection, thread_id: str | None) -> set[str]:
 
 
 def claim_turns(db: sqlite3.Connection, alive: set[str], thread_id: str | None) -> None:
-    """Mark the turns of instances that are gone, of one thread if it is given."""
+    """Mark the turns of instances that are gone, of one thread if it is given.
+
+    Their places in line and their messages are deleted.
+    """
     query = """
         UPDATE turns SET abandoned = 1 WHERE instance = ? AND thread_id = coalesce(?, thread_id)
     """
     gone = instances(db, thread_id) - alive
     db.executemany(query, [(name, thread_id) for name in gone])
+    db.executemany("DELETE FROM line WHERE instance = ?", [(name,) for name in gone])
+    db.executemany("DELETE FROM messages WHERE instance = ?", [(name,) for name in gone])
 
 
 JournalRow = tuple[str, str, str, str, str | None]

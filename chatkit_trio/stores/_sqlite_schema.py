@@ -103,10 +103,41 @@ def _create_requests_and_unstorable(connection: sqlite3.Connection) -> None:
     )
 
 
+def _create_line_and_messages(connection: sqlite3.Connection) -> None:
+    # holds is the thread of a turn that was let in by Coordination.begin: one at a time. Older
+    # entries hold nothing, for there may be several of one thread.
+    connection.execute("ALTER TABLE turns ADD COLUMN holds TEXT")
+    connection.execute("CREATE UNIQUE INDEX turns_that_hold ON turns (holds)")
+    connection.execute(
+        """
+        CREATE TABLE line (
+            seq INTEGER PRIMARY KEY,
+            turn_id TEXT NOT NULL UNIQUE,
+            thread_id TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            instance TEXT NOT NULL
+        )
+        """
+    )
+    connection.execute("CREATE INDEX line_of_thread ON line (thread_id)")
+    # AUTOINCREMENT: a number that comes again would look like no change.
+    connection.execute(
+        """
+        CREATE TABLE messages (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT,
+            instance TEXT NOT NULL,
+            data BLOB NOT NULL
+        )
+        """
+    )
+    connection.execute("CREATE INDEX messages_of_instance ON messages (instance)")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _create_threads_items_and_attachments,
     _create_turns,
     _create_requests_and_unstorable,
+    _create_line_and_messages,
 )
 """Step n takes a file of version n to version n + 1."""
 

@@ -18,9 +18,17 @@ from typing import Any, Concatenate, Literal, ParamSpec, Self
 from typing_extensions import TypeVar
 
 from chatkit_trio.errors import NotFoundError, StoreError
-from chatkit_trio.store import RequestRecord, Settlement, Store, TContext, UnstorableItem
+from chatkit_trio.store import (
+    RequestRecord,
+    Settlement,
+    Store,
+    TContext,
+    UnstorableItem,
+    fencing_turn,
+)
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
+from . import _sqlite_admission as admission
 from . import _sqlite_queries as queries
 from ._counted_entry import CountedEntry
 from ._records import (
@@ -36,6 +44,7 @@ from ._records import (
     one_owner,
     owner_of,
 )
+from ._sqlite_coordination import SQLiteCoordination
 from ._sqlite_database import Database
 from ._sqlite_journal import SQLiteJournal
 
@@ -89,9 +98,10 @@ class SQLiteStore(Store[TContext]):
             Path(path), synchronous=synchronous, readers=readers, busy_timeout=busy_timeout
         )
         self.journal = self._journal = SQLiteJournal(self._database, owner)
-        self._entry = CountedEntry(
-            self._database.open, self._database.close, close_timeout=_CLOSE_TIMEOUT
+        self.coordination = self._coordination = SQLiteCoordination(
+            self._database, self._journal, owner
         )
+        self._entry = CountedEntry(self._open, self._database.close, close_timeout=_CLOSE_TIMEOUT)
 
     async def __aenter__(self) -> Self:
         """Open the file, bringing its tables up to date. Raises `StoreError`."""
@@ -109,6 +119,10 @@ class SQLiteStore(Store[TContext]):
         Runs to its end even if cancelled, within 30 seconds.
         """
         await self._entry.leave()  # noqa: ASYNC102  (it shields itself)
+
+    async def _open(self) -> None:
+        await self._database.open()
+        self._coordination.node = self._database.instance
 
     async def load_thread(self, thread_id: str, context: TContext) -> ThreadMetadata:
         return decode_thread(await self._read(context, queries.load_thread, thread_id))
@@ -135,6 +149,7 @@ class SQLiteStore(Store[TContext]):
 
     async def delete_thread(self, thread_id: str, context: TContext) -> None:
         await self._write(context, queries.delete_thread, thread_id)
+        self._coordination.tell(thread_id)
 
     async def load_thread_items(
         self, thread_id: str, after: str | None, limit: int, order: str, context: TContext
@@ -184,7 +199,12 @@ class SQLiteStore(Store[TContext]):
         again, or that says it is in another thread; the entry stays open then.
         """
         check_settlement(settlement)
-        if not await self._write(context, self._journal.settle, settlement):
+        owner = owner_of(self._owner, context)
+        is_found = await self._write_fenced(
+            lambda db: self._journal.settle(db, owner, settlement), settles=settlement.turn_id
+        )
+        self._coordination.tell(settlement.thread_id)
+        if not is_found:
             raise NotFoundError(f"there is no thread {settlement.thread_id}")
 
     async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:
@@ -240,7 +260,22 @@ class SQLiteStore(Store[TContext]):
         **kwargs: P.kwargs,
     ) -> T:
         owner = owner_of(self._owner, context)
-        return await self._database.write(lambda db: query(db, owner, *args, **kwargs))
+        return await self._write_fenced(lambda db: query(db, owner, *args, **kwargs))
+
+    async def _write_fenced(
+        self, transaction: Callable[[sqlite3.Connection], T], *, settles: str | None = None
+    ) -> T:
+        """Write, unless the task's turn isn't live here any more; what it settles may be."""
+        turn_id = fencing_turn()
+        if turn_id is None or turn_id == settles:
+            return await self._database.write(transaction)
+        instance = self._database.instance
+
+        def behind_the_fence(db: sqlite3.Connection) -> T:
+            admission.check_live(db, turn_id, instance)
+            return transaction(db)
+
+        return await self._database.write(behind_the_fence)
 
 
 def _page(rows: list[tuple[str, str]], limit: int, decode: Callable[[str], Any]) -> Page[Any]:

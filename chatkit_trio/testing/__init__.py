@@ -87,7 +87,8 @@ def __getattr__(name: str) -> Any:
     import pytest
 
     # Its asserts explain themselves only if pytest rewrites them, before the first import.
-    pytest.register_assert_rewrite("chatkit_trio.testing._store_conformance")
+    for module in ("_store_conformance", "_coordination_conformance", "_store_under_test"):
+        pytest.register_assert_rewrite(f"chatkit_trio.testing.{module}")
     from ._store_conformance import StoreConformance
 
     return StoreConformance

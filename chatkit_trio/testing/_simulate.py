@@ -11,13 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 from chatkit_trio.actions import Action
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import Store
-from chatkit_trio.stores import MemoryStore
+from chatkit_trio.stores import MemoryCluster, MemoryStore
 from chatkit_trio.types import ThreadItem
 
 from ._probe import can_repeat_schedules
@@ -88,11 +89,19 @@ class SimulationFailed(AssertionError):
 _SCRIPT_HEAD = "\nto run it again:\n\n"
 
 
+def memory_cluster() -> Callable[[], Store[Any]]:
+    """Return what makes memory stores on the same data, with a lease of 5 seconds."""
+    cluster = MemoryCluster(lease_timeout=5.0)
+    return partial(MemoryStore, cluster=cluster)
+
+
 def simulate(
     make_server: Callable[[Store[Any]], ChatKitServer[Any]] | None = None,
     *,
     seeds: int | Iterable[int] = 100,
     make_store: Callable[[], Store[Any]] = MemoryStore,
+    nodes: int = 1,
+    make_cluster: Callable[[], Callable[[], Store[Any]]] = memory_cluster,
     messages: Sequence[str] = ("Hello",),
     actions: Sequence[Action[str, Any]] = (),
     context: Any = None,
@@ -109,6 +118,10 @@ def simulate(
     a server that isn't running; its clients send `messages` and, if it has widgets, `actions`.
     `make_store` makes an empty store for each run; it survives the run's crashes.
 
+    With `nodes` above 1 so many servers share a store with coordination. Some are killed, paused or
+    cut off from the store, and hints between them get lost. `make_cluster` is called for each run
+    and returns what makes the store of one server, all of them on the same data.
+
     `operations` replaces the random ones, to run one schedule again. `check` is called with a
     `SimulatedRun` after each run that kept the rules, and raises `AssertionError` for what else
     you want to be true.
@@ -119,11 +132,11 @@ def simulate(
             simulate(MyServer, seeds=200)
     """
     pool = None if make_server is None else list(messages)
-    scenario = Scenario(make_server, make_store, pool, actions, context)
+    scenario = Scenario(make_server, make_store, make_cluster, nodes, pool, actions, context)
     trial = _Trials(scenario, check)
     simulation = Simulation()
     for seed in range(seeds) if isinstance(seeds, int) else seeds:
-        given = plan(seed, steps, pool) if operations is None else list(operations)
+        given = plan(seed, steps, pool, nodes) if operations is None else list(operations)
         history, found = trial.run(seed, given)
         if found:
             raise trial.failure(seed, given, found, max_shrinking_runs)
@@ -218,9 +231,16 @@ class _Trials:
         """Return what a script has to import, and its arguments before the seed."""
         imports: list[str] = []
         arguments: list[str] = []
-        given = {"make_server": self._scenario.make_server, "make_store": self._scenario.make_store}
+        scenario = self._scenario
+        given: dict[str, Any] = {
+            "make_server": scenario.make_server,
+            "make_store": scenario.make_store,
+        }
+        if scenario.nodes > 1:
+            given = {"make_server": scenario.make_server, "make_cluster": scenario.make_cluster}
+            arguments.append(f"nodes={scenario.nodes}")
         for name, value in given.items():
-            if value is None or value is MemoryStore:
+            if value in (None, MemoryStore, memory_cluster):
                 continue
             module, path = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
             if path.isidentifier():

@@ -14,7 +14,7 @@ from typing import Any
 
 from chatkit_trio._engine.keeping import ENDING_NOTES
 from chatkit_trio.errors import BaseStreamError, ChatKitError
-from chatkit_trio.server import CancelReason, Turn
+from chatkit_trio.server import CancelReason, RemoteTurn, Turn
 from chatkit_trio.types import (
     AssistantMessageItem,
     HiddenContextItem,
@@ -28,6 +28,7 @@ from chatkit_trio.types import (
 from ._client_turn import ids_of
 from ._simulate_history import (
     Body,
+    Exchange,
     Fact,
     History,
     Life,
@@ -45,6 +46,8 @@ __all__ = ["Problem", "problems"]
 
 _REASONS = {text: reason for reason, text in ENDING_NOTES.items()}
 _JOURNAL_SLACK = 0.1
+_LEASE_SLACK = 3.0
+_LONGEST_ASKING = 15.0
 _NEVER = 10**9
 _WANT_A_THREAD = ("send", "load", "rename", "delete", "feedback")
 _CLIENT_ERRORS = range(400, 500)
@@ -162,9 +165,24 @@ class _View:
         if life.crashed is not None and turn_id in life.unsettled:
             if self.history.ledger.wrapped.journal is None or life.door.has_hung:
                 return True
-            interval = self.history.journal_interval + 3 * self.history.faults.seconds
-            return fact.time > life.crashed_at - interval - _JOURNAL_SLACK
+            return fact.time > self._journaled_before(life.crashed_at)
+        if (lost := self.lost_from(life)) is not None and fact.time > self._journaled_before(lost):
+            return True
         return life.ended_in_trouble
+
+    def _journaled_before(self, time: float) -> float:
+        """Return since when what a turn produced may be missing in the journal at this time."""
+        interval = self.history.journal_interval + 3 * self.history.faults.seconds
+        return time - interval - _JOURNAL_SLACK
+
+    def lost_from(self, life: Life) -> float | None:
+        """Return when trouble began because of which others may have taken a server for dead."""
+        if self.history.settings.nodes == 1:
+            return None
+        lease = life.server.store.coordination.lease_timeout
+        if sum(seconds for _, seconds in life.troubles) < lease - _LEASE_SLACK:
+            return None
+        return min(began for began, _ in life.troubles)
 
     def faults_of(self, turn_id: str) -> bool:
         """Say whether the store failed or hung in this turn."""
@@ -234,7 +252,8 @@ def _is_kept(item: ThreadItem) -> bool:
 def _may_be_cut(view: _View, body: Body) -> bool:
     """Say whether something beside `respond` may have ended its turn."""
     life = body.life
-    return life.crashed is not None or life.ended_in_trouble or body.turn.cancel_reason is not None
+    has_trouble = life.ended_in_trouble or view.lost_from(life) is not None
+    return life.crashed is not None or has_trouble or body.turn.cancel_reason is not None
 
 
 # --- Nothing that wasn't produced --------------------------------------------------------------
@@ -352,7 +371,7 @@ def _was_caused(
             if life is None or life.crashed is not None:
                 return life is not None
             # The server has left without being able to settle it: to the journal it's a crash.
-            return turn_id in life.unsettled
+            return turn_id in life.unsettled or view.lost_from(life) is not None
         case CancelReason.DEADLINE:
             return body is None or body.turn.policy.turn_timeout is not None
         case CancelReason.SILENT:
@@ -548,6 +567,7 @@ def _has_ended_between(view: _View, earlier: Reading, later: Reading) -> bool:
     """Say whether a server has ended: what a reader was told of a live turn may be lost then."""
     return any(
         earlier.number < (life.crashed or life.ended or _NEVER) < later.ended
+        or view.lost_from(life) is not None
         for life in view.history.lives
     )
 
@@ -572,19 +592,25 @@ def _known_threads_are_found(view: _View) -> Iterator[str]:
 def _readers_agree(view: _View) -> Iterator[str]:
     """All who read a turn get the same frames, in order, and those that read on get them all."""
     # By turn and not by its id: a request whose first writes failed is repeated with the same id.
-    frames: dict[Turn[Any], dict[int, bytes]] = defaultdict(dict)
+    frames: dict[Turn[Any] | RemoteTurn, dict[int, bytes]] = defaultdict(dict)
     exchanges = [exchange for exchange in view.history.exchanges if not exchange.is_repeat]
     for exchange in exchanges:
-        own = frames[exchange.turn]
+        own = frames[_turn_read(view, exchange)]
         for number, frame in enumerate(exchange.frames, exchange.first_frame):
             if own.setdefault(number, frame) != frame:
                 yield f"two readers of one turn got different frames as number {number}"
     for exchange in exchanges:
         if exchange.complete is not None:
             end = exchange.first_frame + len(exchange.frames)
-            missed = max(frames[exchange.turn], default=end - 1) + 1 - end
+            missed = max(frames[_turn_read(view, exchange)], default=end - 1) + 1 - end
             if missed > 0:
                 yield f"a reader was told that the stream is over, and lacks {missed} frames"
+
+
+def _turn_read(view: _View, exchange: Exchange) -> Turn[Any] | RemoteTurn:
+    if isinstance(exchange.turn, RemoteTurn) and exchange.turn.id in view.bodies:
+        return view.bodies[exchange.turn.id].turn
+    return exchange.turn
 
 
 def _nothing_hidden_is_told(view: _View) -> Iterator[str]:
@@ -647,6 +673,8 @@ def _requests_end_well(view: _View) -> Iterator[str]:
 def _is_excusable(view: _View, request: Request, code: str | None) -> bool:
     if code == "not_running":
         return True
+    if code == "store" and any(view.lost_from(life) is not None for life in view.history.lives):
+        return True
     return any(raised.number < (request.ended or 0) for raised in view.history.faults.raised)
 
 
@@ -654,6 +682,8 @@ def _readers_wait_bounded(view: _View) -> Iterator[str]:
     """A request that doesn't stream is answered within the longest settling time."""
     settings = view.history.settings
     limit = 4 * settings.settle_timeout + 20 * settings.store_seconds + 1
+    if settings.nodes > 1:
+        limit += _LONGEST_ASKING  # another server may have to be found dead first
     for request in view.history.requests:
         if request.operation.do not in ("load", "list", "stop", "rename", "feedback"):
             continue

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatkit_trio.server import CancelReason, Turn
+from chatkit_trio.server import CancelReason, RemoteTurn, Turn
 from chatkit_trio.types import (
     AssistantMessageItem,
     ErrorEvent,
@@ -67,6 +67,9 @@ class Life:
     server: Any
     door: Any
     began: int
+    node: int = 0
+    troubles: list[tuple[float, float]] = field(default_factory=list)
+    """When it was held up or its store failed, and for how many seconds."""
     is_up: bool = False
     is_ending: bool = False
     ended_in_trouble: bool = False
@@ -128,7 +131,7 @@ class Exchange:
 
     number: int
     request: Request
-    turn: Turn[Any]
+    turn: Turn[Any] | RemoteTurn
     first_frame: int
     thread_id: str | None
     frames: list[bytes] = field(default_factory=list)

@@ -7,7 +7,7 @@ the simulator's own server answers is written in the message that asks for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from random import Random
 
 __all__ = ["CLIENT_OPERATIONS", "Operation", "Settings", "plan", "settings_of", "simpler"]
@@ -26,7 +26,7 @@ class Operation:
     at: float
     """When, in seconds of virtual time."""
     do: str
-    """What: one of the clients' operations, or "crash", "restart", "store"."""
+    """What: one of the clients' operations, or "crash", "restart", "store", "hold"."""
     client: int = 0
     """Which client does it, counted from 0."""
     thread: int = 0
@@ -36,7 +36,9 @@ class Operation:
     reading: str = "all"
     """How the client reads the stream it gets, such as "leave:3"."""
     seconds: float = 0.0
-    """How long: a store fault lasts, a server takes to drain or is down."""
+    """How long: a store fault or a hold lasts, a server takes to drain or is down."""
+    node: int = 0
+    """Which of several servers it goes to, or happens to, counted from 0."""
 
     def __repr__(self) -> str:
         given = [
@@ -59,9 +61,13 @@ class Settings:
     on_disconnect: str | float
     on_busy: str
     allow_cancel: bool
+    nodes: int = 1
+    """How many servers share the store."""
+    hints: float = 1.0
+    """How many of the hints between servers arrive."""
 
 
-def settings_of(seed: int) -> Settings:
+def settings_of(seed: int, nodes: int = 1) -> Settings:
     """Return the settings of a seed; they don't depend on the operations."""
     choose = Random(f"settings {seed}").choice  # noqa: S311  (nothing secret)
     after_disconnect: list[str | float] = ["cancel", "cancel", "cancel", "finish", 0.4]
@@ -74,13 +80,27 @@ def settings_of(seed: int) -> Settings:
         on_disconnect=choose(after_disconnect),
         on_busy=choose(["supersede", "supersede", "supersede", "queue", "reject"]),
         allow_cancel=choose([True] * 7 + [False]),
+        nodes=nodes,
+        hints=choose([1.0, 1.0, 0.5, 0.0]),
     )
 
 
-def plan(seed: int, steps: int, messages: Sequence[str] | None) -> list[Operation]:
+def plan(seed: int, steps: int, messages: Sequence[str] | None, nodes: int = 1) -> list[Operation]:
     """Return the operations of a seed, in order of time."""
     rng = Random(f"plan {seed}")  # noqa: S311  (nothing secret)
-    return _Planner(rng, steps, messages).plan()
+    operations = _Planner(rng, steps, messages).plan()
+    return operations if nodes == 1 else _spread(operations, nodes, rng)
+
+
+def _spread(operations: Sequence[Operation], nodes: int, rng: Random) -> list[Operation]:
+    """Spread operations over several servers, some of which are held up for a while."""
+    spread = [replace(operation, node=rng.randrange(nodes)) for operation in operations]
+    end = operations[-1].at
+    for _ in range(rng.choice([0, 0, 1, 2])):
+        kind, seconds = rng.choice(["pause", "cut"]), rng.choice([0.5, 2.0, 8.0])
+        at, node = round(rng.uniform(0, end), 3), rng.randrange(nodes)
+        spread.append(Operation(at, "hold", text=kind, seconds=seconds, node=node))
+    return sorted(spread, key=lambda operation: operation.at)
 
 
 class _Planner:

@@ -7,9 +7,11 @@ lies behind it, next to the real store, and remembers what was really written an
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
+from random import Random
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -17,10 +19,19 @@ import trio
 
 from chatkit_trio.errors import NotFoundError, StoreError
 from chatkit_trio.server import current_turn
-from chatkit_trio.store import Journal, JournalEntry, Settlement, Store
+from chatkit_trio.store import (
+    Coordination,
+    Hint,
+    Journal,
+    JournalEntry,
+    Opening,
+    Settlement,
+    Store,
+    TurnRecord,
+)
 from chatkit_trio.types import ThreadItem
 
-from ._store_doubles import READS, StoreWrapper
+from ._store_doubles import READS, CoordinationWrapper, StoreWrapper
 
 __all__ = ["Door", "Faults", "Ledger", "Raised", "StoreFault", "Write"]
 
@@ -66,7 +77,9 @@ class Raised:
 class Ledger(StoreWrapper[Any]):
     """Remembers what was written, next to the store so that it's true."""
 
-    def __init__(self, store: Store[Any], next_number: Callable[[], int]) -> None:
+    def __init__(
+        self, store: Store[Any], next_number: Callable[[], int], other: Ledger | None = None
+    ) -> None:
         super().__init__(store)
         self._next_number = next_number
         self.writes: list[Write] = []
@@ -82,6 +95,31 @@ class Ledger(StoreWrapper[Any]):
         self.entry_items: dict[str, tuple[str, ...]] = {}
         if store.journal is not None:
             self.journal = _LedgerJournal(store.journal, self)
+        if store.coordination is not None:
+            self.coordination = _LedgerCoordination(store.coordination, self)
+        if other is not None:
+            # Another node of the same data.
+            self.writes, self.added, self.items = other.writes, other.added, other.items
+            self.gone, self.deleted_threads = other.gone, other.deleted_threads
+            self.open_entries, self.entry_items = other.open_entries, other.entry_items
+
+    def note_opening(self, opening: Opening, doomed: Sequence[str]) -> None:
+        """Take down a turn's first writes, and which items they have deleted."""
+        self.open_entries[opening.turn_id] = opening.thread_id
+        self.forget("delete_items_after", opening.thread_id, doomed)
+        for item in (*opening.new_items, *opening.changed_items):
+            self.note("begin", opening.thread_id, [item], opening.turn_id)
+
+    async def items_behind(self, opening: Opening, context: Any) -> list[str]:
+        """Return which items a turn's first writes will delete."""
+        if opening.delete_after is None:
+            return list(opening.deleted_item_ids)
+        with suppress(NotFoundError):
+            page = await self.wrapped.load_thread_items(
+                opening.thread_id, opening.delete_after, 10_000, "asc", context
+            )
+            return [item.id for item in page.data]
+        return []
 
     def note(
         self,
@@ -166,6 +204,34 @@ class _LedgerJournal(Journal[Any]):
             self._ledger.note_settlement(settlement)
 
 
+class _LedgerCoordination(CoordinationWrapper[Any]):
+    def __init__(self, coordination: Coordination[Any], ledger: Ledger) -> None:
+        super().__init__(coordination, ledger)
+        self._ledger = ledger
+
+    async def begin(self, opening: Opening, context: Any) -> TurnRecord | None:
+        doomed = await self._ledger.items_behind(opening, context)
+        is_new = opening.turn_id not in self._ledger.open_entries
+        blocking = await super().begin(opening, context)
+        if blocking is None and is_new:
+            self._ledger.note_opening(opening, doomed)
+        return blocking
+
+
+class _DoorCoordination(CoordinationWrapper[Any]):
+    """Lets only some hints arrive."""
+
+    def __init__(self, coordination: Coordination[Any], door: Door, arrive: float) -> None:
+        super().__init__(coordination, door)
+        self._arrive = arrive
+        self._rng = Random(f"hints {arrive}")  # noqa: S311  (to be repeated)
+
+    @contextmanager
+    def hint(self, about: str) -> Iterator[Hint]:
+        with super().hint(about) as heard:
+            yield heard if self._rng.random() < self._arrive else Hint()
+
+
 @dataclass(slots=True)
 class Faults:
     """What is wrong with the store at the moment; all servers of a run share it."""
@@ -222,10 +288,19 @@ class Faults:
 class Door(StoreWrapper[Any]):
     """The store as one server process has it."""
 
-    def __init__(self, ledger: Ledger, faults: Faults, next_number: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        faults: Faults,
+        next_number: Callable[[], int],
+        hints: float = 1.0,
+    ) -> None:
         super().__init__(ledger)
+        if ledger.coordination is not None:
+            self.coordination = _DoorCoordination(ledger.coordination, self, hints)
         self._faults = faults
         self._next_number = next_number
+        self._held: tuple[str, float] = ("", -inf)
         self._times_entered = 0
         self.is_shut = False
         """Whether the process has crashed."""
@@ -235,6 +310,7 @@ class Door(StoreWrapper[Any]):
     async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
         """Carry out the operation as slowly and wrongly as the run says."""
         self._check()
+        await self._be_held(name)
         faults = self._faults
         seconds = faults.seconds if name not in READS else faults.seconds / 10
         if seconds:
@@ -257,6 +333,23 @@ class Door(StoreWrapper[Any]):
             with trio.move_on_after(0.2, shield=True):
                 await trio.sleep(0.2)
         return answer
+
+    def hold(self, kind: str, seconds: float) -> None:
+        """Hold this process up: "pause" it, or "cut" it off from the store, for so many seconds.
+
+        What a paused process is about to do, it does afterwards.
+        """
+        self._held = kind, trio.current_time() + seconds
+
+    async def _be_held(self, name: str) -> None:
+        kind, until = self._held
+        if trio.current_time() >= until:
+            return
+        with trio.CancelScope(shield=kind == "pause"):
+            await trio.sleep_until(until)
+        self._check()
+        if kind == "cut":
+            raise self._fault(name)
 
     def _fault(self, name: str) -> StoreFault:
         error = StoreFault(f"the simulated store failed at {name}")

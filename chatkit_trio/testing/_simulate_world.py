@@ -25,6 +25,7 @@ from chatkit_trio.server import (
     ChatKitServer,
     FramesLost,
     StreamingResult,
+    Turn,
     current_turn,
 )
 from chatkit_trio.store import Store
@@ -88,6 +89,8 @@ class Scenario:
 
     make_server: Callable[[Store[Any]], ChatKitServer[Any]] | None
     make_store: Callable[[], Store[Any]]
+    make_cluster: Callable[[], Callable[[], Store[Any]]]
+    nodes: int
     messages: Sequence[str] | None
     actions: Sequence[Action[str, Any]]
     context: Any
@@ -157,12 +160,22 @@ class _World:
         self._scenario = scenario
         self._operations = operations
         self.next_number = partial(next, count(1))
-        settings = settings_of(seed)
-        ledger = Ledger(scenario.make_store(), self.next_number)
+        settings = settings_of(seed, scenario.nodes)
+        if scenario.nodes == 1:
+            self._ledgers = [Ledger(scenario.make_store(), self.next_number)]
+        else:
+            make_node = scenario.make_cluster()
+            first = Ledger(make_node(), self.next_number)
+            others = range(scenario.nodes - 1)
+            self._ledgers = [
+                first,
+                *(Ledger(make_node(), self.next_number, first) for _ in others),
+            ]
+        ledger = self._ledgers[0]
         faults = Faults(settings.store_seconds)
         self.history = History(seed, settings, ledger, faults, scenario.make_server is None)
         self.tasks = _LivingTasks()
-        self._life: Life | None = None
+        self._current: dict[int, Life] = {}
         self._connections: dict[Life, list[trio.CancelScope]] = {}
         self._scopes: dict[Life, trio.CancelScope] = {}
         self._up: dict[Life, trio.Event] = {}
@@ -213,31 +226,36 @@ class _World:
 
     async def _run_operations(self) -> None:
         async with trio.open_nursery() as self._lives:
-            await self._start_life()
+            for node in range(self._scenario.nodes):
+                await self._start_life(node)
             async with trio.open_nursery() as self._clients:
                 for operation in self._operations:
                     await trio.sleep_until(operation.at)
                     self._clients.start_soon(self._do, operation)
             self.history.faults.heal()
             await self._wait_until_quiet()
-            await self._end_life()
+            await self._end_lives()
 
     async def _do(self, operation: Operation) -> None:
         match operation.do:
             case "store":
                 self._trace(f"the store: {operation.text} for {operation.seconds} s")
+                for life in self._current.values():
+                    life.troubles.append((trio.current_time(), operation.seconds))
                 self.history.faults.begin(operation.text, operation.seconds)
             case "crash":
                 await self._crash(operation)
             case "restart":
                 await self._restart(operation)
+            case "hold":
+                self._hold(operation)
             case _:
                 await self._request(operation)
 
     async def _wait_until_quiet(self) -> None:
         with trio.move_on_after(_QUIET_TIMEOUT) as limit:
             for body in self.history.bodies:
-                if body.life is self._life:
+                if body.life in self._current.values():
                     await body.turn.settled.wait()
         if limit.cancelled_caught:
             self._problem(
@@ -246,23 +264,23 @@ class _World:
 
     # --- Servers -------------------------------------------------------------------------------
 
-    async def _start_life(self) -> None:
+    async def _start_life(self, node: int) -> None:
         history = self.history
-        door = Door(history.ledger, history.faults, self.next_number)
+        door = Door(self._ledgers[node], history.faults, self.next_number, history.settings.hints)
         make_server = self._scenario.make_server
         server = (
             SimulatedServer(door, history.settings) if make_server is None else make_server(door)
         )
         if server.store is not door:
             raise ValueError("make_server must give the store it's called with to the server")
-        life = Life(len(history.lives), server, door, self.next_number())
+        life = Life(len(history.lives), server, door, self.next_number(), node)
         history.journal_interval = server.journal_interval
         self._follow_bodies(life)
         history.lives.append(life)
         self._connections[life] = []
         self._scopes[life] = trio.CancelScope()
         self._up[life], self._leaving[life], self._down[life] = (trio.Event() for _ in range(3))
-        self._life = life
+        self._current[node] = life
         self._lives.start_soon(self._live, life)
         await self._up[life].wait()
 
@@ -285,7 +303,8 @@ class _World:
     def _note_unsettled(self, life: Life) -> None:
         """Note which turns a process leaves behind."""
         turns = [body.turn for body in self.history.bodies if body.life is life]
-        turns += [each.turn for each in self.history.exchanges if each.request.life is life]
+        read = [each.turn for each in self.history.exchanges if each.request.life is life]
+        turns += [turn for turn in read if isinstance(turn, Turn)]
         life.unsettled = {turn.id for turn in turns if not turn.settled.is_set()}
 
     async def _try_to_live(self, life: Life) -> bool:
@@ -308,11 +327,11 @@ class _World:
         entry = LogRecord(self.next_number(), logging.INFO, "the server didn't start", error)
         self.history.log.append(entry)
 
-    async def _end_life(self) -> None:
-        life = self._life
-        assert life is not None
-        if not life.is_ending:
-            await self._leave(life)
+    async def _end_lives(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for life in self._current.values():
+                if not life.is_ending:
+                    nursery.start_soon(self._leave, life)
 
     async def _leave(self, life: Life) -> None:
         life.is_ending = True
@@ -322,8 +341,18 @@ class _World:
         await self._down[life].wait()
         self._trace(f"server {life.index} is down")
 
+    def _hold(self, operation: Operation) -> None:
+        """Pause a server, or cut it off from the store."""
+        life = self._current.get(operation.node)
+        if life is None or not life.is_up:
+            return
+        self._trace(f"server {life.index}: {operation.text} for {operation.seconds} s")
+        self.history.faults.were_any = True
+        life.troubles.append((trio.current_time(), operation.seconds))
+        life.door.hold(operation.text, operation.seconds)
+
     async def _restart(self, operation: Operation) -> None:
-        life = self._life
+        life = self._current.get(operation.node)
         if life is None or life.is_ending or not life.is_up:
             return
         life.is_ending = True
@@ -333,10 +362,10 @@ class _World:
         await life.server.drain(operation.seconds)
         await self._leave(life)
         if life.crashed is None:
-            await self._start_life()
+            await self._start_life(life.node)
 
     async def _crash(self, operation: Operation) -> None:
-        life = self._life
+        life = self._current.get(operation.node)
         if life is None or not life.is_up:
             return
         self._trace(f"server {life.index} crashes")
@@ -349,8 +378,8 @@ class _World:
         self._scopes[life].cancel()
         await life.door.crash()
         await trio.sleep(max(operation.seconds, 0.01))
-        if self._life is life:
-            await self._start_life()
+        if self._current[life.node] is life:
+            await self._start_life(life.node)
 
     def _follow_bodies(self, life: Life) -> None:
         recorder = Recorder(life.server)
@@ -376,7 +405,7 @@ class _World:
     # --- Requests ------------------------------------------------------------------------------
 
     async def _request(self, operation: Operation) -> None:
-        life = self._life
+        life = self._current.get(operation.node)
         if life is None or not life.is_up:
             return
         _life.set(life)
@@ -563,8 +592,9 @@ class _World:
     def _exchange(self, request: Request, turn: ClientTurn) -> Exchange:
         connection = turn.connection
         assert isinstance(connection, ServerConnection)
-        first = connection.result.next_frame_number
-        exchange = Exchange(self.next_number(), request, turn.server_turn, first, request.thread_id)
+        result = connection.result
+        first = result.next_frame_number
+        exchange = Exchange(self.next_number(), request, result.turn, first, request.thread_id)
         self.history.exchanges.append(exchange)
         return exchange
 
@@ -725,11 +755,12 @@ class _World:
     async def _look(self) -> None:
         """Have another server read and continue every thread, then look into the store itself."""
         async with trio.open_nursery() as self._lives:
-            await self._start_life()
+            self._current.clear()
+            await self._start_life(0)
             for thread_id in list(self.history.known):
                 await self._continue(thread_id)
             await self._wait_until_quiet()
-            await self._end_life()
+            await self._end_lives()
         await self._look_into_store()
 
     async def _continue(self, thread_id: str) -> None:

@@ -60,7 +60,7 @@ class StoreWrapper(Store[TContext]):
         if store.journal is not None:
             self.journal = _JournalWrapper(store.journal, self)
         if store.coordination is not None:
-            self.coordination = _CoordinationWrapper(store.coordination, self)
+            self.coordination = CoordinationWrapper(store.coordination, self)
 
     async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
         """Carry out the operation `name`; override it to do something before or after."""
@@ -133,9 +133,6 @@ class StoreWrapper(Store[TContext]):
         call = partial(self.wrapped.delete_thread_item, thread_id, item_id, context=context)
         await self.around("delete_thread_item", call)
 
-    async def begin_turn(self, opening: Opening, context: TContext) -> None:
-        await self.around("begin_turn", partial(self.wrapped.begin_turn, opening, context))
-
     async def settle(self, settlement: Settlement, context: TContext) -> None:
         await self.around("settle", partial(self.wrapped.settle, settlement, context))
 
@@ -196,7 +193,7 @@ class _JournalWrapper(Journal[TContext], Generic[TContext]):
         await self._store.around("journal.settle_abandoned", call)
 
 
-class _CoordinationWrapper(Coordination[TContext], Generic[TContext]):
+class CoordinationWrapper(Coordination[TContext], Generic[TContext]):
     """Hints pass straight through: they are told and heard without waiting."""
 
     def __init__(self, coordination: Coordination[TContext], store: StoreWrapper[TContext]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from chatkit_trio.errors import NotFoundError
-from chatkit_trio.store import JournalEntry, Settlement, Store
+from chatkit_trio.store import JournalEntry, Opening, Settlement, Store
 from chatkit_trio.types import (
     Attachment,
     AttachmentBase,
@@ -302,9 +302,43 @@ async def live_a_turn(store: Store[Any], thread_id: str, context: Any) -> None:
     await store.settle(Settlement(thread_id, turn_id, (item,)), context)
 
 
-A_TURN = "a whole turn"
+def opening(turn_id: str, thread_id: str) -> Opening:
+    """Make the first writes of a turn on a prepared thread: one item."""
+    return Opening(thread_id, turn_id, new_items=(note(f"of_{turn_id}", thread_id),))
 
-OPERATIONS: dict[str, Operation] = READS | WRITES | {A_TURN: live_a_turn}
+
+def full_opening(turn_id: str, thread_id: str) -> Opening:
+    """Make first writes of every kind, on a prepared thread."""
+    return Opening(
+        thread_id,
+        turn_id,
+        new_thread=thread(thread_id, "after"),
+        attachments=(attachment(f"atc_{thread_id}", "after"),),
+        delete_after="i3",
+        deleted_item_ids=("i2", "i9"),
+        new_items=(note("i4", thread_id, "new"), note("i5", thread_id, "new")),
+        changed_items=(note("i1", thread_id, "after"), note("i6", thread_id, "new")),
+    )
+
+
+A_FULL_OPENING = Snapshot(
+    "after",
+    (("i1", "after"), ("i3", "before"), ("i4", "new"), ("i5", "new"), ("i6", "new")),
+    "after",
+)
+"""What a prepared thread is after `full_opening`."""
+
+
+async def begin_a_turn(store: Store[Any], thread_id: str, context: Any) -> None:
+    """Let a turn begin with first writes of every kind."""
+    assert store.coordination is not None
+    await store.coordination.begin(full_opening(f"turn_{thread_id}", thread_id), context)
+
+
+A_TURN = "a whole turn"
+A_BEGINNING = "the beginning of a turn"
+
+OPERATIONS: dict[str, Operation] = READS | WRITES | {A_TURN: live_a_turn, A_BEGINNING: begin_a_turn}
 
 MANY_STEPS = ("settle", "delete_items_after")
 """The operations that a store without transactions does in more than one step."""

@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from chatkit_trio.errors import NotFoundError, StoreError
-from chatkit_trio.store import JournalEntry, Settlement
+from chatkit_trio.store import JournalEntry, Settlement, Store
 from chatkit_trio.stores import SQLiteStore, _sqlite_queries, _sqlite_schema
 from chatkit_trio.testing import StoreConformance
 from chatkit_trio.testing._store_samples import note, prepare, snapshot, thread
@@ -55,6 +55,10 @@ class TestSQLiteStore(StoreConformance):
 
     def other_context(self) -> str:
         return "bob"
+
+    async def make_silent(self, store: Store[Any]) -> None:
+        assert store.coordination is not None
+        (self.path.parent / f"chat.db-instance-{store.coordination.node}").unlink()
 
     async def crash_during(self, operation: str, thread_id: str, statement: int) -> bool:
         order = json.dumps([str(self.path), operation, thread_id, statement])
@@ -186,7 +190,7 @@ class TestSchema:
         async with SQLiteStore(path) as store:
             assert await store.load_thread("thr_1", None) == thread("thr_1")
             await store.journal.begin("turn_1", "thr_1", None)
-            assert writer(store).execute("PRAGMA user_version").fetchone() == (3,)
+            assert writer(store).execute("PRAGMA user_version").fetchone() == (4,)
 
     async def test_an_open_turn_in_a_file_of_version_2_is_recovered(self, path: Path) -> None:
         with closing(sqlite3.connect(path)) as old:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +15,22 @@ import trio
 
 from chatkit_trio.errors import NotFoundError
 from chatkit_trio.store import (
+    Fence,
     Journal,
     JournalEntry,
+    News,
+    Opening,
     RequestRecord,
     Settlement,
     Store,
+    TurnRecord,
     UnstorableItem,
+    fence,
+    fencing_turn,
 )
-from chatkit_trio.stores import MemoryStore, SQLiteStore
+from chatkit_trio.stores import MemoryCluster, MemoryStore, SQLiteStore
+from chatkit_trio.stores._memory_cluster import TurnRow
+from chatkit_trio.stores._memory_coordination import MemoryCoordination, MemoryJournal
 from chatkit_trio.testing import StoreConformance, StoreWrapper
 from chatkit_trio.types import Attachment, Page, SDKHiddenContextItem, ThreadItem, ThreadMetadata
 
@@ -769,3 +777,502 @@ class LeavesTheClaimOpen(StoreWrapper[str]):
 class TestLeavesTheClaimOpen(PersistentKit):
     __test__ = True
     wrapper = LeavesTheClaimOpen
+
+
+# --- Coordination ------------------------------------------------------------------------------
+
+
+class ClusterKit(StoreConformance):
+    """A memory cluster in which one part has the fault."""
+
+    __test__ = False
+    persistent = True
+    cluster: type[MemoryCluster] = MemoryCluster
+    store: type[MemoryStore[str]] = MemoryStore
+    coordination: type[MemoryCoordination[str]] = MemoryCoordination
+    journal: type[MemoryJournal[str]] = MemoryJournal
+
+    @pytest.fixture(autouse=True)
+    def _cluster(self) -> None:
+        self.now = 0.0
+        self.data = self.cluster(clock=lambda: self.now)
+
+    @asynccontextmanager
+    async def open_store(self) -> AsyncIterator[Store[str]]:
+        store = self.store(owner=str, cluster=self.data)
+        store.coordination = store._node = self.coordination(self.data, str)
+        store.journal = self.journal(self.data, store._node, str)
+        async with store:
+            yield store
+
+    def context(self) -> str:
+        return "ann"
+
+    def other_context(self) -> str:
+        return "bob"
+
+    async def make_silent(self, store: Store[Any]) -> None:
+        self.now += self.data.lease_timeout
+
+
+class NoFence(MemoryStore[str]):
+    async def _write(self, *, settles: str | None = None) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class TestNoFence(ClusterKit):
+    __test__ = True
+    store = NoFence
+
+
+class NoFenceForAttachments(MemoryStore[str]):
+    async def save_attachment(self, attachment: Attachment, context: str) -> None:
+        token = fence.set(None)
+        try:
+            await super().save_attachment(attachment, context)
+        finally:
+            fence.reset(token)
+
+
+class TestNoFenceForAttachments(ClusterKit):
+    __test__ = True
+    store = NoFenceForAttachments
+
+
+class FenceAsksFirst(MemoryStore[str]):
+    """Looks for the record, and writes in another transaction."""
+
+    async def _write(self, *, settles: str | None = None) -> None:
+        await super()._write(settles=settles)
+        if fencing_turn() is not None:
+            for _ in range(3):  # what one transaction of a database takes at least
+                await trio.lowlevel.checkpoint()
+
+
+class TestFenceAsksFirst(ClusterKit):
+    __test__ = True
+    store = FenceAsksFirst
+
+
+class FenceOfAnyNode(MemoryCluster):
+    """Lets a turn write on a node that it isn't live on."""
+
+    def check_live(self, turn_id: str, node: str) -> None:
+        turn = self.turns.get(turn_id)
+        super().check_live(turn_id, node if turn is None else turn.node)
+
+
+class TestFenceOfAnyNode(ClusterKit):
+    __test__ = True
+    cluster = FenceOfAnyNode
+
+
+class FenceUntilSettled(MemoryCluster):
+    """Lets a turn write that is abandoned and not settled yet."""
+
+    def check_live(self, turn_id: str, node: str) -> None:
+        if turn_id not in self.turns:
+            super().check_live(turn_id, node)
+
+
+class TestFenceUntilSettled(ClusterKit):
+    __test__ = True
+    cluster = FenceUntilSettled
+
+
+class FenceIsNeverLifted(MemoryStore[str]):
+    async def _write(self, *, settles: str | None = None) -> None:
+        mine = fence.get()
+        token = fence.set(None if mine is None else Fence(mine.turn_id))
+        try:
+            await super()._write(settles=settles)
+        finally:
+            fence.reset(token)
+
+
+class TestFenceIsNeverLifted(ClusterKit):
+    __test__ = True
+    store = FenceIsNeverLifted
+
+
+class LooksThenBegins(MemoryCoordination[str]):
+    """Lets another turn in between looking at the thread and recording the turn."""
+
+    async def begin(self, opening: Opening, context: str) -> TurnRecord | None:
+        found = await self.record(opening.thread_id)
+        await trio.lowlevel.checkpoint()
+        if found is not None:
+            return await super().begin(opening, context)
+        self._cluster._carry_out(opening, context)
+        turn = TurnRow(opening.turn_id, opening.thread_id, context, self.node)
+        self._cluster.turns[turn.turn_id] = turn
+        return None
+
+
+class TestLooksThenBegins(ClusterKit):
+    __test__ = True
+    coordination = LooksThenBegins
+
+
+class WritesThenRecords(MemoryCoordination[str]):
+    """Makes the first writes one by one, and then the record."""
+
+    async def begin(self, opening: Opening, context: str) -> TurnRecord | None:
+        bare = Opening(opening.thread_id, opening.turn_id)
+        if await self.record(opening.thread_id) is not None:
+            return await super().begin(bare, context)
+        await MemoryStore[str](owner=str, cluster=self._cluster).begin_turn(opening, context)
+        return await super().begin(bare, context)
+
+
+class TestWritesThenRecords(ClusterKit):
+    __test__ = True
+    coordination = WritesThenRecords
+
+
+class RecordsThenWrites(MemoryCoordination[str]):
+    """Makes the record, and then the first writes: a cancellation falls between the two."""
+
+    async def begin(self, opening: Opening, context: str) -> TurnRecord | None:
+        has_begun = opening.turn_id in self._cluster.turns
+        bare = Opening(opening.thread_id, opening.turn_id, new_thread=opening.new_thread)
+        found = await super().begin(bare, context)
+        if found is None and not has_begun:
+            await MemoryStore[str](owner=str, cluster=self._cluster).begin_turn(opening, context)
+        return found
+
+
+class TestRecordsThenWrites(ClusterKit):
+    __test__ = True
+    coordination = RecordsThenWrites
+
+
+class BeginsWhenCancelled(MemoryCoordination[str]):
+    async def begin(self, opening: Opening, context: str) -> TurnRecord | None:
+        found = await super().begin(opening, context)
+        await trio.lowlevel.checkpoint()
+        return found
+
+
+class TestBeginsWhenCancelled(ClusterKit):
+    __test__ = True
+    coordination = BeginsWhenCancelled
+
+
+class BeginsTwice(MemoryCluster):
+    """Takes a turn that asks again for another one."""
+
+    def _has_begun(self, turn_id: str, owner: str, node: str) -> bool:
+        super()._has_begun(turn_id, owner, node)
+        return False
+
+
+class TestBeginsTwice(ClusterKit):
+    __test__ = True
+    cluster = BeginsTwice
+
+
+class NoLine(MemoryCluster):
+    """Whoever comes to a free thread has it."""
+
+    def _waiting_for(self, thread_id: str) -> Iterator[TurnRow]:
+        return iter(())
+
+
+class TestNoLine(ClusterKit):
+    __test__ = True
+    cluster = NoLine
+
+
+class LastComesFirst(MemoryCluster):
+    def _waiting_for(self, thread_id: str) -> Iterator[TurnRow]:
+        return reversed(list(super()._waiting_for(thread_id)))
+
+
+class TestLastComesFirst(ClusterKit):
+    __test__ = True
+    cluster = LastComesFirst
+
+
+class LosesItsPlace(MemoryCluster):
+    """Puts a turn that asks again at the end of the line."""
+
+    def begin(self, opening: Opening, owner: str, node: str) -> TurnRow | None:
+        found = super().begin(opening, owner, node)
+        if found is not None:
+            self._line[opening.turn_id] = self._line.pop(opening.turn_id)
+        return found
+
+
+class TestLosesItsPlace(ClusterKit):
+    __test__ = True
+    cluster = LosesItsPlace
+
+
+class OneLineForAllThreads(MemoryCluster):
+    def _waiting_for(self, thread_id: str) -> Iterator[TurnRow]:
+        return iter(list(self._line.values()))
+
+
+class TestOneLineForAllThreads(ClusterKit):
+    __test__ = True
+    cluster = OneLineForAllThreads
+
+
+class NeverWithdraws(MemoryCoordination[str]):
+    async def withdraw(self, turn_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class TestNeverWithdraws(ClusterKit):
+    __test__ = True
+    coordination = NeverWithdraws
+
+
+class WithdrawEndsTheTurn(MemoryCoordination[str]):
+    async def withdraw(self, turn_id: str) -> None:
+        await super().withdraw(turn_id)
+        self._cluster.turns.pop(turn_id, None)
+
+
+class TestWithdrawEndsTheTurn(ClusterKit):
+    __test__ = True
+    coordination = WithdrawEndsTheTurn
+
+
+class PlacesOfTheSilentCount(MemoryCluster):
+    def _waiting_for(self, thread_id: str) -> Iterator[TurnRow]:
+        waiting = [place for place in self._line.values() if place.thread_id == thread_id]
+        return iter(waiting)
+
+
+class TestPlacesOfTheSilentCount(ClusterKit):
+    __test__ = True
+    cluster = PlacesOfTheSilentCount
+
+
+class TurnsOfTheDeadDontCount(MemoryCluster):
+    """Lets the next turn begin before the answer that was cut is stored."""
+
+    def live_on(self, thread_id: str) -> TurnRow | None:
+        found = super().live_on(thread_id)
+        return found if found is not None and self.is_alive(found.node) else None
+
+
+class TestTurnsOfTheDeadDontCount(ClusterKit):
+    __test__ = True
+    cluster = TurnsOfTheDeadDontCount
+
+
+class SilentIsAlive(MemoryCluster):
+    """Takes only those for dead that have said that they leave."""
+
+    def is_alive(self, name: str) -> bool:
+        return name in self._nodes
+
+
+class TestSilentIsAlive(ClusterKit):
+    __test__ = True
+    cluster = SilentIsAlive
+
+
+class LeaseByWallClock(MemoryCluster):
+    """Counts leases by another clock than the store's."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+
+
+class TestLeaseByWallClock(ClusterKit):
+    __test__ = True
+    cluster = LeaseByWallClock
+
+
+class NewsRenewsNothing(MemoryCluster):
+    """Counts a lease from the opening of the store on."""
+
+    def open_box(self, name: str) -> tuple[bytes, ...]:
+        asked_at = self._nodes[name].asked_at
+        messages = super().open_box(name)
+        self._nodes[name].asked_at = asked_at
+        return messages
+
+
+class TestNewsRenewsNothing(ClusterKit):
+    __test__ = True
+    cluster = NewsRenewsNothing
+
+
+class ForgetsWhoWasTakenForDead(MemoryCluster):
+    """A node that asks again has all of its turns back, also those that another settles."""
+
+    def open_box(self, name: str) -> tuple[bytes, ...]:
+        for turn in self.turns.values():
+            turn.is_abandoned = turn.is_abandoned and turn.node != name
+        return super().open_box(name)
+
+
+class TestForgetsWhoWasTakenForDead(ClusterKit):
+    __test__ = True
+    cluster = ForgetsWhoWasTakenForDead
+
+
+class TellsTheTurnsOfAll(MemoryCoordination[str]):
+    async def news(self) -> News:
+        news = await super().news()
+        return News(news.messages, frozenset(self._cluster.turns))
+
+
+class TestTellsTheTurnsOfAll(ClusterKit):
+    __test__ = True
+    coordination = TellsTheTurnsOfAll
+
+
+class HearsTwice(MemoryCluster):
+    """Deletes a message when the next one is heard."""
+
+    def open_box(self, name: str) -> tuple[bytes, ...]:
+        messages = super().open_box(name)
+        if len(messages) > 1:
+            self._nodes[name].box.append(messages[-1])
+        return messages
+
+
+class TestHearsTwice(ClusterKit):
+    __test__ = True
+    cluster = HearsTwice
+
+
+class LosesWhatIsHeard(MemoryCoordination[str]):
+    """Deletes the messages, and may then be cancelled."""
+
+    async def news(self) -> News:
+        news = await super().news()
+        await trio.lowlevel.checkpoint()
+        return news
+
+
+class TestLosesWhatIsHeard(ClusterKit):
+    __test__ = True
+    coordination = LosesWhatIsHeard
+
+
+class LooksThenDeletes(MemoryCoordination[str]):
+    """Deletes all that is in the box, after it has read it."""
+
+    async def news(self) -> News:
+        read = tuple(self._cluster._nodes[self.open_node()].box)
+        return News(read, (await super().news()).live)
+
+
+class TestLooksThenDeletes(ClusterKit):
+    __test__ = True
+    coordination = LooksThenDeletes
+
+
+class MessagesHaveNoOrder(MemoryCluster):
+    def open_box(self, name: str) -> tuple[bytes, ...]:
+        return tuple(sorted(super().open_box(name)))
+
+
+class TestMessagesHaveNoOrder(ClusterKit):
+    __test__ = True
+    cluster = MessagesHaveNoOrder
+
+
+class PostsToAll(MemoryCluster):
+    def post(self, name: str, message: bytes) -> None:
+        for node in self._nodes:
+            super().post(node, message)
+
+
+class TestPostsToAll(ClusterKit):
+    __test__ = True
+    cluster = PostsToAll
+
+
+class BeginForgetsTheOwner(MemoryCluster):
+    """Begins on whatever thread it is given."""
+
+    def begin(self, opening: Opening, owner: str, node: str) -> TurnRow | None:
+        row = self.threads.get(opening.thread_id)
+        return super().begin(opening, owner if row is None else row.owner, node)
+
+
+class TestBeginForgetsTheOwner(ClusterKit):
+    __test__ = True
+    cluster = BeginForgetsTheOwner
+
+
+class TurnIdsHaveNoOwner(MemoryCluster):
+    def _has_begun(self, turn_id: str, owner: str, node: str) -> bool:
+        return turn_id in self.turns
+
+
+class TestTurnIdsHaveNoOwner(ClusterKit):
+    __test__ = True
+    cluster = TurnIdsHaveNoOwner
+
+
+class DeletionKeepsTheTurn(MemoryCluster):
+    def end_thread(self, thread_id: str) -> None:
+        turns, line = dict(self.turns), dict(self._line)
+        super().end_thread(thread_id)
+        self.turns |= turns
+        self._line |= line
+
+
+class TestDeletionKeepsTheTurn(ClusterKit):
+    __test__ = True
+    cluster = DeletionKeepsTheTurn
+
+
+class CheckpointsStayAtHome(MemoryCoordination[str]):
+    """Knows what its own turns have checkpointed."""
+
+    async def checkpointed(self, turn_id: str) -> JournalEntry | None:
+        found = await super().checkpointed(turn_id)
+        turn = self._cluster.turns.get(turn_id)
+        is_mine = turn is not None and turn.node == self.node
+        return found if is_mine or found is None else replace(found, items=())
+
+
+class TestCheckpointsStayAtHome(ClusterKit):
+    __test__ = True
+    coordination = CheckpointsStayAtHome
+
+
+class SettlesBesideTheRecord(MemoryCluster):
+    """Stores the answer, and leaves the thread taken."""
+
+    def _end_turn(self, turn_id: str) -> None:
+        pass
+
+
+class TestSettlesBesideTheRecord(ClusterKit):
+    __test__ = True
+    cluster = SettlesBesideTheRecord
+
+
+class RefusesToRepeat(MemoryCluster):
+    """Doesn't know a settlement again whose outcome the caller hasn't heard of."""
+
+    def _remember(self, turn_id: str, digest: str) -> None:
+        pass
+
+
+class TestRefusesToRepeat(ClusterKit):
+    __test__ = True
+    cluster = RefusesToRepeat
+
+
+class SettlesWhatOthersSettled(MemoryCluster):
+    """Adds what a settlement has to a turn that another node has settled."""
+
+    def settle_live(self, settlement: Settlement, owner: str, node: str) -> None:
+        self.settle(settlement, owner)
+
+
+class TestSettlesWhatOthersSettled(ClusterKit):
+    __test__ = True
+    cluster = SettlesWhatOthersSettled
