@@ -31,7 +31,7 @@ from ._postgresql_errors import (
 from ._postgresql_node import Node
 from ._postgresql_schema import prepare
 from ._postgresql_settings import Settings, connect
-from ._postgresql_statements import Cursor, Statement, in_one_trip, is_alive, undone
+from ._postgresql_statements import Cursor, Statement, in_one_trip, is_alive, pipeline, undone
 
 T = TypeVar("T")
 
@@ -89,9 +89,9 @@ class Transaction:
         """Carry out statements in one round trip, and keep the transaction open."""
         # One pipeline for the whole transaction: the end of psycopg's sends a message behind its
         # last one, after which the server doesn't count idle_in_transaction_session_timeout.
-        pipeline = self._begun()
+        begun = self._begun()
         cursors = [statement.send(self._connection) for statement in statements]
-        pipeline.sync()
+        begun.sync()
         return cursors
 
     def finish(self, *statements: Statement) -> list[Cursor]:
@@ -109,7 +109,7 @@ class Transaction:
     def _begun(self) -> psycopg.Pipeline:
         if self._pipeline is None:
             self._stack.enter_context(undone(self._connection))
-            self._pipeline = self._stack.enter_context(self._connection.pipeline())
+            self._pipeline = self._stack.enter_context(pipeline(self._connection))
             _BEGIN.send(self._connection)
         return self._pipeline
 

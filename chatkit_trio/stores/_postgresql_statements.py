@@ -31,8 +31,23 @@ def in_one_trip(connection: Connection, statements: Sequence[Statement]) -> list
     """Send all statements, then wait for all answers; the first that fails ends the rest."""
     if len(statements) == 1:
         return [statements[0].send(connection)]
-    with connection.pipeline():
+    with pipeline(connection):
         return [statement.send(connection) for statement in statements]
+
+
+@contextmanager
+def pipeline(connection: Connection) -> Iterator[psycopg.Pipeline]:
+    """Send without waiting; the connection is closed if a statement fails.
+
+    psycopg takes a statement for prepared that it has sent behind one that failed, and the server
+    has skipped it.
+    """
+    try:
+        with connection.pipeline() as inner:
+            yield inner
+    except psycopg.Error:
+        connection.close()
+        raise
 
 
 @contextmanager

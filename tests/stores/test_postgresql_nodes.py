@@ -228,6 +228,18 @@ class TestFence:
                         await write()
             assert dump(postgresql_url) == before
 
+    async def test_refused_writes_leave_connections_that_can_be_used(
+        self, postgresql_url: str
+    ) -> None:
+        """psycopg prepares a statement at its sixth use: also if that is behind one that failed."""
+        async with opened(postgresql_url, max_connections=2) as node:
+            for n in range(20):
+                with fence_of("turn_none"), pytest.raises(TurnFencedError):
+                    await node.add_thread_item("thr_1", note(f"i{n}", "thr_1"), None)
+                await node.add_thread_item("thr_1", note(f"j{n}", "thr_1"), None)
+                await node.delete_items_after("thr_1", f"j{n}", None)
+            assert await item_ids(node) == [f"j{n}" for n in range(20)]
+
     async def test_news_tell_a_node_that_its_turn_was_taken_over(self, postgresql_url: str) -> None:
         async with (
             opened(postgresql_url) as node,
