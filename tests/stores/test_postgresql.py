@@ -30,6 +30,7 @@ from chatkit_trio.stores import _postgresql_schema
 from chatkit_trio.stores.postgresql import PostgreSQLStore
 from chatkit_trio.testing import StoreConformance
 from chatkit_trio.testing._store_samples import note, thread
+from tests import postgresql_server
 from tests.postgresql_server import Server
 
 HERE = Path(__file__).parent
@@ -474,3 +475,13 @@ def let_leases_run_out(url: str, node: str | None = None) -> None:
             """,
             (node,),
         )
+
+
+def test_without_a_server_these_tests_are_skipped_or_fail_where_one_is_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(postgresql_server, "programs", lambda: None)
+    for needed, outcome in (("", pytest.skip.Exception), ("1", pytest.fail.Exception)):
+        monkeypatch.setenv(postgresql_server.NEEDED, needed)
+        with pytest.raises(outcome, match="apt-get install postgresql"):
+            postgresql_server.running_server().__enter__()
