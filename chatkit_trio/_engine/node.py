@@ -289,11 +289,24 @@ class Node:
                     await self._withdraw(turn)
 
     async def _withdraw(self, turn: Turn[Any]) -> None:
+        """Leave the line: now, or as soon as the store can be used."""
         with trio.move_on_after(turn.policy.settle_timeout, shield=True):
-            try:
-                await self._coordination.withdraw(turn.id)
-            except Exception:
-                logger.exception("%s can't leave the line of its thread", turn.id)
+            if await self._has_left_line(turn.id):
+                return
+        if self._nursery is not None:
+            self._nursery.start_soon(self._keep_withdrawing, turn.id)
+
+    async def _keep_withdrawing(self, turn_id: str) -> None:
+        while not await self._has_left_line(turn_id):  # noqa: ASYNC110  (it asks the store)
+            await trio.sleep(self._coordination.poll_interval)
+
+    async def _has_left_line(self, turn_id: str) -> bool:
+        try:
+            await self._coordination.withdraw(turn_id)
+        except Exception:
+            logger.exception("%s can't leave the line of its thread; it is tried again", turn_id)
+            return False
+        return True
 
     async def _make_way(self, turn: Turn[Any], blocking: TurnRecord) -> None:
         """Do with the turn that is in the way what the policy says; the caller waits for it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ class MemoryCluster:
     def join(self, tell: Callable[[str], None]) -> str:
         """Let a node in, and return its id."""
         name = f"node_{secrets.token_hex(8)}"
-        self._nodes[name] = _Node(tell, self._clock())
+        self._nodes[name] = _Node(tell, self._clock(), -math.inf)
         return name
 
     def leave(self, name: str) -> None:
@@ -212,7 +213,7 @@ class MemoryCluster:
         it may have been the store that was away, and not they.
         """
         asker = self._nodes[asking_node]
-        may_judge = trio.current_time() - asker.unbroken_since >= self.lease_timeout
+        may_judge = self._clock() - asker.unbroken_since >= self.lease_timeout
         for turn in self.turns.values():
             is_meant = thread_id in (None, turn.thread_id) and turn.node != asking_node
             is_known = turn.node in self._nodes

@@ -139,6 +139,8 @@ class Ledger(StoreWrapper[Any]):
 
     def note_settlement(self, settlement: Settlement) -> None:
         """Take down all that a settlement has changed."""
+        if self.coordination is not None and settlement.turn_id not in (None, *self.open_entries):
+            return  # a repeated settlement, of which nothing is written any more
         new = [item for item in settlement.new_items if item.id not in self.added]
         items = [*new, *settlement.changed_items]
         self.note("settle", settlement.thread_id, items, settlement.turn_id)

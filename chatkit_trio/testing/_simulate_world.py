@@ -438,7 +438,9 @@ class _World:
         return ChatClient(transport(request.life.server, self._scenario.context))
 
     def _cause(self, reason: CancelReason, request: Request, thread_id: str | None) -> None:
-        cause = Cause(self.next_number(), reason, thread_id, life=request.life, request=request)
+        # Where servers share a store, a request to one ends turns of another.
+        life = request.life if self._scenario.nodes == 1 else None
+        cause = Cause(self.next_number(), reason, thread_id, life=life, request=request)
         self.history.causes.append(cause)
 
     async def _do_send(self, request: Request, client: ChatClient) -> None:
