@@ -70,7 +70,17 @@ LAYERS = [
 NEVER_WAIT = {0, 2}
 """The layers that don't import trio: the vocabulary, and the engine's rules."""
 
-OUTSIDE = {"quart", "quart_trio", "hypercorn", "openai", "agents", "click", "sqlite3"}
+OUTSIDE = {
+    "quart",
+    "quart_trio",
+    "hypercorn",
+    "openai",
+    "agents",
+    "click",
+    "sqlite3",
+    "psycopg",
+    "psycopg_pool",
+}
 """What only the edges may import."""
 
 

@@ -44,7 +44,13 @@ PUBLIC = {
         "fencing_turn",
     ],
     "chatkit_trio.limits": ["DEFAULT_BODY_BYTES", "RequestLimits"],
-    "chatkit_trio.stores": ["DiskAttachmentStore", "MemoryCluster", "MemoryStore", "SQLiteStore"],
+    "chatkit_trio.stores": [
+        "DiskAttachmentStore",
+        "MemoryCluster",
+        "MemoryStore",
+        "PostgreSQLStore",
+        "SQLiteStore",
+    ],
     "chatkit_trio.web": ["ChatPage", "chatkit_blueprint", "create_app", "serve"],
     "chatkit_trio.agents": [
         "AgentContext",

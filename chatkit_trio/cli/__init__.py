@@ -7,6 +7,7 @@ import logging
 import click
 
 from ._doctor import doctor
+from ._migrate import migrate
 from ._serve import demo, serve_app
 from ._threads import threads
 
@@ -26,5 +27,5 @@ def main(verbose: bool) -> None:
         logging.getLogger("hypercorn.error").setLevel(logging.WARNING)
 
 
-for command in (serve_app, demo, threads, doctor):
+for command in (serve_app, demo, threads, doctor, migrate):
     main.add_command(command)

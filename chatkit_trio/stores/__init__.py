@@ -1,7 +1,21 @@
 """The stores that come with chatkit_trio."""
 
+from typing import TYPE_CHECKING
+
 from .attachments import DiskAttachmentStore
 from .memory import MemoryCluster, MemoryStore
 from .sqlite import SQLiteStore
 
-__all__ = ["DiskAttachmentStore", "MemoryCluster", "MemoryStore", "SQLiteStore"]
+if TYPE_CHECKING:
+    from .postgresql import PostgreSQLStore
+
+__all__ = ["DiskAttachmentStore", "MemoryCluster", "MemoryStore", "PostgreSQLStore", "SQLiteStore"]
+
+
+def __getattr__(name: str) -> object:
+    """Import what needs an extra when it is asked for. Raises `ImportError` without the extra."""
+    if name == "PostgreSQLStore":
+        from .postgresql import PostgreSQLStore
+
+        return PostgreSQLStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,172 @@
+"""This open store as other processes see it: a node with a lease and a lock.
+
+The lease is a row that says when the node has asked for its news last. The lock is an advisory lock
+of a session that the node keeps for it; the server lets go of it when the process or the connection
+dies, which is noticed long before the lease runs out. `IS_DEAD` puts both together. Only the
+server's clock counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from contextlib import suppress
+from typing import LiteralString
+
+import psycopg
+
+from ._postgresql_calls import Call, Connection
+from ._postgresql_settings import Settings, connect
+from ._postgresql_statements import Statement, in_one_trip, is_alive, undone
+
+logger = logging.getLogger(__name__)
+
+THREADS_CHANNEL: LiteralString = "chatkit_trio_threads"
+"""Where is told that the record of a thread may have changed. A node's id is its own channel."""
+
+# A node whose lock is free may have lost its connection only, so it has some seconds to take it
+# again. After the server was restarted, or away as far as this node could see, all nodes have lost
+# theirs, and nobody could renew a lease: then each has a whole lease to come back.
+IS_DEAD: LiteralString = """
+    (node.id IS NULL OR CASE
+        WHEN clock_timestamp() >= node.lease + greatest(
+            node.seen_at,
+            pg_postmaster_start_time(),
+            (SELECT returned_at FROM nodes WHERE id = %(node)s)
+        ) THEN true
+        WHEN node.seen_at < greatest(
+            pg_postmaster_start_time(),
+            (SELECT returned_at FROM nodes WHERE id = %(node)s)
+        ) THEN false
+        WHEN clock_timestamp() < node.seen_at + least(node.lease, interval '2 s') THEN false
+        ELSE pg_try_advisory_xact_lock_shared(node.lock)
+    END)
+"""
+"""Whether the row `node` is missing or a dead node's, as the node `%(node)s` sees it."""
+
+_RENEW: LiteralString = """
+    INSERT INTO nodes (id, lock, lease, returned_at)
+    VALUES (
+        %(node)s, %(lock)s, make_interval(secs => %(lease)s),
+        CASE WHEN %(is_back)s THEN clock_timestamp() END
+    )
+    ON CONFLICT (id) DO UPDATE SET
+        seen_at = clock_timestamp(),
+        lease = excluded.lease,
+        returned_at = coalesce(excluded.returned_at, nodes.returned_at)
+"""
+_DROP_READ_MESSAGES: LiteralString = """
+    DELETE FROM messages WHERE node = %(node)s AND seq = ANY(%(seqs)s::bigint[])
+"""
+_MESSAGES: LiteralString = "SELECT seq, message FROM messages WHERE node = %(node)s ORDER BY seq"
+_LIVE_TURNS: LiteralString = "SELECT id FROM turns WHERE node = %(node)s AND NOT abandoned"
+_LOCK: LiteralString = "SELECT pg_try_advisory_lock(%(lock)s)"
+
+_BURY: LiteralString = f"DELETE FROM nodes AS node WHERE id <> %(node)s AND {IS_DEAD}"
+_CLEAR_LINES: LiteralString = """
+    DELETE FROM places WHERE NOT EXISTS (SELECT FROM nodes WHERE nodes.id = places.node)
+"""
+_FORGET: LiteralString = "DELETE FROM settled WHERE settled_at < now() - interval '1 hour'"
+
+_LEAVE: LiteralString = "DELETE FROM nodes WHERE id = %(node)s"
+_TELL_OF_LEAVING: LiteralString = f"""
+    SELECT pg_notify('{THREADS_CHANNEL}', thread_id) FROM (
+        SELECT thread_id FROM turns WHERE node = %(node)s
+        UNION
+        SELECT thread_id FROM places WHERE node = %(node)s
+    ) AS held
+    WHERE octet_length(thread_id) < 8000
+"""
+_LEAVE_LINES: LiteralString = "DELETE FROM places WHERE node = %(node)s"
+
+
+class Node:
+    """The lease and the lock of one open store. Its methods block: they are for a worker thread."""
+
+    def __init__(self, settings: Settings, connection: Connection) -> None:
+        self.id = f"node_{secrets.token_hex(16)}"
+        self._settings = settings
+        self._lock = secrets.randbits(64) - 2**63
+        self._connection = connection
+        self._has_lock = False
+        self._is_back = False
+        """Whether the connection was lost and the lease hasn't been renewed since."""
+        self._read_messages: list[int] = []
+        """What the caller has; the next renewal drops it, so that no answer that is lost on the way
+        costs a message."""
+        self._cleaned_at = time.monotonic()
+
+    def renew(self, call: Call) -> tuple[tuple[bytes, ...], frozenset[str]]:
+        """Renew the lease; return new messages, and the turns that are live here."""
+        connection = self._connected()
+        mine = {
+            "node": self.id,
+            "lock": self._lock,
+            "lease": self._settings.lease_timeout,
+            "is_back": self._is_back,
+        }
+        with call.using(connection), undone(connection):
+            cursors = in_one_trip(
+                connection,
+                (
+                    Statement("BEGIN"),
+                    Statement(_DROP_READ_MESSAGES, {**mine, "seqs": self._read_messages}),
+                    Statement(_MESSAGES, mine),
+                    Statement(_LIVE_TURNS, mine),
+                    Statement(_RENEW, mine),
+                    Statement("COMMIT"),
+                    # The session's, and so kept whatever becomes of the transaction.
+                    *(() if self._has_lock else (Statement(_LOCK, mine),)),
+                ),
+            )
+            messages = cursors[2].fetchall()
+            live = frozenset(turn_id for (turn_id,) in cursors[3])
+            if not self._has_lock:
+                # The server may not have noticed yet that our last session is gone.
+                self._has_lock = cursors[6].fetchall() == [(True,)]
+            self._is_back = False
+            self._read_messages = [seq for seq, _ in messages]
+            self._clean(connection)
+        return tuple(message for _, message in messages), live
+
+    def leave(self, call: Call) -> None:
+        """Take this node out, with its box and its places in line: its turns are abandoned."""
+        mine = {"node": self.id}
+        with self._connection:
+            try:
+                with call.using(self._connection), undone(self._connection):
+                    in_one_trip(
+                        self._connection,
+                        (
+                            Statement("BEGIN"),
+                            Statement(_TELL_OF_LEAVING, mine),
+                            Statement(_LEAVE_LINES, mine),
+                            Statement(_LEAVE, mine),
+                            Statement("COMMIT"),
+                        ),
+                    )
+            except psycopg.Error as error:
+                logger.warning(
+                    "%s couldn't be told that this node leaves (%s); others notice by themselves",
+                    self._settings.name,
+                    error,
+                )
+
+    def _connected(self) -> Connection:
+        if not is_alive(self._connection):
+            self._connection.close()
+            self._has_lock, self._is_back = False, True
+            self._connection = connect(self._settings)
+        return self._connection
+
+    def _clean(self, connection: Connection) -> None:
+        """Remove what dead nodes have left, once a lease."""
+        now = time.monotonic()
+        if now - self._cleaned_at < self._settings.lease_timeout:
+            return
+        self._cleaned_at = now
+        mine = {"node": self.id}
+        with suppress(psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
+            for sql in (_BURY, _CLEAR_LINES, _FORGET):
+                Statement(sql, mine).send(connection)

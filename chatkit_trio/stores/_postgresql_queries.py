@@ -1,0 +1,435 @@
+"""What the PostgreSQL store asks of threads, items, attachments and requests.
+
+A read is a function that returns statements, a write is the inside of one transaction. The owner is
+in every statement that takes an id from a caller: another owner's row isn't there.
+
+Whoever writes to a thread locks its row first. So items are numbered in the order in which they
+become visible, and a page that goes on behind a cursor misses none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import LiteralString
+
+from chatkit_trio.errors import ConflictError, NotFoundError
+from chatkit_trio.store import RequestRecord, UnstorableItem
+from chatkit_trio.types import ThreadItem
+
+from ._postgresql_database import Transaction
+from ._postgresql_node import THREADS_CHANNEL
+from ._postgresql_statements import Cursor, Statement
+from ._records import encode_item, repaired_text
+
+_LARGEST = 2**63 - 1
+
+_THREAD: LiteralString = "SELECT data FROM threads WHERE id = %(thread)s AND owner = %(owner)s"
+
+_PLACE_OF_ITEM: LiteralString = """
+    SELECT threads.seq, (
+        SELECT items.seq FROM items WHERE items.thread = threads.seq AND items.id = %(item)s
+    )
+    FROM threads WHERE threads.id = %(thread)s AND threads.owner = %(owner)s
+"""
+_PLACE_OF_THREAD: LiteralString = """
+    SELECT seq FROM threads WHERE id = %(after)s AND owner = %(owner)s
+"""
+
+# One range of an index in its own order, from the cursor on: neither a sort nor rows to skip, so
+# the millionth item costs what the first one does. (A cursor of NULL would be a page of nothing.)
+ITEM_PAGES: Mapping[str, LiteralString] = {
+    "asc": """
+        SELECT id, data FROM items
+        WHERE thread = (
+            SELECT seq FROM threads WHERE id = %(thread)s AND owner = %(owner)s
+        ) AND seq > CASE WHEN %(item)s::text IS NULL THEN 0 ELSE (
+            SELECT items.seq FROM items JOIN threads ON threads.seq = items.thread
+            WHERE threads.id = %(thread)s AND threads.owner = %(owner)s AND items.id = %(item)s
+        ) END
+        ORDER BY seq LIMIT %(limit)s::bigint
+    """,
+    "desc": """
+        SELECT id, data FROM items
+        WHERE thread = (
+            SELECT seq FROM threads WHERE id = %(thread)s AND owner = %(owner)s
+        ) AND seq < CASE WHEN %(item)s::text IS NULL THEN 9223372036854775807 ELSE (
+            SELECT items.seq FROM items JOIN threads ON threads.seq = items.thread
+            WHERE threads.id = %(thread)s AND threads.owner = %(owner)s AND items.id = %(item)s
+        ) END
+        ORDER BY seq DESC LIMIT %(limit)s::bigint
+    """,
+}
+THREAD_PAGES: Mapping[str, LiteralString] = {
+    "asc": """
+        SELECT id, data FROM threads
+        WHERE owner = %(owner)s AND seq > CASE WHEN %(after)s::text IS NULL THEN 0 ELSE (
+            SELECT seq FROM threads WHERE id = %(after)s AND owner = %(owner)s
+        ) END
+        ORDER BY seq LIMIT %(limit)s::bigint
+    """,
+    "desc": """
+        SELECT id, data FROM threads
+        WHERE owner = %(owner)s
+        AND seq < CASE WHEN %(after)s::text IS NULL THEN 9223372036854775807 ELSE (
+            SELECT seq FROM threads WHERE id = %(after)s AND owner = %(owner)s
+        ) END
+        ORDER BY seq DESC LIMIT %(limit)s::bigint
+    """,
+}
+
+_LOCK_THREAD: LiteralString = """
+    SELECT seq FROM threads WHERE id = %(thread)s AND owner = %(owner)s FOR NO KEY UPDATE
+"""
+
+_SAVE_THREAD: LiteralString = """
+    INSERT INTO threads (owner, id, data) VALUES (%(owner)s, %(thread)s, %(data)s)
+    ON CONFLICT (id) DO UPDATE SET data = excluded.data WHERE threads.owner = excluded.owner
+"""
+UPDATE_THREAD: LiteralString = """
+    UPDATE threads SET data = %(data)s WHERE id = %(thread)s AND owner = %(owner)s
+"""
+
+# The counts say what there was to do: the thread, and the row that was written.
+_ADD_ITEM: LiteralString = f"""
+    WITH thread AS MATERIALIZED ({_LOCK_THREAD}), added AS (
+        INSERT INTO items (thread, id, data) SELECT seq, %(item)s, %(data)s FROM thread
+        ON CONFLICT (thread, id) DO NOTHING
+        RETURNING 1
+    )
+    SELECT (SELECT count(*) FROM thread), (SELECT count(*) FROM added)
+"""
+_SAVE_ITEM: LiteralString = f"""
+    WITH thread AS MATERIALIZED ({_LOCK_THREAD})
+    INSERT INTO items (thread, id, data) SELECT seq, %(item)s, %(data)s FROM thread
+    ON CONFLICT (thread, id) DO UPDATE SET data = excluded.data
+"""
+_DELETE_ITEM: LiteralString = f"""
+    WITH thread AS MATERIALIZED ({_LOCK_THREAD})
+    DELETE FROM items USING thread WHERE items.thread = thread.seq AND items.id = %(item)s
+"""
+
+# In the order of the arrays, so that the items are numbered in it.
+_NEW_ITEMS: LiteralString = """
+    INSERT INTO items (thread, id, data)
+    SELECT threads.seq, new.id, new.data
+    FROM threads, unnest(%(ids)s::text[], %(texts)s::text[]) WITH ORDINALITY AS new (id, data, n)
+    WHERE threads.id = %(thread)s
+    ORDER BY new.n
+"""
+ADD_ITEMS: LiteralString = _NEW_ITEMS
+ADD_ITEMS_UNLESS_THERE: LiteralString = f"{_NEW_ITEMS} ON CONFLICT (thread, id) DO NOTHING"
+SAVE_ITEMS: LiteralString = (
+    f"{_NEW_ITEMS} ON CONFLICT (thread, id) DO UPDATE SET data = excluded.data"
+)
+
+_SAVE_ATTACHMENT: LiteralString = """
+    INSERT INTO attachments (owner, id, data) VALUES (%(owner)s, %(attachment)s, %(data)s)
+    ON CONFLICT (id) DO UPDATE SET data = excluded.data WHERE attachments.owner = excluded.owner
+"""
+
+_SET_ASIDE: LiteralString = """
+    INSERT INTO unstorable (owner, thread_id, item_id, turn_id, text, error)
+    VALUES (%(owner)s, %(thread)s, %(item)s, %(turn)s, %(text)s, %(error)s)
+    ON CONFLICT (owner, thread_id, turn_id, item_id)
+    DO UPDATE SET text = excluded.text, error = excluded.error
+"""
+
+# Those whom others are dropping or replacing just now are left to them.
+_DROP_OLD_REQUESTS: LiteralString = """
+    DELETE FROM requests WHERE ctid IN (
+        SELECT ctid FROM requests
+        WHERE recorded_at <= clock_timestamp() - make_interval(secs => %(window)s)
+        LIMIT 1000 FOR UPDATE SKIP LOCKED
+    )
+"""
+_BEGIN_REQUEST: LiteralString = """
+    INSERT INTO requests (owner, key, digest, thread_id, item_id, turn_id, answer, begun)
+    VALUES (
+        %(owner)s, %(key)s, %(digest)s, %(thread)s, %(item)s, %(turn)s, %(answer)s, %(begun)s
+    )
+    ON CONFLICT (owner, key) DO UPDATE SET
+        digest = excluded.digest, thread_id = excluded.thread_id, item_id = excluded.item_id,
+        turn_id = excluded.turn_id, answer = excluded.answer, begun = excluded.begun,
+        recorded_at = clock_timestamp()
+    WHERE requests.recorded_at <= clock_timestamp() - make_interval(secs => %(window)s)
+"""
+_REQUEST: LiteralString = """
+    SELECT key, digest, thread_id, item_id, turn_id, answer, begun FROM requests
+    WHERE owner = %(owner)s AND key = %(key)s
+"""
+_UPDATE_REQUEST: LiteralString = """
+    UPDATE requests
+    SET digest = %(digest)s, thread_id = %(thread)s, item_id = %(item)s, turn_id = %(turn)s,
+        answer = %(answer)s, begun = %(begun)s
+    WHERE owner = %(owner)s AND key = %(key)s
+"""
+
+_TELL_OF_THREAD: LiteralString = f"SELECT pg_notify('{THREADS_CHANNEL}', %(thread)s)"
+_LONGEST_HINT = 7999  # bytes; a longer one isn't given
+
+
+def tell_of_thread(thread_id: str) -> list[Statement]:
+    """Return what tells all nodes that a thread's record may have changed."""
+    if len(thread_id.encode()) > _LONGEST_HINT:
+        return []
+    return [Statement(_TELL_OF_THREAD, {"thread": thread_id})]
+
+
+# --- Threads
+
+
+def load_thread(owner: str, thread_id: str) -> tuple[Statement, ...]:
+    return (Statement(_THREAD, {"thread": thread_id, "owner": owner}),)
+
+
+def thread_text(cursors: Sequence[Cursor], thread_id: str) -> str:
+    row = cursors[0].fetchone()
+    if row is None:
+        raise no_thread(thread_id)
+    text: str = row[0]
+    return text
+
+
+def save_thread(tx: Transaction, owner: str, thread_id: str, text: str) -> None:
+    parameters = {"owner": owner, "thread": thread_id, "data": text}
+    if tx.finish(Statement(_SAVE_THREAD, parameters))[0].rowcount == 0:
+        raise no_thread(thread_id)
+
+
+def update_thread(tx: Transaction, owner: str, thread_id: str, text: str) -> None:
+    parameters = {"owner": owner, "thread": thread_id, "data": text}
+    if tx.finish(Statement(UPDATE_THREAD, parameters))[0].rowcount == 0:
+        raise no_thread(thread_id)
+
+
+def delete_thread(tx: Transaction, owner: str, thread_id: str) -> None:
+    mine = {"owner": owner, "thread": thread_id}
+    tx.finish(
+        Statement(
+            "SELECT FROM threads WHERE id = %(thread)s AND owner = %(owner)s FOR UPDATE", mine
+        ),
+        Statement("DELETE FROM turns WHERE thread_id = %(thread)s AND owner = %(owner)s", mine),
+        Statement("DELETE FROM places WHERE thread_id = %(thread)s AND owner = %(owner)s", mine),
+        Statement(
+            "DELETE FROM unstorable WHERE thread_id = %(thread)s AND owner = %(owner)s", mine
+        ),
+        Statement("DELETE FROM threads WHERE id = %(thread)s AND owner = %(owner)s", mine),
+        *tell_of_thread(thread_id),
+    )
+
+
+def load_threads(owner: str, limit: int, after: str | None, order: str) -> tuple[Statement, ...]:
+    """Ask for the place of the cursor, and for a page and one more, which says that there are."""
+    parameters = {"owner": owner, "after": after, "limit": _one_more(limit)}
+    return Statement(_PLACE_OF_THREAD, parameters), Statement(THREAD_PAGES[order], parameters)
+
+
+def thread_rows(cursors: Sequence[Cursor], after: str | None) -> list[tuple[str, str]]:
+    place, page = cursors
+    if after is not None and place.fetchone() is None:
+        raise no_thread(after)
+    return page.fetchall()
+
+
+# --- Items
+
+
+def load_items(
+    owner: str, thread_id: str, after: str | None, limit: int, order: str
+) -> tuple[Statement, ...]:
+    """Ask for thread and cursor, and for a page and one more, which says that there are."""
+    parameters = {"owner": owner, "thread": thread_id, "item": after, "limit": _one_more(limit)}
+    return Statement(_PLACE_OF_ITEM, parameters), Statement(ITEM_PAGES[order], parameters)
+
+
+def item_rows(
+    cursors: Sequence[Cursor], thread_id: str, after: str | None
+) -> list[tuple[str, str]]:
+    place, page = cursors
+    row = place.fetchone()
+    if row is None:
+        raise no_thread(thread_id)
+    if after is not None and row[1] is None:
+        raise no_item(thread_id, after)
+    return page.fetchall()
+
+
+_ITEM: LiteralString = """
+    SELECT items.data FROM threads
+    LEFT JOIN items ON items.thread = threads.seq AND items.id = %(item)s
+    WHERE threads.id = %(thread)s AND threads.owner = %(owner)s
+"""
+
+
+def load_item(owner: str, thread_id: str, item_id: str) -> tuple[Statement, ...]:
+    return (Statement(_ITEM, {"owner": owner, "thread": thread_id, "item": item_id}),)
+
+
+def item_text(cursors: Sequence[Cursor], thread_id: str, item_id: str) -> str:
+    row = cursors[0].fetchone()
+    if row is None:
+        raise no_thread(thread_id)
+    text: str | None = row[0]
+    if text is None:
+        raise no_item(thread_id, item_id)
+    return text
+
+
+def add_item(tx: Transaction, owner: str, thread_id: str, item_id: str, text: str) -> None:
+    parameters = {"owner": owner, "thread": thread_id, "item": item_id, "data": text}
+    row = tx.finish(Statement(_ADD_ITEM, parameters))[0].fetchone()
+    assert row is not None
+    threads, added = row
+    if not threads:
+        raise no_thread(thread_id)
+    if not added:
+        raise ConflictError(f"thread {thread_id} already has an item {item_id}")
+
+
+def save_item(tx: Transaction, owner: str, thread_id: str, item_id: str, text: str) -> None:
+    parameters = {"owner": owner, "thread": thread_id, "item": item_id, "data": text}
+    if tx.finish(Statement(_SAVE_ITEM, parameters))[0].rowcount == 0:
+        raise no_thread(thread_id)
+
+
+def delete_item(tx: Transaction, owner: str, thread_id: str, item_id: str) -> None:
+    tx.finish(Statement(_DELETE_ITEM, {"owner": owner, "thread": thread_id, "item": item_id}))
+
+
+def delete_items_after(tx: Transaction, owner: str, thread_id: str, item_id: str) -> None:
+    parameters = {"owner": owner, "thread": thread_id, "item": item_id}
+    # The lock is a statement of its own: what was added while it was waited for is seen behind it.
+    _, place, _ = tx.finish(
+        Statement(_LOCK_THREAD, parameters),
+        Statement(_PLACE_OF_ITEM, parameters),
+        Statement(DELETE_AFTER, parameters),
+    )
+    row = place.fetchone()
+    if row is None:
+        raise no_thread(thread_id)
+    if row[1] is None:
+        raise no_item(thread_id, item_id)
+
+
+DELETE_AFTER: LiteralString = """
+    DELETE FROM items USING threads
+    WHERE threads.id = %(thread)s AND threads.owner = %(owner)s AND items.thread = threads.seq
+    AND items.seq > (
+        SELECT last.seq FROM items AS last
+        WHERE last.thread = threads.seq AND last.id = %(item)s
+    )
+"""
+DELETE_ITEMS: LiteralString = """
+    DELETE FROM items USING threads
+    WHERE threads.id = %(thread)s AND threads.owner = %(owner)s AND items.thread = threads.seq
+    AND items.id = ANY(%(ids)s::text[])
+"""
+
+
+def items_statement(
+    sql: LiteralString, thread_id: str, items: Sequence[ThreadItem]
+) -> list[Statement]:
+    """Return a statement that stores items; none if there are none. Of equal ids the last counts.
+
+    The caller has looked whether the thread is the owner's.
+    """
+    texts = {item.id: encode_item(item) for item in items}
+    if not texts:
+        return []
+    parameters = {"thread": thread_id, "ids": list(texts), "texts": list(texts.values())}
+    return [Statement(sql, parameters)]
+
+
+# --- Attachments
+
+
+def load_attachment(owner: str, attachment_id: str) -> tuple[Statement, ...]:
+    query: LiteralString = "SELECT data FROM attachments WHERE id = %(id)s AND owner = %(owner)s"
+    return (Statement(query, {"id": attachment_id, "owner": owner}),)
+
+
+def attachment_text(cursors: Sequence[Cursor], attachment_id: str) -> str:
+    row = cursors[0].fetchone()
+    if row is None:
+        raise no_attachment(attachment_id)
+    text: str = row[0]
+    return text
+
+
+def save_attachment(tx: Transaction, owner: str, attachment_id: str, text: str) -> None:
+    parameters = {"owner": owner, "attachment": attachment_id, "data": text}
+    if tx.finish(Statement(_SAVE_ATTACHMENT, parameters))[0].rowcount == 0:
+        raise no_attachment(attachment_id)
+
+
+def delete_attachment(tx: Transaction, owner: str, attachment_id: str) -> None:
+    query: LiteralString = "DELETE FROM attachments WHERE id = %(id)s AND owner = %(owner)s"
+    tx.finish(Statement(query, {"id": attachment_id, "owner": owner}))
+
+
+# --- What was refused, and requests
+
+
+def set_aside(tx: Transaction, owner: str, item: UnstorableItem) -> None:
+    parameters = {
+        "owner": owner,
+        "thread": _without_nul(item.thread_id),
+        "item": _without_nul(item.item_id),
+        "turn": _without_nul(item.turn_id),
+        "text": _without_nul(item.text),
+        "error": _without_nul(item.error),
+    }
+    tx.finish(Statement(_SET_ASIDE, parameters))
+
+
+def begin_request(
+    tx: Transaction, owner: str, record: RequestRecord, window: float
+) -> RequestRecord | None:
+    """Record a request, or return the record that is there."""
+    parameters = {**_request_parameters(owner, record), "window": window}
+    _, recorded, there = tx.finish(
+        Statement(_DROP_OLD_REQUESTS, parameters),
+        Statement(_BEGIN_REQUEST, parameters),
+        Statement(_REQUEST, parameters),
+    )
+    if recorded.rowcount:
+        return None
+    row = there.fetchone()
+    return None if row is None else RequestRecord(*row)
+
+
+def update_request(tx: Transaction, owner: str, record: RequestRecord) -> None:
+    tx.finish(Statement(_UPDATE_REQUEST, _request_parameters(owner, record)))
+
+
+def _request_parameters(owner: str, record: RequestRecord) -> dict[str, object]:
+    return {
+        "owner": owner,
+        "key": record.key,
+        "digest": record.digest,
+        "thread": record.thread_id,
+        "item": record.item_id,
+        "turn": record.turn_id,
+        "answer": record.answer,
+        "begun": record.begun,
+    }
+
+
+def _without_nul(text: str) -> str:
+    return repaired_text(text).replace("\x00", "\ufffd")
+
+
+def _one_more(limit: int) -> int:
+    return min(limit, _LARGEST - 1) + 1  # sys.maxsize is a usual way to ask for all
+
+
+def no_thread(thread_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no thread {thread_id}")
+
+
+def no_item(thread_id: str, item_id: str) -> NotFoundError:
+    return NotFoundError(f"thread {thread_id} has no item {item_id}")
+
+
+def no_attachment(attachment_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no attachment {attachment_id}")

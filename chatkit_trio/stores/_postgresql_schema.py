@@ -1,0 +1,237 @@
+"""The tables of the PostgreSQL store, version by version, and the step from each to the next.
+
+The table `migrations` says which version a schema has. Steps are only ever added, for a released
+one never changes; and a step must leave the tables usable for the release before it, whose servers
+run on while the new ones start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import LiteralString
+
+from psycopg import sql
+
+from chatkit_trio.errors import StoreError
+
+from ._postgresql_calls import Connection
+
+OLDEST_SERVER = 14
+"""The first major version of PostgreSQL that has all that is used here."""
+
+_FIRST: tuple[LiteralString, ...] = (
+    # All that is compared or sorted has COLLATE "C": an index stays right whatever becomes of the
+    # operating system's collations. seq is the order of insertion, for paging.
+    """
+    CREATE TABLE threads (
+        seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        id text COLLATE "C" NOT NULL UNIQUE,
+        owner text COLLATE "C" NOT NULL,
+        data text NOT NULL
+    )
+    """,
+    "CREATE INDEX threads_of_owner ON threads (owner, seq)",
+    """
+    CREATE TABLE items (
+        thread bigint NOT NULL REFERENCES threads (seq) ON DELETE CASCADE,
+        seq bigint GENERATED ALWAYS AS IDENTITY,
+        id text COLLATE "C" NOT NULL,
+        data text NOT NULL,
+        PRIMARY KEY (thread, seq),
+        UNIQUE (thread, id)
+    )
+    """,
+    """
+    CREATE TABLE attachments (
+        id text COLLATE "C" PRIMARY KEY,
+        owner text COLLATE "C" NOT NULL,
+        data text NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE nodes (
+        id text COLLATE "C" PRIMARY KEY,
+        lock bigint NOT NULL,
+        lease interval NOT NULL,
+        seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        returned_at timestamptz,
+        pinged_at timestamptz
+    ) WITH (fillfactor = 50)
+    """,
+    # thread_id and node are no references: a turn may begin before its thread is saved, and its
+    # record stays when its node is gone.
+    """
+    CREATE TABLE turns (
+        seq bigint GENERATED ALWAYS AS IDENTITY,
+        id text COLLATE "C" PRIMARY KEY,
+        thread_id text COLLATE "C" NOT NULL,
+        owner text COLLATE "C" NOT NULL,
+        node text COLLATE "C" NOT NULL,
+        admitted boolean NOT NULL,
+        abandoned boolean NOT NULL DEFAULT false,
+        items text NOT NULL DEFAULT '[]',
+        changed_items text NOT NULL DEFAULT '[]',
+        reason text
+    ) WITH (fillfactor = 50)
+    """,
+    "CREATE UNIQUE INDEX one_turn_of_thread ON turns (thread_id) WHERE admitted",
+    "CREATE INDEX turns_of_thread ON turns (thread_id)",
+    "CREATE INDEX turns_of_node ON turns (node)",
+    """
+    CREATE TABLE places (
+        seq bigint GENERATED ALWAYS AS IDENTITY,
+        turn_id text COLLATE "C" PRIMARY KEY,
+        thread_id text COLLATE "C" NOT NULL,
+        owner text COLLATE "C" NOT NULL,
+        node text COLLATE "C" NOT NULL
+    )
+    """,
+    "CREATE INDEX places_of_thread ON places (thread_id, seq)",
+    """
+    CREATE TABLE settled (
+        turn_id text COLLATE "C" PRIMARY KEY,
+        digest text NOT NULL,
+        settled_at timestamptz NOT NULL DEFAULT now()
+    )
+    """,
+    "CREATE INDEX settled_by_age ON settled (settled_at)",
+    """
+    CREATE TABLE messages (
+        node text COLLATE "C" NOT NULL REFERENCES nodes (id) ON DELETE CASCADE,
+        seq bigint GENERATED ALWAYS AS IDENTITY,
+        message bytea NOT NULL,
+        PRIMARY KEY (node, seq)
+    )
+    """,
+    """
+    CREATE TABLE requests (
+        owner text COLLATE "C" NOT NULL,
+        key text COLLATE "C" NOT NULL,
+        digest text NOT NULL,
+        thread_id text NOT NULL,
+        item_id text NOT NULL,
+        turn_id text NOT NULL,
+        answer bytea,
+        begun boolean NOT NULL,
+        recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        PRIMARY KEY (owner, key)
+    )
+    """,
+    "CREATE INDEX requests_by_age ON requests (recorded_at)",
+    """
+    CREATE TABLE unstorable (
+        owner text COLLATE "C" NOT NULL,
+        thread_id text COLLATE "C" NOT NULL,
+        turn_id text COLLATE "C" NOT NULL,
+        item_id text COLLATE "C" NOT NULL,
+        text text NOT NULL,
+        error text NOT NULL,
+        PRIMARY KEY (owner, thread_id, turn_id, item_id)
+    )
+    """,
+)
+
+MIGRATIONS: tuple[tuple[LiteralString, ...], ...] = (_FIRST,)
+"""Step n takes a schema of version n to version n + 1; version 0 has no tables."""
+
+
+def newest_version() -> int:
+    """Return the version that this release works with."""
+    return len(MIGRATIONS)
+
+
+def prepare(connection: Connection, schema: str, *, may_migrate: bool) -> None:
+    """Make the tables if there are none; bring older ones up to date if that is allowed.
+
+    Raises `StoreError` for a schema of another version or of another program.
+    """
+    version = check(connection, schema)
+    if 0 < version < len(MIGRATIONS) and not may_migrate:
+        raise StoreError(
+            f"the schema {schema} has version {version}, and this chatkit_trio needs version"
+            f" {len(MIGRATIONS)}: run `chatkit-trio migrate`, or open the store with migrate=True"
+        )
+    if version < len(MIGRATIONS):
+        migrate(connection, schema)
+
+
+def check(connection: Connection, schema: str) -> int:
+    """Return the version of a schema; 0 if it has no tables. Changes nothing.
+
+    Raises `StoreError` for a server or a database that can't be used, and for a schema of a newer
+    version or of another program.
+    """
+    server = connection.info.server_version // 10_000
+    if server < OLDEST_SERVER:
+        raise StoreError(f"it is PostgreSQL {server}; version {OLDEST_SERVER} or newer is needed")
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise StoreError(
+            f"its encoding is {encoding}, which can't hold every text: make a database with"
+            " createdb --encoding=UTF8 --template=template0"
+        )
+    version = _version(connection, schema)
+    if version > len(MIGRATIONS):
+        raise StoreError(
+            f"the schema {schema} has version {version}, and this chatkit_trio knows versions up to"
+            f" {len(MIGRATIONS)}: a newer chatkit_trio has migrated it, so upgrade this one"
+        )
+    return version
+
+
+def migrate(connection: Connection, schema: str) -> int:
+    """Bring a schema to the current version, in one transaction; return the version it had.
+
+    Of many who do it at the same time, each waits for the one before. Raises `StoreError` as
+    `check`.
+    """
+    with connection.transaction():
+        # Steps may take their time, and so may the one whom this one waits for.
+        connection.execute("SET LOCAL statement_timeout = 0")
+        connection.execute("SET LOCAL lock_timeout = 0")
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_lock_of(schema),))
+        version = check(connection, schema)
+        if version == len(MIGRATIONS):
+            return version
+        name = sql.Identifier(schema)
+        exists = connection.execute("SELECT to_regnamespace(%s)", (schema,)).fetchone() != (None,)
+        if not exists:
+            # Not IF NOT EXISTS, which needs the right to make one even if there is one.
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(name))
+        connection.execute(sql.SQL("SET LOCAL search_path TO {}").format(name))
+        if version == 0:
+            connection.execute(
+                "CREATE TABLE migrations"
+                " (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+            )
+        for number, step in enumerate(MIGRATIONS[version:], version + 1):
+            for statement in step:
+                connection.execute(statement)
+            connection.execute("INSERT INTO migrations (version) VALUES (%s)", (number,))
+    return version
+
+
+def _version(connection: Connection, schema: str) -> int:
+    # A schema that isn't ours may have a table `migrations` of another shape, or of other numbers.
+    ours = {"migrations", "threads", "items"}
+    query = (
+        "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(%s) AND relkind = 'r'"
+    )
+    tables = {name for (name,) in connection.execute(query, (schema,))}
+    if not tables:
+        return 0
+    if not ours <= tables:
+        raise StoreError(
+            f"the schema {schema} has tables of another program: choose another with schema="
+        )
+    table = sql.Identifier(schema, "migrations")
+    newest = sql.SQL("SELECT coalesce(max(version), 0) FROM {}").format(table)
+    row = connection.execute(newest).fetchone()
+    assert row is not None
+    version: int = row[0]
+    return version
+
+
+def _lock_of(schema: str) -> int:
+    digest = hashlib.sha256(f"chatkit_trio migrations of {schema}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)

@@ -1,0 +1,605 @@
+"""Several nodes on one PostgreSQL database: processes that die, hang and wake up, a server that is
+restarted, a network that cuts and stalls. Real processes, sockets and clocks."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import trio
+
+from chatkit_trio.errors import StoreError, TurnFencedError
+from chatkit_trio.store import Coordination, Fence, JournalEntry, Opening, Settlement, fence
+from chatkit_trio.stores.postgresql import PostgreSQLStore
+from chatkit_trio.testing._store_samples import note, thread
+from tests.postgresql_proxy import Proxy
+from tests.postgresql_server import Server
+
+HERE = Path(__file__).parent
+LEASE = 1.5  # seconds
+
+
+def coordination(store: PostgreSQLStore[Any]) -> Coordination[Any]:
+    assert store.coordination is not None
+    return store.coordination
+
+
+def opening(turn_id: str, thread_id: str = "thr_1") -> Opening:
+    return Opening(thread_id, turn_id, new_items=(note(f"of_{turn_id}", thread_id),))
+
+
+@asynccontextmanager
+async def opened(url: str, **options: Any) -> AsyncIterator[PostgreSQLStore[Any]]:
+    async with PostgreSQLStore[Any](url, **options) as store:
+        if options.get("min_connections") != 0:
+            with suppress(StoreError):
+                await store.save_thread(thread("thr_1"), None)
+        yield store
+
+
+@contextmanager
+def fence_of(turn_id: str) -> Iterator[None]:
+    token = fence.set(Fence(turn_id))
+    try:
+        yield
+    finally:
+        fence.reset(token)
+
+
+async def item_ids(store: PostgreSQLStore[Any], thread_id: str = "thr_1") -> list[str]:
+    page = await store.load_thread_items(thread_id, None, 10_000, "asc", None)
+    return [item.id for item in page.data]
+
+
+async def in_time(look: Callable[[], Awaitable[Any]], seconds: float) -> float:
+    """Look until there is something; return how many seconds that took."""
+    begun = trio.current_time()
+    with trio.fail_after(seconds):
+        while not await look():  # noqa: ASYNC110  (it happens in another process)
+            await trio.sleep(0.05)
+    return trio.current_time() - begun
+
+
+@pytest.fixture
+def child(postgresql_url: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process with a turn `turn_1` that is live on `thr_1` and is checkpointed.
+
+    It renews its lease, and writes an item in the name of the turn for each line that it is sent.
+    """
+    with subprocess.Popen(
+        [sys.executable, HERE / "postgresql_node_child.py", postgresql_url, str(LEASE)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        yield process
+        process.kill()
+
+
+def say(child: subprocess.Popen[str], item_id: str) -> str:
+    """Let the child write an item; return what came of it."""
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(item_id + "\n")
+    child.stdin.flush()
+    return child.stdout.readline().strip()
+
+
+PARTIAL = JournalEntry("turn_1", "thr_1", (note("i5", "thr_1", "partial"),))
+CRASHED = Settlement("thr_1", "turn_1", (note("i5", "thr_1", "partial"),))
+
+
+class TestOtherProcesses:
+    async def test_a_turn_of_a_living_process_is_not_abandoned(
+        self, child: subprocess.Popen[str], postgresql_url: str
+    ) -> None:
+        async with PostgreSQLStore[Any](postgresql_url) as store:
+            for _ in range(10):
+                assert await store.journal.abandoned() == []
+                await trio.sleep(LEASE / 5)
+            assert say(child, "i6") == "written"
+
+    async def test_a_killed_processs_turn_is_settled_by_another_within_its_lease(
+        self, child: subprocess.Popen[str], postgresql_url: str
+    ) -> None:
+        async with PostgreSQLStore[Any](postgresql_url) as store:
+            child.kill()
+            await in_time(lambda: store.journal.abandoned("thr_1"), LEASE + 2)
+            assert await store.journal.abandoned() == [PARTIAL]
+            await store.journal.settle_abandoned(CRASHED)
+            assert await item_ids(store) == ["of_turn_1", "i5"]
+            assert await coordination(store).begin(opening("turn_2"), None) is None
+
+    async def test_a_process_that_hangs_for_longer_than_its_lease_cant_write_when_it_wakes(
+        self, child: subprocess.Popen[str], postgresql_url: str
+    ) -> None:
+        async with PostgreSQLStore[Any](postgresql_url) as store:
+            assert say(child, "i6") == "written"
+            child.send_signal(signal.SIGSTOP)
+            await in_time(lambda: store.journal.abandoned("thr_1"), LEASE + 2)
+            await store.journal.settle_abandoned(CRASHED)
+            child.send_signal(signal.SIGCONT)
+            assert await trio.to_thread.run_sync(say, child, "i7") == "TurnFencedError"
+            assert await item_ids(store) == ["of_turn_1", "i6", "i5"]
+
+    async def test_a_process_that_hangs_in_a_transaction_doesnt_keep_the_thread_locked(
+        self, child: subprocess.Popen[str], postgresql_url: str
+    ) -> None:
+        async with PostgreSQLStore[Any](postgresql_url) as store:
+            assert child.stdin is not None
+            child.stdin.write("hang\n")  # half way through a beginning on the same thread
+            child.stdin.flush()
+            assert child.stdout is not None
+            assert await trio.to_thread.run_sync(child.stdout.readline) == "hangs\n"
+            child.send_signal(signal.SIGSTOP)
+            await in_time(lambda: store.journal.abandoned("thr_1"), LEASE + 2)
+            await store.journal.settle_abandoned(CRASHED)
+            assert await item_ids(store) == ["of_turn_1", "i5"]
+
+    async def test_what_dead_nodes_leave_is_removed(
+        self, child: subprocess.Popen[str], postgresql_url: str
+    ) -> None:
+        async with PostgreSQLStore[Any](postgresql_url, lease_timeout=0.5) as store:
+            with psycopg.connect(postgresql_url, autocommit=True) as look:
+                (node,) = look.execute(
+                    "SELECT node FROM chatkit_trio.turns WHERE id = 'turn_1'"
+                ).fetchone() or ("",)
+                await coordination(store).post(node, b"for the dead")
+                look.execute(
+                    "INSERT INTO chatkit_trio.places (turn_id, thread_id, owner, node)"
+                    " VALUES ('turn_9', 'thr_1', '', %s)",
+                    (node,),
+                )
+                child.kill()
+
+                async def is_clean() -> bool:
+                    await coordination(store).news()
+                    counts = look.execute(
+                        """
+                        SELECT (SELECT count(*) FROM chatkit_trio.nodes WHERE id = %(node)s),
+                            (SELECT count(*) FROM chatkit_trio.messages WHERE node = %(node)s),
+                            (SELECT count(*) FROM chatkit_trio.places WHERE node = %(node)s)
+                        """,
+                        {"node": node},
+                    ).fetchone()
+                    return counts == (0, 0, 0)
+
+                await in_time(is_clean, LEASE + 3)
+            assert await store.journal.abandoned() == [PARTIAL]
+
+
+class TestFence:
+    async def test_a_take_over_waits_for_a_write_that_is_under_way(
+        self, postgresql_url: str
+    ) -> None:
+        async with (
+            opened(postgresql_url) as node,
+            opened(postgresql_url) as other,
+        ):
+            await coordination(node).begin(opening("turn_1"), None)
+            await forget(postgresql_url, coordination(node).node)
+            with psycopg.connect(postgresql_url) as writer:  # a fenced write, before its commit
+                writer.execute(
+                    "SELECT FROM chatkit_trio.turns WHERE id = 'turn_1' AND NOT abandoned FOR SHARE"
+                )
+                async with trio.open_nursery() as nursery:
+                    taken = trio.Event()
+
+                    async def take_over() -> None:
+                        assert await other.journal.abandoned() != []
+                        taken.set()
+
+                    nursery.start_soon(take_over)
+                    await trio.sleep(0.2)
+                    assert not taken.is_set()
+                    await trio.to_thread.run_sync(writer.commit)
+
+    async def test_each_write_of_a_turn_that_was_taken_over_is_refused_and_changes_nothing(
+        self, postgresql_url: str
+    ) -> None:
+        async with (
+            opened(postgresql_url) as node,
+            opened(postgresql_url) as other,
+        ):
+            await coordination(node).begin(opening("turn_1"), None)
+            await forget(postgresql_url, coordination(node).node)
+            assert await other.journal.abandoned() != []
+            before = dump(postgresql_url)
+            with fence_of("turn_1"):
+                for write in (
+                    lambda: node.save_thread(thread("thr_1", "late"), None),
+                    lambda: node.save_thread(thread("thr_2", "late"), None),
+                    lambda: node.add_thread_item("thr_1", note("of_turn_1", "thr_1"), None),
+                    lambda: node.delete_items_after("thr_1", "none", None),
+                    lambda: node.delete_thread("thr_1", None),
+                    lambda: node.settle(Settlement("thr_1", "turn_1"), None),
+                    lambda: node.settle(Settlement("thr_1", None), None),
+                ):
+                    with pytest.raises(TurnFencedError):
+                        await write()
+            assert dump(postgresql_url) == before
+
+    async def test_refused_writes_leave_connections_that_can_be_used(
+        self, postgresql_url: str
+    ) -> None:
+        """psycopg prepares a statement at its sixth use: also if that is behind one that failed."""
+        async with opened(postgresql_url, max_connections=2) as node:
+            for n in range(20):
+                with fence_of("turn_none"), pytest.raises(TurnFencedError):
+                    await node.add_thread_item("thr_1", note(f"i{n}", "thr_1"), None)
+                await node.add_thread_item("thr_1", note(f"j{n}", "thr_1"), None)
+                await node.delete_items_after("thr_1", f"j{n}", None)
+            assert await item_ids(node) == [f"j{n}" for n in range(20)]
+
+    async def test_news_tell_a_node_that_its_turn_was_taken_over(self, postgresql_url: str) -> None:
+        async with (
+            opened(postgresql_url) as node,
+            opened(postgresql_url) as other,
+        ):
+            await coordination(node).begin(opening("turn_1"), None)
+            assert (await coordination(node).news()).live == {"turn_1"}
+            await forget(postgresql_url, coordination(node).node)
+            assert await other.journal.abandoned() != []
+            assert (await coordination(node).news()).live == frozenset()
+
+
+class TestServer:
+    @pytest.mark.parametrize("at_once", [False, True], ids=["fast", "immediate"])
+    async def test_a_restart_under_load_loses_nothing_and_ends_no_turn(
+        self, at_once: bool, postgresql_url: str, postgresql_server: Server
+    ) -> None:
+        stored: list[str] = []
+        async with (
+            opened(postgresql_url) as node,
+            opened(postgresql_url) as other,
+        ):
+            await coordination(node).begin(opening("turn_1"), None)
+            over = trio.Event()
+
+            async def write(writer: int) -> None:
+                n = 0
+                while not over.is_set():
+                    item_id = f"i{writer}_{n}"
+                    with suppress(StoreError):
+                        with fence_of("turn_1"):
+                            await node.save_item("thr_1", note(item_id, "thr_1"), None)
+                        stored.append(item_id)
+                        n += 1
+                    await trio.sleep(0.01)
+
+            async def look() -> None:
+                while not over.is_set():
+                    for store in (node, other):
+                        with suppress(StoreError):
+                            await coordination(store).news()
+                    with suppress(StoreError):
+                        assert await other.journal.abandoned() == []
+                    await trio.sleep(0.05)
+
+            async with trio.open_nursery() as nursery:
+                for writer in range(4):
+                    nursery.start_soon(write, writer)
+                nursery.start_soon(look)
+                await trio.sleep(0.3)
+                await trio.to_thread.run_sync(lambda: postgresql_server.restart(at_once=at_once))
+                count = len(stored)
+                await in_time(lambda: _true_if(len(stored) > count + 50), 10)
+                over.set()
+            assert sorted(await item_ids(other)) == sorted(["of_turn_1", *stored])
+            assert (await coordination(node).news()).live == {"turn_1"}
+            await node.settle(Settlement("thr_1", "turn_1"), None)
+
+    async def test_a_server_that_is_away_is_a_store_error_and_back_it_works_at_once(
+        self, postgresql_url: str, postgresql_server: Server
+    ) -> None:
+        async with opened(postgresql_url, connect_timeout=2) as store:
+            postgresql_server.stop()
+            try:
+                for call in (
+                    lambda: store.load_thread("thr_1", None),
+                    lambda: store.save_thread(thread("thr_1"), None),
+                    lambda: coordination(store).news(),
+                    lambda: store.ping(),
+                ):
+                    with pytest.raises(StoreError, match="can't use postgresql:"):
+                        await call()
+            finally:
+                postgresql_server.start()
+            await store.ping()
+            await coordination(store).news()
+            assert (await store.load_thread("thr_1", None)).id == "thr_1"
+
+    async def test_after_a_restart_a_node_that_doesnt_come_back_is_dead_after_its_lease(
+        self, child: subprocess.Popen[str], postgresql_url: str, postgresql_server: Server
+    ) -> None:
+        async with opened(postgresql_url) as store:
+            child.kill()
+            await trio.to_thread.run_sync(postgresql_server.restart)
+            with suppress(StoreError):
+                await coordination(store).news()
+            await in_time(lambda: store.journal.abandoned("thr_1"), LEASE + 2)
+
+
+class TestNetwork:
+    async def test_a_cut_is_a_store_error_and_the_next_call_connects_again(
+        self, postgresql_url: str, postgresql_server: Server
+    ) -> None:
+        with Proxy(postgresql_server.socket) as proxy:
+            async with opened(proxy.url(postgresql_url)) as store:
+                await coordination(store).begin(opening("turn_1"), None)
+                for _ in range(3):
+                    proxy.cut()
+                    await trio.sleep(0.05)
+                    assert (await store.load_thread("thr_1", None)).id == "thr_1"
+                    with suppress(StoreError):
+                        await coordination(store).news()
+                    assert (await coordination(store).news()).live == {"turn_1"}
+
+    async def test_a_node_whose_connections_are_cut_stays_alive(
+        self, postgresql_url: str, postgresql_server: Server
+    ) -> None:
+        with Proxy(postgresql_server.socket) as proxy:
+            async with (
+                opened(proxy.url(postgresql_url)) as node,
+                opened(postgresql_url) as other,
+            ):
+                await coordination(node).begin(opening("turn_1"), None)
+                await coordination(node).news()
+                proxy.cut()
+                await trio.sleep(0.1)
+                assert await other.journal.abandoned() == []
+                with suppress(StoreError):
+                    await coordination(node).news()
+                await coordination(node).news()
+                await trio.sleep(2.5)  # longer than the time that it has to come back
+                assert await other.journal.abandoned() == []
+
+    async def test_a_write_without_an_answer_is_given_up_in_time(
+        self, postgresql_url: str, postgresql_server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("chatkit_trio.stores._postgresql_database._GRACE", 0.2)
+        limits = {"connect_timeout": 0.3, "statement_timeout": 0.3}
+        with Proxy(postgresql_server.socket) as proxy:
+            async with opened(proxy.url(postgresql_url), **limits) as store:
+                await store.ping()
+                with proxy.stalled():
+                    with trio.fail_after(5), pytest.raises(StoreError, match="whether a write"):
+                        await store.save_thread(thread("thr_1", "late"), None)
+                    proxy.cut()
+                await in_time(lambda: _works(store.ping), 5)
+
+    async def test_a_message_whose_answer_was_lost_on_the_way_comes_again(
+        self, postgresql_url: str, postgresql_server: Server
+    ) -> None:
+        with Proxy(postgresql_server.socket) as proxy:
+            async with (
+                opened(proxy.url(postgresql_url), lease_timeout=4) as node,
+                opened(postgresql_url) as other,
+            ):
+                await coordination(other).post(coordination(node).node, b"once")
+                with proxy.stalled_answers(), pytest.raises(StoreError):
+                    await coordination(node).news()
+                messages: list[bytes] = []
+                for _ in range(3):
+                    messages += (await coordination(node).news()).messages
+                assert messages == [b"once"]
+
+
+class TestCancellation:
+    async def test_a_cancelled_read_returns_soon_and_leaves_no_query_behind(
+        self, postgresql_url: str
+    ) -> None:
+        async with opened(postgresql_url) as store:
+            with psycopg.connect(postgresql_url) as other:
+                other.execute("LOCK TABLE chatkit_trio.items IN ACCESS EXCLUSIVE MODE")
+                for _ in range(8):
+                    with trio.move_on_after(0.1) as scope:
+                        await store.load_thread_items("thr_1", None, 10, "asc", None)
+                    assert scope.cancelled_caught
+                active = other.execute(
+                    "SELECT count(*) FROM pg_stat_activity WHERE state = 'active'"
+                    " AND application_name = 'chatkit-trio' AND datname = current_database()"
+                ).fetchone()
+                assert active == (0,)
+            assert await item_ids(store) == []
+
+    async def test_a_cancelled_write_runs_to_its_end(self, postgresql_url: str) -> None:
+        async with opened(postgresql_url) as store:
+            with psycopg.connect(postgresql_url) as other:
+                other.execute("SELECT FROM chatkit_trio.threads FOR UPDATE")
+                async with trio.open_nursery() as nursery:
+                    with trio.CancelScope() as scope:
+                        nursery.start_soon(_later, 0.2, scope.cancel)
+                        nursery.start_soon(_later, 0.4, other.commit)
+                        await store.save_thread(thread("thr_1", "after"), None)
+            assert not scope.cancelled_caught
+            assert (await store.load_thread("thr_1", None)).title == "after"
+
+    async def test_a_write_that_is_held_up_ends_with_an_error_that_says_why(
+        self, postgresql_url: str
+    ) -> None:
+        async with opened(postgresql_url, lock_timeout=0.2) as store:
+            with psycopg.connect(postgresql_url) as other:
+                other.execute("SELECT FROM chatkit_trio.threads FOR UPDATE")
+                with pytest.raises(StoreError, match="longer than lock_timeout"):
+                    await store.save_thread(thread("thr_1", "after"), None)
+            await store.save_thread(thread("thr_1", "after"), None)
+
+
+class TestHints:
+    @pytest.mark.parametrize("change", ["settle", "withdraw", "delete", "leave"])
+    async def test_those_who_wait_on_another_node_are_told_of_a_change(
+        self, change: str, postgresql_url: str
+    ) -> None:
+        async with opened(postgresql_url) as other, trio.open_nursery() as nursery:
+            node = PostgreSQLStore[Any](postgresql_url)
+            await node.__aenter__()
+            await coordination(node).begin(opening("turn_1"), None)
+            await coordination(node).begin(opening("turn_2"), None)
+            nursery.start_soon(coordination(other).listen)
+            with coordination(other).hint("thr_1") as hint:
+                await hint.wait(10)  # the first tells that it listens
+                match change:
+                    case "settle":
+                        await node.settle(Settlement("thr_1", "turn_1"), None)
+                    case "withdraw":
+                        await coordination(node).withdraw("turn_2")
+                    case "delete":
+                        await node.delete_thread("thr_1", None)
+                    case "leave":
+                        await node.__aexit__(None, None, None)
+                begun = trio.current_time()
+                await hint.wait(10)
+                assert trio.current_time() - begun < 5
+            if change != "leave":
+                await node.__aexit__(None, None, None)
+            nursery.cancel_scope.cancel()
+
+    async def test_a_message_wakes_the_node_that_it_is_for_also_after_a_cut(
+        self, postgresql_url: str, postgresql_server: Server
+    ) -> None:
+        with Proxy(postgresql_server.socket) as proxy:
+            async with (
+                opened(proxy.url(postgresql_url)) as node,
+                opened(postgresql_url) as other,
+                trio.open_nursery() as nursery,
+            ):
+                name = coordination(node).node
+                nursery.start_soon(coordination(node).listen)
+                with coordination(node).hint(name) as hint:
+                    for message in (b"1", b"2"):
+                        await hint.wait(10)  # it listens, again
+                        await coordination(other).post(name, message)
+                        begun = trio.current_time()
+                        await hint.wait(10)
+                        assert trio.current_time() - begun < 5
+                        proxy.cut()
+                nursery.cancel_scope.cancel()
+
+    async def test_everything_works_without_hints(self, postgresql_url: str) -> None:
+        async with (
+            opened(postgresql_url) as node,
+            opened(postgresql_url) as other,
+        ):
+            await coordination(node).begin(opening("turn_1"), None)
+            assert await coordination(other).begin(opening("turn_2"), None) is not None
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_settle_later, node)
+
+                async def is_in() -> bool:
+                    return await coordination(other).begin(opening("turn_2"), None) is None
+
+                await in_time(is_in, 5)
+            assert await item_ids(node) == ["of_turn_1", "of_turn_2"]
+
+
+class TestRoundTrips:
+    async def test_an_operation_costs_so_many_round_trips(
+        self, postgresql_url: str, postgresql_server: Server
+    ) -> None:
+        with Proxy(postgresql_server.socket) as proxy:
+            async with opened(proxy.url(postgresql_url), max_connections=2) as store:
+                node, numbers = coordination(store), iter(range(1000))
+
+                async def begin() -> None:
+                    turn_id = f"turn_{next(numbers)}"
+                    await store.save_thread(thread(f"thr_{turn_id}"), None)
+                    trips = proxy.trips
+                    await node.begin(opening(turn_id, f"thr_{turn_id}"), None)
+                    counts["begin"] = proxy.trips - trips
+                    with fence_of(turn_id):
+                        trips = proxy.trips
+                        item = note("i1", f"thr_{turn_id}")
+                        await store.add_thread_item(f"thr_{turn_id}", item, None)
+                        counts["add an item in a turn"] = proxy.trips - trips
+                    trips = proxy.trips
+                    entry = JournalEntry(turn_id, f"thr_{turn_id}", (item,))
+                    await store.journal.checkpoint([entry])
+                    counts["checkpoint"] = proxy.trips - trips
+                    trips = proxy.trips
+                    await store.settle(Settlement(f"thr_{turn_id}", turn_id, (item,)), None)
+                    counts["settle"] = proxy.trips - trips
+
+                async def others() -> None:
+                    item = note(f"i{next(numbers)}", "thr_1")
+                    for name, call in {
+                        "save a thread": lambda: store.save_thread(thread("thr_1"), None),
+                        "add an item": lambda: store.add_thread_item("thr_1", item, None),
+                        "load a page": lambda: store.load_thread_items(
+                            "thr_1", None, 20, "desc", None
+                        ),
+                        "look for abandoned turns": lambda: store.journal.abandoned("thr_1"),
+                        "record": lambda: node.record("thr_1"),
+                        "news": node.news,
+                        "post": lambda: node.post(node.node, b"message"),
+                    }.items():
+                        trips = proxy.trips
+                        await call()
+                        counts[name] = proxy.trips - trips
+
+                counts: dict[str, int] = {}
+                for _ in range(10):  # by then all statements are prepared
+                    await begin()
+                    await others()
+        assert counts == {
+            "begin": 2,
+            "add an item in a turn": 1,
+            "checkpoint": 1,
+            "settle": 2,
+            "save a thread": 1,
+            "add an item": 1,
+            "load a page": 1,
+            "look for abandoned turns": 1,
+            "record": 1,
+            "news": 1,
+            "post": 1,
+        }
+
+
+async def forget(url: str, node: str) -> None:
+    """Let a node's lease run out."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE chatkit_trio.nodes SET lease = '1 ms', seen_at = seen_at - lease WHERE id = %s",
+            (node,),
+        )
+    await trio.sleep(0.01)
+
+
+def dump(url: str) -> list[Any]:
+    """Return all that is stored of threads and turns."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        queries = ("SELECT * FROM threads", "SELECT * FROM items", "SELECT * FROM turns")
+        connection.execute("SET search_path TO chatkit_trio")
+        return [connection.execute(query).fetchall() for query in queries]
+
+
+async def _true_if(condition: bool) -> bool:
+    return condition
+
+
+async def _works(call: Callable[[], Awaitable[object]]) -> bool:
+    try:
+        await call()
+    except StoreError:
+        return False
+    return True
+
+
+async def _later(seconds: float, call: Callable[[], object]) -> None:
+    await trio.sleep(seconds)
+    call()
+
+
+async def _settle_later(store: PostgreSQLStore[Any]) -> None:
+    await trio.sleep(0.3)
+    await store.settle(Settlement("thr_1", "turn_1"), None)

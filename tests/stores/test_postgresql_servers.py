@@ -1,0 +1,79 @@
+"""Two servers over one PostgreSQL database, on a real clock: they behave as one server would."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+
+from chatkit_trio.server import ChatKitServer, TurnPolicy
+from chatkit_trio.stores.postgresql import PostgreSQLStore
+from chatkit_trio.testing import ChatClient, ClientTurn, ScriptedServer, say, scripted_server
+from tests.postgresql_server import Server
+from tests.transcript import transcript
+
+WORDS = [f"word{number} " for number in range(20)]
+SLOWLY = [say(*WORDS, every=0.1)]
+WHOLE = ["user: hi", "assistant: " + "".join(WORDS)]
+
+
+@asynccontextmanager
+async def two(
+    url: str, *scripts: Sequence[Any], **settings: Any
+) -> AsyncIterator[tuple[ScriptedServer, ScriptedServer]]:
+    policy = TurnPolicy(**settings)
+    here = scripted_server(PostgreSQLStore[Any](url), SLOWLY, *scripts, policy=policy)
+    there = scripted_server(PostgreSQLStore[Any](url), [say("Fine")], policy=policy)
+    with trio.fail_after(60):
+        async with here, there:
+            yield here, there
+
+
+@asynccontextmanager
+async def streaming(server: ChatKitServer[Any]) -> AsyncIterator[ClientTurn]:
+    """Send a message, and read until some words have come."""
+    async with ChatClient.of_server(server).send("hi") as turn:
+        await turn.wait_for(lambda event: WORDS[2] in event.model_dump_json())
+        yield turn
+
+
+async def test_a_message_to_another_node_supersedes_the_answer(postgresql_url: str) -> None:
+    async with two(postgresql_url) as (here, there), streaming(here) as turn:
+        async with ChatClient.of_server(there).send("and?", turn.thread_id) as second:
+            await second.read()
+        lines = await transcript(there.store, turn.thread_id)
+        assert lines[0] == "user: hi"
+        assert lines[1].startswith("assistant: word0 word1 word2 ")
+        assert lines[2:] == ["note: superseded", "user: and?", "assistant: Fine"]
+
+
+async def test_a_message_to_another_node_waits_if_the_policy_says_so(postgresql_url: str) -> None:
+    async with two(postgresql_url, on_busy="queue") as (here, there), streaming(here) as turn:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+            async with ChatClient.of_server(there).send("and?", turn.thread_id) as second:
+                await second.read()
+        lines = await transcript(there.store, turn.thread_id)
+        assert lines == [*WHOLE, "user: and?", "assistant: Fine"]
+
+
+async def test_a_turn_is_stopped_from_another_node(postgresql_url: str) -> None:
+    async with two(postgresql_url) as (here, there), streaming(here) as turn:
+        assert turn.thread_id is not None
+        await there.stop(turn.thread_id)
+        lines = await transcript(there.store, turn.thread_id)
+        assert lines[0] == "user: hi"
+        assert lines[2:] == ["note: stopped"]
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["fast", "immediate"])
+async def test_an_answer_outlives_a_restart_of_the_database(
+    at_once: bool, postgresql_url: str, postgresql_server: Server
+) -> None:
+    async with two(postgresql_url) as (here, there), streaming(here) as turn:
+        await trio.to_thread.run_sync(lambda: postgresql_server.restart(at_once=at_once))
+        await turn.read()
+        assert await transcript(there.store, turn.thread_id) == WHOLE
