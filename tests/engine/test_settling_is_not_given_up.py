@@ -635,10 +635,11 @@ async def test_a_write_that_outlasts_every_limit_costs_nothing(
 
     class HungDisk(StoreWrapper[Any]):
         async def around(self, name: str, call: Any) -> Any:
-            if name == "settle":
-                with trio.CancelScope(shield=True):
-                    await trio.sleep(60)
-            return await call()
+            if name != "settle":
+                return await call()
+            with trio.CancelScope(shield=True):
+                await trio.sleep(60)
+                return await call()
 
     memory = MemoryStore[Any]()
     server = scripted_server(HungDisk(memory), HANGING, policy=TurnPolicy(settle_timeout=1))
