@@ -72,6 +72,7 @@ MIN_SECRET_BYTES = 16
 _MAX_NAME_LENGTH = 255
 _WRITTEN_AT_ONCE = 256 * 1024  # bytes; a hop to a worker thread costs the same for 1 and for these
 _CLEANUP_TIMEOUT = 30.0  # seconds
+_THREADS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +150,11 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         self._sign = _Signer(secret)
         self._files = AttachmentFiles(Path(directory))
         self._receiving: set[str] = set()
+        # Its own, for user code may take all threads of Trio's default limiter.
+        self._threads = trio.CapacityLimiter(_THREADS)
         self._entry = CountedEntry(
-            partial(_in_thread, self._files.open),
-            partial(_in_thread, self._files.close),
+            partial(self._in_thread, self._files.open),
+            partial(self._in_thread, self._files.close),
             close_timeout=_CLEANUP_TIMEOUT,
         )
 
@@ -185,7 +188,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
             raise InvalidRequestError(f"size must not be negative, and is {input.size}")
         self._check_size(input.size)
         record = self._new_record(input.name, input.mime_type, input.size, context)
-        await _in_thread(self._files.save_record, record)
+        await self._in_thread(self._files.save_record, record)
         return self._attachment(record, with_descriptor=True)
 
     async def delete_attachment(self, attachment_id: str, context: TContext) -> None:
@@ -196,7 +199,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         with suppress(NotFoundError):
             record = await self._load_record(attachment_id)
             if record.owner == owner_of(self._owner, context):
-                await _in_thread(self._files.remove, record.id)
+                await self._in_thread(self._files.remove, record.id)
 
     # --- Reading -------------------------------------------------------------------------------
 
@@ -208,7 +211,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         record = await self._load_record(attachment_id)
         self._check_owner(record, context)
         try:
-            return await _in_thread(self._files.bytes_path(record.id).read_bytes)
+            return await self._in_thread(self._files.bytes_path(record.id).read_bytes)
         except FileNotFoundError:
             raise _not_arrived(record) from None
 
@@ -227,7 +230,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         self._check_signature(signature, "view", attachment_id)
         record = await self._load_record(attachment_id)
         await self._context_of(record, caller)
-        size = await _in_thread(self._files.size, record.id)
+        size = await self._in_thread(self._files.size, record.id)
         if size is None:
             raise _not_arrived(record)
         path = self._files.bytes_path(record.id)
@@ -259,7 +262,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
             raise GoneError("this upload URL has expired; ask for another with attachments.create")
         record = await self._load_record(attachment_id)
         context = await self._context_of(record, caller)
-        if await _in_thread(self._files.size, record.id) is not None:
+        if await self._in_thread(self._files.size, record.id) is not None:
             await self._clear_descriptor(record.id, context)  # a crash may have come before it
             raise ConflictError(f"attachment {record.id} has been uploaded already")
         await self._receive(record, chunks)
@@ -268,7 +271,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         except BaseException:
             # What came is taken back, so that the URL is good for another try.
             with trio.move_on_after(_CLEANUP_TIMEOUT, shield=True):
-                await _in_thread(self._files.remove_bytes, record.id)
+                await self._in_thread(self._files.remove_bytes, record.id)
             raise
 
     async def receive_direct(
@@ -287,12 +290,12 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         context = self._metadata_context(record, caller_context)
         attachment = self._attachment(record, with_descriptor=False)
         try:
-            await _in_thread(self._files.save_record, record)
+            await self._in_thread(self._files.save_record, record)
             await self._receive(record, chunks)
             await self.metadata.save_attachment(attachment, context)
         except BaseException:
             with trio.move_on_after(_CLEANUP_TIMEOUT, shield=True):
-                await _in_thread(self._files.remove, record.id)
+                await self._in_thread(self._files.remove, record.id)
             raise
         return attachment
 
@@ -301,14 +304,14 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
             raise ConflictError(f"attachment {record.id} is being uploaded")
         self._receiving.add(record.id)
         try:
-            part = await _in_thread(self._files.begin)
+            part = await self._in_thread(self._files.begin)
             try:
                 await self._write_all(part, record, chunks)
-                await _in_thread(self._files.publish, part, record.id)
+                await self._in_thread(self._files.publish, part, record.id)
             except BaseException:
                 # Cancelled or not, half a file must not stay. One thread hop, bounded.
                 with trio.move_on_after(_CLEANUP_TIMEOUT, shield=True):
-                    await _in_thread(part.discard)
+                    await self._in_thread(part.discard)
                 raise
         finally:
             self._receiving.discard(record.id)
@@ -322,10 +325,10 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
             check.feed(chunk)
             waiting += chunk
             if len(waiting) >= _WRITTEN_AT_ONCE:
-                await _in_thread(part.write, bytes(waiting))
+                await self._in_thread(part.write, bytes(waiting))
                 waiting.clear()
         check.end()
-        await _in_thread(part.write, bytes(waiting))
+        await self._in_thread(part.write, bytes(waiting))
 
     async def _clear_descriptor(self, attachment_id: str, context: TContext) -> Attachment:
         attachment = await self.metadata.load_attachment(attachment_id, context)
@@ -345,7 +348,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         processes may collect at once. Raises `StoreError`; cancelled, it stops between two files.
         """
         collected: list[str] = []
-        for attachment_id in await _in_thread(self._files.record_ids):
+        for attachment_id in await self._in_thread(self._files.record_ids):
             with suppress(NotFoundError):  # deleted while this went on
                 record = await self._load_record(attachment_id)
                 is_old = self._clock() - record.created_at >= self._orphan_age
@@ -369,7 +372,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
 
     async def _collect(self, record: Record) -> bool:
         if self._context_for_owner is None:
-            if await _in_thread(self._files.size, record.id) is not None:
+            if await self._in_thread(self._files.size, record.id) is not None:
                 return False
         else:
             context = self._owners_context(record.owner)
@@ -377,7 +380,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
                 return False
             # The metadata first: the record says, after a crash, that there is something to do.
             await self.metadata.delete_attachment(record.id, context)
-        await _in_thread(self._files.remove, record.id)
+        await self._in_thread(self._files.remove, record.id)
         return True
 
     async def _is_in_use(self, attachment_id: str, context: TContext) -> bool:
@@ -442,7 +445,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
             raise ForbiddenError("this URL was not signed by this server")
 
     async def _load_record(self, attachment_id: str) -> Record:
-        return await _in_thread(self._files.load_record, attachment_id)
+        return await self._in_thread(self._files.load_record, attachment_id)
 
     def _check_owner(self, record: Record, context: TContext) -> None:
         if owner_of(self._owner, context) != record.owner:
@@ -479,6 +482,10 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
 
     def _limit(self, record: Record) -> int:
         return self.max_bytes if record.size is None else record.size
+
+    async def _in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        # Never abandoned: when it raises Cancelled it hasn't begun, and else it has ended.
+        return await trio.to_thread.run_sync(function, *args, limiter=self._threads)
 
 
 class _ContentCheck:
@@ -548,8 +555,3 @@ def _plain_name(name: str) -> str:
 
 def _not_arrived(record: Record) -> NotFoundError:
     return NotFoundError(f"attachment {record.id} has not been uploaded yet")
-
-
-async def _in_thread(function: Callable[[*Ts], T], *args: *Ts) -> T:
-    # Never abandoned: when it raises Cancelled it hasn't begun, and else it has ended.
-    return await trio.to_thread.run_sync(function, *args)

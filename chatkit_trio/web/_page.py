@@ -17,6 +17,8 @@ from quart_trio.wrappers import TrioResponse
 
 from chatkit_trio.server import ChatKitServer
 
+from ._static_files import StaticFiles
+
 STATIC = Path(__file__).parent / "static"
 
 SECURITY_HEADERS = {
@@ -74,8 +76,9 @@ def page_html(server: ChatKitServer[Any], path: str, page: ChatPage) -> str:
 
 def page_blueprint(server: ChatKitServer[Any], path: str, page: ChatPage) -> Blueprint:
     """Return a blueprint with the page at `/`, its files at `/static/`, and scripts at `/page/`."""
-    blueprint = Blueprint("page", __name__, static_folder=str(STATIC), static_url_path="/static")
+    blueprint = Blueprint("page", __name__)
     text = page_html(server, path, page)
+    files = StaticFiles(STATIC)
 
     # These are async though they await nothing: Quart runs a plain function in a thread.
     async def index() -> Response:  # noqa: ASYNC124
@@ -93,6 +96,7 @@ def page_blueprint(server: ChatKitServer[Any], path: str, page: ChatPage) -> Blu
         return response
 
     blueprint.add_url_rule("/", view_func=index)
+    blueprint.add_url_rule("/static/<path:name>", view_func=files.send)
     blueprint.after_request(secured)
     return blueprint
 

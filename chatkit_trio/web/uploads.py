@@ -7,9 +7,10 @@ these routes by itself. docs/how-to/attachments.md describes the wire.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, cast
+from typing import Any, Generic, Self, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 import trio
@@ -36,8 +37,11 @@ from ._upload_body import UploadBody, leave_bodies_to_views, upload_body
 
 __all__ = ["uploads_blueprint"]
 
+T = TypeVar("T")
+
 _SENT_AT_ONCE = 64 * 1024  # bytes
 _FORM_BYTES = 64 * 1024  # of a multipart form, besides its file
+_THREADS = 16  # that read files to send
 _FIRST_COLLECTION = 60.0  # seconds after the start, so that it doesn't slow the start down
 
 _DOWNLOAD_HEADERS = {
@@ -116,6 +120,8 @@ class Uploads(Generic[TContext]):
         self._context = RequestContext(context)
         self._idle_timeout = idle_timeout
         self._upload_timeout = upload_timeout
+        # Its own, for user code may take all threads of Trio's default limiter.
+        self._threads = trio.CapacityLimiter(_THREADS)
 
     async def take(self, attachment_id: str) -> Response:
         """Take the bytes of a created attachment, raw or as a form."""
@@ -148,7 +154,7 @@ class Uploads(Generic[TContext]):
         signature = request.args.get("signature", "")
         download = await self._store.open_download(attachment_id, signature, self._context)
         response = TrioResponse(
-            _FileBody(download.path),
+            _FileBody(download.path, self._threads),
             headers={**_DOWNLOAD_HEADERS, "Content-Disposition": _disposition(download)},
             content_type=download.mime_type,
         )
@@ -175,12 +181,13 @@ class Uploads(Generic[TContext]):
 class _FileBody(ResponseBody):
     """The bytes of a file, as chunks of a response."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: trio.CapacityLimiter) -> None:
         self._path = path
+        self._threads = threads
         self._file: Any = None
 
     async def __aenter__(self) -> Self:
-        self._file = await trio.open_file(self._path, "rb")
+        self._file = await self._in_thread(partial(self._path.open, "rb"))
         return self
 
     async def __aexit__(
@@ -189,16 +196,19 @@ class _FileBody(ResponseBody):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._file.aclose()
+        self._file.close()  # it was only read, so there is nothing to write that could block
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        chunk: bytes = await self._file.read(_SENT_AT_ONCE)
+        chunk: bytes = await self._in_thread(partial(self._file.read, _SENT_AT_ONCE))
         if not chunk:
             raise StopAsyncIteration
         return chunk
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(function, limiter=self._threads)
 
 
 class _Collection:
