@@ -230,7 +230,9 @@ class SQLiteStore(Store[TContext]):
         **kwargs: P.kwargs,
     ) -> T:
         owner = owner_of(self._owner, context)
-        return await self._database.read(lambda db: query(db, owner, *args, **kwargs))
+        return await self._database.read(
+            lambda db: query(db, owner, *args, **kwargs), owner=owner
+        )
 
     async def _write(
         self,
@@ -240,7 +242,9 @@ class SQLiteStore(Store[TContext]):
         **kwargs: P.kwargs,
     ) -> T:
         owner = owner_of(self._owner, context)
-        return await self._database.write(lambda db: query(db, owner, *args, **kwargs))
+        return await self._database.write(
+            lambda db: query(db, owner, *args, **kwargs), owner=owner
+        )
 
 
 def _page(rows: list[tuple[str, str]], limit: int, decode: Callable[[str], Any]) -> Page[Any]:
