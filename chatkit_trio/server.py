@@ -24,6 +24,7 @@ from ._engine.journal import keep_journal, keep_recovering, recover, write_down
 from ._engine.keeping import CancelReason, ending_note
 from ._engine.live import LiveTurns
 from ._engine.opening import CheckedRequest
+from ._engine.owner_limits import Owners, Slot, Toll
 from ._engine.policy import TurnPolicy
 from ._engine.repeats import Repeats
 from ._engine.requests import (
@@ -32,13 +33,15 @@ from ._engine.requests import (
     DEFAULT_PAGE_SIZE,
     READS,
     STREAMING,
+    costs,
     last_ending,
 )
 from ._engine.streaming import stream_text, stream_widget
 from ._engine.turn import Turn, TurnState, current_turn
 from ._engine.widget_diff import diff_widget
 from ._engine.wire import parse_request, to_json
-from .errors import FramesLost, ServerNotRunningError, StoreError
+from .errors import FramesLost, LimitError, ServerNotRunningError, StoreError
+from .limits import OwnerLimits
 from .store import AttachmentStore, Store
 from .types import AnswerEnding, ChatKitReq
 
@@ -94,8 +97,11 @@ class StreamingResult:
                 await send(frame)
     """
 
-    def __init__(self, start: Callable[[], tuple[Turn[Any], FrameReader]]) -> None:
+    def __init__(
+        self, start: Callable[[], tuple[Turn[Any], FrameReader]], slot: Slot | None = None
+    ) -> None:
         self._start = start
+        self._slot = slot
         self._reading: tuple[Turn[Any], FrameReader] | None = None
         self._is_entered = False
 
@@ -160,6 +166,7 @@ class StreamingResult:
 
         Waits even if the caller has been cancelled, for at most four times `settle_timeout`.
         """
+        self._free_unused_slot()
         if self._reading is None:
             return
         turn, reader = self._reading
@@ -171,7 +178,12 @@ class StreamingResult:
     def _started(self) -> tuple[Turn[Any], FrameReader]:
         if self._reading is None:
             self._reading = self._start()
+            self._free_unused_slot()  # a repeat reads along another request's turn
         return self._reading
+
+    def _free_unused_slot(self) -> None:
+        if self._slot is not None:
+            self._slot.free_unless_kept()
 
 
 class ChatKitServer(ServerHooks[TContext]):
@@ -184,6 +196,8 @@ class ChatKitServer(ServerHooks[TContext]):
     often, in seconds, live answers are written to the store's journal if it has one: a crash
     loses at most so much of an answer. `idempotency_window` is how long, in seconds, a request with
     an `Idempotency-Key` is remembered, so that its repeat isn't carried out again.
+    `owner_limits` bounds what one owner may use; without it nothing is bounded. See
+    `limits.OwnerLimits` and `get_owner`.
     """
 
     def __init__(
@@ -194,12 +208,14 @@ class ChatKitServer(ServerHooks[TContext]):
         policy: TurnPolicy | None = None,
         journal_interval: float = 0.5,
         idempotency_window: float = 600.0,
+        owner_limits: OwnerLimits | None = None,
     ) -> None:
         self.store = store
         self.attachment_store = attachment_store
         self.policy = policy if policy is not None else TurnPolicy()
         self.journal_interval = journal_interval
         self.live_turns = LiveTurns(self.__recover)
+        self.owners = Owners(owner_limits)
         self.__repeats = Repeats(self, idempotency_window)
         # Two underscores: a subclass has names of its own, and must not replace these by chance.
         self.__stack: AsyncExitStack | None = None
@@ -339,6 +355,7 @@ class ChatKitServer(ServerHooks[TContext]):
         can_return: bool = False,
         idempotency_key: str | None = None,
         with_endings: bool = False,
+        is_counted: bool = False,
     ) -> StreamingResult | NonStreamingResult:
         """Answer one request of the ChatKit protocol.
 
@@ -360,25 +377,48 @@ class ChatKitServer(ServerHooks[TContext]):
         `idempotency_window` seconds, also over a restart. A request that was refused, or whose
         first writes failed, uses no key up.
 
+        `is_counted` says that the caller has counted the request by `count_request` already.
+
         Raises `InvalidRequestError` (400), `NotFoundError` (404), `ConflictError` and `BusyError`
-        (409; `ConflictError` also for a key that came with another body); each has an
-        `http_status`. A stream's errors come as `error` events. Checkpoints; a cancelled
+        (409; `ConflictError` also for a key that came with another body), and `LimitError` (429),
+        for which nothing has been stored; each has an `http_status`. A stream's errors come as `error` events. Checkpoints; a cancelled
         non-streaming request has either been carried out or not, and its key can be used again.
         """
+        if not is_counted:
+            await self.count_request(context)
         parsed = parse_request(request)
+        size = len(request.encode() if isinstance(request, str) else request)
+        toll = self.owners.toll(self.__owner(context), costs(parsed, size))
         if type(parsed) in STREAMING:
             key = None if idempotency_key is None else (idempotency_key, request)
-            return await self.__open(parsed, context, key, can_return=can_return)
-        answer = partial(self.__answer, parsed, context, with_endings=with_endings)
+            return await self.__open(parsed, context, key, toll, can_return=can_return)
+        answer = partial(self.__answer, parsed, context, toll, with_endings=with_endings)
         if idempotency_key is None or type(parsed) in READS:
             return NonStreamingResult(await answer())
+        try:
+            await toll.look()
+        except LimitError:
+            # A repeat of what was carried out already costs nothing.
+            if not await self.__repeats.knows(idempotency_key, context):
+                raise
         return NonStreamingResult(
             await self.__repeats.answer(idempotency_key, request, answer, context)
         )
 
+    async def count_request(self, context: TContext) -> None:
+        """Count a request of the context's owner. Raises `LimitError` if it is one too many.
+
+        `process` does it by itself; this is for views of your own, such as one that watches.
+        """
+        await self.owners.spend(self.__owner(context), "requests_per_minute", 1)
+
+    def __owner(self, context: TContext) -> str:
+        return self.get_owner(context) if self.owners.are_limited else ""
+
     async def __answer(
-        self, request: ChatKitReq, context: TContext, *, with_endings: bool
+        self, request: ChatKitReq, context: TContext, toll: Toll, *, with_endings: bool
     ) -> bytes:
+        await toll.pay()
         answered = ANSWERED_WITH_ENDINGS if with_endings else ANSWERED
         return to_json(await answered[type(request)](self, request, context))
 
@@ -387,30 +427,63 @@ class ChatKitServer(ServerHooks[TContext]):
         request: ChatKitReq,
         context: TContext,
         key: tuple[str, str | bytes | bytearray] | None,
+        toll: Toll,
         *,
         can_return: bool,
     ) -> StreamingResult:
         self.__require_running()
         checked = STREAMING[type(request)](self, request, context)
         policy = self.get_turn_policy(request, context)
-        check = partial(self.__check, checked, policy)
-        start = partial(self.__start, policy=policy, context=context, can_return=can_return)
-        if key is None:
-            await check()
-            return StreamingResult(partial(start, checked, self.live_turns.run))
-        keyed = await self.__repeats.open(*key, checked, context)
-        start_keyed = partial(start, keyed, partial(self.__repeats.run, keyed))
-        return StreamingResult(
-            await keyed.reading(policy, check, start_keyed, can_return=can_return)
-        )
+        slot, refusal = None, None
+        try:
+            await toll.look()
+            slot = await self.__slot(checked.thread_id, policy, context)
+        except LimitError as error:
+            # A repeat reads what was carried out already: it costs nothing.
+            if key is None or not await self.__repeats.knows(key[0], context):
+                raise
+            refusal = error
+        check = partial(self.__check, checked, policy, toll, refusal)
+        start = partial(self.__start, slot, policy=policy, context=context, can_return=can_return)
+        try:
+            if key is None:
+                await check()
+                return StreamingResult(partial(start, checked, self.live_turns.run), slot)
+            keyed = await self.__repeats.open(*key, checked, context)
+            start_keyed = partial(start, keyed, partial(self.__repeats.run, keyed))
+            return StreamingResult(
+                await keyed.reading(policy, check, start_keyed, can_return=can_return), slot
+            )
+        except BaseException:
+            if slot is not None:
+                slot.free()
+            raise
 
-    async def __check(self, checked: CheckedRequest, policy: TurnPolicy) -> None:
+    async def __slot(self, thread_id: str, policy: TurnPolicy, context: TContext) -> Slot | None:
+        """Take a slot for a turn; one that the turn will supersede isn't counted beside it."""
+        holder = self.live_turns.holder(thread_id)
+        is_replaced = holder is not None and policy.on_busy == "supersede" and holder.allow_cancel
+        replaces = holder.slot if holder is not None and is_replaced else None
+        return await self.owners.take_slot(self.__owner(context), "live_turns", replaces)
+
+    async def __check(
+        self,
+        checked: CheckedRequest,
+        policy: TurnPolicy,
+        toll: Toll,
+        refusal: LimitError | None,
+    ) -> None:
+        """Raise if the request can't be carried out; else let its owner pay for it."""
+        if refusal is not None:
+            raise refusal
         await checked.check()
         if policy.on_busy == "reject":
             self.live_turns.refuse_if_busy(checked.thread_id)
+        await toll.pay()
 
     def __start(
         self,
+        slot: Slot | None,
         checked: CheckedRequest,
         run: Callable[[Turn[TContext]], Awaitable[None]],
         policy: TurnPolicy,
@@ -420,6 +493,9 @@ class ChatKitServer(ServerHooks[TContext]):
     ) -> tuple[Turn[TContext], FrameReader]:
         nursery = self.__require_running()
         turn = Turn(self, checked, policy, context)
+        if slot is not None:
+            slot.keep()
+            turn.slot = slot
         self.live_turns.add(turn)
         reader = turn.open_reader(leads=True, can_return=can_return)
         nursery.start_soon(run, turn, name=f"chatkit_trio {turn.id}")

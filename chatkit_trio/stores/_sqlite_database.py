@@ -103,9 +103,7 @@ class Database:
         async with self._no_reads():
             await trio.to_thread.run_sync(self._close, limiter=self._writing.limiter)
 
-    async def write(
-        self, transaction: Callable[[sqlite3.Connection], T], *, owner: str = ""
-    ) -> T:
+    async def write(self, transaction: Callable[[sqlite3.Connection], T], *, owner: str = "") -> T:
         """Run a function in a transaction of its own and commit it; if it raises, undo it.
 
         A cancellation while it waits for its turn means it never began; once begun it runs to its

@@ -70,6 +70,8 @@ class Endpoint(Generic[TContext]):
     async def process(self) -> Response:
         """Answer one request of the protocol."""
         context = await self._context()
+        # Before the body is read: who has asked too often isn't listened to.
+        await self._server.count_request(context)
         # Who asks for ids can come back with the last one.
         with_ids = "ChatKit-Event-Ids" in request.headers
         result = await self._server.process(
@@ -78,6 +80,7 @@ class Endpoint(Generic[TContext]):
             can_return=with_ids,
             idempotency_key=request.headers.get("Idempotency-Key"),
             with_endings=_wants_endings(),
+            is_counted=True,
         )
         if isinstance(result, StreamingResult):
             return event_stream(EventStreamBody(result, with_ids=with_ids))
@@ -89,6 +92,7 @@ class Endpoint(Generic[TContext]):
         If there is none, a client that asks is told how the last answer ended.
         """
         context = await self._context()
+        await self._server.count_request(context)
         last = parse_event_id(
             request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
         )
