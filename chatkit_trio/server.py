@@ -381,8 +381,9 @@ class ChatKitServer(ServerHooks[TContext]):
 
         Raises `InvalidRequestError` (400), `NotFoundError` (404), `ConflictError` and `BusyError`
         (409; `ConflictError` also for a key that came with another body), and `LimitError` (429),
-        for which nothing has been stored; each has an `http_status`. A stream's errors come as `error` events. Checkpoints; a cancelled
-        non-streaming request has either been carried out or not, and its key can be used again.
+        for which nothing has been stored; each has an `http_status`. A stream's errors come as
+        `error` events. Checkpoints; a cancelled non-streaming request has either been carried out
+        or not, and its key can be used again.
         """
         if not is_counted:
             await self.count_request(context)

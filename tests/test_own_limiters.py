@@ -42,9 +42,9 @@ def files_in(tmp_path, store):
 @pytest.mark.parametrize("path", ["/", "/static/app.css", "/static/js/main.js", "/healthz"])
 async def test_the_page_comes_while_user_code_has_all_threads(tmp_path, path):
     store = SQLiteStore(tmp_path / "chat.sqlite3")
-    async with client_of(create_app(scripted_server(store, [say("Hello")]))) as client:
-        async with all_threads_of_user_code_taken():
-            answer = await client.ask("GET", path)
+    app = create_app(scripted_server(store, [say("Hello")]))
+    async with client_of(app) as client, all_threads_of_user_code_taken():
+        answer = await client.ask("GET", path)
 
     assert answer.status == 200
 
