@@ -12,6 +12,7 @@ from chatkit_trio.stores.attachments import DiskAttachmentStore
 
 from ._blueprint import DEFAULT_MAX_BODY_BYTES, CorsOrigins, chatkit_blueprint
 from ._endpoint import ContextFunction
+from ._guard import Guard
 from ._middleware import refusal_of, refusal_response
 from ._page import ChatPage, page_blueprint
 from .uploads import uploads_blueprint
@@ -38,6 +39,7 @@ def create_app(
     # More than the limit, because the blueprint counts by itself and says what the limit is.
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes + 1024 * 1024
     app.register_error_handler(HTTPException, _refuse)
+    Guard.around(app).add_path("/", max_body_bytes)
     if isinstance(server.attachment_store, DiskAttachmentStore):
         # Registered first, so that it stops before the server closes its stores.
         app.register_blueprint(

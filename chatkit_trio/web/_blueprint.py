@@ -15,6 +15,7 @@ from chatkit_trio.store import TContext
 
 from ._cors import Cors
 from ._endpoint import ContextFunction, Endpoint
+from ._guard import Guard
 from ._middleware import ALL_METHODS, View, with_middleware
 
 EXTENSION = "chatkit_trio"
@@ -75,7 +76,7 @@ def chatkit_blueprint(
     route(f"{path}/threads/<thread_id>/stop", "POST", endpoint.stop)
     if health_path is not None:
         route(health_path, "GET", endpoint.health)
-    _tie(blueprint, server)
+    _tie(blueprint, server, path, max_body_bytes)
     return blueprint
 
 
@@ -124,11 +125,13 @@ def servers_of(app: Quart) -> list[ChatKitServer[Any]]:
     return list(app.extensions.get(EXTENSION, ()))
 
 
-def _tie(blueprint: Blueprint, server: ChatKitServer[Any]) -> None:
+def _tie(blueprint: Blueprint, server: ChatKitServer[Any], path: str, max_body_bytes: int) -> None:
     lifespan = ServerLifespan(server)
 
     def list_server(state: BlueprintSetupState) -> None:
-        state.app.extensions.setdefault(EXTENSION, []).append(server)
+        app = cast(Quart, state.app)
+        app.extensions.setdefault(EXTENSION, []).append(server)
+        Guard.around(app).add_path((state.url_prefix or "").rstrip("/") + path, max_body_bytes)
 
     async def start() -> None:
         await lifespan.start(cast(QuartTrio, current_app).nursery)

@@ -31,9 +31,10 @@ from chatkit_trio.types import Attachment
 from ._blueprint import CorsOrigins
 from ._cors import Cors
 from ._endpoint import ContextFunction, RequestContext
+from ._guard import Guard
 from ._middleware import ALL_METHODS, View, json_response, with_middleware
 from ._multipart import MultipartFile
-from ._upload_body import UploadBody, leave_bodies_to_views, upload_body
+from ._request_body import RequestBody, request_body
 
 __all__ = ["uploads_blueprint"]
 
@@ -126,7 +127,7 @@ class Uploads(Generic[TContext]):
     async def take(self, attachment_id: str) -> Response:
         """Take the bytes of a created attachment, raw or as a form."""
 
-        async def received(body: UploadBody) -> Attachment:
+        async def received(body: RequestBody) -> Attachment:
             return await self._store.receive_upload(
                 attachment_id,
                 request.args.get("expires", ""),
@@ -140,7 +141,7 @@ class Uploads(Generic[TContext]):
     async def take_form(self) -> Response:
         """Take a new attachment, all in one request."""
 
-        async def received(body: UploadBody) -> Attachment:
+        async def received(body: RequestBody) -> Attachment:
             form = _form(body)
             head = await form.head()
             return await self._store.receive_direct(
@@ -162,8 +163,8 @@ class Uploads(Generic[TContext]):
         response.timeout = None  # Quart's default cuts any response after 60 seconds
         return response
 
-    async def _answer(self, receive: Callable[[UploadBody], Awaitable[Attachment]]) -> Response:
-        body = upload_body(request)
+    async def _answer(self, receive: Callable[[RequestBody], Awaitable[Attachment]]) -> Response:
+        body = request_body(request)
         max_bytes = self._store.max_bytes + _FORM_BYTES
         body.begin(max_bytes, self._idle_timeout, self._upload_timeout)
         try:
@@ -250,17 +251,16 @@ def _by_method(views: dict[str, View], cors: Cors) -> View:
 def _tie(blueprint: Blueprint, store: DiskAttachmentStore[Any], path: str) -> None:
     collection = _Collection(store)
 
-    def leave_bodies(state: BlueprintSetupState) -> None:
-        leave_bodies_to_views(
-            cast(Quart, state.app), f"{(state.url_prefix or '').rstrip('/')}{path}"
-        )
+    def guard(state: BlueprintSetupState) -> None:
+        guarded = f"{(state.url_prefix or '').rstrip('/')}{path}"
+        Guard.around(cast(Quart, state.app)).add_path(guarded, store.max_bytes + _FORM_BYTES)
 
-    blueprint.record_once(leave_bodies)
+    blueprint.record_once(guard)
     blueprint.before_app_serving(collection.start)
     blueprint.after_app_serving(collection.stop)
 
 
-def _form(body: UploadBody) -> MultipartFile:
+def _form(body: RequestBody) -> MultipartFile:
     return MultipartFile(body, request.mimetype_params.get("boundary"))
 
 
