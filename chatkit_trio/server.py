@@ -389,7 +389,7 @@ class ChatKitServer(ServerHooks[TContext]):
             await self.count_request(context)
         parsed = parse_request(request)
         size = len(request.encode() if isinstance(request, str) else request)
-        toll = self.owners.toll(self.__owner(context), costs(parsed, size))
+        toll = self.owners.toll(self.owner_if_limited(context), costs(parsed, size))
         if type(parsed) in STREAMING:
             key = None if idempotency_key is None else (idempotency_key, request)
             return await self.__open(parsed, context, key, toll, can_return=can_return)
@@ -411,9 +411,10 @@ class ChatKitServer(ServerHooks[TContext]):
 
         `process` does it by itself; this is for views of your own, such as one that watches.
         """
-        await self.owners.spend(self.__owner(context), "requests_per_minute", 1)
+        await self.owners.spend(self.owner_if_limited(context), "requests_per_minute", 1)
 
-    def __owner(self, context: TContext) -> str:
+    def owner_if_limited(self, context: TContext) -> str:
+        """Return `get_owner(context)` if owners have limits; else nobody needs to know: ""."""
         return self.get_owner(context) if self.owners.are_limited else ""
 
     async def __answer(
@@ -465,7 +466,7 @@ class ChatKitServer(ServerHooks[TContext]):
         holder = self.live_turns.holder(thread_id)
         is_replaced = holder is not None and policy.on_busy == "supersede" and holder.allow_cancel
         replaces = holder.slot if holder is not None and is_replaced else None
-        return await self.owners.take_slot(self.__owner(context), "live_turns", replaces)
+        return await self.owners.take_slot(self.owner_if_limited(context), "live_turns", replaces)
 
     async def __check(
         self,

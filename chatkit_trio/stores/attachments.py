@@ -12,12 +12,12 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias
 from urllib.parse import urlencode, urlsplit
 
 import trio
@@ -70,9 +70,16 @@ Ts = TypeVarTuple("Ts")
 
 MIN_SECRET_BYTES = 16
 _MAX_NAME_LENGTH = 255
-_WRITTEN_AT_ONCE = 256 * 1024  # bytes; a hop to a worker thread costs the same for 1 and for these
+_WRITTEN_AT_ONCE = 128 * 1024  # bytes; a hop to a worker thread costs the same for 1 and for these
 _CLEANUP_TIMEOUT = 30.0  # seconds
 _THREADS = 16
+
+
+Count: TypeAlias = Callable[[int], Awaitable[None]]
+"""Counts bytes that have arrived, and raises if they are too many."""
+
+Meter: TypeAlias = Callable[[TContext], AbstractAsyncContextManager[Count]]
+"""Counts one upload of the owner whose context it gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,12 +253,16 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         signature: str,
         chunks: AsyncIterator[bytes],
         caller: Callable[[], Awaitable[TContext]],
+        *,
+        meter: Meter[TContext] | None = None,
     ) -> Attachment:
         """Take the bytes of a created attachment, and clear its upload descriptor.
 
         `expires` and `signature` are of the upload URL; `caller` gives the request's context, and
-        isn't asked for bearer URLs. An upload that fails, is refused or is cancelled leaves
-        nothing, and may be tried again until the URL expires.
+        isn't asked for bearer URLs. `meter` is entered with the owner's context for as long as
+        bytes arrive, and what it gives is called with their number before they are written. An
+        upload that fails, is refused or is cancelled leaves nothing, and may be tried again until
+        the URL expires.
 
         Raises `ForbiddenError`, `GoneError` (expired), `NotFoundError` (deleted, or another
         owner's), `ConflictError` (there already, or being uploaded), `TooLargeError`,
@@ -265,7 +276,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         if await self._in_thread(self._files.size, record.id) is not None:
             await self._clear_descriptor(record.id, context)  # a crash may have come before it
             raise ConflictError(f"attachment {record.id} has been uploaded already")
-        await self._receive(record, chunks)
+        await self._receive(record, chunks, context, meter)
         try:
             return await self._clear_descriptor(record.id, context)
         except BaseException:
@@ -280,6 +291,8 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         mime_type: str,
         chunks: AsyncIterator[bytes],
         caller: Callable[[], Awaitable[TContext]],
+        *,
+        meter: Meter[TContext] | None = None,
     ) -> Attachment:
         """Take the bytes of a new attachment and save its metadata.
 
@@ -291,7 +304,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         attachment = self._attachment(record, with_descriptor=False)
         try:
             await self._in_thread(self._files.save_record, record)
-            await self._receive(record, chunks)
+            await self._receive(record, chunks, context, meter)
             await self.metadata.save_attachment(attachment, context)
         except BaseException:
             with trio.move_on_after(_CLEANUP_TIMEOUT, shield=True):
@@ -299,14 +312,29 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
             raise
         return attachment
 
-    async def _receive(self, record: Record, chunks: AsyncIterator[bytes]) -> None:
+    async def _receive(
+        self,
+        record: Record,
+        chunks: AsyncIterator[bytes],
+        context: TContext,
+        meter: Meter[TContext] | None,
+    ) -> None:
+        if meter is None:
+            await self._receive_metered(record, chunks, _unmetered)
+        else:
+            async with meter(context) as count:
+                await self._receive_metered(record, chunks, count)
+
+    async def _receive_metered(
+        self, record: Record, chunks: AsyncIterator[bytes], count: Count
+    ) -> None:
         if record.id in self._receiving:
             raise ConflictError(f"attachment {record.id} is being uploaded")
         self._receiving.add(record.id)
         try:
             part = await self._in_thread(self._files.begin)
             try:
-                await self._write_all(part, record, chunks)
+                await self._write_all(part, record, chunks, count)
                 await self._in_thread(self._files.publish, part, record.id)
             except BaseException:
                 # Cancelled or not, half a file must not stay. One thread hop, bounded.
@@ -317,12 +345,13 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
             self._receiving.discard(record.id)
 
     async def _write_all(
-        self, part: PartFile, record: Record, chunks: AsyncIterator[bytes]
+        self, part: PartFile, record: Record, chunks: AsyncIterator[bytes], count: Count
     ) -> None:
         check = _ContentCheck(record, self._limit(record))
         waiting = bytearray()
         async for chunk in chunks:
             check.feed(chunk)
+            await count(len(chunk))
             waiting += chunk
             if len(waiting) >= _WRITTEN_AT_ONCE:
                 await self._in_thread(part.write, bytes(waiting))
@@ -535,6 +564,10 @@ class _Signer:
 
     def __call__(self, *parts: str) -> str:
         return hmac.new(self._key, "\n".join(parts).encode(), hashlib.sha256).hexdigest()
+
+
+async def _unmetered(size: int) -> None:
+    return
 
 
 def _checked_base_url(base_url: str) -> str:

@@ -6,7 +6,8 @@ these routes by itself. docs/how-to/attachments.md describes the wire.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,7 @@ from chatkit_trio._engine.wire import to_json
 from chatkit_trio.errors import TooLargeError
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
-from chatkit_trio.stores.attachments import DiskAttachmentStore, Download
+from chatkit_trio.stores.attachments import Count, DiskAttachmentStore, Download
 from chatkit_trio.types import Attachment
 
 from ._blueprint import CorsOrigins
@@ -85,7 +86,7 @@ def uploads_blueprint(
     if path == "/":
         raise ValueError("attachments need a path of their own, as in https://host/attachments")
     blueprint = Blueprint(name, __name__)
-    uploads = Uploads(store, context, idle_timeout, upload_timeout)
+    uploads = Uploads(server, store, context, idle_timeout, upload_timeout)
     cors = Cors.of(cors_origins)
 
     def route(rule: str, endpoint: str, views: dict[str, View]) -> None:
@@ -112,11 +113,13 @@ class Uploads(Generic[TContext]):
 
     def __init__(
         self,
+        server: ChatKitServer[TContext],
         store: DiskAttachmentStore[TContext],
         context: ContextFunction[TContext] | None,
         idle_timeout: float,
         upload_timeout: float,
     ) -> None:
+        self._server = server
         self._store = store
         self._context = RequestContext(context)
         self._idle_timeout = idle_timeout
@@ -133,7 +136,8 @@ class Uploads(Generic[TContext]):
                 request.args.get("expires", ""),
                 request.args.get("signature", ""),
                 _form(body) if request.mimetype == "multipart/form-data" else body,
-                self._context,
+                self._counted_context,
+                meter=self._meter,
             )
 
         return await self._answer(received)
@@ -142,10 +146,23 @@ class Uploads(Generic[TContext]):
         """Take a new attachment, all in one request."""
 
         async def received(body: RequestBody) -> Attachment:
+            # Before the body is read: who may not ask, or has asked too often, isn't listened to.
+            context = await self._counted_context()
+            owners, owner = self._server.owners, self._server.owner_if_limited(context)
+            await owners.spend(owner, "uploads_per_hour", 1, only_look=True)
             form = _form(body)
             head = await form.head()
+            await owners.spend(owner, "uploads_per_hour", 1)
+
+            async def caller() -> TContext:  # noqa: ASYNC124 (the store may have to wait)
+                return context
+
             return await self._store.receive_direct(
-                head.filename, head.headers.get("Content-Type", ""), form, self._context
+                head.filename,
+                head.headers.get("Content-Type", ""),
+                form,
+                caller,
+                meter=self._meter,
             )
 
         return await self._answer(received)
@@ -153,7 +170,7 @@ class Uploads(Generic[TContext]):
     async def send(self, attachment_id: str) -> Response:
         """Send the bytes of an attachment."""
         signature = request.args.get("signature", "")
-        download = await self._store.open_download(attachment_id, signature, self._context)
+        download = await self._store.open_download(attachment_id, signature, self._counted_context)
         response = TrioResponse(
             _FileBody(download.path, self._threads),
             headers={**_DOWNLOAD_HEADERS, "Content-Disposition": _disposition(download)},
@@ -162,6 +179,31 @@ class Uploads(Generic[TContext]):
         response.content_length = download.size
         response.timeout = None  # Quart's default cuts any response after 60 seconds
         return response
+
+    async def _counted_context(self) -> TContext:
+        context = await self._context()
+        await self._server.count_request(context)
+        return context
+
+    @asynccontextmanager
+    async def _meter(self, context: TContext) -> AsyncIterator[Count]:
+        """Count an upload and its bytes against what the owner of the context may use."""
+        owners, owner = self._server.owners, self._server.owner_if_limited(context)
+        length = request.content_length
+        slot = await owners.take_slot(owner, "live_uploads")
+        if slot is not None:
+            slot.keep()
+        spend = partial(owners.spend, owner, "upload_bytes_per_hour")
+        try:
+            if length is None:
+                yield spend
+            else:
+                # At once, so that what doesn't fit is refused before it is sent.
+                await spend(length)
+                yield _counted_already
+        finally:
+            if slot is not None:
+                slot.free()
 
     async def _answer(self, receive: Callable[[RequestBody], Awaitable[Attachment]]) -> Response:
         body = request_body(request)
@@ -258,6 +300,10 @@ def _tie(blueprint: Blueprint, store: DiskAttachmentStore[Any], path: str) -> No
     blueprint.record_once(guard)
     blueprint.before_app_serving(collection.start)
     blueprint.after_app_serving(collection.stop)
+
+
+async def _counted_already(size: int) -> None:
+    return
 
 
 def _form(body: RequestBody) -> MultipartFile:

@@ -68,7 +68,8 @@ class Sender:
         if self._ends:
             self._ends = False
             return {"type": "http.request", "body": b"", "more_body": False}
-        await trio.sleep_forever()
+        await trio.Event().wait()
+        raise AssertionError("nothing more is sent")
 
     async def _send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
@@ -238,10 +239,12 @@ async def test_a_body_that_no_view_wants_is_thrown_away(autojump_clock):
 
 async def test_a_client_that_leaves_during_its_answer_is_noticed(autojump_clock):
     server = scripted_server(MemoryStore(), [say("Hello", " there", every=100)])
-    async with client_of(create_app(server)) as client:
-        async with client.open("POST", "/chatkit", CREATE) as response:
-            await response.connection.receive()
-            (turn,) = server.live_turns
+    async with (
+        client_of(create_app(server)) as client,
+        client.open("POST", "/chatkit", CREATE) as response,
+    ):
+        await response.connection.receive()
+        (turn,) = server.live_turns
 
     assert turn.end_reason == "disconnected"
 

@@ -84,8 +84,10 @@ async def items_of(server: Talker) -> list[Any]:
 
 
 async def when_nothing_lives(server: Talker) -> None:
-    while not server.produced or len(server.live_turns):
-        await trio.sleep(0.02)
+    while not (turns := list(server.live_turns)):
+        await trio.lowlevel.checkpoint()
+    for turn in turns:
+        await turn.settled.wait()
 
 
 @pytest.mark.parametrize("make_app", ["create_app", "blueprint"])
