@@ -178,7 +178,8 @@ class Endpoint(Generic[TContext]):
             with self._budget.hold(self._server.get_owner(context)) as held:
                 return await body.read(held)
         except (ChatKitError, ServiceUnavailable) as error:
-            refusal = error
+            # Without its traceback, which would hold what has come of the body.
+            refusal = error.with_traceback(None)
         if request.content_length:  # one that names none may send for ever
             await body.discard_rest()
         raise refusal

@@ -92,7 +92,8 @@ def connection_behind(send: Send) -> trio.SocketStream | None:
             stream = stream.transport_stream
         if isinstance(stream, trio.SocketStream):
             return stream
-        step = getattr(owner, "send", None) or getattr(owner, "_send", None)
+        # What wraps `send` in a method of its own keeps the inner one as `_send`.
+        step = getattr(owner, "_send", None) or getattr(owner, "send", None)
         if step is None:
             return None
     return None
