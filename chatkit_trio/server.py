@@ -40,7 +40,7 @@ from ._engine.streaming import stream_text, stream_widget
 from ._engine.turn import Turn, TurnState, current_turn
 from ._engine.widget_diff import diff_widget
 from ._engine.wire import parse_request, to_json
-from .errors import FramesLost, LimitError, ServerNotRunningError, StoreError
+from .errors import FramesLost, ServerNotRunningError, StoreError
 from .limits import OwnerLimits
 from .store import AttachmentStore, Store
 from .types import AnswerEnding, ChatKitReq
@@ -396,12 +396,8 @@ class ChatKitServer(ServerHooks[TContext]):
         answer = partial(self.__answer, parsed, context, toll, with_endings=with_endings)
         if idempotency_key is None or type(parsed) in READS:
             return NonStreamingResult(await answer())
-        try:
-            await toll.look()
-        except LimitError:
-            # A repeat of what was carried out already costs nothing.
-            if not await self.__repeats.knows(idempotency_key, context):
-                raise
+        await toll.ask()
+        await self.__refuse_unless_known(toll, idempotency_key, context)
         return NonStreamingResult(
             await self.__repeats.answer(idempotency_key, request, answer, context)
         )
@@ -436,48 +432,41 @@ class ChatKitServer(ServerHooks[TContext]):
         self.__require_running()
         checked = STREAMING[type(request)](self, request, context)
         policy = self.get_turn_policy(request, context)
-        slot, refusal = None, None
+        await toll.ask_for_turn(self.__superseded(checked.thread_id, policy))
+        check = partial(self.__check, checked, policy, toll)
+        start = partial(
+            self.__start, toll.slot, policy=policy, context=context, can_return=can_return
+        )
         try:
-            await toll.look()
-            slot = await self.__slot(checked.thread_id, policy, context)
-        except LimitError as error:
-            # A repeat reads what was carried out already: it costs nothing.
-            if key is None or not await self.__repeats.knows(key[0], context):
-                raise
-            refusal = error
-        check = partial(self.__check, checked, policy, toll, refusal)
-        start = partial(self.__start, slot, policy=policy, context=context, can_return=can_return)
-        try:
+            await self.__refuse_unless_known(toll, None if key is None else key[0], context)
             if key is None:
                 await check()
-                return StreamingResult(partial(start, checked, self.live_turns.run), slot)
+                return StreamingResult(partial(start, checked, self.live_turns.run), toll.slot)
             keyed = await self.__repeats.open(*key, checked, context)
             start_keyed = partial(start, keyed, partial(self.__repeats.run, keyed))
             return StreamingResult(
-                await keyed.reading(policy, check, start_keyed, can_return=can_return), slot
+                await keyed.reading(policy, check, start_keyed, can_return=can_return), toll.slot
             )
         except BaseException:
-            if slot is not None:
-                slot.free()
+            toll.free_slot()
             raise
 
-    async def __slot(self, thread_id: str, policy: TurnPolicy, context: TContext) -> Slot | None:
-        """Take a slot for a turn; one that the turn will supersede isn't counted beside it."""
+    def __superseded(self, thread_id: str, policy: TurnPolicy) -> Slot | None:
+        """Return the slot of the turn that a new one will supersede: they aren't counted twice."""
         holder = self.live_turns.holder(thread_id)
-        is_replaced = holder is not None and policy.on_busy == "supersede" and holder.allow_cancel
-        replaces = holder.slot if holder is not None and is_replaced else None
-        return await self.owners.take_slot(self.owner_if_limited(context), "live_turns", replaces)
+        is_superseded = policy.on_busy == "supersede" and holder is not None and holder.allow_cancel
+        return holder.slot if holder is not None and is_superseded else None
 
-    async def __check(
-        self,
-        checked: CheckedRequest,
-        policy: TurnPolicy,
-        toll: Toll,
-        refusal: LimitError | None,
-    ) -> None:
+    async def __refuse_unless_known(self, toll: Toll, key: str | None, context: TContext) -> None:
+        """Raise if the owner can't pay, unless the request is a repeat, which may cost nothing."""
+        if toll.refusal is None:
+            return
+        if key is None or not await self.__repeats.knows(key, context):
+            raise toll.refusal
+
+    async def __check(self, checked: CheckedRequest, policy: TurnPolicy, toll: Toll) -> None:
         """Raise if the request can't be carried out; else let its owner pay for it."""
-        if refusal is not None:
-            raise refusal
+        toll.require()
         await checked.check()
         if policy.on_busy == "reject":
             self.live_turns.refuse_if_busy(checked.thread_id)

@@ -41,7 +41,7 @@ def _sockets(victim: Victim) -> int:
 async def _read_slowly(stream: trio.SocketStream) -> None:
     """Read a byte a second, until the server has had enough."""
     try:
-        while await stream.receive_some(1):
+        while await stream.receive_some(1):  # noqa: ASYNC110 (it is slow on purpose)
             await trio.sleep(1)
     except trio.BrokenResourceError:
         return

@@ -6,8 +6,8 @@ is a command in JSON:
     {"deltas": 1000, "size": 8, "pause": 0.01}    stream so many pieces of text
     {"do": "block", "seconds": 60}                block a thread of the default limiter
 
-`SIEGE_OWNER_LIMITS` and `SIEGE_POLICY`, JSON objects, are settings of the server. With `SIEGE_OWNERS`
-the header `User` says who asks; without it all requests have one owner.
+`SIEGE_OWNER_LIMITS` and `SIEGE_POLICY`, JSON objects, are settings of the server. With
+`SIEGE_OWNERS` the header `User` says who asks; without it all requests have one owner.
 """
 
 from __future__ import annotations

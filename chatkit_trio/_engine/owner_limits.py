@@ -181,23 +181,56 @@ class Owners:
 
 
 class Toll:
-    """What one request costs its owner, besides that it is a request."""
+    """What one request costs its owner, besides that it is a request.
+
+    It is asked for before anything is stored, and paid when the request is carried out: a repeat
+    of one that was carried out already is never paid for.
+    """
 
     def __init__(self, owners: Owners, owner: str, costs: Mapping[str, float]) -> None:
+        self.refusal: LimitError | None = None
+        """Why the owner can't pay, once it has been asked."""
+        self.slot: Slot | None = None
+        """The slot of the request's turn."""
         self._owners = owners
         self._owner = owner
         self._costs = costs
 
-    async def look(self) -> None:
-        """Raise `LimitError` if it couldn't be paid now."""
-        for kind, amount in self._costs.items():
-            await self._owners.spend(self._owner, kind, amount, only_look=True)
+    async def ask(self) -> None:
+        """Look whether it could be paid now; `refusal` tells."""
+        try:
+            await self._look()
+        except LimitError as refusal:
+            self.refusal = refusal
+
+    async def ask_for_turn(self, replaces: Slot | None) -> None:
+        """Look whether it could be paid now, and take a slot for a turn if so."""
+        try:
+            await self._look()
+            self.slot = await self._owners.take_slot(self._owner, "live_turns", replaces)
+        except LimitError as refusal:
+            self.refusal = refusal
+
+    def require(self) -> None:
+        """Raise the refusal, if there is one."""
+        if self.refusal is not None:
+            raise self.refusal
 
     async def pay(self) -> None:
-        """Pay it. Raises `LimitError`."""
-        await self.look()
+        """Pay. Raises `LimitError`."""
+        self.require()
+        await self._look()
         for kind, amount in self._costs.items():
             await self._owners.spend(self._owner, kind, amount)
+
+    def free_slot(self) -> None:
+        """Give the slot back, if there is one."""
+        if self.slot is not None:
+            self.slot.free()
+
+    async def _look(self) -> None:
+        for kind, amount in self._costs.items():
+            await self._owners.spend(self._owner, kind, amount, only_look=True)
 
 
 def _refusal(kind: str, limit: int, wait: float) -> LimitError:
