@@ -133,13 +133,14 @@ async def _blocking_turns(victim: Victim) -> Outcome:
                 ("POST", "/chatkit", _CREATE_ATTACHMENT),
                 ("POST", f"/chatkit/threads/{thread_id}/stop", None),
             ]
-            seconds = {}
+            seconds: dict[str, float] = {}
             for method, path, body in asked:
                 started = time.perf_counter()
                 with trio.move_on_after(30):
                     status, _ = await victim.ask(method, path, body)
                     assert status == 200, (path, status)
-                seconds[path] = time.perf_counter() - started
+                kind = "" if body is None else f" {body['type']}"
+                seconds[path + kind] = time.perf_counter() - started
         slowest = max(seconds, key=seconds.__getitem__)
         held = sum(each < _FAST for each in seconds.values())
         return Outcome(len(seconds), held, f"slowest: {slowest}, {seconds[slowest]:.2f} s")

@@ -8,6 +8,7 @@ the time and a minimum pace. A `BodyBudget` bounds what all unfinished bodies ho
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Self, cast
@@ -93,6 +94,8 @@ class HeldBody:
 class RequestBody:
     """The chunks of a request's body, to be iterated once, or awaited as a whole.
 
+    The messages of the ASGI server are taken by `receive_for_quart`, which Quart has to call.
+
     Raises `TooLargeError` for more than `max_bytes`, `ClientDisconnected`, and `RequestTimeout` if
     the whole hasn't arrived within `timeout` seconds, if nothing arrives for `idle_timeout`, or if
     it arrives at less than `MINIMUM_PACE` for that long.
@@ -100,9 +103,13 @@ class RequestBody:
 
     def __init__(self, receive: Callable[[], Awaitable[Any]], max_bytes: int) -> None:
         self._receive = receive
-        self._is_read = False
+        self._arrived: deque[bytes] = deque()
+        self._arrived_size = 0
+        self._is_complete = False
         self._is_disconnected = False
-        self._is_left = trio.Event()
+        self._is_left = False
+        self._news = trio.lowlevel.ParkingLot()
+        self._space = trio.lowlevel.ParkingLot()
         self._size = 0
         self._whole: bytes | None = None
         self.begin(max_bytes, 15.0, 60.0)
@@ -119,15 +126,13 @@ class RequestBody:
         return self
 
     async def __anext__(self) -> bytes:
-        while not self._is_read:
-            chunk = await self._next_message()
-            self._size += len(chunk)
-            if self._size > self.max_bytes:
-                raise TooLargeError(f"a request may have {self.max_bytes} bytes at most")
-            if chunk:
-                return chunk
-        self.leave()
-        raise StopAsyncIteration
+        chunk = await self._next_chunk()
+        if not chunk:
+            raise StopAsyncIteration
+        self._size += len(chunk)
+        if self._size > self.max_bytes:
+            raise TooLargeError(f"a request may have {self.max_bytes} bytes at most")
+        return chunk
 
     async def read(self, held: HeldBody | None = None) -> bytes:
         """Return the whole body; what has come so far is counted in `held`."""
@@ -149,30 +154,49 @@ class RequestBody:
         """
         left = _DISCARDED_AT_MOST
         with trio.move_on_after(_DISCARDING_TIMEOUT), suppress(ClientDisconnected, RequestTimeout):
-            while not self._is_read and left > 0:
-                left -= len(await self._next_message())
+            while left > 0 and (chunk := await self._next_chunk()):
+                left -= len(chunk)
 
     def leave(self) -> None:
         """Read no more: what still comes is thrown away."""
-        self._is_left.set()
+        self._is_left = True
+        self._arrived.clear()
+        self._arrived_size = 0
+        self._space.unpark_all()
 
     async def receive_for_quart(self) -> Any:
-        """Receive what Quart may know of: a disconnect, once nobody reads the body."""
-        await self._is_left.wait()
-        while not self._is_disconnected:
-            message = await self._receive()
-            self._is_disconnected = message["type"] == "http.disconnect"
-        return {"type": "http.disconnect"}
+        """Take the server's messages until the client has left, and return that message.
 
-    async def _next_message(self) -> bytes:
-        with trio.move_on_at(min(self._patience, self._deadline)):
+        Quart calls this beside the view. A little is taken ahead of the view, so that a client that
+        leaves is noticed though nobody reads its body yet.
+        """
+        while not self._is_disconnected:
+            while self._arrived_size >= SMALL and not self._is_left:
+                await self._space.park()
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                self._is_read = self._is_disconnected = True
-                self.leave()
-                raise ClientDisconnected("The client left before the whole body had arrived.")
-            self._is_read = not message.get("more_body", False)
-            chunk = bytes(message.get("body", b""))
+                self._is_disconnected = True
+            else:
+                self._is_complete = not message.get("more_body", False)
+                chunk = bytes(message.get("body", b""))
+                if chunk and not self._is_left:
+                    self._arrived.append(chunk)
+                    self._arrived_size += len(chunk)
+            self._news.unpark_all()
+        return {"type": "http.disconnect"}
+
+    async def _next_chunk(self) -> bytes:
+        """Return what has arrived next, nothing at the end."""
+        with trio.move_on_at(min(self._patience, self._deadline)):
+            while not self._arrived:
+                if self._is_complete:
+                    return b""
+                if self._is_disconnected:
+                    raise ClientDisconnected("The client left before the whole body had arrived.")
+                await self._news.park()
+            chunk = self._arrived.popleft()
+            self._arrived_size -= len(chunk)
+            self._space.unpark_all()
             now = trio.current_time()
             earned = max(now, self._patience) + len(chunk) / MINIMUM_PACE
             self._patience = min(now + self.idle_timeout, earned)
