@@ -117,14 +117,16 @@ class Connection:
     async def request(
         self, method: str, path: str, body: Any = None, headers: Iterable[tuple[str, str]] = ()
     ) -> int:
-        """Send a request and return the answer's status."""
-        data = b"" if body is None else json.dumps(body).encode()
-        all_headers = [
+        """Send a request and return the answer's status; bytes are sent as they are."""
+        data = body if isinstance(body, bytes) else b"" if body is None else _to_json(body)
+        given = list(headers)
+        named = {name.lower() for name, _ in given}
+        usual = [
             ("host", "127.0.0.1"),
             ("content-type", "application/json"),
             ("content-length", str(len(data))),
-            *headers,
         ]
+        all_headers = [each for each in usual if each[0] not in named] + given
         request = h11.Request(method=method, target=path, headers=all_headers)
         await self.stream.send_all(
             (self._http.send(request) or b"")
@@ -193,6 +195,10 @@ class Frame:
         update = self.event.get("update", {})
         is_delta = update.get("type") == "assistant_message.content_part.text_delta"
         return update["delta"] if is_delta else None
+
+
+def _to_json(body: Any) -> bytes:
+    return json.dumps(body).encode()
 
 
 @asynccontextmanager

@@ -92,7 +92,7 @@ async def when_nothing_lives(server: Talker) -> None:
 
 @pytest.mark.parametrize("make_app", ["create_app", "blueprint"])
 async def test_who_reads_nothing_is_hung_up_on_after_the_turns_end(make_app):
-    server = talker(count=100)
+    server = talker(count=70)
     app = create_app(server)
     if make_app == "blueprint":
         app = QuartTrio(__name__)
