@@ -119,12 +119,14 @@ class Connection:
     ) -> int:
         """Send a request and return the answer's status; bytes are sent as they are."""
         data = body if isinstance(body, bytes) else b"" if body is None else _to_json(body)
-        all_headers = [
+        given = list(headers)
+        named = {name.lower() for name, _ in given}
+        usual = [
             ("host", "127.0.0.1"),
             ("content-type", "application/json"),
             ("content-length", str(len(data))),
-            *headers,
         ]
+        all_headers = [each for each in usual if each[0] not in named] + given
         request = h11.Request(method=method, target=path, headers=all_headers)
         await self.stream.send_all(
             (self._http.send(request) or b"")

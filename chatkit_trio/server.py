@@ -41,6 +41,7 @@ from ._engine.streaming import stream_text, stream_widget
 from ._engine.turn import Turn, TurnState, current_turn
 from ._engine.widget_diff import diff_widget
 from ._engine.wire import to_json
+from ._settings import check_seconds
 from .errors import FramesLost, ServerNotRunningError, StoreError
 from .limits import RequestLimits
 from .store import AttachmentStore, Store
@@ -201,6 +202,10 @@ class ChatKitServer(ServerHooks[TContext]):
         journal_interval: float = 0.5,
         idempotency_window: float = 600.0,
     ) -> None:
+        if policy is not None and not isinstance(policy, TurnPolicy):
+            raise TypeError(f"policy must be a TurnPolicy, not {policy!r}")
+        check_seconds("journal_interval", journal_interval)
+        check_seconds("idempotency_window", idempotency_window, or_zero=True)
         self.store = store
         self.attachment_store = attachment_store
         self.policy = policy if policy is not None else TurnPolicy()
@@ -273,7 +278,9 @@ class ChatKitServer(ServerHooks[TContext]):
     @property
     def is_running(self) -> bool:
         """Whether new streams are taken: the server has been entered and isn't shutting down."""
-        return self.__nursery is not None and not self.__is_draining
+        nursery = self.__nursery
+        is_open = nursery is not None and not nursery.cancel_scope.cancel_called
+        return is_open and not self.__is_draining
 
     async def drain(self, seconds: float) -> None:
         """Refuse new streams, wait up to so many seconds for live turns, cancel the rest.
@@ -436,8 +443,9 @@ class ChatKitServer(ServerHooks[TContext]):
         return turn, reader
 
     def __require_running(self) -> trio.Nursery:
-        if self.__nursery is None or self.__is_draining:
-            state = "shutting down" if self.__is_draining else "not running"
+        if self.__nursery is None or not self.is_running:
+            is_ending = self.__is_draining or self.__nursery is not None
+            state = "shutting down" if is_ending else "not running"
             raise ServerNotRunningError(
                 f"{type(self).__name__} is {state}, so it can't stream an answer; streams need"
                 " `async with server:` around them"

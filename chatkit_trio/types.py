@@ -543,6 +543,8 @@ class ThreadMetadata(BaseModel):
     created_at: _UTCDatetime
     status: ThreadStatus = Field(default_factory=ActiveStatus)
     allowed_image_domains: list[str] | None = None
+    """The hosts from which the page loads images by itself, and the hosts below them; it loads
+    none from others. None: the user is asked for each image."""
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "chatkit_trio"
 
 LAYERS = [
     {
+        "_settings",
         "icons",
         "actions",
         "errors",

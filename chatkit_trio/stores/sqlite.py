@@ -18,6 +18,7 @@ from typing import Concatenate, Literal, ParamSpec, Self
 from typing_extensions import TypeVar
 
 from chatkit_trio._engine.pace import BigWork
+from chatkit_trio._settings import check_choice, check_count, check_seconds
 from chatkit_trio.errors import NotFoundError, StoreError
 from chatkit_trio.store import RequestRecord, Settlement, Store, TContext, UnstorableItem
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
@@ -85,8 +86,9 @@ class SQLiteStore(Store[TContext]):
     ) -> None:
         if os.fspath(path) in ("", ":memory:"):
             raise ValueError("SQLiteStore needs a file; for a store in memory use MemoryStore()")
-        if synchronous not in ("NORMAL", "FULL"):
-            raise ValueError(f"synchronous must be 'NORMAL' or 'FULL', not {synchronous!r}")
+        check_choice("synchronous", synchronous, ("NORMAL", "FULL"))
+        check_count("readers", readers)
+        check_seconds("busy_timeout", busy_timeout, or_zero=True)
         self._owner = owner
         self._clock = clock
         self._big_work = BigWork()
@@ -227,10 +229,12 @@ class SQLiteStore(Store[TContext]):
         await self._write(context, queries.update_request, record)
 
     async def ping(self) -> None:
-        """Raise `StoreError` if the file can't be read any more."""
-        await self._database.read(
-            lambda db: db.execute("SELECT id FROM threads LIMIT 1").fetchone()
-        )
+        """Raise `StoreError` unless a write succeeds now, into the file that was opened.
+
+        So it raises when the disk is full or the file is locked for more than a second, and when
+        the file was removed, moved or replaced. It writes one page that is there already.
+        """
+        await self._database.probe()
 
     async def _read(
         self,

@@ -21,9 +21,11 @@ from hypercorn.config import Config
 from hypercorn.trio import serve as hypercorn_serve
 from quart import Quart
 
+from chatkit_trio._settings import check_count, check_seconds
 from chatkit_trio.server import ChatKitServer
 
-from ._blueprint import servers_of
+from ._blueprint import allowed_by, servers_of
+from ._hosts import AllowedHosts, HostNames, is_wildcard, tell_hosts
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ GRACE = 5.0
 """Seconds that connections get for their last bytes after all turns are settled."""
 
 _SETTLING = 30.0  # seconds; more than settling takes with any sensible settle_timeout
+_LARGEST_PORT = 65535
 _CLOSING = 60.0  # seconds for the app's own shutdown
 
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
@@ -44,27 +47,51 @@ async def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     drain_timeout: float = 10.0,
+    allowed_hosts: HostNames = None,
     on_ready: Callable[[Sequence[str]], None] | None = None,
 ) -> None:
     """Serve an app with Hypercorn until SIGTERM or SIGINT, and then shut down.
+
+    The app's ChatKit servers answer requests for `host`, unless it is a wildcard (0.0.0.0), and for
+    `allowed_hosts`, besides what the app itself allows (see `chatkit_blueprint`).
 
     Live turns of the app's ChatKit servers get `drain_timeout` seconds to finish; a second signal
     ends that time at once. Port 0 stands for a free port; `on_ready` is called with the URLs when
     the app has started. Returns when the app has shut down, or ends the *process* if a connection
     doesn't end. Must run in the main thread, where signals arrive.
     """
+    check_seconds("drain_timeout", drain_timeout, or_zero=True)
+    check_count("port", port, least=0)
+    if port > _LARGEST_PORT:
+        raise ValueError(f"port must be {_LARGEST_PORT} or less, and is {port}")
+    hosts = AllowedHosts.served(host, allowed_hosts)
+    if is_wildcard(host) and all(each.is_loopback_only for each in [hosts, *allowed_by(app)]):
+        logger.warning(
+            "listening on all addresses, but answering requests for localhost only; say under which"
+            " names browsers come: --allowed-host NAME, or allowed_hosts=[NAME]"
+        )
     ending = _Ending(servers_of(app) if isinstance(app, Quart) else [], drain_timeout)
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ending.run, signals)
             await hypercorn_serve(
-                ending.before_shutdown_of(app),
+                ending.before_shutdown_of(_told(app, hosts)),
                 _config(host, port, drain_timeout),
                 shutdown_trigger=ending.begun.wait,
                 task_status=_Listening(ending, on_ready),
                 mode="asgi",
             )
             nursery.cancel_scope.cancel()
+
+
+def _told(app: ASGIApp | Quart, hosts: AllowedHosts) -> ASGIApp:
+    """Return the app, told for which hosts it is served."""
+
+    async def told_app(scope: Any, receive: Receive, send: Send) -> None:
+        told: Any = tell_hosts(scope, hosts) if scope["type"] == "http" else scope
+        await app(told, receive, send)
+
+    return told_app
 
 
 def _config(host: str, port: int, drain_timeout: float) -> Config:
