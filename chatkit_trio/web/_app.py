@@ -8,11 +8,12 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import BadHost, HTTPException
 from werkzeug.routing import MapAdapter
 
+from chatkit_trio._settings import check_count
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 from chatkit_trio.stores.attachments import DiskAttachmentStore
 
-from ._blueprint import CorsOrigins, chatkit_blueprint, longest_body
+from ._blueprint import CorsOrigins, chatkit_blueprint
 from ._endpoint import ContextFunction
 from ._hosts import HostNames
 from ._middleware import refused
@@ -39,9 +40,12 @@ def create_app(
     `chatkit_trio.web.uploads` at the store's `base_url`. The other arguments are those of
     `chatkit_blueprint`. Serve the app with `chatkit-trio serve`, or with Hypercorn's trio worker.
     """
+    if max_body_bytes is not None:
+        check_count("max_body_bytes", max_body_bytes)
     app = _App(__name__, static_folder=None)
     # More than the limit, because the blueprint counts by itself and says what the limit is.
-    app.config["MAX_CONTENT_LENGTH"] = longest_body(server, max_body_bytes) + 1024 * 1024
+    longest_body = max_body_bytes or server.limits.longest_body
+    app.config["MAX_CONTENT_LENGTH"] = longest_body + 1024 * 1024
     app.register_error_handler(HTTPException, _refuse)
     if isinstance(server.attachment_store, DiskAttachmentStore):
         # Registered first, so that it stops before the server closes its stores.

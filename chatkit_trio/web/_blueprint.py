@@ -67,11 +67,13 @@ def chatkit_blueprint(
     The server is entered when the app starts, unless it is running already, and left when the app
     ends: live turns are then settled before the app's shutdown is complete.
     """
+    if max_body_bytes is not None:
+        check_count("max_body_bytes", max_body_bytes)
     if path is None:
         raise ValueError("path must be a path such as '/chat', not None")
     _check_paths(path=path, health_path=health_path, liveness_path=liveness_path)
     blueprint = Blueprint(name, __name__)
-    endpoint = Endpoint(server, context, longest_body(server, max_body_bytes))
+    endpoint = Endpoint(server, context, max_body_bytes or server.limits.longest_body)
     health = Health(server)
     gate = Gate(allowed_hosts, Cors.of(cors_origins))
 
@@ -107,14 +109,6 @@ def _check_paths(**paths: str | None) -> None:
     plain = ["/" + path.strip("/") for path in paths.values() if path is not None]
     if len(set(plain)) < len(plain):
         raise ValueError(f"{' and '.join(paths)} must be different paths, and are {plain}")
-
-
-def longest_body(server: ChatKitServer[Any], max_body_bytes: int | None) -> int:
-    """Return how many bytes of a body are read. Raises for a number that can't be meant."""
-    if max_body_bytes is None:
-        return server.limits.longest_body
-    check_count("max_body_bytes", max_body_bytes)
-    return max_body_bytes
 
 
 class ServerLifespan:
