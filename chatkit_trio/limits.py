@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Protocol
 
+from ._settings import check_count
+
 __all__ = ["DEFAULT_BODY_BYTES", "OwnerLimits", "OwnerUsage", "Rate", "RequestLimits"]
 
 # --- One request -------------------------------------------------------------------------------
@@ -57,7 +59,8 @@ class RequestLimits:
         ChatKitServer(store, limits=RequestLimits(body_bytes={"threads.create": 4_000_000}))
 
     A request over a limit raises `TooLargeError` (HTTP 413), which names the field and the limit,
-    before any of it is validated or stored. Raises `ValueError` for a limit that makes no sense.
+    before any of it is validated or stored. Raises `TypeError` or `ValueError` for a limit that
+    makes no sense.
     """
 
     body_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
@@ -113,8 +116,7 @@ class RequestLimits:
             raise ValueError(f"body_bytes has no request types {sorted(unknown)}")
         object.__setattr__(self, "body_bytes", MappingProxyType(dict(self.body_bytes)))
         for name, limit in (*self._numbers(), *self.body_bytes.items()):
-            if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-                raise ValueError(f"the limit {name} must be a whole number above 0, not {limit!r}")
+            check_count(name, limit)
         for name, most in _AT_MOST.items():
             if getattr(self, name) > most:
                 raise ValueError(f"the limit {name} may be {most} at most: stores load no more")
