@@ -98,11 +98,19 @@ class StreamingResult:
         self._start = start
         self._reading: tuple[Turn[Any], FrameReader] | None = None
         self._is_entered = False
+        self._is_closed = False
 
     @property
     def json_events(self) -> AsyncIterator[bytes]:
         """The frames, one at a time; the same iterator as `async for` over the result."""
         return self
+
+    def begin(self) -> None:
+        """Start the turn now, before the first frame is asked for; `aclose` has to follow.
+
+        Raises `ServerNotRunningError`. Not a checkpoint.
+        """
+        self._started()
 
     @property
     def turn(self) -> Turn[Any]:
@@ -159,11 +167,14 @@ class StreamingResult:
         """Stop reading; if that cancels the turn, return when it is settled.
 
         Waits even if the caller has been cancelled, for at most four times `settle_timeout`.
+        Closing twice is allowed.
         """
         if self._reading is None:
             return
         turn, reader = self._reading
-        turn.close_reader(reader)
+        if not self._is_closed:
+            self._is_closed = True
+            turn.close_reader(reader)
         if turn.is_ending:
             with trio.move_on_after(turn.longest_settling, shield=True):
                 await turn.settled.wait()

@@ -14,6 +14,7 @@ from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 
 from ._cors import Cors
+from ._delivery import Delivery
 from ._endpoint import ContextFunction, Endpoint
 from ._middleware import ALL_METHODS, View, with_middleware
 
@@ -75,7 +76,7 @@ def chatkit_blueprint(
     route(f"{path}/threads/<thread_id>/stop", "POST", endpoint.stop)
     if health_path is not None:
         route(health_path, "GET", endpoint.health)
-    _tie(blueprint, server)
+    _tie(blueprint, server, path)
     return blueprint
 
 
@@ -124,11 +125,14 @@ def servers_of(app: Quart) -> list[ChatKitServer[Any]]:
     return list(app.extensions.get(EXTENSION, ()))
 
 
-def _tie(blueprint: Blueprint, server: ChatKitServer[Any]) -> None:
+def _tie(blueprint: Blueprint, server: ChatKitServer[Any], path: str) -> None:
     lifespan = ServerLifespan(server)
 
     def list_server(state: BlueprintSetupState) -> None:
         state.app.extensions.setdefault(EXTENSION, []).append(server)
+        Delivery.around(cast(Quart, state.app)).add_endpoint(
+            (state.url_prefix or "").rstrip("/") + path
+        )
 
     async def start() -> None:
         await lifespan.start(cast(QuartTrio, current_app).nursery)

@@ -20,6 +20,7 @@ from chatkit_trio.errors import ConflictError, StoreError, TooLargeError
 from chatkit_trio.server import ChatKitServer, StreamingResult, Turn
 from chatkit_trio.store import TContext
 
+from ._delivery import Exchange
 from ._event_stream import EventStreamBody
 from ._middleware import empty_response, event_stream, json_response
 from ._watch import WatchBody, parse_event_id
@@ -80,6 +81,7 @@ class Endpoint(Generic[TContext]):
             with_endings=_wants_endings(),
         )
         if isinstance(result, StreamingResult):
+            Exchange.of(request.scope).begin(result)
             return event_stream(EventStreamBody(result, with_ids=with_ids))
         return json_response(result.json)
 

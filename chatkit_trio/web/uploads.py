@@ -29,6 +29,7 @@ from chatkit_trio.types import Attachment
 
 from ._blueprint import CorsOrigins
 from ._cors import Cors
+from ._delivery import Delivery
 from ._endpoint import ContextFunction, RequestContext
 from ._middleware import ALL_METHODS, View, json_response, with_middleware
 from ._multipart import MultipartFile
@@ -244,6 +245,7 @@ def _tie(blueprint: Blueprint, store: DiskAttachmentStore[Any], path: str) -> No
         leave_bodies_to_views(
             cast(Quart, state.app), f"{(state.url_prefix or '').rstrip('/')}{path}"
         )
+        Delivery.around(cast(Quart, state.app))
 
     blueprint.record_once(leave_bodies)
     blueprint.before_app_serving(collection.start)
