@@ -6,7 +6,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, cast
 
 import click
@@ -16,8 +15,9 @@ from quart import Quart
 
 from chatkit_trio._engine.groups import unwrapped
 from chatkit_trio.server import ChatKitServer
-from chatkit_trio.web import create_app, serve
-from chatkit_trio.web._serving import ASGIApp
+from chatkit_trio.web import create_app
+from chatkit_trio.web._delivery import ASGIApp
+from chatkit_trio.web._serving import serve_to_the_end
 
 
 @click.command("serve")
@@ -26,12 +26,12 @@ from chatkit_trio.web._serving import ASGIApp
 @click.option("--port", default=8000, show_default=True, help="Port to listen on; 0: a free one.")
 @click.option(
     "--drain-timeout",
-    default=10.0,
-    show_default=True,
-    help="Seconds that live answers get to finish when the server is told to stop.",
+    type=float,
+    help="Seconds that live answers get to finish when the server is told to stop."
+    "  [default: 10, and 0 after Ctrl-C]",
 )
-def serve_app(target: str, host: str, port: int, drain_timeout: float) -> None:
-    """Serve MODULE:NAME, a ChatKit server or an ASGI app, until SIGTERM or Ctrl-C.
+def serve_app(target: str, host: str, port: int, drain_timeout: float | None) -> None:
+    """Serve MODULE:NAME, a ChatKit server or an ASGI app, until SIGTERM, SIGHUP or Ctrl-C.
 
     A ChatKit server gets an app with the chat page, in which all visitors share the threads. To
     tell users apart, make the app yourself with chatkit_trio.web.create_app, and name that app.
@@ -65,7 +65,7 @@ def demo(port: int, database: str, slow_writes: float) -> None:
             "OPENAI_API_KEY is set, but the openai package is missing: install"
             " chatkit-trio[openai], or unset the key to see the offline demo"
         ) from error
-    _run(app, "127.0.0.1", port, drain_timeout=5.0)
+    _run(app, "127.0.0.1", port, drain_timeout=None)
 
 
 def load_app(target: str) -> ASGIApp | Quart:
@@ -88,14 +88,12 @@ def load_app(target: str) -> ASGIApp | Quart:
     return cast(ASGIApp, found)
 
 
-def _run(app: ASGIApp | Quart, host: str, port: int, drain_timeout: float) -> None:
-    serving = partial(
-        serve, app, host=host, port=port, drain_timeout=drain_timeout, on_ready=_tell_urls
-    )
+def _run(app: ASGIApp | Quart, host: str, port: int, drain_timeout: float | None) -> None:
     try:
-        trio.run(serving)
+        code = trio.run(serve_to_the_end, app, host, port, drain_timeout, _tell_urls)
     except (BaseExceptionGroup, OSError) as error:
         raise _without_traceback(unwrapped(error)) from error
+    sys.exit(code)
 
 
 def _tell_urls(urls: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -18,13 +19,13 @@ from ._delivery import Delivery
 from ._endpoint import ContextFunction, Endpoint
 from ._middleware import ALL_METHODS, View, with_middleware
 
+logger = logging.getLogger(__name__)
+
 EXTENSION = "chatkit_trio"
 """Where an app's `extensions` list its ChatKit servers."""
 
 DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024
 """Enough for several minutes of dictation, which is sent as Base64."""
-
-_LEAVING_TIMEOUT = 60.0  # seconds; settling has far shorter limits of its own
 
 CorsOrigins = Sequence[str] | Literal["*"] | None
 
@@ -103,11 +104,19 @@ class ServerLifespan:
             await nursery.start(self._keep_running)
 
     async def stop(self) -> None:
-        """Leave the server; returns when its turns are settled and its stores closed."""
+        """Leave the server; returns when its turns are settled and its stores closed.
+
+        Returns without that if user code holds the server up, or a thread that hangs: the rest of
+        the app has to be shut down all the same.
+        """
         self._stopping.set()
+        limit = self._server.settling_timeout + self._server.leaving_timeout
         # Shielded: Quart-Trio may have cancelled the app's tasks, this one among them.
-        with trio.move_on_after(_LEAVING_TIMEOUT, shield=True):
-            await self._stopped.wait()
+        with trio.move_on_after(limit, shield=True):
+            await _first_of(self._stopped, self._server.held_up)
+        if not self._stopped.is_set():
+            name = type(self._server).__name__
+            logger.error("%s isn't left yet; the app shuts down without it", name)
 
     async def _keep_running(  # noqa: ASYNC114
         self, task_status: trio.TaskStatus[None]
@@ -118,6 +127,17 @@ class ServerLifespan:
                 await self._stopping.wait()
         finally:
             self._stopped.set()
+
+
+async def _first_of(*events: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(wait, event)
 
 
 def servers_of(app: Quart) -> list[ChatKitServer[Any]]:

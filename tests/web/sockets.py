@@ -130,6 +130,10 @@ class ServerProcess:
         return self._process.pid
 
     @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
     def returncode(self) -> int | None:
         return self._process.returncode
 
