@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from chatkit_trio.web import create_app
 from .http import CREATE, Event, events_of
 
 ROOT = Path(__file__).parents[2]
+MESSAGE = json.dumps(CREATE).encode()
 TALKER = "tests.web.talker:server"
 
 
@@ -33,16 +34,23 @@ async def until(condition: Callable[[], bool]) -> None:
 class Caller:
     """A connection that has sent a message and reads the answer as it likes."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
+        self.status = 0
         self.body = b""
         self._http = h11.Connection(h11.CLIENT)
 
-    async def send(self) -> None:
-        data = json.dumps(CREATE).encode()
-        headers = [("Host", "127.0.0.1"), ("Content-Length", str(len(data)))]
-        request = h11.Request(method="POST", target="/chatkit", headers=headers)
-        for event in (request, h11.Data(data=data), h11.EndOfMessage()):
+    async def send(
+        self,
+        headers: Mapping[str, str] | None = None,
+        *,
+        method: str = "POST",
+        path: str = "/chatkit",
+        body: bytes = MESSAGE,
+    ) -> None:
+        named = {"Host": "127.0.0.1", "Content-Length": str(len(body)), **(headers or {})}
+        request = h11.Request(method=method, target=path, headers=list(named.items()))
+        for event in (request, h11.Data(data=body), h11.EndOfMessage()):
             await self.stream.send_all(self._http.send(event) or b"")
 
     async def read_until(self, text: bytes) -> None:
@@ -59,6 +67,8 @@ class Caller:
         event = self._http.next_event()
         if event is h11.NEED_DATA:
             self._http.receive_data(bytes(await self.stream.receive_some()))
+        elif isinstance(event, h11.Response):
+            self.status = event.status_code
         elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
             return False
         elif isinstance(event, h11.Data):

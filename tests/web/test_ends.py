@@ -99,7 +99,7 @@ async def test_an_answer_that_cannot_be_stored_is_left_to_the_journal(database, 
 async def test_the_log_names_the_task_that_computes_for_ever(database):
     async with (
         hanging(database, "busy", "--drain-timeout", "0.1") as server,
-        calling(server.port) as caller,
+        calling(server.port),
     ):
         await server.logs("busy now")
         server.send_signal(signal.SIGTERM)
