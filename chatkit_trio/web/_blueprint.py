@@ -150,9 +150,8 @@ def _tie(blueprint: Blueprint, server: ChatKitServer[Any], path: str) -> None:
 
     def list_server(state: BlueprintSetupState) -> None:
         state.app.extensions.setdefault(EXTENSION, []).append(server)
-        Delivery.around(cast(Quart, state.app)).add_endpoint(
-            (state.url_prefix or "").rstrip("/") + path
-        )
+        delivery = Delivery.around(cast(Quart, state.app))
+        delivery.add_endpoint((state.url_prefix or "").rstrip("/") + path, server)
 
     async def start() -> None:
         await lifespan.start(cast(QuartTrio, current_app).nursery)

@@ -12,12 +12,15 @@ Quart-Trio cancels all there is of a request as soon as its client is gone. That
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import trio
 from quart import Quart
 
-from chatkit_trio.server import StreamingResult
+from chatkit_trio.server import ChatKitServer, StreamingResult
+
+from ._signals import settling_first
 
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
@@ -39,6 +42,7 @@ class Delivery:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._endpoints: set[str] = set()
+        self._servers: list[ChatKitServer[Any]] = []
 
     @classmethod
     def around(cls, app: Quart) -> Delivery:
@@ -49,12 +53,16 @@ class Delivery:
             app.asgi_app = delivery  # type: ignore[method-assign]
         return delivery
 
-    def add_endpoint(self, path: str) -> None:
+    def add_endpoint(self, path: str, server: ChatKitServer[Any]) -> None:
         """Have messages that are posted to this path begin, even if their sender is gone."""
         self._endpoints.add(path)
+        self._servers.append(server)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Call the app, as ASGI says."""
+        if scope["type"] == "lifespan":
+            await settling_first(self._servers, partial(self._app, scope, receive, send))
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

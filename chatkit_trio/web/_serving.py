@@ -20,13 +20,12 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import chain
 from math import inf
-from types import FrameType
 from typing import Any, TypeAlias
 
 import trio
@@ -39,6 +38,7 @@ from chatkit_trio.server import ChatKitServer
 from . import _holdups
 from ._blueprint import servers_of
 from ._delivery import ASGIApp, Receive, Send
+from ._signals import ending_signals, handling
 from ._watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -179,10 +179,9 @@ class _Ending:
     ) -> None:
         """Serve until a signal, and then end."""
         self._root = trio.lowlevel.current_root_task()
-        numbers = _signals_to_handle()
-        are_ignored_then = lambda: self.ends_process and self.begun.is_set()  # noqa: E731
+        numbers = ending_signals()
         with (
-            _handling(numbers, self._on_signal, are_ignored_then),
+            handling(numbers, self._on_signal, are_ignored_then=lambda: self.ends_process),
             self.watchdog.watching(numbers),
             self._serving,
         ):
@@ -344,33 +343,6 @@ def _config(host: str, port: int) -> Config:
     config.graceful_timeout = inf
     config.shutdown_timeout = inf
     return config
-
-
-def _signals_to_handle() -> tuple[signal.Signals, ...]:
-    hangup = getattr(signal, "SIGHUP", None)
-    if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:  # nohup
-        return (signal.SIGTERM, signal.SIGINT)
-    return (signal.SIGTERM, signal.SIGINT, hangup)
-
-
-@contextmanager
-def _handling(
-    numbers: Collection[signal.Signals],
-    deliver: Callable[[int], None],
-    are_ignored_then: Callable[[], bool],
-) -> Iterator[None]:
-    """Have signals delivered to the trio thread in this block."""
-    token = trio.lowlevel.current_trio_token()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        token.run_sync_soon(deliver, number, idempotent=True)
-
-    handlers = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, signal.SIG_IGN if are_ignored_then() else handler)
 
 
 def _hang_up(ports: Collection[int]) -> None:
