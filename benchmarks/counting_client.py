@@ -38,7 +38,7 @@ class Stream:
 
 def request(path: str, command: dict[str, object]) -> bytes:
     body = json.dumps(message(None, **command)).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 

@@ -117,14 +117,16 @@ class Connection:
     async def request(
         self, method: str, path: str, body: Any = None, headers: Iterable[tuple[str, str]] = ()
     ) -> int:
-        """Send a request and return the answer's status."""
-        data = b"" if body is None else json.dumps(body).encode()
-        all_headers = [
+        """Send a request and return the answer's status; bytes are sent as they are."""
+        data = body if isinstance(body, bytes) else b"" if body is None else _to_json(body)
+        given = list(headers)
+        named = {name.lower() for name, _ in given}
+        usual = [
             ("host", "127.0.0.1"),
             ("content-type", "application/json"),
             ("content-length", str(len(data))),
-            *headers,
         ]
+        all_headers = [each for each in usual if each[0] not in named] + given
         request = h11.Request(method=method, target=path, headers=all_headers)
         await self.stream.send_all(
             (self._http.send(request) or b"")
@@ -195,6 +197,10 @@ class Frame:
         return update["delta"] if is_delta else None
 
 
+def _to_json(body: Any) -> bytes:
+    return json.dumps(body).encode()
+
+
 @asynccontextmanager
 async def connect(port: int, receive_buffer: int | None = None) -> AsyncIterator[Connection]:
     """Open a connection, with a receive buffer of so many bytes if given."""
@@ -250,6 +256,14 @@ def items_in(path: Path, thread_id: str) -> list[dict[str, Any]]:
     ).fetchall()
     db.close()
     return [json.loads(row[0]) for row in rows]
+
+
+def threads_in(path: Path) -> list[str]:
+    """Return the ids of all threads."""
+    db = sqlite3.connect(path)
+    rows = db.execute("SELECT id FROM threads ORDER BY seq").fetchall()
+    db.close()
+    return [row[0] for row in rows]
 
 
 # --- The process -------------------------------------------------------------------------------

@@ -25,7 +25,10 @@ from ._engine.journal import keep_journal, keep_recovering, recover, write_down
 from ._engine.keeping import CancelReason, ending_note
 from ._engine.live import LiveTurns
 from ._engine.opening import CheckedRequest
+from ._engine.pace import BigWork
+from ._engine.pages import PagedAnswer
 from ._engine.policy import TurnPolicy
+from ._engine.reading import read_request
 from ._engine.repeats import Repeats
 from ._engine.requests import (
     ANSWERED,
@@ -38,8 +41,10 @@ from ._engine.requests import (
 from ._engine.streaming import stream_text, stream_widget
 from ._engine.turn import Turn, TurnState, current_turn
 from ._engine.widget_diff import diff_widget
-from ._engine.wire import parse_request, to_json
+from ._engine.wire import to_json
+from ._settings import check_seconds
 from .errors import FramesLost, ServerNotRunningError, StoreError
+from .limits import RequestLimits
 from .store import AttachmentStore, Journal, Store
 from .types import AnswerEnding, ChatKitReq
 
@@ -195,7 +200,8 @@ class ChatKitServer(ServerHooks[TContext]):
     `policy` says how turns treat disconnects, rivals and the clock. `journal_interval` is how
     often, in seconds, live answers are written to the store's journal if it has one: a crash
     loses at most so much of an answer. `idempotency_window` is how long, in seconds, a request with
-    an `Idempotency-Key` is remembered, so that its repeat isn't carried out again.
+    an `Idempotency-Key` is remembered, so that its repeat isn't carried out again. `limits` says
+    how much one request may hold.
     """
 
     def __init__(
@@ -204,12 +210,19 @@ class ChatKitServer(ServerHooks[TContext]):
         attachment_store: AttachmentStore[TContext] | None = None,
         *,
         policy: TurnPolicy | None = None,
+        limits: RequestLimits | None = None,
         journal_interval: float = 0.5,
         idempotency_window: float = 600.0,
     ) -> None:
+        if policy is not None and not isinstance(policy, TurnPolicy):
+            raise TypeError(f"policy must be a TurnPolicy, not {policy!r}")
+        check_seconds("journal_interval", journal_interval)
+        check_seconds("idempotency_window", idempotency_window, or_zero=True)
         self.store = store
         self.attachment_store = attachment_store
         self.policy = policy if policy is not None else TurnPolicy()
+        self.limits = limits if limits is not None else RequestLimits()
+        self.big_work = BigWork()
         self.journal_interval = journal_interval
         self.live_turns = LiveTurns(self.__recover)
         self.__repeats = Repeats(self, idempotency_window)
@@ -288,7 +301,9 @@ class ChatKitServer(ServerHooks[TContext]):
     @property
     def is_running(self) -> bool:
         """Whether new streams are taken: the server has been entered and isn't shutting down."""
-        return self.__nursery is not None and not self.__is_draining
+        nursery = self.__nursery
+        is_open = nursery is not None and not nursery.cancel_scope.cancel_called
+        return is_open and not self.__is_draining
 
     @property
     def settling_timeout(self) -> float:
@@ -415,12 +430,13 @@ class ChatKitServer(ServerHooks[TContext]):
         `idempotency_window` seconds, also over a restart. A request that was refused, or whose
         first writes failed, uses no key up.
 
-        Raises `InvalidRequestError` (400), `NotFoundError` (404), `ConflictError` and `BusyError`
-        (409; `ConflictError` also for a key that came with another body); each has an
-        `http_status`. A stream's errors come as `error` events. Checkpoints; a cancelled
-        non-streaming request has either been carried out or not, and its key can be used again.
+        Raises `InvalidRequestError` (400), `TooLargeError` (413, for one over `limits`),
+        `NotFoundError` (404), `ConflictError` and `BusyError` (409; `ConflictError` also for a key
+        that came with another body); each has an `http_status`. A stream's errors come as `error`
+        events. Checkpoints; a cancelled non-streaming request has either been carried out or not,
+        and its key can be used again.
         """
-        parsed = parse_request(request)
+        parsed = await read_request(request, self.limits, self.big_work)
         if type(parsed) in STREAMING:
             key = None if idempotency_key is None else (idempotency_key, request)
             return await self.__open(parsed, context, key, can_return=can_return)
@@ -435,7 +451,8 @@ class ChatKitServer(ServerHooks[TContext]):
         self, request: ChatKitReq, context: TContext, *, with_endings: bool
     ) -> bytes:
         answered = ANSWERED_WITH_ENDINGS if with_endings else ANSWERED
-        return to_json(await answered[type(request)](self, request, context))
+        answer = await answered[type(request)](self, request, context)
+        return answer.to_json() if isinstance(answer, PagedAnswer) else to_json(answer)
 
     async def __open(
         self,
@@ -481,8 +498,9 @@ class ChatKitServer(ServerHooks[TContext]):
         return turn, reader
 
     def __require_running(self) -> trio.Nursery:
-        if self.__nursery is None or self.__is_draining:
-            state = "shutting down" if self.__is_draining else "not running"
+        if self.__nursery is None or not self.is_running:
+            is_ending = self.__is_draining or self.__nursery is not None
+            state = "shutting down" if is_ending else "not running"
             raise ServerNotRunningError(
                 f"{type(self).__name__} is {state}, so it can't stream an answer; streams need"
                 " `async with server:` around them"

@@ -229,6 +229,9 @@ class AttachmentStore(ABC, Generic[TContext]):
         """Return a new attachment id."""
         return default_generate_id("attachment")
 
+    async def ping(self) -> None:
+        """Raise unless bytes could be stored now; see `Store.ping`."""
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -435,7 +438,13 @@ class Store(ABC, Generic[TContext]):
             await self.delete_thread_item(thread_id, newer_id, context)
 
     async def ping(self) -> None:
-        """Raise if the store can't be reached. The default knows nothing and returns."""
+        """Raise unless a write would succeed now, and what it writes would be there to read.
+
+        The health check asks so, again and again: it must be cheap, change nothing that can be
+        seen, and hold up no other operation. It need not be quick when the store isn't well: it may
+        be cancelled, and is then asked anew. Is a checkpoint. The default knows nothing and
+        returns.
+        """
 
     async def __aenter__(self) -> Self:
         """Open the store; `ChatKitServer` does it. Entering more than once is allowed."""

@@ -13,6 +13,7 @@ from pydantic import (
     AfterValidator,
     AnyUrl,
     BaseModel,
+    FailFast,
     Field,
     SerializationInfo,
     SerializerFunctionWrapHandler,
@@ -186,8 +187,8 @@ class InferenceOptions(BaseModel):
 class UserMessageInput(BaseModel):
     """A user message as the client sends it; `attachments` are ids."""
 
-    content: list[UserMessageContent]
-    attachments: list[str]
+    content: Annotated[list[UserMessageContent], FailFast()]
+    attachments: Annotated[list[str], FailFast()]
     quoted_text: str | None = None
     inference_options: InferenceOptions
 
@@ -542,6 +543,8 @@ class ThreadMetadata(BaseModel):
     created_at: _UTCDatetime
     status: ThreadStatus = Field(default_factory=ActiveStatus)
     allowed_image_domains: list[str] | None = None
+    """The hosts from which the page loads images by itself, and the hosts below them; it loads
+    none from others. None: the user is asked for each image."""
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -885,7 +888,7 @@ class ThreadsAddClientToolOutputReq(BaseReq):
 class StructuredInputAnswerSubmission(BaseModel):
     """The answer to one question."""
 
-    values: list[str] = Field(default_factory=list)
+    values: Annotated[list[str], FailFast()] = Field(default_factory=list)
     skipped: bool = False
 
 
@@ -951,7 +954,7 @@ class ItemFeedbackParams(BaseModel):
     """What the user thinks of which items."""
 
     thread_id: str
-    item_ids: list[str]
+    item_ids: Annotated[list[str], FailFast()]
     kind: FeedbackKind
 
 

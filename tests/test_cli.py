@@ -197,7 +197,7 @@ def test_another_programs_file_is_refused(run, tmp_path):
     result = run("threads", other)
 
     assert result.exit_code == 1
-    assert "isn't the file of a SQLiteStore" in result.output
+    assert "it is an SQLite file of another program" in result.output
 
 
 def test_a_file_that_is_no_database_is_refused(run, tmp_path):
@@ -266,7 +266,7 @@ def test_a_newer_schema_is_bad(run, tmp_path):
     result = run("doctor", "--database", database)
 
     assert result.exit_code == 1
-    assert "BAD  its tables have version 99" in result.output
+    assert "its schema has version 99" in result.output
 
 
 def test_a_taken_port_is_bad(run):

@@ -81,3 +81,20 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", prose)
 
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_every_row_of_the_threat_model_names_a_test_that_is_there() -> None:
+    page = (ROOT / "docs" / "security.md").read_text("utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "| who |" not in line]
+    missing = []
+    for row in rows:
+        named = re.findall(r"`((?:tests|benchmarks)/[\w/]+\.py)(?:::(\w+))?`", row.split("|")[-2])
+        assert named, f"no test: {row}"
+        missing += [
+            f"{path}::{name}"
+            for path, name in named
+            if not (ROOT / path).exists() or f"def {name}" not in (ROOT / path).read_text("utf-8")
+        ]
+
+    assert len(rows) > 20
+    assert missing == []

@@ -14,9 +14,12 @@ PACKAGE = Path(__file__).parent.parent / "chatkit_trio"
 
 LAYERS = [
     {
+        "_settings",
         "icons",
         "actions",
         "errors",
+        "limits",
+        "_json_scan",
         "_widget_rendering",
         "_widget_templates",
         "widgets",
@@ -26,6 +29,7 @@ LAYERS = [
     {
         "_engine.drafts",
         "_engine.endings",
+        "_engine.input_limits",
         "_engine.items",
         "_engine.keeping",
         "_engine.leftovers",
@@ -45,6 +49,9 @@ LAYERS = [
         "_engine.journal",
         "_engine.live",
         "_engine.opening",
+        "_engine.pace",
+        "_engine.pages",
+        "_engine.reading",
         "_engine.repeats",
         "_engine.replay",
         "_engine.requests",

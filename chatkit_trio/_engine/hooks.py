@@ -8,6 +8,7 @@ from typing import Any, Generic
 
 from chatkit_trio.actions import Action
 from chatkit_trio.errors import InvalidRequestError
+from chatkit_trio.limits import RequestLimits
 from chatkit_trio.store import AttachmentStore, Store, TContext
 from chatkit_trio.types import (
     AudioInput,
@@ -24,6 +25,7 @@ from chatkit_trio.types import (
 )
 
 from .live import LiveTurns
+from .pace import BigWork
 from .policy import TurnPolicy
 from .turn import current_turn
 
@@ -34,6 +36,10 @@ class ServerHooks(ABC, Generic[TContext]):
     store: Store[TContext]
     attachment_store: AttachmentStore[TContext] | None
     policy: TurnPolicy
+    limits: RequestLimits
+    """How much one request may hold."""
+    big_work: BigWork
+    """Lets what is long be read and encoded by one task at a time."""
     live_turns: LiveTurns
     """The turns in progress in this process."""
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal, TypeAlias
 
+from chatkit_trio._settings import check_choice, check_count, check_seconds
+
 OnDisconnect: TypeAlias = Literal["cancel", "finish"] | float
 OnBusy: TypeAlias = Literal["supersede", "queue", "reject"]
 
@@ -15,6 +17,7 @@ class TurnPolicy:
     """The settings of one turn; a server has one as its default.
 
     Override `ChatKitServer.get_turn_policy` for another one a turn. All times are in seconds.
+    Raises `TypeError` or `ValueError` for a value that can't be meant.
     """
 
     on_disconnect: OnDisconnect = "cancel"
@@ -52,6 +55,21 @@ class TurnPolicy:
 
     max_replay_bytes: int = 256 * 1024
     """How much of a live turn is kept for clients that come back or watch it too."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.on_disconnect, str):
+            check_choice("on_disconnect", self.on_disconnect, ("cancel", "finish"))
+        else:
+            instead = "or 'cancel', or 'finish' for no limit"
+            check_seconds("on_disconnect", self.on_disconnect, or_zero=True, instead=instead)
+        check_choice("on_busy", self.on_busy, ("supersede", "queue", "reject"))
+        check_seconds("return_timeout", self.return_timeout, or_zero=True)
+        # Zero would give up an answer before it is stored.
+        check_seconds("settle_timeout", self.settle_timeout)
+        for name in ("turn_timeout", "idle_timeout", "stall_timeout", "heartbeat"):
+            check_seconds(name, getattr(self, name), unless=None, instead="or None for none")
+        check_count("max_unread_bytes", self.max_unread_bytes)
+        check_count("max_replay_bytes", self.max_replay_bytes, least=0)
 
     def seconds_after_disconnect(self, *, can_return: bool) -> float:
         """Return how long a turn goes on without readers, infinite for to its end."""

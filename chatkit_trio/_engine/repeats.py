@@ -24,7 +24,6 @@ message.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -56,11 +55,13 @@ from .frames import FrameReader
 from .hooks import ServerHooks
 from .keeping import CancelReason
 from .opening import CheckedRequest, StartedRequest
+from .pages import encode_events
 from .policy import TurnPolicy
+from .reading import digest
 from .replay import events_so_far, items_behind, items_by_id
 from .settling import Outcome, ending_events
 from .turn import Turn, TurnState, new_turn_id
-from .wire import frame, thread_answer
+from .wire import thread_answer
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Repeats:
         await request.name_message()
         record = RequestRecord(
             key,
-            _digest(body),
+            await digest(body, self._server.big_work),
             thread_id=request.thread_id,
             item_id=request.message_id,
             turn_id=new_turn_id(),
@@ -139,7 +140,9 @@ class Repeats:
         carries it out.
         """
         _check_key(key)
-        record = RequestRecord(key, _digest(body), turn_id=new_turn_id())
+        record = RequestRecord(
+            key, await digest(body, self._server.big_work), turn_id=new_turn_id()
+        )
         known = await self._begin(record, context)
         if known.answer is not None:
             return known.answer
@@ -274,14 +277,15 @@ class KeyedRequest(CheckedRequest):
             return None
         created = await self._thread_created()
         items, reason = await self._stored()
-        turn: Turn[Any] = Turn(self._server, self, policy, self._context)
-        reader = turn.open_reader(leads=True)  # it leads, so that all frames are kept for it
         events = [
             *created,
             *(ThreadItemDoneEvent(item=item) for item in items),
             *ending_events(Outcome(reason)),
         ]
-        turn.recall(map(frame, events), reason)
+        frames = await encode_events(events, self._server.big_work)
+        turn: Turn[Any] = Turn(self._server, self, policy, self._context)
+        reader = turn.open_reader(leads=True)  # it leads, so that all frames are kept for it
+        turn.recall(frames, reason)
         return turn, reader
 
     def _read(self, start: Callable[[], Reading], *, can_return: bool) -> Reading:
@@ -350,7 +354,7 @@ class KeyedRequest(CheckedRequest):
             StreamOptionsEvent(stream_options=options),
             *events_so_far(stored, new, changed),
         ]
-        return b"".join(map(frame, events))
+        return b"".join(await encode_events(events, self._server.big_work))
 
 
 _MAY_BEGIN = (TurnState.BEGINNING, TurnState.ANSWERING, TurnState.SETTLING)
@@ -366,10 +370,6 @@ def _check_key(key: str) -> None:
         raise InvalidRequestError(
             f"an Idempotency-Key has 1 to {MAX_KEY_LENGTH} printable characters"
         )
-
-
-def _digest(body: str | bytes | bytearray) -> str:
-    return hashlib.sha256(body.encode() if isinstance(body, str) else body).hexdigest()
 
 
 async def _save(server: ServerHooks[Any], record: RequestRecord, context: Any) -> None:

@@ -5,7 +5,7 @@ The items come from the store. Nothing here knows of requests or keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -41,16 +41,46 @@ def events_so_far(
     ]
 
 
+async def load_latest(
+    store: Store[Any],
+    thread_id: str,
+    count: int,
+    context: Any,
+    *,
+    up_to: Callable[[ThreadItem], bool] = lambda item: False,
+) -> list[ThreadItem]:
+    """Return the latest items of a thread, so many or up to one that is asked for, newest first.
+
+    A store may return fewer at once, if they are big. An empty list, if the thread changes so that
+    there is no going on.
+    """
+    items: list[ThreadItem] = []
+    after: str | None = None
+    while len(items) < count:
+        try:
+            page = await store.load_thread_items(
+                thread_id, after, count - len(items), "desc", context
+            )
+        except NotFoundError:
+            if after is None:
+                raise
+            return []
+        for item in page.data:
+            items.append(item)
+            if up_to(item):
+                return items
+        if not page.has_more:
+            return items
+        after = page.after
+    return items
+
+
 async def latest_items(store: Store[Any], thread_id: str, context: Any) -> list[ThreadItem]:
     """Return the visible items from the last user message on."""
-    page = await store.load_thread_items(thread_id, None, _PAGE_SIZE, "desc", context)
-    items: list[ThreadItem] = []
-    for item in page.data:
-        if not is_hidden(item):
-            items.append(item)
-        if isinstance(item, UserMessageItem):
-            break
-    return items[::-1]
+    items = await load_latest(
+        store, thread_id, _PAGE_SIZE, context, up_to=lambda item: isinstance(item, UserMessageItem)
+    )
+    return [item for item in reversed(items) if not is_hidden(item)]
 
 
 async def items_by_id(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Never
@@ -24,6 +25,7 @@ from chatkit_trio.errors import (
     StoreTimeoutError,
     StreamError,
 )
+from chatkit_trio.limits import RequestLimits
 from chatkit_trio.store import Store
 from chatkit_trio.types import (
     AnswerEnding,
@@ -70,13 +72,15 @@ from .endings import answer_ending, behind_last_message, ends_search, note_at_th
 from .hooks import ServerHooks
 from .keeping import CancelReason
 from .opening import CheckedRequest, StartedRequest
+from .pages import CutPage, PagedAnswer, cut_items, cut_threads, encode_items
+from .reading import decode_audio
+from .replay import load_latest
 from .thread_state import as_metadata
-from .wire import decode_audio, thread_answer, visible
+from .wire import thread_answer
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_PAGE_SIZE = 20
-MAX_PAGE_SIZE = 100
 
 
 class Nothing(BaseModel):
@@ -287,17 +291,15 @@ async def _pending_tool_calls(
     behind it means that the conversation went on without the output.
     """
     await server.store.load_thread(thread_id, context=context)
-    page = await server.store.load_thread_items(thread_id, None, DEFAULT_PAGE_SIZE, "desc", context)
-    latest = next((item for item in page.data if not is_hidden(item)), None)
+    items = await load_latest(server.store, thread_id, DEFAULT_PAGE_SIZE, context)
+    latest = next((item for item in items if not is_hidden(item)), None)
     if not isinstance(latest, ClientToolCallItem) or latest.status != "pending":
         raise ConflictError(
             f"thread {thread_id} isn't waiting for the output of a client tool:"
             " its last item is not a pending client tool call"
         )
     return [
-        item
-        for item in page.data
-        if isinstance(item, ClientToolCallItem) and item.status == "pending"
+        item for item in items if isinstance(item, ClientToolCallItem) and item.status == "pending"
     ]
 
 
@@ -421,39 +423,45 @@ async def _load_until(
 
 async def threads_get_by_id(
     server: ServerHooks[Any], request: ThreadsGetByIdReq, context: Any
-) -> Thread:
-    thread, page = await _thread_so_far(server, request.params.thread_id, context)
-    return thread_answer(thread, page)
+) -> PagedAnswer:
+    so_far = await _thread_so_far(server, request.params.thread_id, context)
+    return PagedAnswer(thread_answer(so_far.thread, so_far.cut.shell), so_far.encoded)
 
 
 async def threads_get_by_id_with_endings(
     server: ServerHooks[Any], request: ThreadsGetByIdReq, context: Any
-) -> Thread:
-    thread, page = await _thread_so_far(server, request.params.thread_id, context)
-    answer = thread_answer(thread, page)
+) -> PagedAnswer:
+    so_far = await _thread_so_far(server, request.params.thread_id, context)
+    thread, page = so_far.thread, so_far.cut.page
+    answer = thread_answer(thread, so_far.cut.shell)
+    items = [*page.data, *so_far.running]
     is_last = not page.has_more
-    answer.items.endings = await _endings(server, thread.id, page.data, is_last, context)
-    return answer
+    answer.items.endings = await _endings(server, thread.id, items, is_last, context)
+    return PagedAnswer(answer, so_far.encoded)
 
 
-async def _thread_so_far(
-    server: ServerHooks[Any], thread_id: str, context: Any
-) -> tuple[ThreadMetadata, Page[ThreadItem]]:
+@dataclass(frozen=True, slots=True)
+class _ThreadSoFar:
+    """A thread with its first items, those of its live turn too, as the client has seen them."""
+
+    thread: ThreadMetadata
+    cut: CutPage[ThreadItem]
+    running: Sequence[ThreadItem]
+    encoded: Sequence[bytes]
+
+
+async def _thread_so_far(server: ServerHooks[Any], thread_id: str, context: Any) -> _ThreadSoFar:
     await server.live_turns.ready_to_read(thread_id)
     thread = await server.store.load_thread(thread_id, context=context)
-    return thread, await _items_so_far(server, thread_id, context)
-
-
-async def _items_so_far(server: ServerHooks[Any], thread_id: str, context: Any) -> Page[ThreadItem]:
-    """Return a thread's first items, with those of its live turn as the client has seen them."""
-    page, running = await _page_beside_turn(
-        server, thread_id, None, DEFAULT_PAGE_SIZE, "asc", context
-    )
-    if page.has_more:
-        return page
+    page_size = _page_size(None, server.limits)
+    page, running = await _page_beside_turn(server, thread_id, None, page_size, "asc", context)
+    cut = await cut_items(page, server.limits.page_bytes, server.big_work)
+    if cut.page.has_more:
+        return _ThreadSoFar(thread, cut, (), cut.encoded)
     stored = {item.id for item in page.data}
     running = [item for item in running if item.id not in stored]
-    return page.model_copy(update={"data": [*page.data, *running]})
+    encoded = [*cut.encoded, *await encode_items(running, server.big_work)]
+    return _ThreadSoFar(thread, cut, running, encoded)
 
 
 async def _page_beside_turn(
@@ -479,27 +487,27 @@ async def _page_beside_turn(
 
 async def threads_list(
     server: ServerHooks[Any], request: ThreadsListReq, context: Any
-) -> Page[Thread]:
-    params = request.params
+) -> PagedAnswer:
+    params, limits = request.params, server.limits
+    limit = _page_size(params.limit, limits)
     page = await server.store.load_threads(
-        limit=_page_size(params.limit), after=params.after, order=params.order, context=context
+        limit=limit, after=params.after, order=params.order, context=context
     )
-    threads = [thread_answer(thread) for thread in page.data]
-    return Page[Thread](data=threads, has_more=page.has_more, after=page.after)
+    cut = await cut_threads(page, limits.page_bytes, server.big_work)
+    return PagedAnswer(cut.shell, cut.encoded)
 
 
-async def items_list(
-    server: ServerHooks[Any], request: ItemsListReq, context: Any
-) -> Page[ThreadItem]:
-    return visible(await _page_of_items(server, request.params, context))
+async def items_list(server: ServerHooks[Any], request: ItemsListReq, context: Any) -> PagedAnswer:
+    cut = await _page_of_items(server, request.params, context)
+    return PagedAnswer(cut.shell, cut.encoded)
 
 
 async def items_list_with_endings(
     server: ServerHooks[Any], request: ItemsListReq, context: Any
-) -> Page[ThreadItem]:
+) -> PagedAnswer:
     params = request.params
-    page = await _page_of_items(server, params, context)
-    answer = visible(page)
+    cut = await _page_of_items(server, params, context)
+    page, answer = cut.page, cut.shell
     if params.order == "asc":
         is_last = not page.has_more
         answer.endings = await _endings(server, params.thread_id, page.data, is_last, context)
@@ -507,19 +515,19 @@ async def items_list_with_endings(
         items, is_last = page.data[::-1], params.after is None
         endings = await _endings(server, params.thread_id, items, is_last, context)
         answer.endings = endings[::-1]
-    return answer
+    return PagedAnswer(answer, cut.encoded)
 
 
 async def _page_of_items(
     server: ServerHooks[Any], params: ItemsListParams, context: Any
-) -> Page[ThreadItem]:
+) -> CutPage[ThreadItem]:
     await server.live_turns.ready_to_read(params.thread_id)
     await server.store.load_thread(params.thread_id, context=context)
-    limit = _page_size(params.limit)
+    limit = _page_size(params.limit, server.limits)
     page, _running = await _page_beside_turn(
         server, params.thread_id, params.after, limit, params.order, context
     )
-    return page
+    return await cut_items(page, server.limits.page_bytes, server.big_work)
 
 
 async def items_feedback(
@@ -596,7 +604,8 @@ async def input_transcribe(
     server: ServerHooks[Any], request: InputTranscribeReq, context: Any
 ) -> BaseModel:
     params = request.params
-    audio = AudioInput(data=decode_audio(params.audio_base64), mime_type=params.mime_type)
+    data = await decode_audio(params.audio_base64, server.big_work)
+    audio = AudioInput(data=data, mime_type=params.mime_type)
     return await server.transcribe(audio, context)
 
 
@@ -636,11 +645,11 @@ async def _stored_answer(
     return answer
 
 
-def _page_size(limit: int | None) -> int:
-    """Return how many to load: 20 unless asked for, 100 at most."""
+def _page_size(limit: int | None, limits: RequestLimits) -> int:
+    """Return how many to load: 20 unless asked for, and no more than the limits allow."""
     if limit is not None and limit < 0:
-        raise InvalidRequestError(f"params.limit is {limit}: it can't be negative")
-    return min(limit or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
+        raise InvalidRequestError("params.limit can't be negative")
+    return min(limit or DEFAULT_PAGE_SIZE, limits.page_items)
 
 
 READS = frozenset((ThreadsGetByIdReq, ThreadsListReq, ItemsListReq))
@@ -655,7 +664,7 @@ STREAMING: dict[type[Any], Callable[[Any, Any, Any], CheckedRequest]] = {
     ThreadsCustomActionReq: ThreadsCustomAction,
 }
 
-ANSWERED: dict[type[Any], Callable[[Any, Any, Any], Awaitable[BaseModel]]] = {
+ANSWERED: dict[type[Any], Callable[[Any, Any, Any], Awaitable[BaseModel | PagedAnswer]]] = {
     ThreadsGetByIdReq: threads_get_by_id,
     ThreadsListReq: threads_list,
     ItemsListReq: items_list,
@@ -668,7 +677,9 @@ ANSWERED: dict[type[Any], Callable[[Any, Any, Any], Awaitable[BaseModel]]] = {
     ThreadsSyncCustomActionReq: threads_sync_custom_action,
 }
 
-ANSWERED_WITH_ENDINGS: dict[type[Any], Callable[[Any, Any, Any], Awaitable[BaseModel]]] = {
+ANSWERED_WITH_ENDINGS: dict[
+    type[Any], Callable[[Any, Any, Any], Awaitable[BaseModel | PagedAnswer]]
+] = {
     **ANSWERED,
     ThreadsGetByIdReq: threads_get_by_id_with_endings,
     ItemsListReq: items_list_with_endings,

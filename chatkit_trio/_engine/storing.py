@@ -100,11 +100,14 @@ class Storing:
         """Try until this time, or until `give_up`; say whether all is stored."""
         delay = _FIRST_DELAY
         while not self._left.is_nothing:
-            if await self._try(min(self._seconds, time - trio.current_time())):
+            # What came before may have taken longer than it should: a thread can't be cancelled.
+            if (seconds_left := time - trio.current_time()) <= 0:
+                return False
+            if await self._try(min(self._seconds, seconds_left)):
                 continue
-            with trio.move_on_after(min(delay, time - trio.current_time()), shield=True):
+            with trio.move_on_at(min(trio.current_time() + delay, time), shield=True):
                 await self._waiting.park()
-            if self._is_given_up or trio.current_time() >= time:
+            if self._is_given_up:
                 return False
             delay = min(delay * 2, self._longest_delay)
         return True

@@ -6,9 +6,6 @@ text) is taken out here and nowhere else.
 
 from __future__ import annotations
 
-import base64
-import binascii
-
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -31,6 +28,7 @@ from chatkit_trio.types import (
 )
 
 _REQUEST: TypeAdapter[ChatKitReq] = TypeAdapter(ChatKitReq)
+_ITEM: TypeAdapter[ThreadItem] = TypeAdapter(ThreadItem)
 _MAX_REPORTED_PROBLEMS = 5
 
 
@@ -62,18 +60,18 @@ def _say(problem: ErrorDetails) -> str:
     return problem["msg"]
 
 
-def decode_audio(audio_base64: str) -> bytes:
-    """Return the bytes of base64 text. Raises `InvalidRequestError` for anything else."""
-    try:
-        return base64.b64decode(audio_base64, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequestError("params.audio_base64 is not valid base64") from error
-
-
 def to_json(model: BaseModel) -> bytes:
     """Return a model as the client gets it: no nulls, no attachment metadata."""
     encoded: bytes = model.__pydantic_serializer__.to_json(
         model, by_alias=True, exclude_none=True, context={"exclude_metadata": True}
+    )
+    return encoded
+
+
+def item_to_json(item: ThreadItem) -> bytes:
+    """Return an item as the client gets it: the fields of the protocol, also for a subclass."""
+    encoded: bytes = _ITEM.serializer.to_json(
+        item, by_alias=True, exclude_none=True, context={"exclude_metadata": True}
     )
     return encoded
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 import click
 
+from chatkit_trio.errors import StoreError
 from chatkit_trio.stores._instance_lock import live_instances
 from chatkit_trio.stores._records import decode_item
+from chatkit_trio.stores._sqlite_file import check_file
 from chatkit_trio.stores._sqlite_schema import APPLICATION_ID
 from chatkit_trio.types import ThreadItem
 
@@ -92,9 +94,13 @@ class DatabaseFile:
 
 @contextmanager
 def database_file(path: Path) -> Iterator[DatabaseFile]:
-    """Open a file for reading. Raises `click.ClickException` if SQLite can't read it."""
+    """Open a file for reading. Raises `click.ClickException` if it isn't a store's.
+
+    Even for reading, SQLite must not see a file of another program: it would leave a log beside it.
+    """
     try:
+        check_file(path)
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             yield DatabaseFile(path, connection)
-    except sqlite3.Error as error:
+    except (StoreError, OSError, sqlite3.Error) as error:
         raise click.ClickException(f"{path} can't be read: {error}") from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import click
@@ -14,33 +16,73 @@ from hypercorn.utils import LifespanFailureError
 from quart import Quart
 
 from chatkit_trio._engine.groups import unwrapped
+from chatkit_trio._settings import check_seconds
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.web import create_app
 from chatkit_trio.web._delivery import ASGIApp
+from chatkit_trio.web._hosts import AllowedHosts
 from chatkit_trio.web._serving import serve_to_the_end
+
+
+def _finite(
+    context: click.Context, parameter: click.Parameter, seconds: float | None
+) -> float | None:
+    try:
+        if seconds is not None:
+            check_seconds("it", seconds, or_zero=True)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return seconds
 
 
 @click.command("serve")
 @click.argument("target", metavar="MODULE:NAME")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0: a free one.")
+@click.option(
+    "--port",
+    default=8000,
+    type=click.IntRange(0, 65535),
+    show_default=True,
+    help="Port to listen on; 0: a free one.",
+)
 @click.option(
     "--drain-timeout",
     type=float,
+    callback=_finite,
     help="Seconds that live answers get to finish when the server is told to stop."
     "  [default: 10, and 0 after Ctrl-C]",
 )
-def serve_app(target: str, host: str, port: int, drain_timeout: float | None) -> None:
+@click.option(
+    "--allowed-host",
+    "allowed_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A name under which browsers come, besides localhost and --host; with a dot before it also"
+    " all names below it; * for any. Can be given more than once.",
+)
+def serve_app(
+    target: str,
+    host: str,
+    port: int,
+    drain_timeout: float | None,
+    allowed_hosts: tuple[str, ...],
+) -> None:
     """Serve MODULE:NAME, a ChatKit server or an ASGI app, until SIGTERM, SIGHUP or Ctrl-C.
 
     A ChatKit server gets an app with the chat page, in which all visitors share the threads. To
     tell users apart, make the app yourself with chatkit_trio.web.create_app, and name that app.
     """
-    _run(load_app(target), host, port, drain_timeout)
+    _run(load_app(target), host, port, drain_timeout, _checked(host, allowed_hosts))
 
 
 @click.command()
-@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0: a free one.")
+@click.option(
+    "--port",
+    default=8000,
+    type=click.IntRange(0, 65535),
+    show_default=True,
+    help="Port to listen on; 0: a free one.",
+)
 @click.option(
     "--database",
     default="chatkit-demo.sqlite3",
@@ -51,6 +93,7 @@ def serve_app(target: str, host: str, port: int, drain_timeout: float | None) ->
 @click.option(
     "--slow-writes",
     default=0.0,
+    callback=_finite,
     metavar="SECONDS",
     help="Let each write wait, to see that a stop is safe even then.",
 )
@@ -88,15 +131,42 @@ def load_app(target: str) -> ASGIApp | Quart:
     return cast(ASGIApp, found)
 
 
-def _run(app: ASGIApp | Quart, host: str, port: int, drain_timeout: float | None) -> None:
+def _checked(host: str, allowed_hosts: Sequence[str]) -> Sequence[str]:
     try:
-        code = trio.run(serve_to_the_end, app, host, port, drain_timeout, _tell_urls)
+        AllowedHosts.served(host, allowed_hosts)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--allowed-host") from error
+    return allowed_hosts
+
+
+def _run(
+    app: ASGIApp | Quart,
+    host: str,
+    port: int,
+    drain_timeout: float | None,
+    allowed_hosts: Sequence[str] = (),
+) -> None:
+    serving = partial(
+        serve_to_the_end,
+        app,
+        host=host,
+        port=port,
+        drain_timeout=drain_timeout,
+        allowed_hosts=allowed_hosts,
+        on_ready=_tell_urls,
+    )
+    try:
+        code = trio.run(serving)
     except (BaseExceptionGroup, OSError) as error:
         raise _without_traceback(unwrapped(error)) from error
     sys.exit(code)
 
 
 def _tell_urls(urls: Sequence[str]) -> None:
+    # All is loaded, and stays: a collection that goes through it again takes some 40 ms, in which
+    # every stream stands still, and a request with many values sets one off.
+    gc.collect()
+    gc.freeze()
     for url in urls:
         click.echo(f"Serving on {url}")
 

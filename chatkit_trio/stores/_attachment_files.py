@@ -24,8 +24,10 @@ from pathlib import Path
 from chatkit_trio.errors import ConflictError, NotFoundError, StoreError
 
 from ._instance_lock import InstanceLock, live_instances, remove_dead_locks
+from ._private_files import make_private, make_private_directory, open_private
 
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
+_PART = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}\.part")
 
 
 def is_id(attachment_id: str) -> bool:
@@ -53,11 +55,15 @@ class PartFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = path.open("xb")
+        self._file = os.fdopen(open_private(path, os.O_WRONLY | os.O_EXCL), "wb")
 
     def write(self, chunk: bytes) -> None:
         with as_store_errors(self.path.parent):
             self._file.write(chunk)
+
+    def flush(self) -> None:
+        with as_store_errors(self.path.parent):
+            self._file.flush()
 
     def finish(self) -> None:
         self._file.flush()
@@ -76,14 +82,19 @@ class AttachmentFiles:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._base = directory / "store"  # names the locks that say who is alive
+        # Says that a store made this directory, and names the locks that say who is alive.
+        self._base = directory / "store"
         self._lock: InstanceLock | None = None
+        self._id: tuple[int, int] | None = None
         self._naming = threading.Lock()
 
     def open(self) -> None:
         """Make the directory, and remove what uploads of dead processes left in it."""
         with as_store_errors(self.directory):
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_directory(self.directory)
+            if not any(self.directory.iterdir()):
+                make_private(self._base)
+            self._id = _id(self.directory)
             self._lock = InstanceLock(self._base)
             self._remove_stale_parts()
             self._remove_strays()
@@ -92,6 +103,21 @@ class AttachmentFiles:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def check(self) -> None:
+        """Raise `StoreError` unless bytes can be written now, into the directory that was opened.
+
+        For one thread at a time.
+        """
+        with as_store_errors(self.directory):
+            if _id(self.directory) != self._id:
+                raise StoreError(f"{self.directory} was replaced while the store has it open")
+            part = self._new_part()
+            try:
+                part.write(b"probe")
+                part.flush()
+            finally:
+                part.discard()
 
     def bytes_path(self, attachment_id: str) -> Path:
         return self.directory / f"{attachment_id}.bin"
@@ -184,12 +210,17 @@ class AttachmentFiles:
         parts = list(self.directory.glob("*.part"))
         living = live_instances(self._base)
         for path in parts:
-            if path.name.partition("-")[0] not in living:
+            if _PART.fullmatch(path.name) and path.name.partition("-")[0] not in living:
                 path.unlink(missing_ok=True)
         remove_dead_locks(self._base)
 
     def _remove_strays(self) -> None:
-        """Remove bytes without a record: a crash, or another process, fell into a deletion."""
+        """Remove bytes without a record: a crash, or another process, fell into a deletion.
+
+        In a directory that was there before the store, they may be somebody else's.
+        """
+        if not self._base.exists():
+            return
         for path in self.directory.glob("*.bin"):
             if not self._record_path(path.stem).exists():
                 path.unlink(missing_ok=True)
@@ -203,6 +234,11 @@ def as_store_errors(directory: Path) -> Iterator[None]:
     except OSError as error:
         way_out = " (free some space)" if error.errno == errno.ENOSPC else ""
         raise StoreError(f"can't use {directory}: {error}{way_out}") from error
+
+
+def _id(directory: Path) -> tuple[int, int]:
+    found = directory.stat()
+    return found.st_dev, found.st_ino
 
 
 def _not_found(attachment_id: str) -> NotFoundError:

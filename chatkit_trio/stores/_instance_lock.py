@@ -16,6 +16,8 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from ._private_files import mode_of, open_private
+
 
 class InstanceLock:
     """The held lock of one open store. `instance` is its name, new each time."""
@@ -29,7 +31,9 @@ class InstanceLock:
     def _made(self, database: Path) -> bool:
         self.instance = secrets.token_hex(16)
         self.path = _lock_path(database, self.instance)
-        self._fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        # Who may use the database must be able to ask whether its users live.
+        self._mode = mode_of(database)
+        self._fd = open_private(self.path, os.O_EXCL | os.O_RDWR, self._mode)
         if _locked(self._fd, fcntl.LOCK_EX) and self.is_in_place:
             return True
         _remove(self.path)
@@ -47,7 +51,7 @@ class InstanceLock:
     def put_back(self) -> None:
         """Make the lock file again under the same name, after it was removed. Raises `OSError`."""
         while not self.is_in_place:
-            fd = os.open(self.path, os.O_CREAT | os.O_RDWR, 0o666)
+            fd = open_private(self.path, os.O_RDWR, self._mode)
             if _locked(fd, fcntl.LOCK_EX):
                 self._fd, fd = fd, self._fd
             os.close(fd)

@@ -9,14 +9,17 @@ a page of items) is narrowed to its metadata here, and only here.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from chatkit_trio._engine.pace import BigWork, Pace
 from chatkit_trio.store import Settlement, TContext
-from chatkit_trio.types import Attachment, ThreadItem, ThreadMetadata
+from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
+
+from ._shortening import Shortening, may_be_too_large
 
 T = TypeVar("T")
 
@@ -24,6 +27,9 @@ _THREAD: TypeAdapter[ThreadMetadata] = TypeAdapter(ThreadMetadata)
 _ITEM: TypeAdapter[ThreadItem] = TypeAdapter(ThreadItem)
 _ITEMS: TypeAdapter[list[ThreadItem]] = TypeAdapter(list[ThreadItem])
 _ATTACHMENT: TypeAdapter[Attachment] = TypeAdapter(Attachment)
+
+PAGE_CHARS = 8 * 1024 * 1024
+"""How long the stored texts of a page may be together; a page has one at least."""
 
 ORDERS = ("asc", "desc")
 
@@ -80,6 +86,58 @@ def encode_attachment(attachment: Attachment) -> str:
     return _encode(_ATTACHMENT, attachment, f"attachment {attachment.id}")
 
 
+def cut_page(rows: Iterable[tuple[str, str]], limit: int) -> tuple[list[tuple[str, str]], bool]:
+    """Return the (id, text) of one page, and whether more follow: one more row says so.
+
+    A page has up to `limit` rows, and fewer if their texts together are too long.
+    """
+    page: list[tuple[str, str]] = []
+    size = 0
+    for row in rows:
+        size += len(row[1])
+        if len(page) == limit or (page and size > PAGE_CHARS):
+            return page, True
+        page.append(row)
+    return page, False
+
+
+async def decode_page(
+    rows: Sequence[tuple[str, str]],
+    has_more: bool,
+    decode: Callable[[str, Pace], Awaitable[T]],
+    big_work: BigWork,
+) -> Page[T]:
+    """Return a page of (id, text), decoding it a piece at a time. A checkpoint, if it is big."""
+    data: list[T] = []
+    async with big_work.begin() as pace:
+        for _, text in rows:
+            data.append(await decode(text, pace))
+    return Page(data=data, has_more=has_more, after=rows[-1][0] if has_more else None)
+
+
+async def decode_page_thread(text: str, pace: Pace) -> ThreadMetadata:
+    await pace.before(len(text))
+    return decode_thread(text)
+
+
+async def decode_page_item(text: str, pace: Pace) -> ThreadItem:
+    """Decode an item, or the beginning of one that is too large. A checkpoint, if it is big."""
+    await pace.before(len(text))
+    if may_be_too_large(text):
+        shortening = Shortening(text)
+        for size in shortening:
+            await pace.before(size)
+        text = shortening.text
+        await pace.before(len(text))
+    return decode_item(text)
+
+
+async def decode_one_item(text: str, big_work: BigWork) -> ThreadItem:
+    """Decode an item as a page does."""
+    async with big_work.begin() as pace:
+        return await decode_page_item(text, pace)
+
+
 def decode_thread(text: str) -> ThreadMetadata:
     return _THREAD.validate_json(text)
 
@@ -118,7 +176,9 @@ def _encode_broken_text(adapter: TypeAdapter[Any], value: object, name: str) -> 
     that meet become the character, a lone one becomes U+FFFD.
     """
     try:
-        text = json.dumps(adapter.dump_python(value, mode="json"), ensure_ascii=False)
+        text = json.dumps(
+            adapter.dump_python(value, mode="json"), ensure_ascii=False, separators=(",", ":")
+        )
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} can't be stored as JSON: {error}") from error
     return repaired_text(text)

@@ -19,6 +19,8 @@ import trio
 from chatkit_trio.errors import StoreError
 
 from ._instance_lock import InstanceLock, remove_dead_locks
+from ._private_files import make_private
+from ._sqlite_file import OpenFile, check_file
 from ._sqlite_schema import check, migrate
 
 T = TypeVar("T")
@@ -26,6 +28,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 _WAL_RETRY_INTERVAL = 0.01  # seconds
+_PROBE_BUSY_TIMEOUT = 1.0  # seconds; other writes wait for the probe meanwhile
 
 _WAYS_OUT = {
     sqlite3.SQLITE_BUSY: "another process has kept it locked for longer than busy_timeout",
@@ -53,6 +56,7 @@ class Database:
         self.path = path.resolve()
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
+        self._file: OpenFile | None = None
         self._lock: InstanceLock | None = None
         self._has_told_of_lock = False
         self._writer: sqlite3.Connection | None = None
@@ -113,6 +117,14 @@ class Database:
         """Run a function on one snapshot of the file, beside the writer."""
         return await trio.to_thread.run_sync(self._read, query, limiter=self._reading)
 
+    async def probe(self) -> None:
+        """Raise `StoreError` unless a write succeeds now, into the file that was opened.
+
+        Waits for its turn among the writes. Cancelled, it may go on in its thread: a write of
+        nothing, of which nobody has to know what became.
+        """
+        await trio.to_thread.run_sync(self._probe, limiter=self._writing, abandon_on_cancel=True)
+
     @asynccontextmanager
     async def _no_reads(self) -> AsyncIterator[None]:
         tokens = [object() for _ in range(int(self._reading.total_tokens))]
@@ -129,14 +141,18 @@ class Database:
     def _open(self) -> None:
         try:
             with self._as_store_errors():
+                check_file(self.path)  # first, for SQLite changes what it opens
+                with suppress(FileNotFoundError, PermissionError):  # SQLite says it with a way out
+                    make_private(self.path)
                 self._writer = self._connect()
                 with _transaction(self._writer, "DEFERRED"):
-                    check(self._writer)  # first, for the next line would change a foreign file
+                    check(self._writer)
                 self._use_wal(self._writer)
                 with _transaction(self._writer, "IMMEDIATE"):
                     migrate(self._writer)
                 for _ in range(int(self._reading.total_tokens)):
                     self._readers.append(self._connect())
+                self._file = OpenFile(self.path)
                 self._lock = InstanceLock(self.path)
                 remove_dead_locks(self.path)
         except BaseException:
@@ -183,6 +199,24 @@ class Database:
             raise self._not_open()
         with self._as_store_errors(), _transaction(self._writer, "IMMEDIATE"):
             return transaction(self._writer)
+
+    def _probe(self) -> None:
+        if self._writer is None or self._file is None:
+            raise self._not_open()
+        with self._as_store_errors():
+            self._file.check()
+            self._wait_for_others(min(self._busy_timeout, _PROBE_BUSY_TIMEOUT))
+            try:
+                with _transaction(self._writer, "IMMEDIATE"):
+                    (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+                    # It changes nothing, and yet a page is written: a full disk shows.
+                    self._writer.execute(f"PRAGMA user_version = {version}")
+            finally:
+                self._wait_for_others(self._busy_timeout)
+
+    def _wait_for_others(self, seconds: float) -> None:
+        assert self._writer is not None
+        self._writer.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}")
 
     def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         if self._writer is None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 
 from chatkit_trio.errors import ConflictError, NotFoundError
 from chatkit_trio.store import RequestRecord, Settlement, UnstorableItem
 from chatkit_trio.types import SDKHiddenContextItem, ThreadItem
 
-from ._records import decode_item, encode_item, encode_thread, repaired_text
+from ._records import cut_page, decode_item, encode_item, encode_thread, repaired_text
 
 _MAX_ROWID = 2**63 - 1
 
@@ -71,19 +72,19 @@ def delete_thread(db: sqlite3.Connection, owner: str, thread_id: str) -> None:
 
 def load_threads(
     db: sqlite3.Connection, owner: str, limit: int, after: str | None, order: str
-) -> list[tuple[str, str]]:
-    """Return (id, text) of a page of threads and of one more, which says that there are more."""
+) -> tuple[list[tuple[str, str]], bool]:
+    """Return (id, text) of a page of threads, and whether there are more."""
     start = _BEFORE_ALL[order] if after is None else _thread_seq(db, owner, after)
-    return db.execute(THREAD_PAGES[order], (owner, start, _one_more(limit))).fetchall()
+    return _page(db, THREAD_PAGES[order], (owner, start), limit)
 
 
 def load_items(
     db: sqlite3.Connection, owner: str, thread_id: str, after: str | None, limit: int, order: str
-) -> list[tuple[str, str]]:
-    """Return (id, text) of a page of items and of one more, which says that there are more."""
+) -> tuple[list[tuple[str, str]], bool]:
+    """Return (id, text) of a page of items, and whether there are more."""
     thread = _thread_seq(db, owner, thread_id)
     start = _BEFORE_ALL[order] if after is None else _item_seq(db, thread, thread_id, after)
-    return db.execute(ITEM_PAGES[order], (thread, start, _one_more(limit))).fetchall()
+    return _page(db, ITEM_PAGES[order], (thread, start), limit)
 
 
 def load_item(db: sqlite3.Connection, owner: str, thread_id: str, item_id: str) -> str:
@@ -353,6 +354,14 @@ def _item_seq(db: sqlite3.Connection, thread: int, thread_id: str, item_id: str)
     if row is None:
         raise NotFoundError(f"thread {thread_id} has no item {item_id}")
     return row[0]
+
+
+def _page(
+    db: sqlite3.Connection, query: str, range_: tuple[str | int, int], limit: int
+) -> tuple[list[tuple[str, str]], bool]:
+    # Row by row: of a page of big items no more than fits is read.
+    with closing(db.execute(query, (*range_, _one_more(limit)))) as rows:
+        return cut_page(rows, limit)
 
 
 def _one_more(limit: int) -> int:

@@ -134,9 +134,14 @@ def check(connection: sqlite3.Connection) -> int:
     if tables and application != APPLICATION_ID:
         raise StoreError("it is an SQLite file of another program; give the store its own file")
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    check_version(version)
+    return version
+
+
+def check_version(version: int) -> None:
+    """Raise `StoreError` for a version that only a newer chatkit_trio knows."""
     if version > len(MIGRATIONS):
         raise StoreError(
             f"its schema has version {version}, and this chatkit_trio knows versions up to"
             f" {len(MIGRATIONS)}: a newer chatkit_trio wrote it, so upgrade this one"
         )
-    return version

@@ -24,6 +24,7 @@ import trio
 from pydantic import AnyUrl
 from typing_extensions import TypeVar, TypeVarTuple
 
+from chatkit_trio._settings import check_choice, check_count, check_seconds
 from chatkit_trio.errors import (
     ConflictError,
     ForbiddenError,
@@ -133,6 +134,10 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
             raise ValueError("bearer_urls=True needs context_for_owner: no request tells the owner")
         if isinstance(accept, str):
             raise TypeError(f"accept must be a collection of types, not the str {accept!r}")
+        check_count("max_bytes", max_bytes)
+        check_choice("upload_method", upload_method, ("PUT", "POST"))
+        check_seconds("upload_lifetime", upload_lifetime)
+        check_seconds("orphan_age", orphan_age)
         if orphan_age < upload_lifetime:
             raise ValueError("orphan_age must not be shorter than upload_lifetime")
         self.metadata = metadata
@@ -148,6 +153,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         self._clock = clock
         self._sign = _Signer(secret)
         self._files = AttachmentFiles(Path(directory))
+        self._pinging = trio.CapacityLimiter(1)
         self._receiving: set[str] = set()
         self._entry = CountedEntry(
             partial(_in_thread, self._files.open),
@@ -197,6 +203,15 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
             record = await self._load_record(attachment_id)
             if record.owner == owner_of(self._owner, context):
                 await _in_thread(self._files.remove, record.id)
+
+    async def ping(self) -> None:
+        """Raise `StoreError` unless bytes can be written now, into the directory that was opened.
+
+        It makes a small file and removes it. Cancelled, it may go on in its thread.
+        """
+        await trio.to_thread.run_sync(
+            self._files.check, limiter=self._pinging, abandon_on_cancel=True
+        )
 
     # --- Reading -------------------------------------------------------------------------------
 
@@ -358,6 +373,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
 
         The web layer does this for the stores it serves.
         """
+        check_seconds("interval", interval)
         while True:
             try:
                 collected = await self.collect_orphans()

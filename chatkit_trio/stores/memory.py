@@ -1,16 +1,19 @@
 """A store in this process's memory, for tests, demos and a first try.
 
 Every method waits once, at its start, and does all its work after that without waiting: a caller
-that was cancelled did nothing, and no other task ever sees half a change.
+that was cancelled did nothing, and no other task ever sees half a change. Only what has been taken
+out is decoded in pieces, if it is big.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
 
+from chatkit_trio._engine.pace import BigWork
 from chatkit_trio.errors import ConflictError, NotFoundError
 from chatkit_trio.store import RequestRecord, Settlement, Store, TContext, UnstorableItem
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
@@ -19,8 +22,12 @@ from ._records import (
     check_page,
     check_settlement,
     check_thread,
+    cut_page,
     decode_attachment,
-    decode_item,
+    decode_one_item,
+    decode_page,
+    decode_page_item,
+    decode_page_thread,
     decode_thread,
     encode_attachment,
     encode_item,
@@ -52,9 +59,9 @@ class MemoryStore(Store[TContext]):
 
         store = MemoryStore[MyContext](owner=lambda context: context.user_id)
 
-    Each method is one checkpoint followed by the whole of its work: if it raises
-    `trio.Cancelled`, nothing has changed. `clock` returns seconds, and tells how old a request's
-    record is.
+    Each method is one checkpoint followed by the whole of its work, and for a big page more of them
+    while it is decoded: if it raises `trio.Cancelled`, nothing has changed. `clock` returns
+    seconds, and tells how old a request's record is.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class MemoryStore(Store[TContext]):
         """What `set_aside` was given, the oldest first."""
         self._owner = owner
         self._clock = clock
+        self._big_work = BigWork()
         self._threads: dict[str, _ThreadRow] = {}
         self._attachments: dict[str, _Row] = {}
         self._requests: dict[tuple[str, str], tuple[float, RequestRecord]] = {}
@@ -97,15 +105,14 @@ class MemoryStore(Store[TContext]):
     async def load_threads(
         self, limit: int, after: str | None, order: str, context: TContext
     ) -> Page[ThreadMetadata]:
+        check_page(limit, order)
         await trio.lowlevel.checkpoint()
-        owner = owner_of(self._owner, context)
-        ids = [key for key, row in self._threads.items() if row.owner == owner]
-        page, has_more = _cut(ids, after, limit, order)
-        return Page(
-            data=[decode_thread(self._threads[key].text) for key in page],
-            has_more=has_more,
-            after=page[-1] if has_more else None,
-        )
+        owner, threads = owner_of(self._owner, context), self._threads
+        if after is not None and not self._owns(threads.get(after), context):
+            raise _no_cursor(after)
+        ids = _behind(threads, after, order)
+        rows = ((key, threads[key].text) for key in ids if threads[key].owner == owner)
+        return await decode_page(*cut_page(rows, limit), decode_page_thread, self._big_work)
 
     async def delete_thread(self, thread_id: str, context: TContext) -> None:
         await trio.lowlevel.checkpoint()
@@ -118,21 +125,18 @@ class MemoryStore(Store[TContext]):
     async def load_thread_items(
         self, thread_id: str, after: str | None, limit: int, order: str, context: TContext
     ) -> Page[ThreadItem]:
+        check_page(limit, order)
         await trio.lowlevel.checkpoint()
         items = self._thread(thread_id, context).items
-        page, has_more = _cut(items, after, limit, order)
-        return Page(
-            data=[decode_item(items[key]) for key in page],
-            has_more=has_more,
-            after=page[-1] if has_more else None,
-        )
+        rows = ((key, items[key]) for key in _behind(items, after, order))
+        return await decode_page(*cut_page(rows, limit), decode_page_item, self._big_work)
 
     async def load_item(self, thread_id: str, item_id: str, context: TContext) -> ThreadItem:
         await trio.lowlevel.checkpoint()
         items = self._thread(thread_id, context).items
         if item_id not in items:
             raise NotFoundError(f"thread {thread_id} has no item {item_id}")
-        return decode_item(items[item_id])
+        return await decode_one_item(items[item_id], self._big_work)
 
     async def add_thread_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
         """Append an item to a thread.
@@ -224,11 +228,9 @@ class MemoryStore(Store[TContext]):
         """Record a request, or return the record that its owner has of that key."""
         await trio.lowlevel.checkpoint()
         now, key = self._clock(), (owner_of(self._owner, context), record.key)
-        self._requests = {
-            key: (begun_at, kept)
-            for key, (begun_at, kept) in self._requests.items()
-            if now - begun_at < window
-        }
+        # The oldest stand first: they stay where they were recorded.
+        while self._requests and now - next(iter(self._requests.values()))[0] >= window:
+            del self._requests[next(iter(self._requests))]
         if key in self._requests:
             return self._requests[key][1]
         self._requests[key] = (now, record)
@@ -251,14 +253,17 @@ class MemoryStore(Store[TContext]):
         return row
 
 
-def _cut(ids: Iterable[str], after: str | None, limit: int, order: str) -> tuple[list[str], bool]:
-    """Return the ids of one page, and whether more follow."""
-    check_page(limit, order)
-    ordered = list(ids)
-    if order == "desc":
-        ordered.reverse()
+def _behind(rows: dict[str, Any], after: str | None, order: str) -> Iterator[str]:
+    """Return the ids behind one, in the order asked for."""
+    ids = iter(rows) if order == "asc" else reversed(rows)
+    if after is not None and after not in rows:
+        raise _no_cursor(after)
     if after is not None:
-        if after not in ordered:
-            raise NotFoundError(f"there is nothing with the id {after} to go on from")
-        ordered = ordered[ordered.index(after) + 1 :]
-    return ordered[:limit], len(ordered) > limit
+        for row_id in ids:
+            if row_id == after:
+                break
+    return ids
+
+
+def _no_cursor(after: str) -> NotFoundError:
+    return NotFoundError(f"there is nothing with the id {after} to go on from")

@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, Literal, ParamSpec, Self
+from typing import Concatenate, Literal, ParamSpec, Self
 
 from typing_extensions import TypeVar
 
+from chatkit_trio._engine.pace import BigWork
+from chatkit_trio._settings import check_choice, check_count, check_seconds
 from chatkit_trio.errors import NotFoundError, StoreError
 from chatkit_trio.store import RequestRecord, Settlement, Store, TContext, UnstorableItem
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
@@ -28,7 +30,10 @@ from ._records import (
     check_settlement,
     check_thread,
     decode_attachment,
-    decode_item,
+    decode_one_item,
+    decode_page,
+    decode_page_item,
+    decode_page_thread,
     decode_thread,
     encode_attachment,
     encode_item,
@@ -81,10 +86,12 @@ class SQLiteStore(Store[TContext]):
     ) -> None:
         if os.fspath(path) in ("", ":memory:"):
             raise ValueError("SQLiteStore needs a file; for a store in memory use MemoryStore()")
-        if synchronous not in ("NORMAL", "FULL"):
-            raise ValueError(f"synchronous must be 'NORMAL' or 'FULL', not {synchronous!r}")
+        check_choice("synchronous", synchronous, ("NORMAL", "FULL"))
+        check_count("readers", readers)
+        check_seconds("busy_timeout", busy_timeout, or_zero=True)
         self._owner = owner
         self._clock = clock
+        self._big_work = BigWork()
         self._database = Database(
             Path(path), synchronous=synchronous, readers=readers, busy_timeout=busy_timeout
         )
@@ -131,7 +138,7 @@ class SQLiteStore(Store[TContext]):
     ) -> Page[ThreadMetadata]:
         check_page(limit, order)
         rows = await self._read(context, queries.load_threads, limit, after, order)
-        return _page(rows, limit, decode_thread)
+        return await decode_page(*rows, decode_page_thread, self._big_work)
 
     async def delete_thread(self, thread_id: str, context: TContext) -> None:
         await self._write(context, queries.delete_thread, thread_id)
@@ -139,12 +146,17 @@ class SQLiteStore(Store[TContext]):
     async def load_thread_items(
         self, thread_id: str, after: str | None, limit: int, order: str, context: TContext
     ) -> Page[ThreadItem]:
+        """Return up to `limit` items; fewer if they have more than 8 MiB together.
+
+        Of a message that is too large to be loaded, its beginning.
+        """
         check_page(limit, order)
         rows = await self._read(context, queries.load_items, thread_id, after, limit, order)
-        return _page(rows, limit, decode_item)
+        return await decode_page(*rows, decode_page_item, self._big_work)
 
     async def load_item(self, thread_id: str, item_id: str, context: TContext) -> ThreadItem:
-        return decode_item(await self._read(context, queries.load_item, thread_id, item_id))
+        text = await self._read(context, queries.load_item, thread_id, item_id)
+        return await decode_one_item(text, self._big_work)
 
     async def add_thread_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
         """Append an item to a thread.
@@ -217,10 +229,12 @@ class SQLiteStore(Store[TContext]):
         await self._write(context, queries.update_request, record)
 
     async def ping(self) -> None:
-        """Raise `StoreError` if the file can't be read any more."""
-        await self._database.read(
-            lambda db: db.execute("SELECT id FROM threads LIMIT 1").fetchone()
-        )
+        """Raise `StoreError` unless a write succeeds now, into the file that was opened.
+
+        So it raises when the disk is full or the file is locked for more than a second, and when
+        the file was removed, moved or replaced. It writes one page that is there already.
+        """
+        await self._database.probe()
 
     async def _read(
         self,
@@ -241,13 +255,3 @@ class SQLiteStore(Store[TContext]):
     ) -> T:
         owner = owner_of(self._owner, context)
         return await self._database.write(lambda db: query(db, owner, *args, **kwargs))
-
-
-def _page(rows: list[tuple[str, str]], limit: int, decode: Callable[[str], Any]) -> Page[Any]:
-    """Build a page of rows, of which one more than the limit was asked for."""
-    has_more = len(rows) > limit
-    return Page(
-        data=[decode(text) for _, text in rows[:limit]],
-        has_more=has_more,
-        after=rows[limit - 1][0] if has_more else None,
-    )

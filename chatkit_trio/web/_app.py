@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from quart import Response
+from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import BadHost, HTTPException
+from werkzeug.routing import MapAdapter
 
+from chatkit_trio._settings import check_count
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 from chatkit_trio.stores.attachments import DiskAttachmentStore
 
-from ._blueprint import DEFAULT_MAX_BODY_BYTES, CorsOrigins, chatkit_blueprint
+from ._blueprint import CorsOrigins, chatkit_blueprint
 from ._endpoint import ContextFunction
-from ._middleware import refusal_of, refusal_response
+from ._hosts import HostNames
+from ._middleware import refused
 from ._page import ChatPage, page_blueprint
 from .uploads import uploads_blueprint
 
@@ -24,8 +28,10 @@ def create_app(
     path: str = "/chatkit",
     page: bool | ChatPage = True,
     health_path: str | None = "/healthz",
-    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    liveness_path: str | None = "/livez",
+    max_body_bytes: int | None = None,
     cors_origins: CorsOrigins = None,
+    allowed_hosts: HostNames = None,
 ) -> QuartTrio:
     """Return a Quart-Trio app that serves the ChatKit protocol and, with `page`, a chat page.
 
@@ -34,14 +40,19 @@ def create_app(
     `chatkit_trio.web.uploads` at the store's `base_url`. The other arguments are those of
     `chatkit_blueprint`. Serve the app with `chatkit-trio serve`, or with Hypercorn's trio worker.
     """
-    app = QuartTrio(__name__, static_folder=None)
+    if max_body_bytes is not None:
+        check_count("max_body_bytes", max_body_bytes)
+    app = _App(__name__, static_folder=None)
     # More than the limit, because the blueprint counts by itself and says what the limit is.
-    app.config["MAX_CONTENT_LENGTH"] = max_body_bytes + 1024 * 1024
+    longest_body = max_body_bytes or server.limits.longest_body
+    app.config["MAX_CONTENT_LENGTH"] = longest_body + 1024 * 1024
     app.register_error_handler(HTTPException, _refuse)
     if isinstance(server.attachment_store, DiskAttachmentStore):
         # Registered first, so that it stops before the server closes its stores.
         app.register_blueprint(
-            uploads_blueprint(server, context=context, cors_origins=cors_origins)
+            uploads_blueprint(
+                server, context=context, cors_origins=cors_origins, allowed_hosts=allowed_hosts
+            )
         )
     app.register_blueprint(
         chatkit_blueprint(
@@ -49,15 +60,31 @@ def create_app(
             context=context,
             path=path,
             health_path=health_path,
+            liveness_path=liveness_path,
             max_body_bytes=max_body_bytes,
             cors_origins=cors_origins,
+            allowed_hosts=allowed_hosts,
         )
     )
     if page:
         shown = page if isinstance(page, ChatPage) else ChatPage()
-        app.register_blueprint(page_blueprint(server, path, shown))
+        app.register_blueprint(page_blueprint(server, path, shown, allowed_hosts))
     return app
 
 
+class _App(QuartTrio):
+    """Quart gives up on a host that is no name before any view is asked; here the view refuses."""
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        try:
+            return super().create_url_adapter(request)
+        except BadHost:
+            if request is None:
+                raise
+            return self.url_map.bind(
+                "invalid", path_info=request.path, default_method=request.method
+            )
+
+
 async def _refuse(error: HTTPException) -> Response:  # noqa: ASYNC124 (a plain one gets a thread)
-    return refusal_response(refusal_of(error))
+    return refused(error)

@@ -11,21 +11,23 @@ from quart import Blueprint, Quart, current_app
 from quart.blueprints import BlueprintSetupState
 from quart_trio import QuartTrio
 
+from chatkit_trio._settings import check_count
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 
 from ._cors import Cors
 from ._delivery import Delivery
 from ._endpoint import ContextFunction, Endpoint
-from ._middleware import ALL_METHODS, View, with_middleware
+from ._health import Health
+from ._hosts import AllowedHosts, HostNames
+from ._middleware import ALL_METHODS, Gate, Use, View, with_middleware
 
 logger = logging.getLogger(__name__)
 
 EXTENSION = "chatkit_trio"
 """Where an app's `extensions` list its ChatKit servers."""
 
-DEFAULT_MAX_BODY_BYTES = 10 * 1024 * 1024
-"""Enough for several minutes of dictation, which is sent as Base64."""
+_GATES = f"{EXTENSION}.gates"
 
 CorsOrigins = Sequence[str] | Literal["*"] | None
 
@@ -36,8 +38,10 @@ def chatkit_blueprint(
     context: ContextFunction[TContext] | None = None,
     path: str = "/chatkit",
     health_path: str | None = "/healthz",
-    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+    liveness_path: str | None = "/livez",
+    max_body_bytes: int | None = None,
     cors_origins: CorsOrigins = None,
+    allowed_hosts: HostNames = None,
     name: str = "chatkit",
 ) -> Blueprint:
     """Return a Quart-Trio blueprint that serves the ChatKit protocol.
@@ -50,23 +54,36 @@ def chatkit_blueprint(
     an HTTP exception of werkzeug. Without `context` the context is None.
 
     `path` is the endpoint; below it are `threads/<id>/turn` and `threads/<id>/stop`. `health_path`
-    is the address of the health check; with None there is none. A body over `max_body_bytes` is
-    refused (413); the app's own `MAX_CONTENT_LENGTH` counts too. Pages of the app's own origin may
-    call the endpoint, and those of the origins in `cors_origins`; `"*"` means all. `name` has to
-    differ between blueprints of one app.
+    says whether the server takes messages and can store them (readiness), `liveness_path` that
+    the process answers at all; with None there is no such address. What a request may hold say the
+    server's `limits`; a body over `max_body_bytes`, by default the longest of those, isn't read to
+    its end (413). The app's own `MAX_CONTENT_LENGTH` counts too. Pages of the app's own origin may
+    call the endpoint, and those of the origins in `cors_origins`; `"*"` means all.
+
+    `allowed_hosts` are the names by which browsers reach the app, such as `["chat.example.org"]`
+    or `[".example.org"]` with all names below it; requests for others are refused (421), so that
+    no page can turn its own name into a way in. Names of loopback (localhost, 127.0.0.1) are always
+    allowed, and so is the host that `chatkit_trio.web.serve` listens on; `"*"` allows all. `name`
+    has to differ between blueprints of one app.
 
     The server is entered when the app starts, unless it is running already, and left when the app
     ends: live turns are then settled before the app's shutdown is complete.
     """
+    if max_body_bytes is not None:
+        check_count("max_body_bytes", max_body_bytes)
+    if path is None:
+        raise ValueError("path must be a path such as '/chat', not None")
+    _check_paths(path=path, health_path=health_path, liveness_path=liveness_path)
     blueprint = Blueprint(name, __name__)
-    endpoint = Endpoint(server, context, max_body_bytes)
-    cors = Cors.of(cors_origins)
+    endpoint = Endpoint(server, context, max_body_bytes or server.limits.longest_body)
+    health = Health(server)
+    gate = Gate(allowed_hosts, Cors.of(cors_origins))
 
-    def route(rule: str, method: str, view: View) -> None:
+    def route(rule: str, method: str, view: View, use: Use = "call") -> None:
         blueprint.add_url_rule(
             rule,
             endpoint=view.__name__,
-            view_func=with_middleware(view, method=method, cors=cors),
+            view_func=with_middleware(view, method=method, gate=gate, use=use),
             methods=ALL_METHODS,
             provide_automatic_options=False,
         )
@@ -76,9 +93,24 @@ def chatkit_blueprint(
     route(f"{path}/threads/<thread_id>/turn", "GET", endpoint.watch)
     route(f"{path}/threads/<thread_id>/stop", "POST", endpoint.stop)
     if health_path is not None:
-        route(health_path, "GET", endpoint.health)
-    _tie(blueprint, server, path)
+        route(health_path, "GET", health.health, "probe")
+    if liveness_path is not None:
+        route(liveness_path, "GET", health.liveness, "probe")
+    blueprint.record_once(
+        lambda state: state.app.extensions.setdefault(_GATES, []).append(gate.hosts)
+    )
+    _tie(blueprint, server, path, health)
     return blueprint
+
+
+def _check_paths(**paths: str | None) -> None:
+    """Raise unless these arguments can be addresses, all different; None is no address."""
+    for name, path in paths.items():
+        if path is not None and (not isinstance(path, str) or set("?#<>") & set(path)):
+            raise ValueError(f"{name} must be a path such as '/chat', not {path!r}")
+    plain = ["/" + path.strip("/") for path in paths.values() if path is not None]
+    if len(set(plain)) < len(plain):
+        raise ValueError(f"{' and '.join(paths)} must be different paths, and are {plain}")
 
 
 class ServerLifespan:
@@ -145,7 +177,12 @@ def servers_of(app: Quart) -> list[ChatKitServer[Any]]:
     return list(app.extensions.get(EXTENSION, ()))
 
 
-def _tie(blueprint: Blueprint, server: ChatKitServer[Any], path: str) -> None:
+def allowed_by(app: object) -> list[AllowedHosts]:
+    """Return what each ChatKit blueprint of an app allows; nothing for other ASGI apps."""
+    return list(app.extensions.get(_GATES, ())) if isinstance(app, Quart) else []
+
+
+def _tie(blueprint: Blueprint, server: ChatKitServer[Any], path: str, health: Health) -> None:
     lifespan = ServerLifespan(server)
 
     def list_server(state: BlueprintSetupState) -> None:
@@ -154,8 +191,14 @@ def _tie(blueprint: Blueprint, server: ChatKitServer[Any], path: str) -> None:
         delivery.add_endpoint((state.url_prefix or "").rstrip("/") + path, server)
 
     async def start() -> None:
-        await lifespan.start(cast(QuartTrio, current_app).nursery)
+        nursery = cast(QuartTrio, current_app).nursery
+        await lifespan.start(nursery)
+        health.start(nursery)
+
+    async def stop() -> None:
+        health.stop()
+        await lifespan.stop()
 
     blueprint.record_once(list_server)
     blueprint.before_app_serving(start)
-    blueprint.after_app_serving(lifespan.stop)
+    blueprint.after_app_serving(stop)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from werkzeug.datastructures import Headers
 
+from ._hosts import is_own_origin
+
 _PREFLIGHT_MAX_AGE = "600"  # seconds
-_FOREIGN_SITES = ("cross-site", "same-site")
+_OWN_SITES = ("same-origin", "none")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,24 +29,32 @@ class Cors:
             return cls(None)
         if isinstance(origins, str):
             raise ValueError(f"cors_origins must be None, '*' or a list, not {origins!r}")
-        return cls(frozenset(origin.rstrip("/") for origin in origins or ()))
+        return cls(frozenset(_given_origin(origin) for origin in origins or ()))
 
     def allows(self, origin: str | None) -> bool:
         """Say whether a page of this origin may call the endpoint and read the answer."""
         return self.origins is None or origin in self.origins
 
-    def refuses(self, request_headers: Headers) -> bool:
+    def refuses(self, request_headers: Headers, *, is_link: bool = False) -> bool:
         """Say whether a browser sends this for a page of another site that isn't allowed.
 
         A browser lets any page post plain text to any site, with the cookies of that site. It says
-        so in `Sec-Fetch-Site`. Where it sends no such header (Safari before 16.4; plain HTTP), the
-        `Origin` is compared with the host that was asked. A page can forge none of these headers.
+        whose page it is in `Origin`, which is compared with the host that was asked. Most also say
+        it in `Sec-Fetch-Site`, but not to plain HTTP; so that can refuse a request, and never
+        excuse it. A page can forge neither.
+
+        With `is_link` the request is one that any site may link to or show, as an image is:
+        browsers send no `Origin` with it, so `Sec-Fetch-Site` doesn't count.
         """
-        site = request_headers.get("Sec-Fetch-Site")
-        is_foreign = (
-            _has_foreign_origin(request_headers) if site is None else site in _FOREIGN_SITES
-        )
-        return is_foreign and not self.allows(request_headers.get("Origin"))
+        origins = request_headers.getlist("Origin")
+        if any(not self._trusts(origin, request_headers) for origin in origins):
+            return True
+        site = request_headers.get("Sec-Fetch-Site", "none")
+        is_listed = bool(origins) and all(self.allows(origin) for origin in origins)
+        return site not in _OWN_SITES and not (is_link or is_listed or self.origins is None)
+
+    def _trusts(self, origin: str, request_headers: Headers) -> bool:
+        return self.allows(origin) or is_own_origin(origin, request_headers)
 
     def headers(self, request_headers: Headers) -> dict[str, str]:
         """Return the headers of every answer; without them a page can't read errors either."""
@@ -71,11 +84,12 @@ class Cors:
         }
 
 
-def _has_foreign_origin(request_headers: Headers) -> bool:
-    origin = request_headers.get("Origin")
-    if origin is None:
-        return False
-    # A proxy may replace Host by its own; it then passes on the browser's as X-Forwarded-Host.
-    asked = f"{request_headers.get('Host', '')},{request_headers.get('X-Forwarded-Host', '')}"
-    hosts = {host.strip().lower() for host in asked.split(",")} - {""}
-    return origin.partition("://")[2].lower() not in hosts
+def _given_origin(given: str) -> str:
+    origin = given.strip().rstrip("/").lower()
+    if _ORIGIN.fullmatch(origin) is None:
+        # "null" is one of these: every sandboxed frame of anybody has that origin.
+        raise ValueError(
+            "cors_origins must be origins, scheme and host and no path, such as"
+            f" 'https://shop.example', and one is {given!r}"
+        )
+    return origin.removesuffix(_DEFAULT_PORTS.get(origin.partition("://")[0], "/"))

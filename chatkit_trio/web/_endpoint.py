@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 ContextFunction: TypeAlias = Callable[[Request], TContext | Awaitable[TContext]]
 """Makes the context of a request: who asks, and whatever else the hooks want to know."""
 
-_PING_TIMEOUT = 2.0  # seconds
-
 
 def _wants_endings() -> bool:
     return "ChatKit-Endings" in request.headers
@@ -134,27 +132,6 @@ class Endpoint(Generic[TContext]):
                 continue
             raise StoreError(f"the beginning of the answer in thread {thread_id} isn't stored yet")
         return turn
-
-    async def health(self) -> Response:
-        """Say whether this process can answer. Anyone may ask: no context is made."""
-        store_is_well = await self._store_answers()
-        is_well = store_is_well and self._server.is_running
-        state = {
-            "status": "ok" if is_well else "unavailable",
-            "store": "ok" if store_is_well else "unavailable",
-            "live_turns": len(self._server.live_turns),
-        }
-        return json_response(json.dumps(state).encode(), 200 if is_well else 503)
-
-    async def _store_answers(self) -> bool:
-        with trio.move_on_after(_PING_TIMEOUT):
-            try:
-                await self._server.store.ping()
-            except Exception:
-                logger.exception("the store doesn't answer")
-                return False
-            return True
-        return False
 
     async def _body(self) -> bytes:
         """Return the request's body. Raises `TooLargeError` as soon as it is too large."""

@@ -1,4 +1,4 @@
-"""What stands around every view: the method, pages of other origins, responses and exceptions.
+"""What stands around every view: the host, the method, other origins, responses and exceptions.
 
 An exception that leaves a view becomes a JSON answer here, with the headers that let an allowed
 page of another origin read it. The text of an exception goes out only if it was written for the
@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from quart import Response, request
 from quart.wrappers.response import ResponseBody
@@ -22,6 +22,7 @@ from werkzeug.exceptions import (
     Forbidden,
     HTTPException,
     MethodNotAllowed,
+    MisdirectedRequest,
     RequestEntityTooLarge,
 )
 
@@ -29,10 +30,15 @@ from chatkit_trio._engine.groups import split_cancelled, unwrapped
 from chatkit_trio.errors import ChatKitError, ServerNotRunningError, TooLargeError
 
 from ._cors import Cors
+from ._hosts import AllowedHosts, HostNames, asked_hosts, told_hosts, unknown_host
 
 logger = logging.getLogger(__name__)
 
 View: TypeAlias = Callable[..., Awaitable[Response]]
+
+Use: TypeAlias = Literal["call", "link", "probe"]
+"""How a view is meant to be used: called by a page, which must be of an origin that may; linked to
+or shown by any page, as an image is; or asked by a probe, which is no page and asks by address."""
 
 ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 """Routes take every method, so that a wrong one is refused here and not as an HTML page."""
@@ -51,55 +57,94 @@ _UNAVAILABLE = "The server can't answer now; try again in a moment."
 _BROKEN = "Something went wrong on the server."
 _NOT_OFFERED = "This server doesn't offer that."
 _HEADERS_SET_HERE = {"content-type", "content-length"}
+_LONGEST_HOST = 253  # characters of it that are told and logged
+_MOST_HOSTS_TOLD_OF = 20  # names; a stranger mustn't fill the log or the memory
 
 
 # --- Around a view -----------------------------------------------------------------------------
 
 
-def with_middleware(view: View, *, method: str, cors: Cors) -> View:
+class Gate:
+    """Who may ask a blueprint's views: which hosts for, and pages of which origins.
+
+    `allowed_hosts` and `cors` are as for `chatkit_blueprint`. Allowed besides are `own_host` and
+    what `serve` tells the app.
+    """
+
+    def __init__(self, allowed_hosts: HostNames, cors: Cors, own_host: str = "") -> None:
+        self.cors = cors
+        self.hosts = AllowedHosts.served(own_host, allowed_hosts)
+        self._told_of: set[str] = set()
+
+    def check_host(self, *, by_address: bool = False) -> None:
+        """Raise `MisdirectedRequest` (421) if the request is for a host that isn't allowed.
+
+        With `by_address`, requests for any IP address pass.
+        """
+        rules = (self.hosts, told_hosts(request.scope))
+        host = unknown_host(request.headers, rules, by_address=by_address)
+        if host is None:
+            return
+        host = host[:_LONGEST_HOST]
+        if host not in self._told_of and len(self._told_of) < _MOST_HOSTS_TOLD_OF:
+            self._told_of.add(host)
+            logger.warning("refused a request for the host %r, which isn't allowed", host)
+        raise MisdirectedRequest(
+            f"This server doesn't answer requests for the host {host!r}. If that is a name of"
+            " its own, allow it: chatkit-trio serve --allowed-host NAME, or"
+            " create_app(..., allowed_hosts=[NAME]). See docs/how-to/deploy.md, Host names."
+        )
+
+    def check_origin(self, use: Use) -> None:
+        """Raise `Forbidden` (403) for a page of an origin that may not use the view."""
+        if use == "probe" or not self.cors.refuses(request.headers, is_link=use == "link"):
+            return
+        origin = request.headers.get("Origin", "unknown")[:_LONGEST_HOST]
+        asked = ", ".join(asked_hosts(request.headers))[:_LONGEST_HOST]
+        raise Forbidden(
+            f"Pages of the origin {origin!r} may not use the chat of {asked!r}. If they should,"
+            " list the origin in cors_origins; if it is the chat's own, a proxy has to pass on the"
+            " browser's Host with its port."
+        )
+
+
+def with_middleware(view: View, *, method: str, gate: Gate, use: Use = "call") -> View:
     """Return a view that takes one method (and OPTIONS) and answers where `view` raises."""
 
     @wraps(view)
     async def answer(**path: str) -> Response:
-        if request.method == "OPTIONS":
-            response = _preflight(method, cors)
-        else:
-            response = await _answered(view, method, cors, path)
-        response.headers.extend(cors.headers(request.headers))
+        response = await _answered(view, method, gate, use, path)
+        response.headers.extend(gate.cors.headers(request.headers))
         return response
 
     return answer
 
 
-async def _answered(view: View, method: str, cors: Cors, path: dict[str, str]) -> Response:
+async def _answered(
+    view: View, method: str, gate: Gate, use: Use, path: dict[str, str]
+) -> Response:
     try:
-        _check(method, cors)
+        gate.check_host(by_address=use == "probe")
+        if request.method == "OPTIONS":
+            return _preflight(method, gate.cors)
+        if request.method != method:
+            raise MethodNotAllowed([method, "OPTIONS"], f"This address takes {method} only.")
+        gate.check_origin(use)
         return await view(**path)
     except Exception as error:
-        return _refused(unwrapped(error))
+        return refused(unwrapped(error))
     except BaseExceptionGroup as group:
         # A disconnect beside a real error: Quart-Trio would drop the error unseen.
         cancelled, failure = split_cancelled(group)
-        response = None if failure is None else _refused(unwrapped(failure))
+        response = None if failure is None else refused(unwrapped(failure))
         if cancelled is not None or response is None:
             raise
         return response
 
 
-def _check(method: str, cors: Cors) -> None:
-    if request.method != method:
-        raise MethodNotAllowed([method, "OPTIONS"], f"This address takes {method} only.")
-    if method == "POST" and cors.refuses(request.headers):
-        raise Forbidden("Pages of this origin may not use the chat.")
-
-
 def _preflight(method: str, cors: Cors) -> Response:
     allowed = cors.preflight_headers(request.headers, method)
     return empty_response({"Allow": f"{method}, OPTIONS", **allowed})
-
-
-def _refused(error: BaseException) -> Response:
-    return refusal_response(refusal_of(error))
 
 
 # --- Responses ---------------------------------------------------------------------------------
@@ -150,6 +195,11 @@ class Refusal:
 def refusal_response(refusal: Refusal) -> Response:
     """Return a refusal as a response."""
     return json_response(refusal.body(), refusal.status, refusal.headers)
+
+
+def refused(error: BaseException) -> Response:
+    """Return the response to a request that ended with an exception."""
+    return refusal_response(refusal_of(error))
 
 
 def refusal_of(error: BaseException) -> Refusal:

@@ -14,8 +14,13 @@ from urllib.parse import quote
 
 from quart import Blueprint, Response
 from quart_trio.wrappers import TrioResponse
+from werkzeug.exceptions import MisdirectedRequest
 
 from chatkit_trio.server import ChatKitServer
+
+from ._cors import Cors
+from ._hosts import HostNames
+from ._middleware import Gate, refused
 
 STATIC = Path(__file__).parent / "static"
 
@@ -23,9 +28,14 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": "; ".join(
         [
             "default-src 'self'",
+            # Images of other hosts are for those that the thread's rule allows, and that the user
+            # asks for: js/urls.js decides.
             "img-src 'self' data: blob: https:",
             "style-src 'self' 'unsafe-inline'",
             "connect-src 'self'",
+            "font-src 'self'",
+            "media-src 'self' blob:",
+            "form-action 'self'",
             "object-src 'none'",
             "base-uri 'none'",
             "frame-ancestors 'self'",
@@ -33,6 +43,8 @@ SECURITY_HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    # A name that is looked up tells its owner something too: links aren't resolved in advance.
+    "X-DNS-Prefetch-Control": "off",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(self)",
 }
 
@@ -72,10 +84,20 @@ def page_html(server: ChatKitServer[Any], path: str, page: ChatPage) -> str:
     return _with_scripts(text, (Path(script).name for script in page.scripts))
 
 
-def page_blueprint(server: ChatKitServer[Any], path: str, page: ChatPage) -> Blueprint:
+def page_blueprint(
+    server: ChatKitServer[Any], path: str, page: ChatPage, allowed_hosts: HostNames = None
+) -> Blueprint:
     """Return a blueprint with the page at `/`, its files at `/static/`, and scripts at `/page/`."""
     blueprint = Blueprint("page", __name__, static_folder=str(STATIC), static_url_path="/static")
     text = page_html(server, path, page)
+    gate = Gate(allowed_hosts, Cors.of(None))
+
+    async def check_host() -> Response | None:  # noqa: ASYNC124
+        try:
+            gate.check_host()
+        except MisdirectedRequest as error:
+            return refused(error)
+        return None
 
     # These are async though they await nothing: Quart runs a plain function in a thread.
     async def index() -> Response:  # noqa: ASYNC124
@@ -92,6 +114,7 @@ def page_blueprint(server: ChatKitServer[Any], path: str, page: ChatPage) -> Blu
         response.headers["Cache-Control"] = "no-cache"
         return response
 
+    blueprint.before_request(check_host)
     blueprint.add_url_rule("/", view_func=index)
     blueprint.after_request(secured)
     return blueprint

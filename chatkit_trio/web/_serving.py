@@ -33,11 +33,13 @@ from hypercorn.config import Config
 from hypercorn.trio import serve as hypercorn_serve
 from quart import Quart
 
+from chatkit_trio._settings import check_count, check_seconds
 from chatkit_trio.server import ChatKitServer
 
 from . import _holdups
-from ._blueprint import servers_of
+from ._blueprint import allowed_by, servers_of
 from ._delivery import ASGIApp, Receive, Send
+from ._hosts import AllowedHosts, HostNames, is_wildcard, tell_hosts
 from ._signals import ending_signals, handling
 from ._watchdog import Watchdog
 
@@ -52,6 +54,7 @@ GRACE = 5.0
 UNSTORED = 3
 """The exit code when an answer isn't stored; the journal, if there is one, has it."""
 
+_LARGEST_PORT = 65535
 _GRACE_IN_HASTE = 0.2  # seconds, after Ctrl-C or a second signal
 _HANGING_UP = 1.0  # seconds until a request that has been hung up on should have ended
 _AFTER_SERVING = 10.0  # seconds for the shutdown of the app itself, beside its ChatKit servers
@@ -66,9 +69,13 @@ async def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     drain_timeout: float | None = None,
+    allowed_hosts: HostNames = None,
     on_ready: Callable[[Sequence[str]], None] | None = None,
 ) -> None:
     """Serve an app with Hypercorn until SIGTERM, SIGINT or SIGHUP, and then shut down.
+
+    The app's ChatKit servers answer requests for `host`, unless it is a wildcard (0.0.0.0), and for
+    `allowed_hosts`, besides what the app itself allows (see `chatkit_blueprint`).
 
     Live turns of the app's ChatKit servers get `drain_timeout` seconds to finish. None stands for
     10 s, and for no time at all after SIGINT (Ctrl-C): then they are cut and stored at once. A
@@ -80,25 +87,26 @@ async def serve(
     SIGHUP is left alone where it is ignored (nohup). Must run in the main thread, where signals
     arrive.
     """
-    ending = _Ending(servers_of(app) if isinstance(app, Quart) else [], drain_timeout)
-    await ending.serve(app, host, port, on_ready)
+    ending = _Ending(app, drain_timeout)
+    await ending.serve(host, port, allowed_hosts, on_ready)
     ending.watchdog.stop()
 
 
 async def serve_to_the_end(
     app: ASGIApp | Quart,
+    *,
     host: str,
     port: int,
     drain_timeout: float | None,
+    allowed_hosts: HostNames,
     on_ready: Callable[[Sequence[str]], None],
 ) -> int:
     """Serve as `serve` does, for a process that ends then; return its exit code.
 
     Further signals are ignored, and threads that don't end are not waited for.
     """
-    ending = _Ending(servers_of(app) if isinstance(app, Quart) else [], drain_timeout)
-    ending.ends_process = True
-    await ending.serve(app, host, port, on_ready)
+    ending = _Ending(app, drain_timeout, ends_process=True)
+    await ending.serve(host, port, allowed_hosts, on_ready)
     ending.watchdog.end_within(_EXITING, "threads haven't ended")
     return ending.exit_code
 
@@ -148,13 +156,18 @@ def _unstored(servers: ServerList) -> int:
 class _Ending:
     """The end of a serving process, from the first signal on."""
 
-    def __init__(self, servers: ServerList, drain_timeout: float | None) -> None:
+    def __init__(
+        self, app: ASGIApp | Quart, drain_timeout: float | None, *, ends_process: bool = False
+    ) -> None:
+        if drain_timeout is not None:
+            check_seconds("drain_timeout", drain_timeout, or_zero=True)
         self.begun = trio.Event()
         self.startup_failed = False
-        self.ends_process = False
         self.watchdog = Watchdog(self._announce, self._tell_why, lambda: self.exit_code)
-        self._servers = servers
+        self._app = app
+        self._servers = servers_of(app) if isinstance(app, Quart) else []
         self._drain_timeout = drain_timeout
+        self._ends_process = ends_process
         self._limits: Limits | None = None
         self._ports: list[int] = []
         self._serving = trio.CancelScope()
@@ -172,23 +185,24 @@ class _Ending:
 
     async def serve(
         self,
-        app: ASGIApp | Quart,
         host: str,
         port: int,
+        allowed_hosts: HostNames,
         on_ready: Callable[[Sequence[str]], None] | None,
     ) -> None:
         """Serve until a signal, and then end."""
+        hosts = _checked_hosts(self._app, host, port, allowed_hosts)
         self._root = trio.lowlevel.current_root_task()
         numbers = ending_signals()
         with (
-            handling(numbers, self._on_signal, are_ignored_then=lambda: self.ends_process),
+            handling(numbers, self._on_signal, are_ignored_then=lambda: self._ends_process),
             self.watchdog.watching(numbers),
             self._serving,
         ):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end)
                 await hypercorn_serve(
-                    self._with_lifespan(app),
+                    self._with_lifespan(_told(self._app, hosts)),
                     _config(host, port),
                     shutdown_trigger=self.begun.wait,
                     task_status=_Listening(self, on_ready),
@@ -253,7 +267,7 @@ class _Ending:
 
     # --- Around the app ------------------------------------------------------------------------
 
-    def _with_lifespan(self, app: ASGIApp | Quart) -> ASGIApp:
+    def _with_lifespan(self, app: ASGIApp) -> ASGIApp:
         """Return the app with a shutdown that begins when it is time for it."""
 
         async def ending_app(scope: Any, receive: Receive, send: Send) -> None:
@@ -330,6 +344,31 @@ class _Listening(trio.TaskStatus[Sequence[str]]):
         self._ending.listens(value or ())
         if self._on_ready is not None and not self._ending.startup_failed:
             self._on_ready(value or ())
+
+
+def _checked_hosts(
+    app: ASGIApp | Quart, host: str, port: int, allowed_hosts: HostNames
+) -> AllowedHosts:
+    check_count("port", port, least=0)
+    if port > _LARGEST_PORT:
+        raise ValueError(f"port must be {_LARGEST_PORT} or less, and is {port}")
+    hosts = AllowedHosts.served(host, allowed_hosts)
+    if is_wildcard(host) and all(each.is_loopback_only for each in [hosts, *allowed_by(app)]):
+        logger.warning(
+            "listening on all addresses, but answering requests for localhost only; say under which"
+            " names browsers come: --allowed-host NAME, or allowed_hosts=[NAME]"
+        )
+    return hosts
+
+
+def _told(app: ASGIApp | Quart, hosts: AllowedHosts) -> ASGIApp:
+    """Return the app, told for which hosts it is served."""
+
+    async def told_app(scope: Any, receive: Receive, send: Send) -> None:
+        told: Any = tell_hosts(scope, hosts) if scope["type"] == "http" else scope
+        await app(told, receive, send)
+
+    return told_app
 
 
 def _config(host: str, port: int) -> Config:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Self
 
+from chatkit_trio._engine.pages import encode_events
 from chatkit_trio._engine.replay import events_so_far, latest_items
-from chatkit_trio._engine.wire import frame
 from chatkit_trio.errors import InvalidRequestError
 from chatkit_trio.server import ChatKitServer, FramesLost, StreamingResult
 from chatkit_trio.types import ThreadItem
@@ -92,5 +92,5 @@ class WatchBody(EventStreamBody):
         """Return events that rebuild the part that isn't kept; applying one twice is harmless."""
         last_lost = result.next_frame_number - 1
         stored = await latest_items(self._server.store, self._thread_id, self._context)
-        frames = map(frame, events_so_far(stored, new, changed))
+        frames = await encode_events(events_so_far(stored, new, changed), self._server.big_work)
         return b"".join(numbered(result.turn.id, last_lost, [each]) for each in frames)

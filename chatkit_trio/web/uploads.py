@@ -21,6 +21,7 @@ from quart_trio.wrappers import TrioResponse
 from werkzeug.exceptions import ClientDisconnected
 
 from chatkit_trio._engine.wire import to_json
+from chatkit_trio._settings import check_seconds
 from chatkit_trio.errors import TooLargeError
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
@@ -31,7 +32,8 @@ from ._blueprint import CorsOrigins
 from ._cors import Cors
 from ._delivery import Delivery
 from ._endpoint import ContextFunction, RequestContext
-from ._middleware import ALL_METHODS, View, json_response, with_middleware
+from ._hosts import HostNames
+from ._middleware import ALL_METHODS, Gate, View, json_response, with_middleware
 from ._multipart import MultipartFile
 from ._upload_body import UploadBody, leave_bodies_to_views, upload_body
 
@@ -57,6 +59,7 @@ def uploads_blueprint(
     context: ContextFunction[TContext] | None = None,
     path: str | None = None,
     cors_origins: CorsOrigins = None,
+    allowed_hosts: HostNames = None,
     idle_timeout: float = 30,
     upload_timeout: float = 3600,
     name: str = "chatkit_uploads",
@@ -67,7 +70,8 @@ def uploads_blueprint(
     part `file` and answers with the attachment (direct uploads). Below `path`, at the URLs the
     store makes, `PUT` and `POST` take a created attachment's bytes and `GET` returns them.
 
-    `context` and `cors_origins` are as for `chatkit_blueprint`; `context` must not read the body.
+    `context`, `cors_origins` and `allowed_hosts` are as for `chatkit_blueprint`; `context` must not
+    read the body. The host of `base_url` is allowed too.
     An upload is refused if nothing arrives for `idle_timeout` seconds, or if it takes longer than
     `upload_timeout`. While the app serves, orphaned attachments are collected every hour.
 
@@ -80,15 +84,17 @@ def uploads_blueprint(
     path = "/" + (urlsplit(store.base_url).path if path is None else path).strip("/")
     if path == "/":
         raise ValueError("attachments need a path of their own, as in https://host/attachments")
+    check_seconds("idle_timeout", idle_timeout)
+    check_seconds("upload_timeout", upload_timeout)
     blueprint = Blueprint(name, __name__)
     uploads = Uploads(store, context, idle_timeout, upload_timeout)
-    cors = Cors.of(cors_origins)
+    gate = Gate(allowed_hosts, Cors.of(cors_origins), urlsplit(store.base_url).hostname or "")
 
     def route(rule: str, endpoint: str, views: dict[str, View]) -> None:
         blueprint.add_url_rule(
             rule,
             endpoint=endpoint,
-            view_func=_by_method(views, cors),
+            view_func=_by_method(views, gate),
             methods=ALL_METHODS,
             provide_automatic_options=False,
         )
@@ -222,10 +228,13 @@ class _Collection:
             await self._store.keep_collecting()
 
 
-def _by_method(views: dict[str, View], cors: Cors) -> View:
+def _by_method(views: dict[str, View], gate: Gate) -> View:
     """Return one view that passes each request to the view of its method."""
     known = {
-        method: with_middleware(view, method=method, cors=cors) for method, view in views.items()
+        method: with_middleware(
+            view, method=method, gate=gate, use="link" if method == "GET" else "call"
+        )
+        for method, view in views.items()
     }
 
     async def answer(**path: str) -> Response:

@@ -627,6 +627,29 @@ async def test_a_server_whose_store_never_comes_back_ends_all_the_same(
     )
 
 
+@within(DAY)
+async def test_a_write_that_outlasts_every_limit_costs_nothing(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A write in a thread can't be cancelled, however long the disk takes."""
+
+    class HungDisk(StoreWrapper[Any]):
+        async def around(self, name: str, call: Any) -> Any:
+            if name != "settle":
+                return await call()
+            with trio.CancelScope(shield=True):
+                await trio.sleep(60)
+                return await call()
+
+    memory = MemoryStore[Any]()
+    server = scripted_server(HungDisk(memory), HANGING, policy=TurnPolicy(settle_timeout=1))
+    async with server, begun(server) as turn:
+        turn.server_turn.cancel()
+        await settled(turn, 300)
+
+        assert await transcript(memory, thread_of(turn)) == KEPT
+
+
 @HOWS
 @within(DAY)
 async def test_a_store_that_comes_back_while_the_server_leaves_gets_the_answer(

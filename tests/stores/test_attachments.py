@@ -631,7 +631,8 @@ async def test_a_start_leaves_the_uploads_of_living_processes_alone(tmp_path: Pa
 
 
 async def test_a_start_removes_bytes_whose_record_is_gone(tmp_path: Path) -> None:
-    (tmp_path / "files").mkdir()
+    async with opened(tmp_path):
+        pass
     (tmp_path / "files" / "atc_1.bin").write_bytes(b"left over")
     async with opened(tmp_path):
         assert stored(tmp_path) == []
@@ -675,8 +676,9 @@ async def test_the_directory_stays_open_until_the_last_who_entered_leaves(tmp_pa
     async with opened(tmp_path) as files:
         async with files:
             pass
-        await create(files)
-    assert [path.suffix for path in (tmp_path / "files").iterdir()] == [".json"]
+        created = await create(files)
+    names = {path.name for path in (tmp_path / "files").iterdir()}
+    assert names == {"store", f"{created.id}.json"}
 
 
 # --- Orphans

@@ -203,6 +203,30 @@ async def test_every_file_of_the_page_is_served(name):
     assert answer.headers["cache-control"] == "no-cache"
 
 
+async def test_the_page_may_load_and_send_nothing_of_others():
+    async with client_of(create_app(scripted_server(MemoryStore(), [say("Hello")]))) as client:
+        answer = await client.ask("GET", "/")
+
+    policy = dict(
+        directive.split(" ", 1)
+        for directive in answer.headers["content-security-policy"].split("; ")
+    )
+    assert policy == {
+        "default-src": "'self'",
+        "img-src": "'self' data: blob: https:",  # which of them: the page's own js/urls.js
+        "style-src": "'self' 'unsafe-inline'",
+        "connect-src": "'self'",
+        "font-src": "'self'",
+        "media-src": "'self' blob:",
+        "form-action": "'self'",
+        "object-src": "'none'",
+        "base-uri": "'none'",
+        "frame-ancestors": "'self'",
+    }
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert answer.headers["x-dns-prefetch-control"] == "off"
+
+
 async def test_an_unchanged_file_is_not_sent_again():
     async with client_of(create_app(scripted_server(MemoryStore(), [say("Hello")]))) as client:
         first = await client.ask("GET", "/static/app.css")

@@ -21,9 +21,9 @@ PREFLIGHT = {
 }
 
 
-def app_for(cors_origins):
+def app_for(cors_origins, allowed_hosts=None):
     server = scripted_server(MemoryStore(), [say("Hello")])
-    return create_app(server, cors_origins=cors_origins)
+    return create_app(server, cors_origins=cors_origins, allowed_hosts=allowed_hosts)
 
 
 async def test_a_listed_origin_may_read_answers_streams_and_errors():
@@ -85,56 +85,140 @@ async def test_a_preflight_of_a_stranger_allows_nothing():
     assert [name for name in answer.headers if name.startswith("access-control")] == []
 
 
-@pytest.mark.parametrize("site", ["cross-site", "same-site"])
-async def test_a_browser_cannot_be_made_to_post_for_a_stranger(site):
+# --- Who may ask ---------------------------------------------------------------------------------
+
+OWN = {"Origin": "http://localhost:8000", "Host": "localhost:8000"}
+FOREIGN = ["https://evil.example", "http://localhost.evil", "null", "http://[", ""]
+
+
+async def ask_all(client, headers):
+    """Return the statuses of a post, a stop and a watch."""
+    answers = [
+        await client.post(LIST, headers),
+        await client.ask("POST", "/chatkit/threads/thr_x/stop", b"", headers),
+        await client.ask("GET", "/chatkit/threads/thr_x/turn", b"", headers),
+    ]
+    return [answer.status for answer in answers]
+
+
+ANSWERED, REFUSED = [200, 404, 404], [403, 403, 403]
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "anything-else"])
+async def test_a_browser_cannot_be_made_to_ask_for_a_stranger(site):
     headers = {**EVIL, "Sec-Fetch-Site": site, "Content-Type": "text/plain"}
     async with client_of(app_for(["https://shop.example"])) as client:
-        posted = await client.post(LIST, headers)
-        stopped = await client.ask("POST", "/chatkit/threads/thr_x/stop", b"", headers)
-        listed = await client.post(LIST, {**SHOP, "Sec-Fetch-Site": site})
+        refused = await ask_all(client, headers)
+        listed = await ask_all(client, {**SHOP, "Sec-Fetch-Site": site})
 
-    assert (posted.status, stopped.status, listed.status) == (403, 403, 200)
-
-
-# Safari before 16.4, and every browser on plain HTTP, sends no Sec-Fetch-Site.
+    assert (refused, listed) == (REFUSED, ANSWERED)
 
 
-@pytest.mark.parametrize(
-    "origin", ["https://evil.example", "http://testserver.evil", "null", "http://["]
-)
-async def test_without_the_browsers_word_for_it_a_strangers_origin_is_refused(origin):
+@pytest.mark.parametrize("site", [None, "same-origin", "none", "cross-site"])
+@pytest.mark.parametrize("origin", FOREIGN)
+async def test_a_strangers_origin_is_refused_whatever_else_the_browser_says(origin, site):
+    """Safari before 16.4, and every browser on plain HTTP, sends no Sec-Fetch-Site."""
     headers = {"Origin": origin, "Content-Type": "text/plain"}
+    if site is not None:
+        headers["Sec-Fetch-Site"] = site
     async with client_of(app_for(["https://shop.example"])) as client:
-        posted = await client.post(LIST, headers)
-        stopped = await client.ask("POST", "/chatkit/threads/thr_x/stop", b"", headers)
-        listed = await client.post(LIST, SHOP)
+        assert await ask_all(client, headers) == REFUSED
 
-    assert (posted.status, stopped.status, listed.status) == (403, 403, 200)
+
+async def test_a_foreign_site_is_refused_though_no_origin_came():
+    async with client_of(app_for(["https://shop.example"])) as client:
+        assert await ask_all(client, {"Sec-Fetch-Site": "cross-site"}) == REFUSED
+
+
+async def test_a_foreign_site_is_refused_though_the_origin_is_the_own():
+    """A page of http://chat.example that posts to https://chat.example: same name, other site."""
+    async with client_of(app_for(None)) as client:
+        assert await ask_all(client, {**OWN, "Sec-Fetch-Site": "cross-site"}) == REFUSED
+
+
+async def test_a_page_of_another_port_of_this_machine_is_a_stranger():
+    headers = {"Origin": "http://localhost:3000", "Host": "localhost:8000"}
+    async with client_of(app_for(None)) as client:
+        assert await ask_all(client, headers) == REFUSED
+
+
+async def test_nothing_is_stored_of_what_a_stranger_posts():
+    server = scripted_server(MemoryStore(), [say("Hello")])
+    async with client_of(create_app(server)) as client:
+        answer = await client.post(CREATE, {"Origin": "http://evil.test"})
+        page = await server.store.load_threads(10, None, "asc", None)
+
+    assert (answer.status, page.data) == (403, [])
+
+
+async def test_a_refusal_says_which_origin_asked_for_which_host():
+    async with client_of(app_for(None)) as client:
+        answer = await client.post(LIST, {**OWN, "Origin": "http://localhost:3000"})
+
+    assert answer.json["error"]["code"] == "forbidden"
+    message = answer.json["error"]["message"]
+    assert "'http://localhost:3000'" in message
+    assert "'localhost:8000'" in message
+    assert "cors_origins" in message
 
 
 @pytest.mark.parametrize(
     "headers",
     [
         {},
-        {"Origin": "http://testserver"},
-        {"Origin": "https://TestServer"},
-        {"Origin": "https://chat.example", "X-Forwarded-Host": "chat.example, testserver"},
+        OWN,
+        {"Origin": "https://LocalHost"},
+        {**OWN, "Sec-Fetch-Site": "same-origin"},
+        {**OWN, "Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": "same-origin"},
+        {"Origin": "https://chat.example", "X-Forwarded-Host": "chat.example, localhost"},
+        {"Origin": "https://chat.example", "Host": "chat.example:443"},
+        {"Origin": "https://chat.example:8443", "Host": "chat.example:8443"},
     ],
     ids=str,
 )
-async def test_without_the_browsers_word_for_it_the_own_page_may_post(headers):
+async def test_the_own_page_may_ask(headers):
+    async with client_of(app_for(None, ["chat.example"])) as client:
+        assert await ask_all(client, headers) == ANSWERED
+
+
+async def test_the_health_of_a_server_may_be_asked_by_anyone():
+    headers = {**EVIL, "Sec-Fetch-Site": "cross-site"}
     async with client_of(app_for(None)) as client:
-        answer = await client.post(LIST, headers)
+        assert (await client.ask("GET", "/healthz", b"", headers)).status == 200
+
+
+async def test_links_from_other_sites_lead_to_the_page():
+    async with client_of(app_for(None)) as client:
+        answer = await client.ask("GET", "/", b"", {"Sec-Fetch-Site": "cross-site"})
 
     assert answer.status == 200
 
 
-@pytest.mark.parametrize("site", ["same-origin", "none"])
-async def test_the_own_page_may_post(site):
-    async with client_of(app_for(None)) as client:
-        answer = await client.post(LIST, {"Sec-Fetch-Site": site})
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["null"],
+        ["shop.example"],
+        ["https://shop.example/chat"],
+        ["https://"],
+        ["https://a@shop.example"],
+        ["*"],
+        ["https://a.example https://b.example"],
+    ],
+    ids=str,
+)
+def test_what_can_be_no_origin_is_refused_at_once(wrong):
+    with pytest.raises(ValueError, match="cors_origins must be origins"):
+        app_for(wrong)
 
-    assert answer.status == 200
+
+@pytest.mark.parametrize(
+    "given", ["https://Shop.example", "https://shop.example/", "https://shop.example:443"]
+)
+async def test_an_origin_may_be_written_in_other_ways(given):
+    async with client_of(app_for([given])) as client:
+        assert await ask_all(client, SHOP) == ANSWERED
 
 
 def test_one_origin_alone_is_a_mistake():

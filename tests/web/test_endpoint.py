@@ -247,7 +247,7 @@ def _post_scope():
         "raw_path": b"/chatkit",
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"host", b"testserver")],
+        "headers": [(b"host", b"localhost")],
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 80),
         "extensions": {},

@@ -154,7 +154,7 @@ async def check(body: bytes) -> None:
 
         answer = await client.post(body)
 
-    assert answer.status in {200, 400, 404, 409}, answer.body
+    assert answer.status in {200, 400, 404, 409, 413}, answer.body
     if answer.headers["content-type"] == "text/event-stream":
         assert events_of(answer.body)
     else:

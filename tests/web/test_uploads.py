@@ -87,7 +87,11 @@ class Site:
         """Send a request; a body in pieces goes chunked."""
         async with await self.connect() as stream:
             protocol = h11.Connection(h11.CLIENT)
-            given = [("Host", "x"), *headers, *([("Cookie", f"user={user}")] if user else [])]
+            given = [
+                ("Host", "localhost"),
+                *headers,
+                *([("Cookie", f"user={user}")] if user else []),
+            ]
             if isinstance(body, bytes):
                 given.append(("Content-Length", str(len(body))))
                 body = (body,)
@@ -394,7 +398,8 @@ async def test_an_allowed_page_of_another_site_may_put(tmp_path: Path) -> None:
 
 async def hang_up_half_way(web: Site, target: str, size: int) -> None:
     async with await web.connect() as stream:
-        head = f"PUT {target} HTTP/1.1\r\nHost: x\r\nCookie: user=ann\r\nContent-Length: {size}\r\n"
+        head = f"PUT {target} HTTP/1.1\r\nHost: localhost\r\nCookie: user=ann\r\n"
+        head += f"Content-Length: {size}\r\n"
         await stream.send_all(head.encode() + b"\r\n" + PNG)
         await until(lambda: any(name.endswith(".part") for name in web.stored()))
 
@@ -420,7 +425,7 @@ async def test_a_second_upload_while_the_first_comes_in_is_a_conflict(tmp_path: 
         created = await web.create()
         url = path_of(created["upload_descriptor"]["url"])
         async with await web.connect() as stream:
-            head = f"PUT {url} HTTP/1.1\r\nHost: x\r\nCookie: user=ann\r\n"
+            head = f"PUT {url} HTTP/1.1\r\nHost: localhost\r\nCookie: user=ann\r\n"
             head += f"Content-Length: {len(PNG)}\r\n\r\n"
             await stream.send_all(head.encode() + PNG[:-1])
             await until(lambda: any(name.endswith(".part") for name in web.stored()))
@@ -434,7 +439,7 @@ async def test_an_upload_that_falls_silent_is_given_up(tmp_path: Path) -> None:
         created = await web.create()
         url = path_of(created["upload_descriptor"]["url"])
         async with await web.connect() as stream:
-            head = f"PUT {url} HTTP/1.1\r\nHost: x\r\nCookie: user=ann\r\n"
+            head = f"PUT {url} HTTP/1.1\r\nHost: localhost\r\nCookie: user=ann\r\n"
             head += f"Content-Length: {len(PNG)}\r\n\r\n"
             await stream.send_all(head.encode() + PNG[:-1])
             assert (await stream.receive_some(65536)).startswith(b"HTTP/1.1 408")

@@ -361,7 +361,7 @@ async def _ask_and_hang_up(app, path):
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"host", b"testserver")],
+        "headers": [(b"host", b"localhost")],
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 80),
         "extensions": {},

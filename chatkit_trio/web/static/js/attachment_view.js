@@ -2,6 +2,7 @@
 
 import { html, useState } from "../vendor/vendor.js";
 import { Icon } from "./icons.js";
+import { Picture } from "./picture.js";
 
 function typeName(attachment) {
   const subtype = (attachment.mime_type ?? "").split("/").at(-1);
@@ -10,8 +11,8 @@ function typeName(attachment) {
 }
 
 function ImagePreview({ attachment, onError }) {
-  return html`<img class="attachment-image" src=${attachment.preview_url} alt=${attachment.name}
-    loading="lazy" onError=${onError} />`;
+  return html`<${Picture} url=${attachment.preview_url} alt=${attachment.name} class="attachment-image"
+    look="is-attachment" onError=${onError} />`;
 }
 
 export function FileChip({ attachment, children }) {

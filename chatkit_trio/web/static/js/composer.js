@@ -6,6 +6,7 @@ import { FileChip } from "./attachment_view.js";
 import { config } from "./config.js";
 import { startDictation } from "./dictation.js";
 import { Icon } from "./icons.js";
+import { Picture } from "./picture.js";
 import { changed, toast } from "./state.js";
 import { strings } from "./strings.js";
 
@@ -64,7 +65,7 @@ function Entry({ entry, draft }) {
   const failed = entry.state === "failed";
   return html`<li class=${`entry is-${entry.state}`} data-testid="attachment-entry">
     ${entry.preview_url
-      ? html`<img src=${entry.preview_url} alt=${entry.name} title=${stateText(entry) ?? entry.name} />`
+      ? html`<${Picture} url=${entry.preview_url} alt=${entry.name} title=${stateText(entry) ?? entry.name} />`
       : html`<${FileChip} attachment=${entry}>${stateText(entry)}<//>`}
     ${entry.state === "uploading" ? html`<progress max="100" value=${entry.progress}
       aria-label=${stateText(entry)}></progress>` : null}

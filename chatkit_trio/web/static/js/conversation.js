@@ -6,6 +6,7 @@ import { keepThrough, putItem, removeItem, updateItem } from "./fold.js";
 import { dispatch, runClientTool, runEffect } from "./host.js";
 import { Turn, TurnLost } from "./turn.js";
 import { announce, changed } from "./state.js";
+import { threadFrom, withIds } from "./thread_fields.js";
 import { strings } from "./strings.js";
 
 const PAGE = 30; // items a page
@@ -90,7 +91,7 @@ export class Conversation {
     // The thread comes with its oldest items; a long one is read from its end instead.
     const page = thread.items.has_more ? await this.#newestItems() : thread.items;
     this.#setThread(thread);
-    this.items = page.data;
+    this.items = withIds(page.data);
     this.older = { after: page.after ?? null, hasMore: page.has_more, loading: false };
     this.#live.clear();
     this.loaded = true;
@@ -100,7 +101,7 @@ export class Conversation {
   async #newestItems(after) {
     const params = { thread_id: this.threadId, limit: PAGE, order: "desc" };
     const page = await call("items.list", after ? { ...params, after } : params);
-    return { ...page, data: page.data.toReversed() };
+    return { ...page, data: withIds(page.data).toReversed() };
   }
 
   async loadOlder() {
@@ -288,9 +289,13 @@ export class Conversation {
 
   // Events
 
-  /** Folds one event of the wire into the conversation. */
+  /** Folds one event of the wire into the conversation; one that doesn't fit changes nothing. */
   apply(event) {
-    this.#handlers[event.type]?.(event);
+    try {
+      this.#handlers[event.type]?.(event);
+    } catch (error) {
+      console.warn(`An event ${event?.type} doesn't fit: ${error.message}`);
+    }
     changed();
   }
 
@@ -298,8 +303,8 @@ export class Conversation {
     "thread.created": ({ thread }) => this.#created(thread),
     "thread.updated": ({ thread }) => this.#setThread(thread),
     "thread.item.added": ({ item }) => {
-      this.#live.add(item.id);
       this.#put(item);
+      this.#live.add(item.id);
     },
     "thread.item.updated": ({ item_id: id, update }) => {
       this.items = updateItem(this.items, id, update);
@@ -328,6 +333,7 @@ export class Conversation {
   };
 
   #put(item) {
+    if (typeof item?.id !== "string") throw new TypeError("an item without an id");
     if (item.type === "user_message") this.items = this.#withoutUnsent();
     this.items = putItem(this.items, item);
   }
@@ -351,8 +357,7 @@ export class Conversation {
   }
 
   #setThread(thread) {
-    const { items, ...metadata } = thread; // events carry an empty page: never the items
-    this.thread = metadata;
-    this.#events.onThread(metadata);
+    this.thread = threadFrom(thread); // events carry an empty page: never the items
+    this.#events.onThread(this.thread);
   }
 }

@@ -2,9 +2,11 @@
 
 import { html, useState } from "../vendor/vendor.js";
 import { Icon } from "./icons.js";
+import { guarded } from "./guard.js";
+import { Link } from "./link.js";
 import { Markdown } from "./markdown.js";
 import { AssistantMessage, UserMessage } from "./messages.js";
-import { pure } from "./pure.js";
+import { Picture } from "./picture.js";
 import { strings } from "./strings.js";
 import { StructuredInput } from "./structured_input.js";
 import { WidgetItem } from "./widget_item.js";
@@ -52,12 +54,13 @@ function GeneratedImage({ item, live }) {
   const [loaded, setLoaded] = useState(false);
   const url = item.image?.url;
   if (!url && !live) return html`<p class="image-missing">${strings.image.missing}</p>`;
-  const picture = url
-    ? html`<img src=${url} alt=${strings.image.alt} onLoad=${() => setLoaded(true)} />`
-    : null;
-  return html`<figure class=${`generated ${live || (url && !loaded) ? "is-live" : ""}`} data-testid="generated-image">
-    ${live ? picture : html`<a href=${url} target="_blank" rel="noopener noreferrer"
-      aria-label=${strings.image.open}>${picture}</a>`}
+  // Browsers open no data URLs, so there is nothing to link to.
+  const linked = (picture) => (live || /^data:/i.test(url) ? picture : html`<${Link} to=${url}
+    aria-label=${strings.image.open}>${picture}<//>`);
+  const settle = () => setLoaded(true);
+  return html`<figure class=${`generated ${live ? "is-live" : ""}`} data-testid="generated-image">
+    ${url ? html`<${Picture} url=${url} alt=${strings.image.alt} wrap=${linked} class=${loaded ? "" : "is-loading"}
+      onLoad=${settle} onError=${settle} />` : null}
     ${live ? html`<figcaption><span class="shimmer">${imageCaption(item)}</span>
       <progress max="1" value=${item.progress ?? null} aria-label=${strings.image.creating}></progress>
     </figcaption>` : null}
@@ -89,7 +92,7 @@ const kinds = {
 };
 
 /** Draws an item; kinds without a look, as the end of a turn, draw nothing. */
-export const Item = pure((props) => {
-  const kind = kinds[props.item.type];
-  return kind ? html`<${kind} ...${props} />` : null;
-});
+export const Item = guarded((props) => {
+  const { type } = props.item;
+  return Object.hasOwn(kinds, type) ? html`<${kinds[type]} ...${props} />` : null;
+}, "item");

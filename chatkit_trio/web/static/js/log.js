@@ -4,7 +4,8 @@ import { html, useEffect, useLayoutEffect, useRef, useState } from "../vendor/ve
 import { copyCodeOf } from "./clipboard.js";
 import { Icon } from "./icons.js";
 import { Item } from "./items.js";
-import { textOf } from "./messages.js";
+import { ImageDomains } from "./picture.js";
+import { textOf } from "./plain_text.js";
 import { strings } from "./strings.js";
 
 const NEAR = 96; // pixels from the end that still count as being there
@@ -58,12 +59,12 @@ function lastAnswerId(conversation) {
 }
 
 function Items({ conversation, onQuote }) {
-  const { items, phase, thread } = conversation;
+  const { items, phase } = conversation;
   const retriable = lastAnswerId(conversation);
   return items.map((item, index) => html`<${Item} key=${item.id} item=${item}
     conversation=${conversation} live=${conversation.isLive(item.id)} phase=${phase}
     isLast=${index === items.length - 1} canRetry=${item.id === retriable}
-    domains=${thread?.allowed_image_domains ?? null} onQuote=${onQuote} />`);
+    onQuote=${onQuote} />`);
 }
 
 /** Keeps the end in view while the user is there, and the place while older items come in. */
@@ -135,7 +136,8 @@ export function Log({ conversation, onQuote, children }) {
         <${Older} older=${older} onOlder=${() => conversation.loadOlder()} />
         <div class="items" role="log" aria-live="polite" aria-label=${strings.log}
           aria-busy=${String(phase === "streaming")}>
-          <${Items} conversation=${conversation} onQuote=${onQuote} />
+          <${ImageDomains.Provider} value=${conversation.thread?.allowed_image_domains ?? null}>
+            <${Items} conversation=${conversation} onQuote=${onQuote} /><//>
         </div>
         ${showsProgress(conversation) ? html`<${Progress} conversation=${conversation} />` : null}
         ${endMark && !failure ? html`<${EndMark} reason=${endMark} />` : null}

@@ -1,139 +1,139 @@
 // Markdown to safe HTML, a block at a time: while an answer streams only its last block changes,
 // so only that one is rendered and sanitised again.
 
-import { DOMPurify, html, Marked, useMemo } from "../vendor/vendor.js";
+import {
+  DOMPurify, h, html, render, useContext, useEffect, useLayoutEffect, useMemo, useRef, useState,
+} from "../vendor/vendor.js";
+import { guarded, Undrawable } from "./guard.js";
+import { blocksOf, htmlOf, withoutCitations } from "./markdown_blocks.js";
+import { ImageDomains, Picture } from "./picture.js";
 import { strings } from "./strings.js";
+import { hostOf, imageVerdict, safeUrl } from "./urls.js";
 
-// Citations travel through the text between two characters of Unicode's private use area.
-const CITE_START = "\uE000";
-const CITE_END = "\uE001";
-const CITE = /\uE000(\d+)\uE001/;
-const CITES = /\uE000\d+\uE001/g;
-const ENCODED_CITES = /(\uE000|%EE%80%80)\d+(\uE001|%EE%80%81)/gi;
-
-function escape(text) {
-  return text.replace(/[&<>"']/g, (char) => `&#${char.charCodeAt(0)};`);
-}
-
-const citation = {
-  name: "citation",
-  level: "inline",
-  start: (text) => text.indexOf(CITE_START),
-  tokenizer(text) {
-    const match = CITE.exec(text);
-    return match?.index === 0 ? { type: "citation", raw: match[0], number: match[1] } : undefined;
-  },
-  renderer: ({ number }) =>
-    `<sup class="cite"><button type="button" value="${number}">${number}</button></sup>`,
-};
-
-function codeBlock({ text, lang }) {
-  const language = escape((lang ?? "").split(/\s/)[0]);
-  const code = escape(text.replace(CITES, ""));
-  return `<div class="code"><div class="code-head"><span>${language}</span>
-    <button type="button" value="copy-code" aria-label="${strings.copyCode}">${strings.copy}</button>
-    </div><pre tabindex="0"><code>${code}</code></pre></div>`;
-}
-
-const marked = new Marked({ gfm: true, breaks: false });
-marked.use({
-  extensions: [citation],
-  renderer: {
-    code: codeBlock,
-    codespan: ({ text }) => `<code>${escape(text.replace(CITES, ""))}</code>`,
-    table(token) {
-      const cell = (each, tag) => {
-        const align = each.align ? ` align="${each.align}"` : "";
-        return `<${tag}${align}>${this.parser.parseInline(each.tokens)}</${tag}>`;
-      };
-      const row = (cells, tag) => `<tr>${cells.map((each) => cell(each, tag)).join("")}</tr>`;
-      const body = token.rows.map((cells) => row(cells, "td")).join("");
-      return `<div class="table-scroll"><table><thead>${row(token.header, "th")}</thead>
-        <tbody>${body}</tbody></table></div>`;
-    },
-  },
-});
-
-// Styles and forms of a model's making could dress up as the page itself.
+// What Markdown makes, and the HTML that people write into it. Nothing that loads, sends, styles or
+// names anything: that could reach another host, or dress up as the page itself.
+const TAGS = `a abbr b blockquote br button caption code dd del details div dl dt em h1 h2 h3 h4 h5 h6
+  hr i img input ins kbd li mark ol p pre q s samp small span strong sub summary sup table tbody td
+  tfoot th thead tr u ul var`;
+const ATTRIBUTES = `align alt aria-label checked class colspan dir disabled href lang open rowspan src
+  start tabindex title type value`;
 const PURIFY = {
-  FORBID_TAGS: ["style", "form", "select", "option", "textarea", "video", "audio", "svg", "math"],
-  FORBID_ATTR: ["style", "srcset", "id", "name"],
+  ALLOWED_TAGS: TAGS.split(/\s+/),
+  ALLOWED_ATTR: ATTRIBUTES.split(/\s+/),
+  ALLOW_ARIA_ATTR: false,
   ALLOW_DATA_ATTR: false,
 };
-
-let imageDomains = null; // of the block being sanitised; null when any site may be used
+const CLASSES = new Set(["cite", "code", "code-head", "table-scroll"]); // those of our renderer
 
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {
-  if (node.tagName === "A" && node.hasAttribute("href")) {
-    node.setAttribute("href", node.getAttribute("href").replace(ENCODED_CITES, ""));
-    node.setAttribute("target", "_blank");
-    node.setAttribute("rel", "noopener noreferrer");
-  }
-  if (node.tagName === "IMG") checkImage(node);
-  if (node.tagName === "INPUT") checkTask(node);
+  if (!CLASSES.has(node.getAttribute?.("class"))) node.removeAttribute?.("class");
+  checks[node.tagName]?.(node);
 });
+
+const checks = {
+  A: checkLink,
+  BUTTON: (button) => button.setAttribute("type", "button"),
+  IMG: setAside,
+  INPUT: checkTask,
+};
+
+// Without an address a link is its text.
+function checkLink(link) {
+  const url = safeUrl(withoutCitations(link.getAttribute("href") ?? ""));
+  link.removeAttribute("href");
+  if (!url) return;
+  link.setAttribute("href", url);
+  link.setAttribute("target", "_blank");
+  link.setAttribute("rel", "noopener noreferrer");
+}
 
 // The only field that Markdown has: the box of a task list.
 function checkTask(input) {
+  for (const { name } of [...input.attributes]) if (name !== "checked") input.removeAttribute(name);
   input.setAttribute("type", "checkbox");
   input.setAttribute("disabled", "");
   input.setAttribute("aria-label", input.hasAttribute("checked") ? strings.taskDone : strings.taskOpen);
 }
 
-// A thread may name the sites its images can come from; loading any other could leak what
-// the model was told into an address. Done before the image is in a document that loads it.
-function checkImage(image) {
-  image.setAttribute("loading", "lazy");
-  image.setAttribute("alt", image.getAttribute("alt") ?? "");
-  if (!imageDomains || isAllowed(image.getAttribute("src") ?? "")) return;
+// An image never gets into the page as one: a Picture takes its place.
+function setAside(image) {
+  image.setAttribute("data-picture", image.getAttribute("src") ?? "");
   image.removeAttribute("src");
-  image.setAttribute("title", strings.imageBlocked);
 }
 
-function isAllowed(url) {
-  const { protocol, hostname, origin } = new URL(url, document.baseURI);
-  if (origin === location.origin || protocol === "data:" || protocol === "blob:") return true;
-  return imageDomains.some((domain) => hostname === domain || hostname.endsWith(`.${domain}`));
+/** Puts pictures in the places of a block's images, and returns what takes them away again. */
+function showPictures(block, domains) {
+  const places = [...block.querySelectorAll("img[data-picture]")].map((image) => {
+    const { picture: url } = image.dataset;
+    const { alt, title } = image;
+    const place = document.createElement("span");
+    place.className = "picture-place";
+    image.replaceWith(place);
+    if (imageVerdict(url, domains) !== "load") putBesideLink(place, alt);
+    render(h(Picture, { url, alt, domains, ...(title ? { title } : {}) }), place);
+    return place;
+  });
+  return () => places.forEach((place) => render(null, place));
 }
 
-function blockHtml(token, domains) {
-  imageDomains = domains;
-  return DOMPurify.sanitize(marked.parser([token]), PURIFY);
+// What stands for an image has buttons, which have no place in a link.
+function putBesideLink(place, alt) {
+  const link = place.closest("a");
+  if (!link) return;
+  link.after(place);
+  place.classList.add("is-beside");
+  if (!link.textContent.trim()) link.textContent = alt || hostOf(link.href) || strings.link;
+}
+
+function Html({ token, domains, links }) {
+  const block = useRef(null);
+  const rule = JSON.stringify(domains);
+  const inner = useMemo(() => DOMPurify.sanitize(htmlOf(token), PURIFY), [token.raw, links]);
+  useLayoutEffect(() => showPictures(block.current, domains), [inner, rule]);
+  // With another rule the images have to be there again, for the pictures to take their places.
+  return html`<div key=${rule} ref=${block} class="md-block" dangerouslySetInnerHTML=${{ __html: inner }} />`;
 }
 
 // A link's definition may follow the block that uses it: `links` counts those known so far.
-function Block({ token, domains, links }) {
-  const inner = useMemo(() => blockHtml(token, domains), [token.raw, domains?.join(), links]);
-  return html`<div class="md-block" dangerouslySetInnerHTML=${{ __html: inner }} />`;
+const Block = guarded(({ raw, token, domains, links }) => {
+  if (!token) return html`<div class="md-block"><${Undrawable} value=${raw} /></div>`;
+  return html`<${Html} token=${token} domains=${domains} links=${links} />`;
+}, "raw");
+
+const LONG = 20_000; // characters
+
+// Long texts of a thread that is opened are drawn one after another, the newest first, so that the
+// page can be used meanwhile.
+const waiting = [];
+
+function drawNext() {
+  waiting.pop()?.();
+  if (waiting.length > 0) setTimeout(drawNext);
 }
 
-// An index that points into a word means the end of that word.
-function endOfWord(text, at) {
-  if (at === 0 || !/\w/.test(text[at - 1] ?? "")) return at;
-  return at + /^\w*/.exec(text.slice(at))[0].length;
+function useTurnToDraw(text) {
+  const [drawn, setDrawn] = useState(text.length < LONG);
+  useEffect(() => {
+    if (drawn) return undefined;
+    const draw = () => setDrawn(true);
+    if (waiting.push(draw) === 1) setTimeout(drawNext);
+    return () => {
+      if (waiting.includes(draw)) waiting.splice(waiting.indexOf(draw), 1);
+    };
+  }, []);
+  return drawn;
 }
 
-/**
- * Returns the text with citation marks put in where annotations point into it.
- * Numbers go on from `before`, the count of those in earlier parts of the message.
- */
-export function withCitations(text, annotations, before = 0) {
-  const placed = annotations
-    .map((annotation, order) => ({ at: annotation.index, number: before + order + 1 }))
-    .filter(({ at }) => Number.isInteger(at) && at >= 0)
-    .sort((a, b) => b.at - a.at || b.number - a.number);
-  return placed.reduce((cited, { at: index, number }) => {
-    const at = endOfWord(text, index);
-    return `${cited.slice(0, at)}${CITE_START}${number}${CITE_END}${cited.slice(at)}`;
-  }, text);
+export function Markdown(props) {
+  const drawn = useTurnToDraw(props.text);
+  return drawn ? html`<${Blocks} ...${props} />` : html`<p class="shimmer">${strings.loading}</p>`;
 }
 
-export function Markdown({ text, domains = null, streaming = false }) {
-  const tokens = useMemo(() => marked.lexer(text), [text]);
-  const blocks = tokens.filter((token) => token.type !== "space" && token.type !== "def");
-  const links = Object.keys(tokens.links).length;
+function Blocks({ text, streaming = false }) {
+  const domains = useContext(ImageDomains);
+  const { blocks, links } = useMemo(() => blocksOf(text), [text]);
   return html`<div class=${`md ${streaming ? "is-streaming" : ""}`}>
-    ${blocks.map((token, index) => html`
-      <${Block} key=${index} token=${token} domains=${domains} links=${links} />`)}
+    ${blocks.map(({ raw, token }, index) => html`
+      <${Block} key=${index} raw=${raw} token=${token} domains=${domains} links=${links} />`)}
   </div>`;
 }

@@ -6,9 +6,13 @@ import { call } from "./protocol.js";
 import { copyText } from "./clipboard.js";
 import { dispatch } from "./host.js";
 import { Icon } from "./icons.js";
-import { Markdown, withCitations } from "./markdown.js";
+import { Link } from "./link.js";
+import { Markdown } from "./markdown.js";
+import { withCitations } from "./markdown_blocks.js";
+import { textOf } from "./plain_text.js";
 import { toast } from "./state.js";
 import { strings } from "./strings.js";
+import { hostOf } from "./urls.js";
 
 function UserPart({ part }) {
   if (part.type !== "input_tag") return part.text;
@@ -28,30 +32,14 @@ export function UserMessage({ item }) {
   </article>`;
 }
 
-export function textOf(item) {
-  return (item.content ?? []).map((part) => part.text).join("\n\n");
-}
-
 function sourceTitle(source) {
   return source.title || source.filename || source.url || source.id;
 }
 
-function hostOf(url) {
-  try {
-    return new URL(url).hostname.replace(/^www\./, "");
-  } catch {
-    return "";
-  }
-}
-
 const sourceIcons = { url: "globe", file: "document", entity: "cube" };
 
-function isWebUrl(url) {
-  return /^https?:\/\//i.test(url ?? "");
-}
-
 function SourceText({ source, number }) {
-  const note = source.attribution || (source.type === "url" ? hostOf(source.url) : source.label);
+  const note = source.attribution || (source.type === "url" ? hostOf(source.url).replace(/^www\./, "") : source.label);
   return html`<span class="source-number">${number}</span>
     <${Icon} name=${source.icon ?? sourceIcons[source.type]} size=${15} />
     <span class="source-title">${source.inline_label || sourceTitle(source)}</span>
@@ -63,9 +51,8 @@ export function Source({ source, number, messageId }) {
   const title = [sourceTitle(source), source.description].filter(Boolean).join(" — ");
   const inner = html`<${SourceText} source=${source} number=${number} />`;
   const id = messageId ? `source-${messageId}-${number}` : undefined;
-  if (source.type === "url" && isWebUrl(source.url)) {
-    return html`<a id=${id} class="source" href=${source.url} target="_blank"
-      rel="noopener noreferrer" title=${title}>${inner}</a>`;
+  if (source.type === "url") {
+    return html`<${Link} to=${source.url} id=${id} class="source" title=${title}>${inner}<//>`;
   }
   if (source.type === "entity" && source.interactive) {
     return html`<button type="button" id=${id} class="source" title=${title}
@@ -150,14 +137,14 @@ function followCitation(event, item) {
   source?.scrollIntoView({ block: "nearest" });
 }
 
-export function AssistantMessage({ item, live, conversation, domains, canRetry, onQuote }) {
+export function AssistantMessage({ item, live, conversation, canRetry, onQuote }) {
   const parts = item.content ?? [];
   const annotations = parts.flatMap((part) => part.annotations ?? []);
   return html`<article class="message is-assistant" data-testid="message-assistant"
     data-item-id=${item.id} onClick=${(event) => followCitation(event, item)}>
     <h2 class="visually-hidden">${strings.assistant}</h2>
     ${partTexts(parts).map((text, index) => html`
-      <${Markdown} key=${index} text=${text} domains=${domains} streaming=${live} />`)}
+      <${Markdown} key=${index} text=${text} streaming=${live} />`)}
     <${Sources} item=${item} annotations=${annotations} />
     ${live || !textOf(item) ? null : html`<${MessageButtons} item=${item}
       conversation=${conversation} canRetry=${canRetry} onQuote=${onQuote} />`}

@@ -72,7 +72,8 @@ export const strings = {
   sources: "Sources",
   taskDone: "Done",
   taskOpen: "Not done",
-  imageBlocked: "Image not shown: its site isn’t allowed here",
+  link: "Link",
+  undrawable: "This can’t be shown as it was meant. These are its words:",
 
   // Composer
   composerLabel: "Message",
@@ -143,6 +144,14 @@ export const strings = {
     progress: (percent) => `Creating an image, ${percent} %`,
     open: "Open the image",
     missing: "No image was kept",
+  },
+  picture: {
+    load: "Load image",
+    loadFrom: (host) => `Load image from ${host}`,
+    always: (host) => `Always from ${host}`,
+    notLoaded: (host) => `An image from ${host}. It isn’t loaded until you say so.`,
+    refused: "Image not shown: it has no address that images may have",
+    refusedFrom: (host) => `Image not shown: ${host} isn’t allowed here`,
   },
   structured: {
     title: "A question for you",

@@ -17,9 +17,10 @@ import {
 } from "./threads.js";
 
 const DAY = 24 * 60 * 60 * 1000;
+const MOST_CHARACTERS = 500; // of a title
 
 export function titleOf(thread) {
-  return thread?.title || strings.untitled;
+  return thread?.title?.slice(0, MOST_CHARACTERS) || strings.untitled;
 }
 
 function startOfToday() {
@@ -84,7 +85,7 @@ function ThreadMarks({ thread }) {
   if (isAnswering(thread.id)) {
     return html`<span class="live-dot" role="img" aria-label=${strings.answering}></span>`;
   }
-  if (!thread.status || thread.status.type === "active") return null;
+  if (thread.status.type === "active") return null;
   return html`<span class="locked-mark" role="img" aria-label=${strings.lockedMark}>
     <${Icon} name="lock" size=${14} /></span>`;
 }

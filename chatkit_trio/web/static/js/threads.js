@@ -3,6 +3,7 @@
 import { call } from "./protocol.js";
 import { Conversation } from "./conversation.js";
 import { changed, state, toast } from "./state.js";
+import { threadFrom, withIds } from "./thread_fields.js";
 
 const PAGE = 30; // threads a page
 
@@ -46,9 +47,9 @@ export async function loadThreads() {
 }
 
 function takePage(page) {
-  const fresh = new Set(page.data.map((thread) => thread.id));
+  const listed = withIds(page.data).map(threadFrom);
+  const fresh = new Set(listed.map((thread) => thread.id));
   const kept = state.threads.data.filter((thread) => !fresh.has(thread.id));
-  const listed = page.data.map(({ items, ...metadata }) => metadata);
   const data = [...kept, ...listed].sort((a, b) => (a.created_at < b.created_at ? 1 : -1));
   state.threads = {
     data,

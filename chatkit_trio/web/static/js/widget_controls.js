@@ -8,6 +8,8 @@ import { useAction, useFieldId } from "./widget_context.js";
 import * as css from "./widget_style.js";
 
 const words = strings.widget;
+// Those that are a line of text; others would pick files, or load an image.
+const INPUT_TYPES = new Set(["text", "email", "number", "password", "tel", "url"]);
 
 function look(node) {
   const pill = node.pill ? "is-pill" : "";
@@ -64,7 +66,7 @@ export function Input({ node }) {
   const field = useFocusing(node);
   const id = useFieldId(node.name);
   const [value, setValue] = useOwnValue(node.defaultValue ?? "");
-  return html`<input ref=${field} id=${id} name=${node.name} type=${node.inputType ?? "text"}
+  return html`<input ref=${field} id=${id} name=${node.name} type=${INPUT_TYPES.has(node.inputType) ? node.inputType : "text"}
     class=${`w-field ${look(node)}`} style=${css.controlStyle(node)} value=${value}
     aria-label=${node.placeholder ?? node.name} aria-labelledby=${`${id}-label`}
     placeholder=${node.placeholder} pattern=${node.pattern} required=${node.required}

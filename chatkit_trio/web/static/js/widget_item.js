@@ -2,8 +2,10 @@
 
 import { html, useMemo, useState } from "../vendor/vendor.js";
 import { runAction } from "./widget_actions.js";
+import { Undrawable } from "./guard.js";
 import { Node } from "./widgets.js";
 import { WidgetContext } from "./widget_context.js";
+import { isDrawable } from "./widget_tree.js";
 
 export function WidgetItem({ item, conversation }) {
   const [busy, setBusy] = useState(false);
@@ -16,8 +18,10 @@ export function WidgetItem({ item, conversation }) {
     }),
     [item, busy, conversation],
   );
+  const drawable = useMemo(() => isDrawable(item.widget), [item.widget]);
   return html`<div class=${`widget ${busy ? "is-busy" : ""}`} data-testid="widget"
     data-item-id=${item.id} aria-busy=${String(busy)} inert=${busy}>
-    <${WidgetContext.Provider} value=${context}><${Node} node=${item.widget} /><//>
+    ${drawable ? html`<${WidgetContext.Provider} value=${context}><${Node} node=${item.widget} /><//>`
+      : html`<${Undrawable} value=${item.widget} />`}
   </div>`;
 }

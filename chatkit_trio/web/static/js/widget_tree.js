@@ -1,4 +1,7 @@
-// Walks a widget's tree of components by component id. Pure.
+// Walks a widget's tree of components, mostly by component id. Pure.
+
+const MOST_DEPTH = 200; // lists and objects in each other; a component in a component is two
+const MOST_PARTS = 20_000; // lists, objects and values: components, rows of a table, data of a chart
 
 /** Returns the tree with the component named put in the place of the old one. */
 export function replaceComponent(node, id, component) {
@@ -28,7 +31,21 @@ function mapChildren(children, id, change) {
   return mapped.some((child, index) => child !== children[index]) ? mapped : children;
 }
 
+/** Says whether a widget is small and flat enough to be drawn without holding up the page. */
+export function isDrawable(widget) {
+  const left = [[widget, 1]]; // a stack of its own, since the tree may be deeper than calls can go
+  for (let parts = 1; left.length > 0; ) {
+    const [part, depth] = left.pop();
+    if (depth > MOST_DEPTH) return false;
+    const inside = part && typeof part === "object" ? Object.values(part) : [];
+    parts += inside.length;
+    if (parts > MOST_PARTS) return false;
+    for (const each of inside) left.push([each, depth + 1]);
+  }
+  return true;
+}
+
 export function childList(node) {
-  if (node.children == null) return [];
-  return Array.isArray(node.children) ? node.children.flat() : [node.children];
+  const children = Array.isArray(node.children) ? node.children.flat() : [node.children];
+  return children.filter((child) => child != null);
 }

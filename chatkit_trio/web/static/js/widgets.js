@@ -2,9 +2,10 @@
 
 import { html, useId, useState } from "../vendor/vendor.js";
 import { Chart } from "./chart.js";
+import { guarded } from "./guard.js";
 import { Icon } from "./icons.js";
 import { Markdown } from "./markdown.js";
-import { pure } from "./pure.js";
+import { Picture } from "./picture.js";
 import { strings } from "./strings.js";
 import { Button, Checkbox, DatePicker, EditableText, Input, Label, RadioGroup, Select, Textarea } from "./widget_controls.js";
 import { useAction } from "./widget_context.js";
@@ -18,7 +19,7 @@ export function Children({ of: node }) {
   return childList(node).map((child, index) =>
     typeof child === "string"
       ? child
-      : html`<${Node} key=${child.key ?? child.id ?? index} node=${child} />`);
+      : html`<${Node} key=${child?.key ?? child?.id ?? index} node=${child} />`);
 }
 
 // Roots
@@ -26,7 +27,7 @@ export function Children({ of: node }) {
 function Status({ status }) {
   if (!status) return null;
   const mark = status.favicon
-    ? html`<img class=${`w-favicon ${status.frame ? "is-framed" : ""}`} src=${status.favicon} alt="" />`
+    ? html`<${Picture} url=${status.favicon} look="is-tiny" class=${`w-favicon ${status.frame ? "is-framed" : ""}`} />`
     : status.icon ? html`<${Icon} name=${status.icon} size=${15} />` : null;
   return html`<div class="w-status">${mark}<span>${status.text}</span></div>`;
 }
@@ -201,7 +202,8 @@ function Image({ node }) {
     ...css.spacingStyle("margin", node.margin),
   };
   const look = `${node.frame ? "is-framed" : ""} ${node.flush ? "is-flush" : ""}`;
-  return html`<img class=${`w-image ${look}`} src=${node.src} alt=${node.alt ?? ""} style=${style} loading="lazy" />`;
+  return html`<${Picture} url=${node.src} alt=${node.alt ?? ""} class=${`w-image ${look}`} look=${`w-image ${look}`}
+    style=${style} />`;
 }
 
 // Tables
@@ -212,7 +214,7 @@ function Table({ node }) {
 
 function TableRow({ node }) {
   const cells = childList(node).map((cell, index) => html`
-    <${TableCell} key=${cell.key ?? cell.id ?? index} node=${cell} header=${node.header === true} />`);
+    <${TableCell} key=${cell?.key ?? cell?.id ?? index} node=${cell} header=${node.header === true} />`);
   return html`<tr class=${node.header ? "is-header" : ""}>${cells}</tr>`;
 }
 
@@ -240,7 +242,8 @@ const components = {
 };
 
 /** Draws a component; one of an unknown type still shows its children. */
-export const Node = pure(({ node }) => {
+export const Node = guarded(({ node }) => {
+  if (!node || typeof node !== "object") throw new TypeError("not a component");
   const known = Object.hasOwn(components, node.type);
   return html`<${known ? components[node.type] : Col} node=${node} />`;
-});
+}, "node");

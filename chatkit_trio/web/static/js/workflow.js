@@ -1,6 +1,7 @@
 // Workflows and single tasks: what the assistant did on its way to the answer.
 
 import { html, useState } from "../vendor/vendor.js";
+import { guarded } from "./guard.js";
 import { Icon } from "./icons.js";
 import { Markdown } from "./markdown.js";
 import { Source } from "./messages.js";
@@ -55,7 +56,7 @@ function TaskBody({ task }) {
   return task.content ? html`<${Markdown} text=${task.content} />` : null;
 }
 
-export function Task({ task }) {
+export const Task = guarded(({ task }) => {
   const title = (taskTitles[task.type] ?? ((each) => each.title))(task);
   return html`<div class=${`task is-${task.status_indicator ?? "none"}`} data-testid="task">
     <span class="task-mark"><${StatusIndicator} task=${task} /></span>
@@ -64,7 +65,7 @@ export function Task({ task }) {
       <${TaskBody} task=${task} />
     </div>
   </div>`;
-}
+}, "task");
 
 export function TaskItem({ item }) {
   return html`<div class="workflow is-single" data-testid="workflow"><${Task} task=${item.task} /></div>`;

@@ -1,0 +1,97 @@
+"""From the bytes of a request to what it asks for, a piece at a time.
+
+A request of usual length is read at one go. Between two steps over a long one other tasks run, and
+no step takes longer than some milliseconds: the limits see to that.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+
+from pydantic_core import from_json
+
+from chatkit_trio.errors import InvalidRequestError
+from chatkit_trio.limits import RequestLimits
+from chatkit_trio.types import ChatKitReq
+
+from .input_limits import check_fields, check_shape, check_size
+from .pace import BigWork
+from .wire import parse_request
+
+_AUDIO_PIECE = 512 * 1024  # characters, a multiple of four
+_DIGEST_PIECE = 1024 * 1024  # bytes
+
+
+async def read_request(
+    body: str | bytes | bytearray, limits: RequestLimits, big_work: BigWork
+) -> ChatKitReq:
+    """Return the request in a body.
+
+    Raises `TooLargeError` for one over a limit, and `InvalidRequestError` for one that isn't of the
+    protocol. A checkpoint, if the body is long.
+    """
+    encoded = _encoded(body)
+    size = len(encoded)
+    check_size(encoded, limits)
+    async with big_work.begin() as pace:
+        for piece in check_shape(encoded, limits):
+            await pace.before(piece)
+        await pace.before(size)
+        check_fields(_parsed(encoded), size, limits)
+        await pace.before(size)
+        return parse_request(encoded)
+
+
+def _encoded(body: str | bytes | bytearray) -> bytes | bytearray:
+    if not isinstance(body, str):
+        return body
+    try:
+        return body.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError("this is not a ChatKit request: it isn't UTF-8") from error
+
+
+def _parsed(body: bytes | bytearray) -> object:
+    """Return what JSON says, or None for no JSON: `parse_request` says what is wrong with it."""
+    try:
+        return from_json(body)
+    except ValueError:
+        return None
+
+
+async def decode_audio(audio_base64: str, big_work: BigWork) -> bytes:
+    """Return the bytes of Base64 text. Raises `InvalidRequestError` for anything else.
+
+    A checkpoint, if the text is long.
+    """
+    pieces: list[bytes] = []
+    async with big_work.begin() as pace:
+        for start in range(0, len(audio_base64), _AUDIO_PIECE):
+            piece = audio_base64[start : start + _AUDIO_PIECE]
+            await pace.before(len(piece))
+            is_last = start + _AUDIO_PIECE >= len(audio_base64)
+            pieces.append(_decoded_base64(piece, is_last=is_last))
+    return b"".join(pieces)
+
+
+def _decoded_base64(text: str, *, is_last: bool) -> bytes:
+    try:
+        if text.endswith("=") and not is_last:
+            raise binascii.Error("there is padding before the end")
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequestError("params.audio_base64 is not valid base64") from error
+
+
+async def digest(body: str | bytes | bytearray, big_work: BigWork) -> str:
+    """Return the SHA-256 of a body, in hexadecimal. A checkpoint, if the body is long."""
+    data = memoryview(_encoded(body))
+    found = hashlib.sha256()
+    async with big_work.begin() as pace:
+        for start in range(0, len(data), _DIGEST_PIECE):
+            piece = data[start : start + _DIGEST_PIECE]
+            await pace.before(len(piece))
+            found.update(piece)
+    return found.hexdigest()

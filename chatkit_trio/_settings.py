@@ -1,0 +1,52 @@
+"""Checks of settings: a value that can't be meant is refused where it is given, with a way out.
+
+A setting is written once and acts much later, in the middle of somebody's answer. So a wrong type
+is a `TypeError`, and a value that makes no sense a `ValueError`, when the object is made. `True` is
+no number here, and no time is NaN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+__all__ = ["check_choice", "check_count", "check_seconds"]
+
+
+def check_seconds(
+    name: str, value: Any, *, or_zero: bool = False, unless: Any = ..., instead: str = ""
+) -> None:
+    """Raise unless `value` is a finite number of seconds above zero.
+
+    `or_zero` allows 0. `unless` is another value that is allowed, such as None; `instead` says in
+    words what to give for "never", or for no limit.
+    """
+    if unless is not ... and value is unless:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number of seconds{_or(instead)}, not {value!r}")
+    if not (math.isfinite(value) and (value > 0 or (or_zero and value == 0))):
+        least = "0 or more" if or_zero else "more than 0"
+        raise ValueError(
+            f"{name} must be {least} seconds and finite{_or(instead)}, and is {value!r}"
+        )
+
+
+def check_count(name: str, value: Any, *, least: int = 1) -> None:
+    """Raise unless `value` is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be {least} or more, and is {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Raise unless `value` is one of these words."""
+    if not isinstance(value, str) or value not in choices:
+        words = " or ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be {words}, not {value!r}")
+
+
+def _or(instead: str) -> str:
+    return f" ({instead})" if instead else ""
