@@ -17,6 +17,7 @@ import trio
 from typing_extensions import TypeVar
 
 from . import errors, store, types, widgets
+from ._engine.answering import Answer
 from ._engine.frames import FrameReader
 from ._engine.groups import split_cancelled
 from ._engine.hooks import ServerHooks
@@ -46,7 +47,7 @@ from ._engine.wire import to_json
 from ._settings import check_seconds
 from .errors import FramesLost, ServerNotRunningError, StoreError
 from .limits import OwnerLimits, RequestLimits
-from .store import AttachmentStore, Store
+from .store import AttachmentStore, Journal, Store
 from .types import AnswerEnding, ChatKitReq
 
 __all__ = [
@@ -108,11 +109,19 @@ class StreamingResult:
         self._slot = slot
         self._reading: tuple[Turn[Any], FrameReader] | None = None
         self._is_entered = False
+        self._is_closed = False
 
     @property
     def json_events(self) -> AsyncIterator[bytes]:
         """The frames, one at a time; the same iterator as `async for` over the result."""
         return self
+
+    def begin(self) -> None:
+        """Start the turn now, before the first frame is asked for; `aclose` has to follow.
+
+        Raises `ServerNotRunningError`. Not a checkpoint.
+        """
+        self._started()
 
     @property
     def turn(self) -> Turn[Any]:
@@ -169,12 +178,15 @@ class StreamingResult:
         """Stop reading; if that cancels the turn, return when it is settled.
 
         Waits even if the caller has been cancelled, for at most four times `settle_timeout`.
+        Closing twice is allowed.
         """
         self._free_unused_slot()
         if self._reading is None:
             return
         turn, reader = self._reading
-        turn.close_reader(reader)
+        if not self._is_closed:
+            self._is_closed = True
+            turn.close_reader(reader)
         if turn.is_ending:
             with trio.move_on_after(turn.longest_settling, shield=True):
                 await turn.settled.wait()
@@ -233,6 +245,12 @@ class ChatKitServer(ServerHooks[TContext]):
         self.__nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
         self.__nursery: trio.Nursery | None = None
         self.__is_draining = False
+        self.__settle_by: float | None = None
+        self.held_up = trio.Event()
+        """Set when the server is being left and user code of a turn, whose answer is stored, hasn't
+        ended in its time. It has to be waited for; nothing else does."""
+        self.given_up = 0
+        """How many answers the store hadn't taken when the server was left; a journal has them."""
 
     # --- Lifecycle -----------------------------------------------------------------------------
 
@@ -252,6 +270,9 @@ class ChatKitServer(ServerHooks[TContext]):
         self.__nursery_manager = manager = trio.open_nursery()
         self.__nursery = nursery = await manager.__aenter__()
         self.__is_draining = False
+        self.__settle_by = None
+        self.held_up = trio.Event()
+        self.given_up = 0
         if self.store.journal is not None:
             nursery.start_soon(
                 keep_journal, self.store.journal, self.live_turns.answers, self.journal_interval
@@ -267,7 +288,9 @@ class ChatKitServer(ServerHooks[TContext]):
     ) -> bool:
         """Cancel live turns with reason `shutdown`, wait until each is settled, close the stores.
 
-        Settling is shielded from a cancellation of the caller, with each turn's own deadline.
+        Each step is shielded from a cancellation of the caller and bounded: see `settling_timeout`
+        and `leaving_timeout`. But user code that doesn't end, or a thread that hangs, has to be
+        waited for: the log says which turn it is, and `held_up` is set.
         """
         stack, self.__stack = self.__stack, None
         nursery, self.__nursery = self.__nursery, None
@@ -276,7 +299,7 @@ class ChatKitServer(ServerHooks[TContext]):
         assert nursery is not None
         assert manager is not None
         await self.__settle_all()  # noqa: ASYNC102 (it shields itself)
-        await self.__give_up()  # noqa: ASYNC102 (it shields itself)
+        await self.__give_up(nursery)  # noqa: ASYNC102 (it shields itself)
         nursery.cancel_scope.cancel()
         await self.__wait_for_cleanup()  # noqa: ASYNC102 (it shields itself)
         # An ordinary error of the caller's stays as it is: the nursery would wrap it in a group.
@@ -296,6 +319,21 @@ class ChatKitServer(ServerHooks[TContext]):
         is_open = nursery is not None and not nursery.cancel_scope.cancel_called
         return is_open and not self.__is_draining
 
+    @property
+    def settling_timeout(self) -> float:
+        """How long, in seconds, settling what is live now takes at most; 0 if nothing is."""
+        live = [turn for turn in self.live_turns if not turn.settled.is_set()]
+        return max((turn.longest_settling + 1 for turn in live), default=0.0)
+
+    @property
+    def leaving_timeout(self) -> float:
+        """How long, in seconds, leaving the server takes after settling, unless it is `held_up`.
+
+        Three steps have `settle_timeout` each: the journal gets what the store hasn't taken, user
+        code ends, the stores close.
+        """
+        return 3 * self.policy.settle_timeout
+
     async def drain(self, seconds: float) -> None:
         """Refuse new streams, wait up to so many seconds for live turns, cancel the rest.
 
@@ -313,37 +351,54 @@ class ChatKitServer(ServerHooks[TContext]):
         for turn in turns:
             turn.cancel(CancelReason.SHUTDOWN)
             turn.hasten_settling()
-        longest = max((turn.longest_settling for turn in turns), default=0.0)
-        with trio.move_on_after(longest + 1, shield=True):
+        # Once: who drains and then leaves doesn't wait twice for a store that is away.
+        if self.__settle_by is None:
+            self.__settle_by = trio.current_time() + self.settling_timeout
+        with trio.CancelScope(deadline=self.__settle_by, shield=True):
             for turn in turns:
                 await turn.settled.wait()
 
-    async def __give_up(self) -> None:
+    async def __give_up(self, nursery: trio.Nursery) -> None:
         """Leave what couldn't be stored to the journal, if there is one: the server leaves."""
         left = [
             turn.answer
             for turn in self.live_turns
             if turn.answer is not None and not turn.settled.is_set()
         ]
+        self.given_up = len(left)
         for answer in left:
             answer.settling.storing.give_up()
         if left and self.store.journal is not None:
+            written = trio.Event()
+            # In a task of its own, because a write that hangs in its thread outlives its deadline.
+            nursery.start_soon(self.__write_down, self.store.journal, left, written)
             with trio.move_on_after(self.policy.settle_timeout, shield=True):
-                await write_down(self.store.journal, left)
+                await written.wait()
+
+    async def __write_down(
+        self, journal: Journal[TContext], answers: list[Answer], written: trio.Event
+    ) -> None:
+        with trio.move_on_after(self.policy.settle_timeout, shield=True):
+            await write_down(journal, answers)
+        written.set()
 
     async def __wait_for_cleanup(self) -> None:
         """Say which turns hold the server up: no task can be abandoned."""
         with trio.move_on_after(self.policy.settle_timeout, shield=True):
             for turn in self.live_turns:
                 await turn.ended.wait()
+            return
         for turn in self.live_turns:
             logger.error(
-                "%s can't be left: the cleanup of user code in %s of thread %s hasn't ended"
-                " (what it has yielded is settled)",
+                "%s can't be left: the cleanup of user code in %s of thread %s hasn't ended (%s)",
                 type(self).__name__,
                 turn.id,
                 turn.thread_id,
+                "what it has yielded is settled"
+                if turn.settled.is_set()
+                else "what it has yielded isn't stored",
             )
+        self.held_up.set()
 
     async def __recover(self, thread_id: str) -> None:
         if self.store.journal is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -15,18 +16,19 @@ from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 
 from ._cors import Cors
+from ._delivery import Delivery
 from ._endpoint import ContextFunction, Endpoint
 from ._guard import Guard
 from ._health import Health
 from ._hosts import AllowedHosts, HostNames
 from ._middleware import ALL_METHODS, Gate, Use, View, with_middleware
 
+logger = logging.getLogger(__name__)
+
 EXTENSION = "chatkit_trio"
 """Where an app's `extensions` list its ChatKit servers."""
 
 _GATES = f"{EXTENSION}.gates"
-
-_LEAVING_TIMEOUT = 60.0  # seconds; settling has far shorter limits of its own
 
 CorsOrigins = Sequence[str] | Literal["*"] | None
 
@@ -136,11 +138,19 @@ class ServerLifespan:
             await nursery.start(self._keep_running)
 
     async def stop(self) -> None:
-        """Leave the server; returns when its turns are settled and its stores closed."""
+        """Leave the server; returns when its turns are settled and its stores closed.
+
+        Returns without that if user code holds the server up, or a thread that hangs: the rest of
+        the app has to be shut down all the same.
+        """
         self._stopping.set()
+        limit = self._server.settling_timeout + self._server.leaving_timeout
         # Shielded: Quart-Trio may have cancelled the app's tasks, this one among them.
-        with trio.move_on_after(_LEAVING_TIMEOUT, shield=True):
-            await self._stopped.wait()
+        with trio.move_on_after(limit, shield=True):
+            await _first_of(self._stopped, self._server.held_up)
+        if not self._stopped.is_set():
+            name = type(self._server).__name__
+            logger.error("%s isn't left yet; the app shuts down without it", name)
 
     async def _keep_running(  # noqa: ASYNC114
         self, task_status: trio.TaskStatus[None]
@@ -151,6 +161,17 @@ class ServerLifespan:
                 await self._stopping.wait()
         finally:
             self._stopped.set()
+
+
+async def _first_of(*events: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(wait, event)
 
 
 def servers_of(app: Quart) -> list[ChatKitServer[Any]]:
@@ -175,7 +196,10 @@ def _tie(
     def list_server(state: BlueprintSetupState) -> None:
         app = cast(Quart, state.app)
         app.extensions.setdefault(EXTENSION, []).append(server)
-        Guard.around(app).add_path((state.url_prefix or "").rstrip("/") + path, max_body_bytes)
+        full_path = (state.url_prefix or "").rstrip("/") + path
+        # Inside of the delivery, which sees the body's messages as they are read.
+        Guard.around(app).add_path(full_path, max_body_bytes)
+        Delivery.around(app).add_endpoint(full_path, server)
 
     async def start() -> None:
         nursery = cast(QuartTrio, current_app).nursery

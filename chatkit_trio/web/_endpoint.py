@@ -20,6 +20,7 @@ from chatkit_trio.errors import ChatKitError, ConflictError, StoreError, TooLarg
 from chatkit_trio.server import ChatKitServer, StreamingResult, Turn
 from chatkit_trio.store import TContext
 
+from ._delivery import Exchange
 from ._event_stream import EventStreamBody
 from ._guard import GuardedRequest
 from ._middleware import empty_response, event_stream, json_response
@@ -88,6 +89,7 @@ class Endpoint(Generic[TContext]):
             is_counted=True,
         )
         if isinstance(result, StreamingResult):
+            Exchange.of(request.scope).begin(result)
             sending = GuardedRequest.of(request).sending
             return event_stream(EventStreamBody(result, sending, with_ids=with_ids))
         return json_response(result.json)

@@ -32,6 +32,7 @@ from chatkit_trio.types import Attachment
 
 from ._blueprint import CorsOrigins
 from ._cors import Cors
+from ._delivery import Delivery
 from ._endpoint import ContextFunction, RequestContext
 from ._guard import Guard
 from ._hosts import HostNames
@@ -304,7 +305,9 @@ def _tie(blueprint: Blueprint, store: DiskAttachmentStore[Any], path: str) -> No
 
     def guard(state: BlueprintSetupState) -> None:
         guarded = f"{(state.url_prefix or '').rstrip('/')}{path}"
-        Guard.around(cast(Quart, state.app)).add_path(guarded, store.max_bytes + _FORM_BYTES)
+        app = cast(Quart, state.app)
+        Guard.around(app).add_path(guarded, store.max_bytes + _FORM_BYTES)
+        Delivery.around(app)
 
     blueprint.record_once(guard)
     blueprint.before_app_serving(collection.start)

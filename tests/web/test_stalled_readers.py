@@ -92,7 +92,7 @@ async def when_nothing_lives(server: Talker) -> None:
 
 @pytest.mark.parametrize("make_app", ["create_app", "blueprint"])
 async def test_who_reads_nothing_is_hung_up_on_after_the_turns_end(make_app):
-    server = talker(count=70)
+    server = talker(count=100)
     app = create_app(server)
     if make_app == "blueprint":
         app = QuartTrio(__name__)
@@ -162,6 +162,24 @@ async def test_an_answer_that_is_no_stream_is_bounded_too(monkeypatch):
         async with serving(app) as port, asking(port, "GET", "/long") as stream:
             await trio.sleep(QUICK * 4)
             assert await is_hung_up_on(stream)
+
+
+async def send_for_ever(stream: trio.SocketStream) -> None:
+    while True:
+        await stream.send_all(b"x" * 65536)
+
+
+async def test_a_refused_upload_that_goes_on_for_ever_ends_its_connection():
+    """Hypercorn's queue for a body that nobody reads is short; what waits at it must be let go."""
+    app = create_app(talker())
+    with trio.fail_after(LIMIT):
+        async with serving(app) as port:
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            head = b"POST /chatkit/threads/none/stop HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            await stream.send_all(head + b"Content-Length: 1000000000\r\n\r\n")
+            with pytest.raises(trio.BrokenResourceError):
+                await send_for_ever(stream)
+            await trio.aclose_forcefully(stream)
 
 
 # --- The clock of one response -------------------------------------------------------------------
