@@ -92,7 +92,7 @@ async def when_nothing_lives(server: Talker) -> None:
 
 @pytest.mark.parametrize("make_app", ["create_app", "blueprint"])
 async def test_who_reads_nothing_is_hung_up_on_after_the_turns_end(make_app):
-    server = talker(count=100)
+    server = talker(count=70)
     app = create_app(server)
     if make_app == "blueprint":
         app = QuartTrio(__name__)
@@ -123,7 +123,7 @@ async def test_a_reader_whose_turn_stalled_is_hung_up_on_after_it_is_settled():
 
 
 async def test_who_reads_a_byte_now_and_then_is_hung_up_on_too():
-    server = talker(count=100)
+    server = talker(count=70)
     app = create_app(server)
     with trio.fail_after(LIMIT):
         async with serving(app) as port, asking(port, "POST", "/chatkit", message()) as stream:
