@@ -258,6 +258,14 @@ def items_in(path: Path, thread_id: str) -> list[dict[str, Any]]:
     return [json.loads(row[0]) for row in rows]
 
 
+def threads_in(path: Path) -> list[str]:
+    """Return the ids of all threads."""
+    db = sqlite3.connect(path)
+    rows = db.execute("SELECT id FROM threads ORDER BY seq").fetchall()
+    db.close()
+    return [row[0] for row in rows]
+
+
 # --- The process -------------------------------------------------------------------------------
 
 

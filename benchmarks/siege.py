@@ -31,7 +31,7 @@ from benchmarks.attacks import Attack, Outcome, Victim, running_victim
 from benchmarks.measuring import ROOT, print_conditions, print_table
 
 _AT_MOST = 300.0  # seconds an attack may take
-_NO_MODULES = {"victim", "bystander"}
+_NO_MODULES = {"victim", "hanging", "bystander"}
 HEAD = ("what was tried", "fault", "tried", "held", "longest gap", "MB before", "after", "note")
 
 

@@ -17,6 +17,7 @@ import trio
 from typing_extensions import TypeVar
 
 from . import errors, store, types, widgets
+from ._engine.answering import Answer
 from ._engine.frames import FrameReader
 from ._engine.groups import split_cancelled
 from ._engine.hooks import ServerHooks
@@ -31,6 +32,7 @@ from ._engine.keeping import CancelReason, ending_note
 from ._engine.live import LiveTurns
 from ._engine.node import node_of
 from ._engine.opening import CheckedRequest
+from ._engine.owner_limits import Owners, Slot, Toll
 from ._engine.pace import BigWork
 from ._engine.pages import PagedAnswer
 from ._engine.policy import TurnPolicy
@@ -43,6 +45,7 @@ from ._engine.requests import (
     DEFAULT_PAGE_SIZE,
     READS,
     STREAMING,
+    costs,
     last_ending,
 )
 from ._engine.streaming import stream_text, stream_widget
@@ -51,8 +54,8 @@ from ._engine.widget_diff import diff_widget
 from ._engine.wire import to_json
 from ._settings import check_seconds
 from .errors import ConflictError, FramesLost, ServerNotRunningError, StoreError
-from .limits import RequestLimits
-from .store import AttachmentStore, Store
+from .limits import OwnerLimits, RequestLimits
+from .store import AttachmentStore, Journal, Store
 from .types import AnswerEnding, ChatKitReq
 
 __all__ = [
@@ -111,15 +114,24 @@ class StreamingResult:
                 await send(frame)
     """
 
-    def __init__(self, start: Callable[[], _Reading]) -> None:
+    def __init__(self, start: Callable[[], _Reading], slot: Slot | None = None) -> None:
         self._start = start
+        self._slot = slot
         self._reading: _Reading | None = None
         self._is_entered = False
+        self._is_closed = False
 
     @property
     def json_events(self) -> AsyncIterator[bytes]:
         """The frames, one at a time; the same iterator as `async for` over the result."""
         return self
+
+    def begin(self) -> None:
+        """Start the turn now, before the first frame is asked for; `aclose` has to follow.
+
+        Raises `ServerNotRunningError`. Not a checkpoint.
+        """
+        self._started()
 
     @property
     def turn(self) -> Turn[Any] | RemoteTurn:
@@ -176,11 +188,15 @@ class StreamingResult:
         """Stop reading; if that cancels the turn, return when it is settled.
 
         Waits even if the caller has been cancelled, for at most four times `settle_timeout`.
+        Closing twice is allowed.
         """
+        self._free_unused_slot()
         if self._reading is None:
             return
         turn, reader = self._reading
-        turn.close_reader(reader)
+        if not self._is_closed:
+            self._is_closed = True
+            turn.close_reader(reader)
         if turn.is_ending:
             with trio.move_on_after(turn.longest_settling, shield=True):
                 await turn.settled.wait()
@@ -188,7 +204,12 @@ class StreamingResult:
     def _started(self) -> _Reading:
         if self._reading is None:
             self._reading = self._start()
+            self._free_unused_slot()  # a repeat reads along another request's turn
         return self._reading
+
+    def _free_unused_slot(self) -> None:
+        if self._slot is not None:
+            self._slot.free_unless_kept()
 
 
 class ChatKitServer(ServerHooks[TContext]):
@@ -201,7 +222,8 @@ class ChatKitServer(ServerHooks[TContext]):
     often, in seconds, live answers are written to the store's journal if it has one: a crash
     loses at most so much of an answer. `idempotency_window` is how long, in seconds, a request with
     an `Idempotency-Key` is remembered, so that its repeat isn't carried out again. `limits` says
-    how much one request may hold.
+    how much one request may hold. `owner_limits` bounds what one owner may use; without it nothing
+    is bounded. See `limits.OwnerLimits` and `get_owner`.
     """
 
     def __init__(
@@ -213,6 +235,7 @@ class ChatKitServer(ServerHooks[TContext]):
         limits: RequestLimits | None = None,
         journal_interval: float = 0.5,
         idempotency_window: float = 600.0,
+        owner_limits: OwnerLimits | None = None,
     ) -> None:
         if policy is not None and not isinstance(policy, TurnPolicy):
             raise TypeError(f"policy must be a TurnPolicy, not {policy!r}")
@@ -226,12 +249,19 @@ class ChatKitServer(ServerHooks[TContext]):
         self.journal_interval = journal_interval
         self.__node = node_of(store)
         self.live_turns = LiveTurns(self.__recover, self.__node)
+        self.owners = Owners(owner_limits)
         self.__repeats = Repeats(self, idempotency_window)
         # Two underscores: a subclass has names of its own, and must not replace these by chance.
         self.__stack: AsyncExitStack | None = None
         self.__nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
         self.__nursery: trio.Nursery | None = None
         self.__is_draining = False
+        self.__settle_by: float | None = None
+        self.held_up = trio.Event()
+        """Set when the server is being left and user code of a turn, whose answer is stored, hasn't
+        ended in its time. It has to be waited for; nothing else does."""
+        self.given_up = 0
+        """How many answers the store hadn't taken when the server was left; a journal has them."""
 
     # --- Lifecycle -----------------------------------------------------------------------------
 
@@ -251,6 +281,9 @@ class ChatKitServer(ServerHooks[TContext]):
         self.__nursery_manager = manager = trio.open_nursery()
         self.__nursery = nursery = await manager.__aenter__()
         self.__is_draining = False
+        self.__settle_by = None
+        self.held_up = trio.Event()
+        self.given_up = 0
         if self.store.journal is not None:
             nursery.start_soon(
                 keep_journal, self.store.journal, self.live_turns.answers, self.journal_interval
@@ -268,7 +301,9 @@ class ChatKitServer(ServerHooks[TContext]):
     ) -> bool:
         """Cancel live turns with reason `shutdown`, wait until each is settled, close the stores.
 
-        Settling is shielded from a cancellation of the caller, with each turn's own deadline.
+        Each step is shielded from a cancellation of the caller and bounded: see `settling_timeout`
+        and `leaving_timeout`. But user code that doesn't end, or a thread that hangs, has to be
+        waited for: the log says which turn it is, and `held_up` is set.
         """
         stack, self.__stack = self.__stack, None
         nursery, self.__nursery = self.__nursery, None
@@ -277,7 +312,7 @@ class ChatKitServer(ServerHooks[TContext]):
         assert nursery is not None
         assert manager is not None
         await self.__settle_all()  # noqa: ASYNC102 (it shields itself)
-        await self.__give_up()  # noqa: ASYNC102 (it shields itself)
+        await self.__give_up(nursery)  # noqa: ASYNC102 (it shields itself)
         if self.__node is not None:
             await self.__node.finish()  # noqa: ASYNC102 (it shields itself)
         nursery.cancel_scope.cancel()
@@ -299,6 +334,21 @@ class ChatKitServer(ServerHooks[TContext]):
         is_open = nursery is not None and not nursery.cancel_scope.cancel_called
         return is_open and not self.__is_draining
 
+    @property
+    def settling_timeout(self) -> float:
+        """How long, in seconds, settling what is live now takes at most; 0 if nothing is."""
+        live = [turn for turn in self.live_turns if not turn.settled.is_set()]
+        return max((turn.longest_settling + 1 for turn in live), default=0.0)
+
+    @property
+    def leaving_timeout(self) -> float:
+        """How long, in seconds, leaving the server takes after settling, unless it is `held_up`.
+
+        Three steps have `settle_timeout` each: the journal gets what the store hasn't taken, user
+        code ends, the stores close.
+        """
+        return 3 * self.policy.settle_timeout
+
     async def drain(self, seconds: float) -> None:
         """Refuse new streams, wait up to so many seconds for live turns, cancel the rest.
 
@@ -316,37 +366,54 @@ class ChatKitServer(ServerHooks[TContext]):
         for turn in turns:
             turn.cancel(CancelReason.SHUTDOWN)
             turn.hasten_settling()
-        longest = max((turn.longest_settling for turn in turns), default=0.0)
-        with trio.move_on_after(longest + 1, shield=True):
+        # Once: who drains and then leaves doesn't wait twice for a store that is away.
+        if self.__settle_by is None:
+            self.__settle_by = trio.current_time() + self.settling_timeout
+        with trio.CancelScope(deadline=self.__settle_by, shield=True):
             for turn in turns:
                 await turn.settled.wait()
 
-    async def __give_up(self) -> None:
+    async def __give_up(self, nursery: trio.Nursery) -> None:
         """Leave what couldn't be stored to the journal, if there is one: the server leaves."""
         left = [
             turn.answer
             for turn in self.live_turns
             if turn.answer is not None and not turn.settled.is_set()
         ]
+        self.given_up = len(left)
         for answer in left:
             answer.settling.storing.give_up()
         if left and self.store.journal is not None:
+            written = trio.Event()
+            # In a task of its own, because a write that hangs in its thread outlives its deadline.
+            nursery.start_soon(self.__write_down, self.store.journal, left, written)
             with trio.move_on_after(self.policy.settle_timeout, shield=True):
-                await write_down(self.store.journal, left)
+                await written.wait()
+
+    async def __write_down(
+        self, journal: Journal[TContext], answers: list[Answer], written: trio.Event
+    ) -> None:
+        with trio.move_on_after(self.policy.settle_timeout, shield=True):
+            await write_down(journal, answers)
+        written.set()
 
     async def __wait_for_cleanup(self) -> None:
         """Say which turns hold the server up: no task can be abandoned."""
         with trio.move_on_after(self.policy.settle_timeout, shield=True):
             for turn in self.live_turns:
                 await turn.ended.wait()
+            return
         for turn in self.live_turns:
             logger.error(
-                "%s can't be left: the cleanup of user code in %s of thread %s hasn't ended"
-                " (what it has yielded is settled)",
+                "%s can't be left: the cleanup of user code in %s of thread %s hasn't ended (%s)",
                 type(self).__name__,
                 turn.id,
                 turn.thread_id,
+                "what it has yielded is settled"
+                if turn.settled.is_set()
+                else "what it has yielded isn't stored",
             )
+        self.held_up.set()
 
     @property
     def __recovery_interval(self) -> float:
@@ -376,6 +443,7 @@ class ChatKitServer(ServerHooks[TContext]):
         can_return: bool = False,
         idempotency_key: str | None = None,
         with_endings: bool = False,
+        is_counted: bool = False,
     ) -> StreamingResult | NonStreamingResult:
         """Answer one request of the ChatKit protocol.
 
@@ -397,26 +465,47 @@ class ChatKitServer(ServerHooks[TContext]):
         `idempotency_window` seconds, also over a restart. A request that was refused, or whose
         first writes failed, uses no key up.
 
+        `is_counted` says that the caller has counted the request by `count_request` already.
+
         Raises `InvalidRequestError` (400), `TooLargeError` (413, for one over `limits`),
         `NotFoundError` (404), `ConflictError` and `BusyError` (409; `ConflictError` also for a key
-        that came with another body); each has an `http_status`. A stream's errors come as `error`
-        events. Checkpoints; a cancelled non-streaming request has either been carried out or not,
-        and its key can be used again.
+        that came with another body), and `LimitError` (429), for which nothing has been stored;
+        each has an `http_status`. A stream's errors come as `error` events. Checkpoints; a
+        cancelled non-streaming request has either been carried out or not, and its key can be used
+        again.
         """
+        if not is_counted:
+            await self.count_request(context)
         parsed = await read_request(request, self.limits, self.big_work)
+        size = len(request.encode() if isinstance(request, str) else request)
+        toll = self.owners.toll(self.owner_if_limited(context), costs(parsed, size))
         if type(parsed) in STREAMING:
             key = None if idempotency_key is None else (idempotency_key, request)
-            return await self.__open(parsed, context, key, can_return=can_return)
-        answer = partial(self.__answer, parsed, context, with_endings=with_endings)
+            return await self.__open(parsed, context, key, toll, can_return=can_return)
+        answer = partial(self.__answer, parsed, context, toll, with_endings=with_endings)
         if idempotency_key is None or type(parsed) in READS:
             return NonStreamingResult(await answer())
+        await toll.ask()
+        await self.__refuse_unless_known(toll, idempotency_key, context)
         return NonStreamingResult(
             await self.__repeats.answer(idempotency_key, request, answer, context)
         )
 
+    async def count_request(self, context: TContext) -> None:
+        """Count a request of the context's owner. Raises `LimitError` if it is one too many.
+
+        `process` does it by itself; this is for views of your own, such as one that watches.
+        """
+        await self.owners.spend(self.owner_if_limited(context), "requests_per_minute", 1)
+
+    def owner_if_limited(self, context: TContext) -> str:
+        """Return `get_owner(context)` if owners have limits; else nobody needs to know: ""."""
+        return self.get_owner(context) if self.owners.are_limited else ""
+
     async def __answer(
-        self, request: ChatKitReq, context: TContext, *, with_endings: bool
+        self, request: ChatKitReq, context: TContext, toll: Toll, *, with_endings: bool
     ) -> bytes:
+        await toll.pay()
         answered = ANSWERED_WITH_ENDINGS if with_endings else ANSWERED
         answer = await answered[type(request)](self, request, context)
         return answer.to_json() if isinstance(answer, PagedAnswer) else to_json(answer)
@@ -426,30 +515,56 @@ class ChatKitServer(ServerHooks[TContext]):
         request: ChatKitReq,
         context: TContext,
         key: tuple[str, str | bytes | bytearray] | None,
+        toll: Toll,
         *,
         can_return: bool,
     ) -> StreamingResult:
         self.__require_running()
         checked = STREAMING[type(request)](self, request, context)
         policy = self.get_turn_policy(request, context)
-        check = partial(self.__check, checked, policy)
-        start = partial(self.__start, policy=policy, context=context, can_return=can_return)
-        if key is None:
-            await check()
-            return StreamingResult(partial(start, checked, self.live_turns.run))
-        keyed = await self.__repeats.open(*key, checked, context)
-        start_keyed = partial(start, keyed, partial(self.__repeats.run, keyed))
-        return StreamingResult(
-            await keyed.reading(policy, check, start_keyed, can_return=can_return)
+        await toll.ask_for_turn(self.__superseded(checked.thread_id, policy))
+        check = partial(self.__check, checked, policy, toll)
+        start = partial(
+            self.__start, toll.slot, policy=policy, context=context, can_return=can_return
         )
+        try:
+            await self.__refuse_unless_known(toll, None if key is None else key[0], context)
+            if key is None:
+                await check()
+                return StreamingResult(partial(start, checked, self.live_turns.run), toll.slot)
+            keyed = await self.__repeats.open(*key, checked, context)
+            start_keyed = partial(start, keyed, partial(self.__repeats.run, keyed))
+            return StreamingResult(
+                await keyed.reading(policy, check, start_keyed, can_return=can_return), toll.slot
+            )
+        except BaseException:
+            toll.free_slot()
+            raise
 
-    async def __check(self, checked: CheckedRequest, policy: TurnPolicy) -> None:
+    def __superseded(self, thread_id: str, policy: TurnPolicy) -> Slot | None:
+        """Return the slot of the turn that a new one will supersede: they aren't counted twice."""
+        holder = self.live_turns.holder(thread_id)
+        is_superseded = policy.on_busy == "supersede" and holder is not None and holder.allow_cancel
+        return holder.slot if holder is not None and is_superseded else None
+
+    async def __refuse_unless_known(self, toll: Toll, key: str | None, context: TContext) -> None:
+        """Raise if the owner can't pay, unless the request is a repeat, which may cost nothing."""
+        if toll.refusal is None:
+            return
+        if key is None or not await self.__repeats.knows(key, context):
+            raise toll.refusal
+
+    async def __check(self, checked: CheckedRequest, policy: TurnPolicy, toll: Toll) -> None:
+        """Raise if the request can't be carried out; else let its owner pay for it."""
+        toll.require()
         await checked.check()
         if policy.on_busy == "reject":
             await self.live_turns.refuse_if_busy(checked.thread_id)
+        await toll.pay()
 
     def __start(
         self,
+        slot: Slot | None,
         checked: CheckedRequest,
         run: Callable[[Turn[TContext]], Awaitable[None]],
         policy: TurnPolicy,
@@ -459,6 +574,9 @@ class ChatKitServer(ServerHooks[TContext]):
     ) -> tuple[Turn[TContext], FrameReader]:
         nursery = self.__require_running()
         turn = Turn(self, checked, policy, context)
+        if slot is not None:
+            slot.keep()
+            turn.slot = slot
         self.live_turns.add(turn)
         reader = turn.open_reader(leads=True, can_return=can_return)
         nursery.start_soon(run, turn, name=f"chatkit_trio {turn.id}")

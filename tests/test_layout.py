@@ -51,6 +51,7 @@ LAYERS = [
         "_engine.live",
         "_engine.node",
         "_engine.opening",
+        "_engine.owner_limits",
         "_engine.pace",
         "_engine.pages",
         "_engine.reading",

@@ -43,7 +43,13 @@ PUBLIC = {
         "default_generate_id",
         "fencing_turn",
     ],
-    "chatkit_trio.limits": ["DEFAULT_BODY_BYTES", "RequestLimits"],
+    "chatkit_trio.limits": [
+        "DEFAULT_BODY_BYTES",
+        "OwnerLimits",
+        "OwnerUsage",
+        "Rate",
+        "RequestLimits",
+    ],
     "chatkit_trio.stores": [
         "DiskAttachmentStore",
         "MemoryCluster",

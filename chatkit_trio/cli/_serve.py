@@ -18,14 +18,18 @@ from quart import Quart
 from chatkit_trio._engine.groups import unwrapped
 from chatkit_trio._settings import check_seconds
 from chatkit_trio.server import ChatKitServer
-from chatkit_trio.web import create_app, serve
+from chatkit_trio.web import create_app
+from chatkit_trio.web._delivery import ASGIApp
 from chatkit_trio.web._hosts import AllowedHosts
-from chatkit_trio.web._serving import ASGIApp
+from chatkit_trio.web._serving import serve_to_the_end
 
 
-def _finite(context: click.Context, parameter: click.Parameter, seconds: float) -> float:
+def _finite(
+    context: click.Context, parameter: click.Parameter, seconds: float | None
+) -> float | None:
     try:
-        check_seconds("it", seconds, or_zero=True)
+        if seconds is not None:
+            check_seconds("it", seconds, or_zero=True)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     return seconds
@@ -43,10 +47,10 @@ def _finite(context: click.Context, parameter: click.Parameter, seconds: float) 
 )
 @click.option(
     "--drain-timeout",
-    default=10.0,
+    type=float,
     callback=_finite,
-    show_default=True,
-    help="Seconds that live answers get to finish when the server is told to stop.",
+    help="Seconds that live answers get to finish when the server is told to stop."
+    "  [default: 10, and 0 after Ctrl-C]",
 )
 @click.option(
     "--allowed-host",
@@ -57,9 +61,13 @@ def _finite(context: click.Context, parameter: click.Parameter, seconds: float) 
     " all names below it; * for any. Can be given more than once.",
 )
 def serve_app(
-    target: str, host: str, port: int, drain_timeout: float, allowed_hosts: tuple[str, ...]
+    target: str,
+    host: str,
+    port: int,
+    drain_timeout: float | None,
+    allowed_hosts: tuple[str, ...],
 ) -> None:
-    """Serve MODULE:NAME, a ChatKit server or an ASGI app, until SIGTERM or Ctrl-C.
+    """Serve MODULE:NAME, a ChatKit server or an ASGI app, until SIGTERM, SIGHUP or Ctrl-C.
 
     A ChatKit server gets an app with the chat page, in which all visitors share the threads. To
     tell users apart, make the app yourself with chatkit_trio.web.create_app, and name that app.
@@ -100,7 +108,7 @@ def demo(port: int, database: str, slow_writes: float) -> None:
             "OPENAI_API_KEY is set, but the openai package is missing: install"
             " chatkit-trio[openai], or unset the key to see the offline demo"
         ) from error
-    _run(app, "127.0.0.1", port, drain_timeout=5.0)
+    _run(app, "127.0.0.1", port, drain_timeout=None)
 
 
 def load_app(target: str) -> ASGIApp | Quart:
@@ -135,11 +143,11 @@ def _run(
     app: ASGIApp | Quart,
     host: str,
     port: int,
-    drain_timeout: float,
+    drain_timeout: float | None,
     allowed_hosts: Sequence[str] = (),
 ) -> None:
     serving = partial(
-        serve,
+        serve_to_the_end,
         app,
         host=host,
         port=port,
@@ -148,9 +156,10 @@ def _run(
         on_ready=_tell_urls,
     )
     try:
-        trio.run(serving)
+        code = trio.run(serving)
     except (BaseExceptionGroup, OSError) as error:
         raise _without_traceback(unwrapped(error)) from error
+    sys.exit(code)
 
 
 def _tell_urls(urls: Sequence[str]) -> None:

@@ -131,6 +131,10 @@ class SQLiteStore(Store[TContext]):
         await self._database.open()
         self._coordination.node = self._database.instance
 
+    def get_owner(self, context: TContext) -> str:
+        """Return what the store's `owner` function says."""
+        return owner_of(self._owner, context)
+
     async def load_thread(self, thread_id: str, context: TContext) -> ThreadMetadata:
         return decode_thread(await self._read(context, queries.load_thread, thread_id))
 
@@ -213,7 +217,9 @@ class SQLiteStore(Store[TContext]):
         check_settlement(settlement)
         owner = owner_of(self._owner, context)
         is_found = await self._write_fenced(
-            lambda db: self._journal.settle(db, owner, settlement), settles=settlement.turn_id
+            lambda db: self._journal.settle(db, owner, settlement),
+            owner,
+            settles=settlement.turn_id,
         )
         self._coordination.tell(settlement.thread_id)
         if not is_found:
@@ -246,6 +252,12 @@ class SQLiteStore(Store[TContext]):
         """Record a request, or return the record that its owner has of that key."""
         return await self._write(context, queries.begin_request, record, window, self._clock())
 
+    async def find_request(
+        self, key: str, window: float, context: TContext
+    ) -> RequestRecord | None:
+        """Return the record that the owner has of a key."""
+        return await self._read(context, queries.find_request, key, self._clock() - window)
+
     async def update_request(self, record: RequestRecord, context: TContext) -> None:
         """Replace the record of the same key and owner, if it is still there."""
         await self._write(context, queries.update_request, record)
@@ -266,7 +278,7 @@ class SQLiteStore(Store[TContext]):
         **kwargs: P.kwargs,
     ) -> T:
         owner = owner_of(self._owner, context)
-        return await self._database.read(lambda db: query(db, owner, *args, **kwargs))
+        return await self._database.read(lambda db: query(db, owner, *args, **kwargs), owner=owner)
 
     async def _write(
         self,
@@ -276,19 +288,23 @@ class SQLiteStore(Store[TContext]):
         **kwargs: P.kwargs,
     ) -> T:
         owner = owner_of(self._owner, context)
-        return await self._write_fenced(lambda db: query(db, owner, *args, **kwargs))
+        return await self._write_fenced(lambda db: query(db, owner, *args, **kwargs), owner)
 
     async def _write_fenced(
-        self, transaction: Callable[[sqlite3.Connection], T], *, settles: str | None = None
+        self,
+        transaction: Callable[[sqlite3.Connection], T],
+        owner: str,
+        *,
+        settles: str | None = None,
     ) -> T:
         """Write, unless the task's turn isn't live here any more; what it settles may be."""
         turn_id = fencing_turn()
         if turn_id is None or turn_id == settles:
-            return await self._database.write(transaction)
+            return await self._database.write(transaction, owner=owner)
         instance = self._database.instance
 
         def behind_the_fence(db: sqlite3.Connection) -> T:
             admission.check_live(db, turn_id, instance)
             return transaction(db)
 
-        return await self._database.write(behind_the_fence)
+        return await self._database.write(behind_the_fence, owner=owner)

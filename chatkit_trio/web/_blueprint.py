@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -15,17 +16,19 @@ from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 
 from ._cors import Cors
+from ._delivery import Delivery
 from ._endpoint import ContextFunction, Endpoint
+from ._guard import Guard
 from ._health import Health
 from ._hosts import AllowedHosts, HostNames
 from ._middleware import ALL_METHODS, Gate, Use, View, with_middleware
+
+logger = logging.getLogger(__name__)
 
 EXTENSION = "chatkit_trio"
 """Where an app's `extensions` list its ChatKit servers."""
 
 _GATES = f"{EXTENSION}.gates"
-
-_LEAVING_TIMEOUT = 60.0  # seconds; settling has far shorter limits of its own
 
 CorsOrigins = Sequence[str] | Literal["*"] | None
 
@@ -73,7 +76,8 @@ def chatkit_blueprint(
         raise ValueError("path must be a path such as '/chat', not None")
     _check_paths(path=path, health_path=health_path, liveness_path=liveness_path)
     blueprint = Blueprint(name, __name__)
-    endpoint = Endpoint(server, context, max_body_bytes or server.limits.longest_body)
+    longest_body = max_body_bytes or server.limits.longest_body
+    endpoint = Endpoint(server, context, longest_body)
     health = Health(server)
     gate = Gate(allowed_hosts, Cors.of(cors_origins))
 
@@ -97,7 +101,7 @@ def chatkit_blueprint(
     blueprint.record_once(
         lambda state: state.app.extensions.setdefault(_GATES, []).append(gate.hosts)
     )
-    _tie(blueprint, server, health)
+    _tie(blueprint, server, health, path, longest_body)
     return blueprint
 
 
@@ -134,11 +138,19 @@ class ServerLifespan:
             await nursery.start(self._keep_running)
 
     async def stop(self) -> None:
-        """Leave the server; returns when its turns are settled and its stores closed."""
+        """Leave the server; returns when its turns are settled and its stores closed.
+
+        Returns without that if user code holds the server up, or a thread that hangs: the rest of
+        the app has to be shut down all the same.
+        """
         self._stopping.set()
+        limit = self._server.settling_timeout + self._server.leaving_timeout
         # Shielded: Quart-Trio may have cancelled the app's tasks, this one among them.
-        with trio.move_on_after(_LEAVING_TIMEOUT, shield=True):
-            await self._stopped.wait()
+        with trio.move_on_after(limit, shield=True):
+            await _first_of(self._stopped, self._server.held_up)
+        if not self._stopped.is_set():
+            name = type(self._server).__name__
+            logger.error("%s isn't left yet; the app shuts down without it", name)
 
     async def _keep_running(  # noqa: ASYNC114
         self, task_status: trio.TaskStatus[None]
@@ -151,6 +163,17 @@ class ServerLifespan:
             self._stopped.set()
 
 
+async def _first_of(*events: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: trio.Event) -> None:
+            await event.wait()
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(wait, event)
+
+
 def servers_of(app: Quart) -> list[ChatKitServer[Any]]:
     """Return the ChatKit servers whose blueprints an app has."""
     return list(app.extensions.get(EXTENSION, ()))
@@ -161,11 +184,22 @@ def allowed_by(app: object) -> list[AllowedHosts]:
     return list(app.extensions.get(_GATES, ())) if isinstance(app, Quart) else []
 
 
-def _tie(blueprint: Blueprint, server: ChatKitServer[Any], health: Health) -> None:
+def _tie(
+    blueprint: Blueprint,
+    server: ChatKitServer[Any],
+    health: Health,
+    path: str,
+    max_body_bytes: int,
+) -> None:
     lifespan = ServerLifespan(server)
 
     def list_server(state: BlueprintSetupState) -> None:
-        state.app.extensions.setdefault(EXTENSION, []).append(server)
+        app = cast(Quart, state.app)
+        app.extensions.setdefault(EXTENSION, []).append(server)
+        full_path = (state.url_prefix or "").rstrip("/") + path
+        # Inside of the delivery, which sees the body's messages as they are read.
+        Guard.around(app).add_path(full_path, max_body_bytes)
+        Delivery.around(app).add_endpoint(full_path, server)
 
     async def start() -> None:
         nursery = cast(QuartTrio, current_app).nursery

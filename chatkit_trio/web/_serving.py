@@ -1,9 +1,17 @@
-"""Serving an app until a signal arrives, and then a bounded shutdown that loses nothing.
+"""Serving an app until a signal arrives, and then a bounded end that loses nothing.
 
-After SIGTERM or SIGINT no new connections are accepted, live turns get `drain_timeout` to finish,
-and the others are settled. Only then may the app's shutdown begin, which closes the stores. A
-client that reads nothing would hold its connection for ever, because Hypercorn shields its sends:
-so when all turns are settled and the connections have had `GRACE`, the process exits.
+After SIGTERM, SIGINT or SIGHUP the end has these phases, each with its limit (`Limits`):
+
+1. *draining*: no new connections and streams; live turns have time to finish. None after Ctrl-C.
+2. *settling*: the others are cut, and what they have produced is stored.
+3. *closing*: connections have time for their last bytes; then they are hung up on. Hypercorn
+   shields its sends, so a client that reads nothing would hold its connection for ever.
+4. *leaving*: the app shuts down, which leaves the servers and closes the stores; also beside a
+   request that doesn't end.
+5. *exiting*: the last tasks and threads end.
+
+The sum is told in the log at the signal, and `_watchdog` ends the process by then, whatever
+happens. A second signal ends the first phase, and shortens the third.
 """
 
 from __future__ import annotations
@@ -11,9 +19,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import socket
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass
 from functools import partial
+from itertools import chain
+from math import inf
 from typing import Any, TypeAlias
 
 import trio
@@ -24,21 +36,31 @@ from quart import Quart
 from chatkit_trio._settings import check_count, check_seconds
 from chatkit_trio.server import ChatKitServer
 
+from . import _holdups
 from ._blueprint import allowed_by, servers_of
+from ._delivery import ASGIApp, Receive, Send
 from ._hosts import AllowedHosts, HostNames, is_wildcard, tell_hosts
+from ._signals import ending_signals, handling
+from ._watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
+
+DRAIN_TIMEOUT = 10.0
+"""Seconds that live turns get after SIGTERM or SIGHUP, unless `drain_timeout` says otherwise."""
 
 GRACE = 5.0
 """Seconds that connections get for their last bytes after all turns are settled."""
 
-_SETTLING = 30.0  # seconds; more than settling takes with any sensible settle_timeout
-_LARGEST_PORT = 65535
-_CLOSING = 60.0  # seconds for the app's own shutdown
+UNSTORED = 3
+"""The exit code when an answer isn't stored; the journal, if there is one, has it."""
 
-Receive: TypeAlias = Callable[[], Awaitable[Any]]
-Send: TypeAlias = Callable[[Any], Awaitable[None]]
-ASGIApp: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
+_LARGEST_PORT = 65535
+_GRACE_IN_HASTE = 0.2  # seconds, after Ctrl-C or a second signal
+_HANGING_UP = 1.0  # seconds until a request that has been hung up on should have ended
+_AFTER_SERVING = 10.0  # seconds for the shutdown of the app itself, beside its ChatKit servers
+_EXITING = 2.0  # seconds
+
+ServerList: TypeAlias = Sequence[ChatKitServer[Any]]
 
 
 async def serve(
@@ -46,21 +68,287 @@ async def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    drain_timeout: float = 10.0,
+    drain_timeout: float | None = None,
     allowed_hosts: HostNames = None,
     on_ready: Callable[[Sequence[str]], None] | None = None,
 ) -> None:
-    """Serve an app with Hypercorn until SIGTERM or SIGINT, and then shut down.
+    """Serve an app with Hypercorn until SIGTERM, SIGINT or SIGHUP, and then shut down.
 
     The app's ChatKit servers answer requests for `host`, unless it is a wildcard (0.0.0.0), and for
     `allowed_hosts`, besides what the app itself allows (see `chatkit_blueprint`).
 
-    Live turns of the app's ChatKit servers get `drain_timeout` seconds to finish; a second signal
-    ends that time at once. Port 0 stands for a free port; `on_ready` is called with the URLs when
-    the app has started. Returns when the app has shut down, or ends the *process* if a connection
-    doesn't end. Must run in the main thread, where signals arrive.
+    Live turns of the app's ChatKit servers get `drain_timeout` seconds to finish. None stands for
+    10 s, and for no time at all after SIGINT (Ctrl-C): then they are cut and stored at once. A
+    second signal ends that time. Port 0 stands for a free port; `on_ready` is called with the URLs
+    when the app has started.
+
+    Returns when the app has shut down, or ends the *process* if that takes too long: with code 0,
+    or with 3 if an answer isn't stored. The log says at the signal how long it takes at most.
+    SIGHUP is left alone where it is ignored (nohup). Must run in the main thread, where signals
+    arrive.
     """
-    check_seconds("drain_timeout", drain_timeout, or_zero=True)
+    ending = _Ending(app, drain_timeout)
+    await ending.serve(host, port, allowed_hosts, on_ready)
+    ending.watchdog.stop()
+
+
+async def serve_to_the_end(
+    app: ASGIApp | Quart,
+    *,
+    host: str,
+    port: int,
+    drain_timeout: float | None,
+    allowed_hosts: HostNames,
+    on_ready: Callable[[Sequence[str]], None],
+) -> int:
+    """Serve as `serve` does, for a process that ends then; return its exit code.
+
+    Further signals are ignored, and threads that don't end are not waited for.
+    """
+    ending = _Ending(app, drain_timeout, ends_process=True)
+    await ending.serve(host, port, allowed_hosts, on_ready)
+    ending.watchdog.end_within(_EXITING, "threads haven't ended")
+    return ending.exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The longest that each phase of the end may take, in seconds."""
+
+    draining: float
+    settling: float
+    closing: float
+    leaving: float
+    exiting: float
+
+    @property
+    def total(self) -> float:
+        return float(sum(astuple(self)))
+
+    @classmethod
+    def of(cls, servers: ServerList, number: int, drain_timeout: float | None) -> Limits:
+        """Return the limits of an end that begins now, with this signal."""
+        is_hasty = number == signal.SIGINT
+        if drain_timeout is None:
+            drain_timeout = 0.0 if is_hasty else DRAIN_TIMEOUT
+        return cls(
+            draining=drain_timeout if _live(servers) else 0.0,
+            settling=max((server.settling_timeout for server in servers), default=0.0),
+            closing=(_GRACE_IN_HASTE if is_hasty else GRACE) + _HANGING_UP,
+            leaving=_leaving_timeout(servers),
+            exiting=_EXITING,
+        )
+
+
+def _live(servers: ServerList) -> int:
+    return sum(len(server.live_turns) for server in servers)
+
+
+def _leaving_timeout(servers: ServerList) -> float:
+    # They are left one after the other.
+    return sum(server.leaving_timeout for server in servers) + _AFTER_SERVING
+
+
+def _unstored(servers: ServerList) -> int:
+    return sum(max(server.given_up, len(server.live_turns)) for server in servers)
+
+
+class _Ending:
+    """The end of a serving process, from the first signal on."""
+
+    def __init__(
+        self, app: ASGIApp | Quart, drain_timeout: float | None, *, ends_process: bool = False
+    ) -> None:
+        if drain_timeout is not None:
+            check_seconds("drain_timeout", drain_timeout, or_zero=True)
+        self.begun = trio.Event()
+        self.startup_failed = False
+        self.watchdog = Watchdog(self._announce, self._tell_why, lambda: self.exit_code)
+        self._app = app
+        self._servers = servers_of(app) if isinstance(app, Quart) else []
+        self._drain_timeout = drain_timeout
+        self._ends_process = ends_process
+        self._limits: Limits | None = None
+        self._ports: list[int] = []
+        self._serving = trio.CancelScope()
+        self._draining = trio.CancelScope()
+        self._grace = trio.CancelScope()
+        self._connections_ended = trio.Event()
+        self._leaving = trio.Event()
+        self._has_left = trio.Event()
+        self._root: trio.lowlevel.Task | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every answer is stored."""
+        return UNSTORED if _unstored(self._servers) else 0
+
+    async def serve(
+        self,
+        host: str,
+        port: int,
+        allowed_hosts: HostNames,
+        on_ready: Callable[[Sequence[str]], None] | None,
+    ) -> None:
+        """Serve until a signal, and then end."""
+        hosts = _checked_hosts(self._app, host, port, allowed_hosts)
+        self._root = trio.lowlevel.current_root_task()
+        numbers = ending_signals()
+        with (
+            handling(numbers, self._on_signal, are_ignored_then=lambda: self._ends_process),
+            self.watchdog.watching(numbers),
+            self._serving,
+        ):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._end)
+                await hypercorn_serve(
+                    self._with_lifespan(_told(self._app, hosts)),
+                    _config(host, port),
+                    shutdown_trigger=self.begun.wait,
+                    task_status=_Listening(self, on_ready),
+                    mode="asgi",
+                )
+                nursery.cancel_scope.cancel()
+
+    def listens(self, urls: Sequence[str]) -> None:
+        """Take note that Hypercorn listens."""
+        self._ports = [int(url.rpartition(":")[2]) for url in urls]
+
+    # --- The phases, in the trio thread --------------------------------------------------------
+
+    def _on_signal(self, number: int) -> None:
+        if self._limits is not None:
+            self._hasten()
+            return
+        self._limits = Limits.of(self._servers, number, self._drain_timeout)
+        self.begun.set()
+        if not self._ports:
+            # It is starting; Hypercorn would see that through.
+            self._serving.cancel()
+
+    def _hasten(self) -> None:
+        self._draining.cancel()
+        self._grace.deadline = min(self._grace.deadline, trio.current_time() + _GRACE_IN_HASTE)
+
+    async def _end(self) -> None:
+        await self.begun.wait()
+        limits = self._limits
+        assert limits is not None
+        with self._draining:
+            await self._drain(limits.draining)
+        # A second signal ends the waiting above; the turns are settled all the same.
+        await self._drain(0)
+        await self._close_connections(limits.closing - _HANGING_UP)
+        self._leaving.set()
+        reason = "the app's shutdown hasn't ended"
+        with trio.move_on_after(_leaving_timeout(self._servers)):
+            await self._has_left.wait()
+            await trio.sleep(_EXITING)
+            reason = "tasks haven't ended"
+        self.watchdog.end_within(0, reason)
+
+    async def _drain(self, seconds: float) -> None:
+        async with trio.open_nursery() as nursery:
+            for server in self._servers:
+                nursery.start_soon(server.drain, seconds)
+
+    async def _close_connections(self, grace: float) -> None:
+        if self._draining.cancel_called:
+            grace = _GRACE_IN_HASTE
+        self._grace.deadline = trio.current_time() + grace
+        with self._grace:
+            await self._connections_ended.wait()
+            return
+        _hang_up(self._ports)
+        with trio.move_on_after(_HANGING_UP):
+            await self._connections_ended.wait()
+            return
+        logger.warning("some requests don't end; the app is shut down beside them")
+
+    # --- Around the app ------------------------------------------------------------------------
+
+    def _with_lifespan(self, app: ASGIApp) -> ASGIApp:
+        """Return the app with a shutdown that begins when it is time for it."""
+
+        async def ending_app(scope: Any, receive: Receive, send: Send) -> None:
+            if scope["type"] != "lifespan":
+                await app(scope, receive, send)
+                return
+            try:
+                await app(
+                    scope,
+                    partial(self._lifespan_event, receive),
+                    partial(self._lifespan_answer, send),
+                )
+            finally:
+                self._has_left.set()
+
+        return ending_app
+
+    async def _lifespan_event(self, receive: Receive) -> Any:
+        event: Any = {"type": "lifespan.shutdown"}
+
+        async def from_hypercorn() -> None:
+            nonlocal event
+            event = await receive()
+            if event["type"] == "lifespan.shutdown" and self.begun.is_set():
+                self._connections_ended.set()
+            else:
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(from_hypercorn)
+            await self._leaving.wait()
+            nursery.cancel_scope.cancel()
+        return event
+
+    async def _lifespan_answer(self, send: Send, event: Any) -> None:
+        self.startup_failed = event["type"] == "lifespan.startup.failed"
+        if event["type"].startswith("lifespan.shutdown."):
+            self._has_left.set()
+        await send(event)
+
+    # --- For the watchdog, in other threads ----------------------------------------------------
+
+    def _announce(self, number: int) -> tuple[float, str]:
+        limits = Limits.of(self._servers, number, self._drain_timeout)
+        live = _live(self._servers)
+        text = (
+            f"shutting down; {live} live answers have {limits.draining:g} s;"
+            f" out in {limits.total:.1f} s at the latest"
+        )
+        return limits.total, text
+
+    def _tell_why(self, reason: str) -> None:
+        logger.warning("%s; ending the process without them", reason)
+        for turn in chain.from_iterable(server.live_turns for server in self._servers):
+            logger.warning("%s of thread %s is %s", turn.id, turn.thread_id, turn.state)
+        for line in chain(_holdups.tasks(self._root), _holdups.threads()):
+            logger.warning("%s", line)
+        if unstored := _unstored(self._servers):
+            logger.error(
+                "%d answers aren't stored; a store with a journal settles them when it is opened"
+                " next",
+                unstored,
+            )
+
+
+class _Listening(trio.TaskStatus[Sequence[str]]):
+    """Hypercorn calls this when it listens, even if the app's start-up has failed."""
+
+    def __init__(self, ending: _Ending, on_ready: Callable[[Sequence[str]], None] | None) -> None:
+        self._ending = ending
+        self._on_ready = on_ready
+
+    def started(self, value: Sequence[str] | None = None) -> None:
+        self._ending.listens(value or ())
+        if self._on_ready is not None and not self._ending.startup_failed:
+            self._on_ready(value or ())
+
+
+def _checked_hosts(
+    app: ASGIApp | Quart, host: str, port: int, allowed_hosts: HostNames
+) -> AllowedHosts:
     check_count("port", port, least=0)
     if port > _LARGEST_PORT:
         raise ValueError(f"port must be {_LARGEST_PORT} or less, and is {port}")
@@ -70,18 +358,7 @@ async def serve(
             "listening on all addresses, but answering requests for localhost only; say under which"
             " names browsers come: --allowed-host NAME, or allowed_hosts=[NAME]"
         )
-    ending = _Ending(servers_of(app) if isinstance(app, Quart) else [], drain_timeout)
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ending.run, signals)
-            await hypercorn_serve(
-                ending.before_shutdown_of(_told(app, hosts)),
-                _config(host, port, drain_timeout),
-                shutdown_trigger=ending.begun.wait,
-                task_status=_Listening(ending, on_ready),
-                mode="asgi",
-            )
-            nursery.cancel_scope.cancel()
+    return hosts
 
 
 def _told(app: ASGIApp | Quart, hosts: AllowedHosts) -> ASGIApp:
@@ -94,100 +371,23 @@ def _told(app: ASGIApp | Quart, hosts: AllowedHosts) -> ASGIApp:
     return told_app
 
 
-def _config(host: str, port: int, drain_timeout: float) -> Config:
+def _config(host: str, port: int) -> Config:
     config = Config()
     config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
     # Longer than proxies keep connections, so that no proxy sends a request while we close one.
     config.keep_alive_timeout = 75.0
-    config.graceful_timeout = drain_timeout + _SETTLING
-    config.shutdown_timeout = drain_timeout + _SETTLING + _CLOSING
+    # The limits are kept here; Hypercorn would only cut across them.
+    config.graceful_timeout = inf
+    config.shutdown_timeout = inf
     return config
 
 
-class _Ending:
-    """The end of a serving process, from the first signal on."""
-
-    def __init__(self, servers: Sequence[ChatKitServer[Any]], drain_timeout: float) -> None:
-        self.begun = trio.Event()
-        self.startup_failed = False
-        self._servers = servers
-        self._drain_timeout = drain_timeout
-        self._drained = trio.Event()
-        self._connections_ended = trio.Event()
-
-    async def run(self, signals: AsyncIterator[int]) -> None:
-        """Wait for a signal, settle every turn, and make sure that the process ends."""
-        await anext(signals)
-        live = sum(len(server.live_turns) for server in self._servers)
-        logger.info("shutting down; %d live answers have %s s", live, self._drain_timeout)
-        self.begun.set()
-        waiting = trio.CancelScope()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_at_signal, signals, waiting)
-            with waiting:
-                await self._drain(self._drain_timeout)
-            # A second signal ends the waiting above; the turns are settled all the same.
-            await self._drain(0)
-            self._drained.set()
-            await self._end_connections()
-
-    def before_shutdown_of(self, app: ASGIApp | Quart) -> ASGIApp:
-        """Return the app with a shutdown that waits until every turn is settled."""
-
-        async def ending_app(scope: Any, receive: Receive, send: Send) -> None:
-            if scope["type"] == "lifespan":
-                receive = partial(self._lifespan_event, receive)
-                send = partial(self._lifespan_answer, send)
-            await app(scope, receive, send)
-
-        return ending_app
-
-    async def _lifespan_event(self, receive: Receive) -> Any:
-        event = await receive()
-        if event["type"] == "lifespan.shutdown" and self.begun.is_set():
-            self._connections_ended.set()
-            await self._drained.wait()
-        return event
-
-    async def _lifespan_answer(self, send: Send, event: Any) -> None:
-        self.startup_failed = event["type"] == "lifespan.startup.failed"
-        await send(event)
-
-    async def _drain(self, seconds: float) -> None:
-        async with trio.open_nursery() as nursery:
-            for server in self._servers:
-                nursery.start_soon(server.drain, seconds)
-
-    async def _end_connections(self) -> None:
-        with trio.move_on_after(GRACE):
-            await self._connections_ended.wait()
-            return
-        _exit_hard()
-
-
-class _Listening(trio.TaskStatus[Sequence[str]]):
-    """Hypercorn calls this when it listens, even if the app's start-up has failed."""
-
-    def __init__(self, ending: _Ending, on_ready: Callable[[Sequence[str]], None] | None) -> None:
-        self._ending = ending
-        self._on_ready = on_ready
-
-    def started(self, value: Sequence[str] | None = None) -> None:
-        if self._on_ready is not None and not self._ending.startup_failed:
-            self._on_ready(value or ())
-
-
-async def _cancel_at_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    """Cancel a scope at the next signal; later signals are ignored."""
-    async for _ in signals:
-        scope.cancel()
-
-
-def _exit_hard() -> None:
-    logger.warning("some connections don't end, though all is stored; exiting without them")
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+def _hang_up(ports: Collection[int]) -> None:
+    """Shut down every connection to these ports, from outside of Hypercorn, which has no way to."""
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as connection:
+            is_tcp = connection.family in (socket.AF_INET, socket.AF_INET6)
+            if is_tcp and connection.getsockname()[1] in ports:
+                connection.shutdown(socket.SHUT_RDWR)

@@ -13,7 +13,7 @@ from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
 from chatkit_trio.store import Store
 from chatkit_trio.stores import SQLiteStore
 from chatkit_trio.testing import SlowStore
-from chatkit_trio.web import _serving
+from chatkit_trio.web import _serving, create_app
 
 SLOW = 0.05  # seconds a write
 
@@ -55,3 +55,4 @@ if "TALKER_DATABASE" in os.environ:
         policy=TurnPolicy(on_disconnect="finish"),
     )
     _serving.GRACE = 0.5
+    app = create_app(server)

@@ -17,6 +17,7 @@ from chatkit_trio.stores import MemoryStore, SQLiteStore
 from chatkit_trio.testing import (
     ScriptedServer,
     StoreWrapper,
+    do,
     pause,
     say,
     scripted_server,
@@ -327,3 +328,25 @@ async def test_a_store_that_breaks_at_startup_is_named(caplog):
     with pytest.raises(RuntimeError, match="the disk is full"):
         async with client_of(app):
             pass
+
+
+async def test_user_code_that_does_not_end_holds_up_the_server_and_not_its_app(autojump_clock):
+    """The app's own shutdown runs, and the process is then for others to end."""
+    released, told = trio.Event(), []
+
+    async def cling(turn):
+        with trio.CancelScope(shield=True):
+            await released.wait()
+
+    server = scripted_server(MemoryStore(), [say("Hel", finish=False), do(cling)])
+    app = create_app(server)
+
+    @app.after_serving
+    async def end():
+        told.append((server.held_up.is_set(), [turn.state for turn in server.live_turns]))
+        released.set()
+
+    async with client_of(app) as client, client.open("POST", "/chatkit", CREATE) as response:
+        await read_until(response, b"Hel")
+
+    assert told == [(True, ["settled"])]

@@ -1,0 +1,126 @@
+"""Between the ASGI server and the app: the two moments that a disconnect may not fall into.
+
+Quart-Trio cancels all there is of a request as soon as its client is gone. That is right, but for
+
+- the last message of a response. Hypercorn closes the connection within that call, and before it
+  does so it tells the app of a disconnect: the app would cancel its own call, and a connection that
+  isn't to be kept (`Connection: close`, HTTP/1.0, a server that ends) would stay open for ever;
+- a message that has arrived whole. Its sender may close the tab at once; whether the answer goes on
+  then is for the turn's policy to say, so the turn has to begin first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+import trio
+from quart import Quart
+
+from chatkit_trio.server import ChatKitServer, StreamingResult
+
+from ._signals import settling_first
+
+Receive: TypeAlias = Callable[[], Awaitable[Any]]
+Send: TypeAlias = Callable[[Any], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
+
+_EXTENSION = "chatkit_trio.delivery"
+_SCOPE_KEY = "chatkit_trio.exchange"
+
+_LAST_MESSAGE_TIMEOUT = 10.0
+"""Seconds that the last message of a response is shielded from a disconnect."""
+
+_BEGINNING_TIMEOUT = 10.0
+"""Seconds that a message whose sender is gone may take until its turn begins."""
+
+
+class Delivery:
+    """An app whose requests are delivered as the module says."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._endpoints: set[str] = set()
+        self._servers: list[ChatKitServer[Any]] = []
+
+    @classmethod
+    def around(cls, app: Quart) -> Delivery:
+        """Return the delivery around an app; puts it there first if there is none."""
+        delivery: Delivery | None = app.extensions.get(_EXTENSION)
+        if delivery is None:
+            delivery = app.extensions[_EXTENSION] = cls(app.asgi_app)
+            app.asgi_app = delivery  # type: ignore[method-assign]
+        return delivery
+
+    def add_endpoint(self, path: str, server: ChatKitServer[Any]) -> None:
+        """Have messages that are posted to this path begin, even if their sender is gone."""
+        self._endpoints.add(path)
+        self._servers.append(server)
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Call the app, as ASGI says."""
+        if scope["type"] == "lifespan":
+            await settling_first(self._servers, partial(self._app, scope, receive, send))
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        begins = scope["method"] == "POST" and path in self._endpoints
+        exchange = Exchange(receive, send, begins=begins)
+        try:
+            await self._app({**scope, _SCOPE_KEY: exchange}, exchange.receive, exchange.send)
+        finally:
+            await exchange.aclose()  # noqa: ASYNC102 (it shields itself)
+
+
+class Exchange:
+    """One request and its response."""
+
+    def __init__(self, receive: Receive, send: Send, *, begins: bool) -> None:
+        self._receive = receive
+        self._send = send
+        self._begins = begins
+        self._has_arrived = False
+        self._is_answered = trio.Event()
+        self._results: list[StreamingResult] = []
+
+    @classmethod
+    def of(cls, scope: Any) -> Exchange:
+        """Return the exchange that a request belongs to."""
+        exchange: Exchange = scope[_SCOPE_KEY]
+        return exchange
+
+    def begin(self, result: StreamingResult) -> None:
+        """Begin a turn now, and stop reading it when the exchange is over. Not a checkpoint.
+
+        The response, which reads it, may never be sent.
+        """
+        self._results.append(result)
+        result.begin()
+
+    async def receive(self) -> Any:
+        """Receive a message; a disconnect comes when there is an answer, or none in time."""
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._has_arrived = not message.get("more_body", False)
+        elif self._begins and self._has_arrived:
+            with trio.move_on_after(_BEGINNING_TIMEOUT):
+                await self._is_answered.wait()
+        return message
+
+    async def send(self, message: Any) -> None:
+        """Send a message; the last one isn't interrupted."""
+        is_body = message["type"] == "http.response.body"
+        if is_body and not message.get("more_body", False):
+            with trio.move_on_after(_LAST_MESSAGE_TIMEOUT, shield=True):
+                await self._send(message)
+        else:
+            await self._send(message)
+        self._is_answered.set()
+
+    async def aclose(self) -> None:
+        """Stop reading; a turn that this cancels is settled then."""
+        for result in self._results:
+            await result.aclose()

@@ -1,0 +1,215 @@
+"""Real sockets and processes: a client that can misbehave, a server process, what it has stored."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import h11
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from chatkit_trio.stores import SQLiteStore
+from chatkit_trio.web import create_app
+
+from .http import CREATE, Event, events_of
+
+ROOT = Path(__file__).parents[2]
+MESSAGE = json.dumps(CREATE).encode()
+TALKER = "tests.web.talker:server"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so of which no event tells, such as what a process has logged."""
+    while not condition():  # noqa: ASYNC110
+        await trio.sleep(0.02)
+
+
+class Caller:
+    """A connection that has sent a message and reads the answer as it likes."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.status = 0
+        self.body = b""
+        self._http = h11.Connection(h11.CLIENT)
+
+    async def send(
+        self,
+        headers: Mapping[str, str] | None = None,
+        *,
+        method: str = "POST",
+        path: str = "/chatkit",
+        body: bytes = MESSAGE,
+    ) -> None:
+        named = {"Host": "127.0.0.1", "Content-Length": str(len(body)), **(headers or {})}
+        request = h11.Request(method=method, target=path, headers=list(named.items()))
+        for event in (request, h11.Data(data=body), h11.EndOfMessage()):
+            await self.stream.send_all(self._http.send(event) or b"")
+
+    async def read_until(self, text: bytes) -> None:
+        with trio.fail_after(20):
+            while text not in self.body:
+                assert await self._read(), f"the answer ended before {text!r}"
+
+    async def read_to_end(self) -> None:
+        with trio.fail_after(20):
+            while await self._read():
+                pass
+
+    async def _read(self) -> bool:
+        event = self._http.next_event()
+        if event is h11.NEED_DATA:
+            self._http.receive_data(bytes(await self.stream.receive_some()))
+        elif isinstance(event, h11.Response):
+            self.status = event.status_code
+        elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
+            return False
+        elif isinstance(event, h11.Data):
+            self.body += bytes(event.data)
+        return True
+
+    @property
+    def events(self) -> list[Event]:
+        """The events that have arrived whole."""
+        return events_of(self.body.rpartition(b"\n\n")[0])
+
+    @property
+    def thread_id(self) -> str:
+        return self.events[0].data["thread"]["id"]
+
+    @property
+    def text(self) -> str:
+        """The assistant's text that has arrived."""
+        updates = [event.data.get("update", {}) for event in self.events]
+        return "".join(update.get("delta", "") for update in updates)
+
+
+@asynccontextmanager
+async def calling(port: int) -> AsyncIterator[Caller]:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    try:
+        caller = Caller(stream)
+        await caller.send()
+        yield caller
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+@asynccontextmanager
+async def served(server) -> AsyncIterator[int]:
+    """Serve with plain Hypercorn in this process; yield the port."""
+    async with served_app(create_app(server)) as port:
+        yield port
+
+
+@asynccontextmanager
+async def served_app(app) -> AsyncIterator[int]:
+    """Serve an app with plain Hypercorn in this process; yield the port."""
+    config = Config()
+    config.bind = ["127.0.0.1:0"]
+    config.errorlog = None
+    stop = trio.Event()
+    run = partial(serve, app, config, shutdown_trigger=stop.wait, mode="asgi")
+    async with trio.open_nursery() as nursery:
+        (url,) = await nursery.start(run)
+        yield int(url.rpartition(":")[2])
+        stop.set()
+
+
+class ServerProcess:
+    """A server in a process of its own, its port, and what it has logged."""
+
+    def __init__(self, process: trio.Process, log: Path) -> None:
+        self._process = process
+        self._log = log
+        self.port = 0
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    def send_signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    async def wait(self) -> None:
+        await self._process.wait()
+
+    async def ended(self, within: float) -> float:
+        """Wait for the process's end, and return how long that took."""
+        began = trio.current_time()
+        with trio.move_on_after(within):
+            await self._process.wait()
+            return trio.current_time() - began
+        raise AssertionError(f"it runs on after {within} s; its log:\n{self.log}")
+
+    async def logs(self, text: str, within: float = 20) -> None:
+        """Wait until a text is in the log."""
+        with trio.move_on_after(within):
+            await until(lambda: text in self.log or self._process.poll() is not None)
+            assert text in self.log, self.log
+            return
+        raise AssertionError(f"{text!r} isn't in the log:\n{self.log}")
+
+
+@asynccontextmanager
+async def running(
+    command: Sequence[str], directory: Path, ready: str, **environment: str
+) -> AsyncIterator[ServerProcess]:
+    """Run a command until the block is left; the block begins when `ready` is in its log.
+
+    The port is what stands behind `ready` and a host in the log.
+    """
+    log = directory / "server.log"
+    with log.open("wb") as output:
+        process = await trio.lowlevel.open_process(
+            command, cwd=ROOT, env={**os.environ, **environment}, stdout=output, stderr=output
+        )
+    server = ServerProcess(process, log)
+    try:
+        await server.logs(ready, within=30)
+        server.port = int(server.log.partition(ready)[2].split()[0].rpartition(":")[2])
+        yield server
+    finally:
+        with trio.CancelScope(shield=True):
+            if process.poll() is None:
+                process.kill()
+            await process.wait()
+
+
+@asynccontextmanager
+async def served_by_cli(
+    database: Path, *options: str, target: str = TALKER, **environment: str
+) -> AsyncIterator[ServerProcess]:
+    """Run `chatkit-trio serve` on the talker, or on another target."""
+    command = [sys.executable, "-m", "chatkit_trio", "serve", target, "--port", "0", *options]
+    environment["TALKER_DATABASE"] = str(database)
+    async with running(command, database.parent, "Serving on", **environment) as server:
+        yield server
+
+
+async def items_in(database, thread_id):
+    async with SQLiteStore(database) as store:
+        page = await store.load_thread_items(thread_id, None, 100, "asc", None)
+    return page.data

@@ -1,0 +1,72 @@
+"""Connections close when they should, whatever HTTP the client speaks.
+
+Plain Hypercorn serves here: what holds under it holds under `serve` too.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import trio
+
+from chatkit_trio.stores import MemoryStore
+from chatkit_trio.testing import say, scripted_server
+
+from .http import CREATE
+from .sockets import served
+
+WITHIN = 5  # seconds; without the cure these connections stay open for ever
+
+
+def request(method: str, path: str, version: str, *headers: str, body: bytes = b"") -> bytes:
+    lines = [f"{method} {path} HTTP/{version}", "Host: 127.0.0.1", *headers]
+    if body:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+async def all_until_closed(port: int, data: bytes) -> bytes:
+    """Send bytes, and return all that comes until the server closes the connection."""
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(data)
+        received = b""
+        with trio.fail_after(WITHIN):
+            while chunk := await stream.receive_some():
+                received += chunk
+        return received
+
+
+CHAT = json.dumps(CREATE).encode()
+
+
+@pytest.mark.parametrize(
+    ("version", "headers"), [("1.0", ()), ("1.1", ("Connection: close",))], ids=["1.0", "close"]
+)
+@pytest.mark.parametrize(
+    ("method", "path", "body", "end"),
+    [
+        ("GET", "/healthz", b"", b"}"),
+        ("GET", "/", b"", b"</html>"),
+        ("GET", "/nowhere", b"", b"}"),
+        ("POST", "/chatkit", b"nonsense", b"}"),
+        ("POST", "/chatkit", CHAT, b"\n\n"),
+    ],
+    ids=["health", "page", "404", "refusal", "stream"],
+)
+async def test_a_client_that_asks_for_it_is_hung_up_on(version, headers, method, path, body, end):
+    async with served(scripted_server(MemoryStore(), [say("Hello")])) as port:
+        received = await all_until_closed(port, request(method, path, version, *headers, body=body))
+
+    assert received.removesuffix(b"0\r\n\r\n").rstrip(b"\r\n").endswith(end.rstrip(b"\n"))
+
+
+async def test_a_connection_carries_several_requests():
+    async with served(scripted_server(MemoryStore(), [say("Hello")] * 2)) as port:
+        one = request("POST", "/chatkit", "1.1", body=CHAT)
+        last = request("GET", "/healthz", "1.1", "Connection: close")
+        received = await all_until_closed(port, one + one + last)
+
+    assert received.count(b"HTTP/1.1 200") == 3
+    assert received.count(b"thread.created") == 2
+    assert b'"status": "ok"' in received
