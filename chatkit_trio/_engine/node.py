@@ -271,12 +271,15 @@ class Node:
             try:
                 while True:
                     prepared = await turn.ending.read(partial(turn.request.prepare, turn.id))
-                    turn.first_write_begins()
+                    if not asked:
+                        turn.first_write_begins()
                     may_be_in_line = True
                     begin = partial(coordination.begin, prepared.opening, turn.context)
                     blocking = await turn.ending.write(begin)
                     if blocking is None:
                         may_be_in_line = False
+                        if asked:
+                            turn.first_write_begins()
                         return prepared
                     turn.has_to_wait()
                     if blocking.turn_id != asked:
