@@ -20,7 +20,7 @@ import trio
 
 from chatkit_trio.errors import BusyError, FramesLost, StoreError
 from chatkit_trio.store import Coordination, Hint, News, Store, TurnRecord
-from chatkit_trio.types import ThreadItem, ThreadMetadata
+from chatkit_trio.types import ThreadItem, ThreadMetadata, is_hidden
 
 from .frames import FrameReader
 from .journal import recover
@@ -371,7 +371,8 @@ class Node:
             if reply is None:
                 entry = await coordination.checkpointed(record.turn_id)
                 if entry is not None:
-                    return Beside([*entry.items], [*entry.changed_items], is_over)
+                    new = [item for item in entry.items if not is_hidden(item)]
+                    return Beside(new, [*entry.changed_items], is_over)
             await self.recover(thread_id)
         return None
 
