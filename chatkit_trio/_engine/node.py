@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import trio
 
@@ -538,14 +537,11 @@ def _is_answering(turn: Turn[Any]) -> bool:
     return turn.state is TurnState.ANSWERING and not turn.is_ending
 
 
-_nodes: WeakKeyDictionary[Coordination[Any], Node] = WeakKeyDictionary()
-
-
 def node_of(store: Store[Any]) -> Node | None:
     """Return this process's node of a store; None if the store has no coordination."""
     if store.coordination is None:
         return None
-    node = _nodes.get(store.coordination)
-    if node is None:
-        node = _nodes[store.coordination] = Node(store, store.coordination)
+    if store.coordination.engine is None:
+        store.coordination.engine = Node(store, store.coordination)
+    node: Node = store.coordination.engine
     return node
