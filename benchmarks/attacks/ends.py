@@ -61,7 +61,7 @@ async def _hang(victim: Victim, *, way: str, number: signal.Signals) -> tuple[bo
     async with victim.stream(message(None, do=way, deltas=10)) as connection:
         frames = connection.frames()
         async for frame in frames:
-            if "0000009" in json.dumps(frame.data):
+            if "0000009" in json.dumps(frame.event):
                 break
         await trio.sleep(0.7)
         victim.send_signal(number)
