@@ -34,9 +34,9 @@ class SlowSQLiteStore(SQLiteStore[Any]):
         self.noted_at: dict[str, float] = {}
         write = self._database.write
 
-        async def slow_write(transaction: Callable[[Any], Any]) -> Any:
+        async def slow_write(transaction: Callable[[Any], Any], *, owner: str = "") -> Any:
             await trio.sleep(delay / 2)
-            result = await write(transaction)
+            result = await write(transaction, owner=owner)
             await trio.sleep(delay / 2)
             return result
 

@@ -87,7 +87,9 @@ class TemplateFile:
     async def _load(cls, path: Path, bases: Iterable[Path]) -> Self:
         import trio
 
-        return await trio.to_thread.run_sync(cls._from_bases, path, bases)
+        # A limiter of its own, for user code may take all threads of the default one.
+        limiter = trio.CapacityLimiter(1)
+        return await trio.to_thread.run_sync(cls._from_bases, path, bases, limiter=limiter)
 
     @classmethod
     def _from_bases(cls, path: Path, bases: Iterable[Path]) -> Self:

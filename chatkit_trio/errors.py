@@ -25,6 +25,7 @@ __all__ = [
     "FramesLost",
     "GoneError",
     "InvalidRequestError",
+    "LimitError",
     "ModelError",
     "NotFoundError",
     "ServerNotRunningError",
@@ -143,6 +144,22 @@ class GoneError(ChatKitError):
 
     http_status = 410
     code = "expired"
+
+
+class LimitError(ChatKitError):
+    """An owner has used all that it may for now; nothing of the request was carried out.
+
+    `limit` is the name of the field of `OwnerLimits`, and `retry_after` says in how many seconds
+    the request may be allowed.
+    """
+
+    http_status = 429
+    code = "limit"
+
+    def __init__(self, message: str, *, limit: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.retry_after = retry_after
 
 
 class FramesLost(ChatKitError):

@@ -1,7 +1,8 @@
-"""What the server takes: how much one request may hold, whoever sends it.
+"""What the server takes: how much one request may hold, and how much one owner may use.
 
-Plain settings, read by the engine before a request is validated, so that no work on the event loop
-grows with what a stranger sends.
+Plain settings. Those of a request are read by the engine before it is validated, so that no work on
+the event loop grows with what a stranger sends. An owner's limit that isn't kept is a `LimitError`
+(HTTP 429), and nothing of the refused request is stored; docs/reference/policy.md says what counts.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
+from typing import Protocol
 
-__all__ = ["DEFAULT_BODY_BYTES", "RequestLimits"]
+from ._settings import check_count
+
+__all__ = ["DEFAULT_BODY_BYTES", "OwnerLimits", "OwnerUsage", "Rate", "RequestLimits"]
 
 # --- One request -------------------------------------------------------------------------------
 
@@ -55,7 +59,8 @@ class RequestLimits:
         ChatKitServer(store, limits=RequestLimits(body_bytes={"threads.create": 4_000_000}))
 
     A request over a limit raises `TooLargeError` (HTTP 413), which names the field and the limit,
-    before any of it is validated or stored. Raises `ValueError` for a limit that makes no sense.
+    before any of it is validated or stored. Raises `TypeError` or `ValueError` for a limit that
+    makes no sense.
     """
 
     body_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
@@ -111,8 +116,7 @@ class RequestLimits:
             raise ValueError(f"body_bytes has no request types {sorted(unknown)}")
         object.__setattr__(self, "body_bytes", MappingProxyType(dict(self.body_bytes)))
         for name, limit in (*self._numbers(), *self.body_bytes.items()):
-            if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-                raise ValueError(f"the limit {name} must be a whole number above 0, not {limit!r}")
+            check_count(name, limit)
         for name, most in _AT_MOST.items():
             if getattr(self, name) > most:
                 raise ValueError(f"the limit {name} may be {most} at most: stores load no more")
@@ -129,3 +133,91 @@ class RequestLimits:
     def longest_body(self) -> int:
         """How many bytes the longest request may have, of whatever type."""
         return max(map(self.bytes_of, DEFAULT_BODY_BYTES))
+
+
+# --- One owner ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnerLimits:
+    """How much one owner may use; None means no limit.
+
+        server = MyServer(store, owner_limits=OwnerLimits(live_turns=4, requests_per_minute=120))
+
+    Who the owner is says `ChatKitServer.get_owner`. What is allowed a minute or an hour may be used
+    at once, and comes back evenly. Raises `ValueError` for a limit below 1.
+    """
+
+    live_turns: int | None = None
+    """Answers under way at once: messages, retries, actions, tool outputs, answered questions."""
+
+    requests_per_minute: int | None = None
+    """Requests of every kind but stop: reading, watching and uploading too."""
+
+    text_bytes_per_minute: int | None = None
+    """Bytes of the requests that change something or that a model gets, without recordings. One
+    request larger than this passes after a minute without any, and is paid for later."""
+
+    upload_bytes_per_hour: int | None = None
+    """Bytes of files as they arrive, and of recordings for dictation."""
+
+    uploads_per_hour: int | None = None
+    """New attachments, whether their bytes arrive or not."""
+
+    live_uploads: int | None = None
+    """Files that arrive at the same time."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            limit = getattr(self, each.name)
+            if limit is None:
+                continue
+            if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+                raise ValueError(
+                    f"{each.name} must be a whole number of at least 1, or None for no limit, not"
+                    f" {limit!r}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So much in so many seconds."""
+
+    amount: float
+    seconds: float
+
+
+class OwnerUsage(Protocol):
+    """Where the use of each owner is counted.
+
+    A server counts in its own memory. Before it is entered, set `ChatKitServer.owners.usage` to
+    another one that several processes share. `kind` is the name of a field of `OwnerLimits`.
+    """
+
+    async def spend(
+        self, owner: str, kind: str, amount: float, rate: Rate, *, only_look: bool = False
+    ) -> float:
+        """Use up an amount if the rate allows it; return 0, or in how many seconds it would.
+
+        What is larger than the rate's amount is allowed when nothing was used for `rate.seconds`.
+        With `only_look` nothing is used up. A cancelled call has used up all of it or nothing.
+        """
+        ...
+
+    async def take_slot(
+        self, owner: str, kind: str, slot_id: str, most: int, replaces: str | None
+    ) -> bool:
+        """Take one of `most` slots until `free_slot`; say whether there was one.
+
+        A slot that another one replaces isn't counted while both are taken. A slot that nobody has
+        said to `keep_slot` is freed after some seconds: the request that took it has got lost.
+        """
+        ...
+
+    def keep_slot(self, owner: str, kind: str, slot_id: str) -> None:
+        """Keep a slot until it is freed, even if it was taken away meanwhile. Never waits."""
+        ...
+
+    def free_slot(self, owner: str, kind: str, slot_id: str) -> None:
+        """Give a slot back; one that is free already is no error. Never waits."""
+        ...

@@ -25,6 +25,7 @@ from ._engine.journal import keep_journal, keep_recovering, recover, write_down
 from ._engine.keeping import CancelReason, ending_note
 from ._engine.live import LiveTurns
 from ._engine.opening import CheckedRequest
+from ._engine.owner_limits import Owners, Slot, Toll
 from ._engine.pace import BigWork
 from ._engine.pages import PagedAnswer
 from ._engine.policy import TurnPolicy
@@ -36,6 +37,7 @@ from ._engine.requests import (
     DEFAULT_PAGE_SIZE,
     READS,
     STREAMING,
+    costs,
     last_ending,
 )
 from ._engine.streaming import stream_text, stream_widget
@@ -44,7 +46,7 @@ from ._engine.widget_diff import diff_widget
 from ._engine.wire import to_json
 from ._settings import check_seconds
 from .errors import FramesLost, ServerNotRunningError, StoreError
-from .limits import RequestLimits
+from .limits import OwnerLimits, RequestLimits
 from .store import AttachmentStore, Journal, Store
 from .types import AnswerEnding, ChatKitReq
 
@@ -100,8 +102,11 @@ class StreamingResult:
                 await send(frame)
     """
 
-    def __init__(self, start: Callable[[], tuple[Turn[Any], FrameReader]]) -> None:
+    def __init__(
+        self, start: Callable[[], tuple[Turn[Any], FrameReader]], slot: Slot | None = None
+    ) -> None:
         self._start = start
+        self._slot = slot
         self._reading: tuple[Turn[Any], FrameReader] | None = None
         self._is_entered = False
         self._is_closed = False
@@ -175,6 +180,7 @@ class StreamingResult:
         Waits even if the caller has been cancelled, for at most four times `settle_timeout`.
         Closing twice is allowed.
         """
+        self._free_unused_slot()
         if self._reading is None:
             return
         turn, reader = self._reading
@@ -188,7 +194,12 @@ class StreamingResult:
     def _started(self) -> tuple[Turn[Any], FrameReader]:
         if self._reading is None:
             self._reading = self._start()
+            self._free_unused_slot()  # a repeat reads along another request's turn
         return self._reading
+
+    def _free_unused_slot(self) -> None:
+        if self._slot is not None:
+            self._slot.free_unless_kept()
 
 
 class ChatKitServer(ServerHooks[TContext]):
@@ -201,7 +212,8 @@ class ChatKitServer(ServerHooks[TContext]):
     often, in seconds, live answers are written to the store's journal if it has one: a crash
     loses at most so much of an answer. `idempotency_window` is how long, in seconds, a request with
     an `Idempotency-Key` is remembered, so that its repeat isn't carried out again. `limits` says
-    how much one request may hold.
+    how much one request may hold. `owner_limits` bounds what one owner may use; without it nothing
+    is bounded. See `limits.OwnerLimits` and `get_owner`.
     """
 
     def __init__(
@@ -213,6 +225,7 @@ class ChatKitServer(ServerHooks[TContext]):
         limits: RequestLimits | None = None,
         journal_interval: float = 0.5,
         idempotency_window: float = 600.0,
+        owner_limits: OwnerLimits | None = None,
     ) -> None:
         if policy is not None and not isinstance(policy, TurnPolicy):
             raise TypeError(f"policy must be a TurnPolicy, not {policy!r}")
@@ -225,6 +238,7 @@ class ChatKitServer(ServerHooks[TContext]):
         self.big_work = BigWork()
         self.journal_interval = journal_interval
         self.live_turns = LiveTurns(self.__recover)
+        self.owners = Owners(owner_limits)
         self.__repeats = Repeats(self, idempotency_window)
         # Two underscores: a subclass has names of its own, and must not replace these by chance.
         self.__stack: AsyncExitStack | None = None
@@ -409,6 +423,7 @@ class ChatKitServer(ServerHooks[TContext]):
         can_return: bool = False,
         idempotency_key: str | None = None,
         with_endings: bool = False,
+        is_counted: bool = False,
     ) -> StreamingResult | NonStreamingResult:
         """Answer one request of the ChatKit protocol.
 
@@ -430,26 +445,47 @@ class ChatKitServer(ServerHooks[TContext]):
         `idempotency_window` seconds, also over a restart. A request that was refused, or whose
         first writes failed, uses no key up.
 
+        `is_counted` says that the caller has counted the request by `count_request` already.
+
         Raises `InvalidRequestError` (400), `TooLargeError` (413, for one over `limits`),
         `NotFoundError` (404), `ConflictError` and `BusyError` (409; `ConflictError` also for a key
-        that came with another body); each has an `http_status`. A stream's errors come as `error`
-        events. Checkpoints; a cancelled non-streaming request has either been carried out or not,
-        and its key can be used again.
+        that came with another body), and `LimitError` (429), for which nothing has been stored;
+        each has an `http_status`. A stream's errors come as `error` events. Checkpoints; a
+        cancelled non-streaming request has either been carried out or not, and its key can be used
+        again.
         """
+        if not is_counted:
+            await self.count_request(context)
         parsed = await read_request(request, self.limits, self.big_work)
+        size = len(request.encode() if isinstance(request, str) else request)
+        toll = self.owners.toll(self.owner_if_limited(context), costs(parsed, size))
         if type(parsed) in STREAMING:
             key = None if idempotency_key is None else (idempotency_key, request)
-            return await self.__open(parsed, context, key, can_return=can_return)
-        answer = partial(self.__answer, parsed, context, with_endings=with_endings)
+            return await self.__open(parsed, context, key, toll, can_return=can_return)
+        answer = partial(self.__answer, parsed, context, toll, with_endings=with_endings)
         if idempotency_key is None or type(parsed) in READS:
             return NonStreamingResult(await answer())
+        await toll.ask()
+        await self.__refuse_unless_known(toll, idempotency_key, context)
         return NonStreamingResult(
             await self.__repeats.answer(idempotency_key, request, answer, context)
         )
 
+    async def count_request(self, context: TContext) -> None:
+        """Count a request of the context's owner. Raises `LimitError` if it is one too many.
+
+        `process` does it by itself; this is for views of your own, such as one that watches.
+        """
+        await self.owners.spend(self.owner_if_limited(context), "requests_per_minute", 1)
+
+    def owner_if_limited(self, context: TContext) -> str:
+        """Return `get_owner(context)` if owners have limits; else nobody needs to know: ""."""
+        return self.get_owner(context) if self.owners.are_limited else ""
+
     async def __answer(
-        self, request: ChatKitReq, context: TContext, *, with_endings: bool
+        self, request: ChatKitReq, context: TContext, toll: Toll, *, with_endings: bool
     ) -> bytes:
+        await toll.pay()
         answered = ANSWERED_WITH_ENDINGS if with_endings else ANSWERED
         answer = await answered[type(request)](self, request, context)
         return answer.to_json() if isinstance(answer, PagedAnswer) else to_json(answer)
@@ -459,30 +495,56 @@ class ChatKitServer(ServerHooks[TContext]):
         request: ChatKitReq,
         context: TContext,
         key: tuple[str, str | bytes | bytearray] | None,
+        toll: Toll,
         *,
         can_return: bool,
     ) -> StreamingResult:
         self.__require_running()
         checked = STREAMING[type(request)](self, request, context)
         policy = self.get_turn_policy(request, context)
-        check = partial(self.__check, checked, policy)
-        start = partial(self.__start, policy=policy, context=context, can_return=can_return)
-        if key is None:
-            await check()
-            return StreamingResult(partial(start, checked, self.live_turns.run))
-        keyed = await self.__repeats.open(*key, checked, context)
-        start_keyed = partial(start, keyed, partial(self.__repeats.run, keyed))
-        return StreamingResult(
-            await keyed.reading(policy, check, start_keyed, can_return=can_return)
+        await toll.ask_for_turn(self.__superseded(checked.thread_id, policy))
+        check = partial(self.__check, checked, policy, toll)
+        start = partial(
+            self.__start, toll.slot, policy=policy, context=context, can_return=can_return
         )
+        try:
+            await self.__refuse_unless_known(toll, None if key is None else key[0], context)
+            if key is None:
+                await check()
+                return StreamingResult(partial(start, checked, self.live_turns.run), toll.slot)
+            keyed = await self.__repeats.open(*key, checked, context)
+            start_keyed = partial(start, keyed, partial(self.__repeats.run, keyed))
+            return StreamingResult(
+                await keyed.reading(policy, check, start_keyed, can_return=can_return), toll.slot
+            )
+        except BaseException:
+            toll.free_slot()
+            raise
 
-    async def __check(self, checked: CheckedRequest, policy: TurnPolicy) -> None:
+    def __superseded(self, thread_id: str, policy: TurnPolicy) -> Slot | None:
+        """Return the slot of the turn that a new one will supersede: they aren't counted twice."""
+        holder = self.live_turns.holder(thread_id)
+        is_superseded = policy.on_busy == "supersede" and holder is not None and holder.allow_cancel
+        return holder.slot if holder is not None and is_superseded else None
+
+    async def __refuse_unless_known(self, toll: Toll, key: str | None, context: TContext) -> None:
+        """Raise if the owner can't pay, unless the request is a repeat, which may cost nothing."""
+        if toll.refusal is None:
+            return
+        if key is None or not await self.__repeats.knows(key, context):
+            raise toll.refusal
+
+    async def __check(self, checked: CheckedRequest, policy: TurnPolicy, toll: Toll) -> None:
+        """Raise if the request can't be carried out; else let its owner pay for it."""
+        toll.require()
         await checked.check()
         if policy.on_busy == "reject":
             self.live_turns.refuse_if_busy(checked.thread_id)
+        await toll.pay()
 
     def __start(
         self,
+        slot: Slot | None,
         checked: CheckedRequest,
         run: Callable[[Turn[TContext]], Awaitable[None]],
         policy: TurnPolicy,
@@ -492,6 +554,9 @@ class ChatKitServer(ServerHooks[TContext]):
     ) -> tuple[Turn[TContext], FrameReader]:
         nursery = self.__require_running()
         turn = Turn(self, checked, policy, context)
+        if slot is not None:
+            slot.keep()
+            turn.slot = slot
         self.live_turns.add(turn)
         reader = turn.open_reader(leads=True, can_return=can_return)
         nursery.start_soon(run, turn, name=f"chatkit_trio {turn.id}")

@@ -250,6 +250,13 @@ class Store(ABC, Generic[TContext]):
     journal: Journal[TContext] | None = None
     """The store's crash journal, or None if it has none."""
 
+    def get_owner(self, context: TContext) -> str:
+        """Return the owner that this context stands for; limits are counted by it.
+
+        This default has one owner for all contexts. A checkpoint it isn't.
+        """
+        return ""
+
     def generate_thread_id(self, context: TContext) -> str:
         """Return a new thread id."""
         return default_generate_id("thread")
@@ -404,6 +411,16 @@ class Store(ABC, Generic[TContext]):
         checkpoint here, and `trio.Cancelled` means that nothing has been recorded.
 
         This default keeps nothing and returns None, so every request is a new one. It doesn't wait.
+        """
+        return None
+
+    async def find_request(
+        self, key: str, window: float, context: TContext
+    ) -> RequestRecord | None:
+        """Return the record that the owner has of a key, if it is younger than `window` seconds.
+
+        Changes nothing: the engine asks when a limit keeps it from recording a request. A store
+        that keeps records is a checkpoint here. This default keeps none and returns None.
         """
         return None
 

@@ -49,6 +49,7 @@ LAYERS = [
         "_engine.journal",
         "_engine.live",
         "_engine.opening",
+        "_engine.owner_limits",
         "_engine.pace",
         "_engine.pages",
         "_engine.reading",

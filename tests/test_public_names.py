@@ -35,7 +35,13 @@ PUBLIC = {
         "UnstorableItem",
         "default_generate_id",
     ],
-    "chatkit_trio.limits": ["DEFAULT_BODY_BYTES", "RequestLimits"],
+    "chatkit_trio.limits": [
+        "DEFAULT_BODY_BYTES",
+        "OwnerLimits",
+        "OwnerUsage",
+        "Rate",
+        "RequestLimits",
+    ],
     "chatkit_trio.stores": ["DiskAttachmentStore", "MemoryStore", "SQLiteStore"],
     "chatkit_trio.web": ["ChatPage", "chatkit_blueprint", "create_app", "serve"],
     "chatkit_trio.agents": [

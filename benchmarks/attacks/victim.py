@@ -5,6 +5,9 @@ is a command in JSON:
 
     {"deltas": 1000, "size": 8, "pause": 0.01}    stream so many pieces of text
     {"do": "block", "seconds": 60}                block a thread of the default limiter
+
+`SIEGE_OWNER_LIMITS` and `SIEGE_POLICY`, JSON objects, are settings of the server. With
+`SIEGE_OWNERS` the header `User` says who asks; without it all requests have one owner.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from quart import Request
 
-from chatkit_trio.server import ChatKitServer, stream_text
+from chatkit_trio.limits import OwnerLimits
+from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
 from chatkit_trio.stores import DiskAttachmentStore, SQLiteStore
 from chatkit_trio.types import ThreadMetadata, ThreadStreamEvent, UserMessageItem
 from chatkit_trio.web import create_app
@@ -28,11 +33,11 @@ DIRECTORY = Path(os.environ["SIEGE_DIRECTORY"])
 Command = dict[str, Any]
 
 
-class VictimServer(ChatKitServer[Any]):
+class VictimServer(ChatKitServer[str]):
     """Does what the message says."""
 
     async def respond(
-        self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: Any
+        self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: str
     ) -> AsyncIterator[ThreadStreamEvent]:
         command = _command_of(input_user_message)
         if "do" in command:
@@ -61,12 +66,27 @@ async def _block(command: Command) -> None:
 
 DEEDS: dict[str, Callable[[Command], Awaitable[None]]] = {"block": _block}
 
-store = SQLiteStore[Any](DIRECTORY / "chat.db")
-attachments = DiskAttachmentStore[Any](
+
+def _one_owner(request: Request) -> str:
+    return ""
+
+
+def _user(request: Request) -> str:
+    return request.headers["User"]
+
+
+store = SQLiteStore[str](DIRECTORY / "chat.db", owner=str)
+attachments = DiskAttachmentStore[str](
     DIRECTORY / "attachments",
     metadata=store,
     base_url="http://127.0.0.1/attachments",
     secret="a secret of the siege, which is no secret",
+    owner=str,
 )
-server = VictimServer(store, attachments)
-app = create_app(server)
+server = VictimServer(
+    store,
+    attachments,
+    policy=TurnPolicy(**json.loads(os.environ.get("SIEGE_POLICY", "{}"))),
+    owner_limits=OwnerLimits(**json.loads(os.environ.get("SIEGE_OWNER_LIMITS", "{}"))),
+)
+app = create_app(server, context=_user if "SIEGE_OWNERS" in os.environ else _one_owner)

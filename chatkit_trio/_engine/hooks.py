@@ -25,6 +25,7 @@ from chatkit_trio.types import (
 )
 
 from .live import LiveTurns
+from .owner_limits import Owners
 from .pace import BigWork
 from .policy import TurnPolicy
 from .turn import current_turn
@@ -42,6 +43,8 @@ class ServerHooks(ABC, Generic[TContext]):
     """Lets what is long be read and encoded by one task at a time."""
     live_turns: LiveTurns
     """The turns in progress in this process."""
+    owners: Owners
+    """The limits of owners, and what each has used."""
 
     @abstractmethod
     def respond(
@@ -108,6 +111,17 @@ class ServerHooks(ABC, Generic[TContext]):
     def get_stream_options(self, thread: ThreadMetadata, context: TContext) -> StreamOptions:
         """Return the options of a turn: `allow_cancel=False` means that clients can't end it."""
         return StreamOptions(allow_cancel=True)
+
+    def get_owner(self, context: TContext) -> str:
+        """Return who a request's use is counted for; see `OwnerLimits`.
+
+            def get_owner(self, context):
+                return context.tenant_id
+
+        The default is the owner whose threads the store shows, "" if the store has no owners. Must
+        not wait.
+        """
+        return self.store.get_owner(context)
 
     def get_turn_policy(self, request: ChatKitReq, context: TContext) -> TurnPolicy:
         """Return the policy of the turn that this request starts. The default is `policy`.

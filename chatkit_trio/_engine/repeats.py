@@ -118,6 +118,12 @@ class Repeats:
             opened.is_repeated(known)
         return opened
 
+    async def knows(self, key: str, context: Any) -> bool:
+        """Say whether a request with this key has come before; records nothing."""
+        _check_key(key)
+        known = await self._server.store.find_request(key, self._window, context)
+        return known is not None
+
     async def run(self, request: KeyedRequest, turn: Turn[Any]) -> None:
         """Run the turn of a request, then record what it has made."""
         await self._server.live_turns.run(turn)

@@ -652,6 +652,20 @@ def _page_size(limit: int | None, limits: RequestLimits) -> int:
     return min(limit or DEFAULT_PAGE_SIZE, limits.page_items)
 
 
+def costs(request: Any, size: int) -> dict[str, float]:
+    """Return what a request costs its owner besides that it is one; `size` is its body's.
+
+    By kind, as in `OwnerLimits`.
+    """
+    if type(request) in READS:
+        return {}
+    if isinstance(request, InputTranscribeReq):
+        return {"upload_bytes_per_hour": len(request.params.audio_base64) * 3 // 4}
+    if isinstance(request, AttachmentsCreateReq):
+        return {"uploads_per_hour": 1, "text_bytes_per_minute": size}
+    return {"text_bytes_per_minute": size}
+
+
 READS = frozenset((ThreadsGetByIdReq, ThreadsListReq, ItemsListReq))
 """The requests that change nothing, so that repeating them is harmless."""
 

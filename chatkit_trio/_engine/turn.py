@@ -68,6 +68,7 @@ from .frames import FrameLog, FrameReader
 from .groups import ends_process, unwrapped
 from .keeping import CancelReason
 from .opening import CheckedRequest, TurnHooks
+from .owner_limits import Slot
 from .policy import TurnPolicy
 from .settling import told_at_end
 from .wire import error_event, frame, refusal_event
@@ -145,6 +146,8 @@ class Turn(Generic[TContext]):
         self.ending = Ending(self.id, policy.settle_timeout)
         self.answer: Answer | None = None
         """What there is of the turn from its first write on."""
+        self.slot: Slot | None = None
+        """The owner's slot that this turn has until it is settled, if turns are limited."""
         self._hooks = hooks
         self._options: StreamOptions | None = None
 
@@ -413,14 +416,20 @@ class Turn(Generic[TContext]):
         """Let go of the thread: all that will be stored is."""
         self.log.close()
         self.state = TurnState.SETTLED
+        self._free_slot()
         self.settled.set()
 
     def _end(self) -> None:
         """Note that nothing of this turn runs any more."""
         self.log.close()
+        self._free_slot()
         self.state = TurnState.ENDED
         self.options_known.set()
         self.ended.set()
+
+    def _free_slot(self) -> None:
+        if self.slot is not None:
+            self.slot.free()
 
 
 _BEFORE_SETTLING = frozenset((TurnState.WAITING, TurnState.BEGINNING, TurnState.ANSWERING))

@@ -70,7 +70,10 @@ class AsyncioThread:
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await self._started.wait()
                 self.loop.call_soon_threadsafe(self._stop.set)
-                await trio.to_thread.run_sync(self._thread.join, abandon_on_cancel=True)
+                # A limiter of its own, for user code may take all threads of the default one.
+                await trio.to_thread.run_sync(
+                    self._thread.join, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+                )
 
     def _run_loop(self) -> None:
         # A plain loop and not the default one, which trio-asyncio patches.

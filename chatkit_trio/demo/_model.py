@@ -12,6 +12,7 @@ from typing import Any
 
 from openai import AsyncOpenAI
 
+from chatkit_trio.limits import OwnerLimits
 from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
 from chatkit_trio.store import Store
 from chatkit_trio.types import ThreadMetadata, ThreadStreamEvent, UserMessageItem
@@ -33,8 +34,10 @@ class ModelAssistant(ChatKitServer[Any]):
     The client itself reads `OPENAI_API_KEY` and `OPENAI_BASE_URL` from the environment.
     """
 
-    def __init__(self, store: Store[Any], *, policy: TurnPolicy) -> None:
-        super().__init__(store, policy=policy)
+    def __init__(
+        self, store: Store[Any], *, policy: TurnPolicy, owner_limits: OwnerLimits | None = None
+    ) -> None:
+        super().__init__(store, policy=policy, owner_limits=owner_limits)
         self._model = os.environ.get("OPENAI_MODEL", DEFAULT_MODEL)
 
     def respond(

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import trio
 
+from chatkit_trio.limits import OwnerLimits
 from chatkit_trio.server import CancelReason, ChatKitServer, TurnPolicy
 from chatkit_trio.store import Store
 from chatkit_trio.types import (
@@ -64,9 +65,14 @@ class ScriptedAssistant(ChatKitServer[Any]):
     """Answers from `TOPICS`, with `words_per_second` as its pace."""
 
     def __init__(
-        self, store: Store[Any], *, policy: TurnPolicy, words_per_second: float = 40.0
+        self,
+        store: Store[Any],
+        *,
+        policy: TurnPolicy,
+        owner_limits: OwnerLimits | None = None,
+        words_per_second: float = 40.0,
     ) -> None:
-        super().__init__(store, policy=policy)
+        super().__init__(store, policy=policy, owner_limits=owner_limits)
         self._pause = 1.0 / words_per_second
 
     async def respond(

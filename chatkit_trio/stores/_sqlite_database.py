@@ -18,6 +18,7 @@ import trio
 
 from chatkit_trio.errors import StoreError
 
+from ._fair_limiter import FairLimiter
 from ._instance_lock import InstanceLock, remove_dead_locks
 from ._private_files import make_private
 from ._sqlite_file import OpenFile, check_file
@@ -61,8 +62,9 @@ class Database:
         self._has_told_of_lock = False
         self._writer: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
-        self._writing = trio.CapacityLimiter(1)
-        self._reading = trio.CapacityLimiter(readers)
+        # An owner can take all readers, but not the places in front of them.
+        self._writing = FairLimiter(1, each=1)
+        self._reading = FairLimiter(readers, each=readers)
 
     @property
     def instance(self) -> str:
@@ -98,24 +100,29 @@ class Database:
 
     async def open(self) -> None:
         """Open the connections and migrate the file. Raises `StoreError`."""
-        await trio.to_thread.run_sync(self._open, limiter=self._writing)
+        await trio.to_thread.run_sync(self._open, limiter=self._writing.limiter)
 
     async def close(self) -> None:
         """Wait for the running transactions, then close the connections."""
         async with self._no_reads():
-            await trio.to_thread.run_sync(self._close, limiter=self._writing)
+            await trio.to_thread.run_sync(self._close, limiter=self._writing.limiter)
 
-    async def write(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, transaction: Callable[[sqlite3.Connection], T], *, owner: str = "") -> T:
         """Run a function in a transaction of its own and commit it; if it raises, undo it.
 
         A cancellation while it waits for its turn means it never began; once begun it runs to its
-        end, and its outcome is what the caller gets.
+        end, and its outcome is what the caller gets. The writes of an owner run in order; owners
+        take turns.
         """
-        return await trio.to_thread.run_sync(self._write, transaction, limiter=self._writing)
+        async with self._writing.place(owner):
+            limiter = self._writing.limiter
+            return await trio.to_thread.run_sync(self._write, transaction, limiter=limiter)
 
-    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a function on one snapshot of the file, beside the writer."""
-        return await trio.to_thread.run_sync(self._read, query, limiter=self._reading)
+    async def read(self, query: Callable[[sqlite3.Connection], T], *, owner: str = "") -> T:
+        """Run a function on one snapshot of the file, beside the writer; owners take turns."""
+        async with self._reading.place(owner):
+            limiter = self._reading.limiter
+            return await trio.to_thread.run_sync(self._read, query, limiter=limiter)
 
     async def probe(self) -> None:
         """Raise `StoreError` unless a write succeeds now, into the file that was opened.
@@ -123,20 +130,23 @@ class Database:
         Waits for its turn among the writes. Cancelled, it may go on in its thread: a write of
         nothing, of which nobody has to know what became.
         """
-        await trio.to_thread.run_sync(self._probe, limiter=self._writing, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(
+            self._probe, limiter=self._writing.limiter, abandon_on_cancel=True
+        )
 
     @asynccontextmanager
     async def _no_reads(self) -> AsyncIterator[None]:
-        tokens = [object() for _ in range(int(self._reading.total_tokens))]
+        limiter = self._reading.limiter
+        tokens = [object() for _ in range(int(limiter.total_tokens))]
         taken: list[object] = []
         try:
             for token in tokens:
-                await self._reading.acquire_on_behalf_of(token)
+                await limiter.acquire_on_behalf_of(token)
                 taken.append(token)
             yield
         finally:
             for token in taken:
-                self._reading.release_on_behalf_of(token)
+                limiter.release_on_behalf_of(token)
 
     def _open(self) -> None:
         try:
@@ -150,7 +160,7 @@ class Database:
                 self._use_wal(self._writer)
                 with _transaction(self._writer, "IMMEDIATE"):
                     migrate(self._writer)
-                for _ in range(int(self._reading.total_tokens)):
+                for _ in range(int(self._reading.limiter.total_tokens)):
                     self._readers.append(self._connect())
                 self._file = OpenFile(self.path)
                 self._lock = InstanceLock(self.path)

@@ -20,6 +20,9 @@ from ._sqlite_database import Database
 
 logger = logging.getLogger(__name__)
 
+_SERVERS_OWN = "\0"
+"""In the queue for the file, the journal waits beside the owners."""
+
 
 class SQLiteJournal(Journal[TContext]):
     """The live turns of all processes that share the file; see `Journal`."""
@@ -38,7 +41,7 @@ class SQLiteJournal(Journal[TContext]):
             self._database.keep_lock()
             queries.begin_turn(db, owner, turn_id, thread_id, instance)
 
-        await self._database.write(transaction)
+        await self._database.write(transaction, owner=owner)
 
     async def checkpoint(self, entries: Sequence[JournalEntry]) -> None:
         """Replace what is recorded of these turns, in one transaction.
@@ -61,7 +64,7 @@ class SQLiteJournal(Journal[TContext]):
             ]
             queries.checkpoint_turns(db, instance, rows)
 
-        await self._database.write(transaction)
+        await self._database.write(transaction, owner=_SERVERS_OWN)
 
     async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
         """Mark and return the turns whose process is gone, of one thread if it is given.
@@ -81,15 +84,17 @@ class SQLiteJournal(Journal[TContext]):
             queries.claim_turns(db, live_instances(path) | {instance}, thread_id)
             return queries.claimed_turns(db, thread_id)
 
-        some_are_gone, rows = await self._database.read(look)
+        some_are_gone, rows = await self._database.read(look, owner=_SERVERS_OWN)
         if some_are_gone:
-            rows = await self._database.write(claim)
+            rows = await self._database.write(claim, owner=_SERVERS_OWN)
         return [entry for row in rows if (entry := self._entry(row)) is not None]
 
     async def settle_abandoned(self, settlement: Settlement) -> None:
         """Settle an abandoned turn, for its owner, in one transaction; only the first counts."""
         check_settlement(settlement)
-        await self._database.write(lambda db: queries.settle_claimed(db, settlement))
+        await self._database.write(
+            lambda db: queries.settle_claimed(db, settlement), owner=_SERVERS_OWN
+        )
 
     def settle(self, db: sqlite3.Connection, owner: str, settlement: Settlement) -> bool:
         """Settle a turn of this store, inside a transaction; say whether its thread is there."""

@@ -242,14 +242,9 @@ def begin_request(
 ) -> RequestRecord | None:
     """Record a request, or return the record that is there."""
     db.execute("DELETE FROM requests WHERE recorded_at <= ?", (now - window,))
-    query = """
-        SELECT key, digest, thread_id, item_id, turn_id, answer, begun FROM requests
-        WHERE owner = ? AND key = ?
-    """
-    row = db.execute(query, (owner, record.key)).fetchone()
-    if row is not None:
-        key, digest, thread_id, item_id, turn_id, answer, begun = row
-        return RequestRecord(key, digest, thread_id, item_id, turn_id, answer, bool(begun))
+    known = find_request(db, owner, record.key, now - window)
+    if known is not None:
+        return known
     query = """
         INSERT INTO requests
         (digest, thread_id, item_id, turn_id, answer, begun, owner, key, recorded_at)
@@ -257,6 +252,21 @@ def begin_request(
     """
     db.execute(query, (*_request_fields(record), owner, record.key, now))
     return None
+
+
+def find_request(
+    db: sqlite3.Connection, owner: str, key: str, since: float
+) -> RequestRecord | None:
+    """Return the record of a key that was made after `since`, if there is one."""
+    query = """
+        SELECT key, digest, thread_id, item_id, turn_id, answer, begun FROM requests
+        WHERE owner = ? AND key = ? AND recorded_at > ?
+    """
+    row = db.execute(query, (owner, key, since)).fetchone()
+    if row is None:
+        return None
+    key, digest, thread_id, item_id, turn_id, answer, begun = row
+    return RequestRecord(key, digest, thread_id, item_id, turn_id, answer, bool(begun))
 
 
 def update_request(db: sqlite3.Connection, owner: str, record: RequestRecord) -> None:

@@ -12,12 +12,12 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias
 from urllib.parse import urlencode, urlsplit
 
 import trio
@@ -71,8 +71,16 @@ Ts = TypeVarTuple("Ts")
 
 MIN_SECRET_BYTES = 16
 _MAX_NAME_LENGTH = 255
-_WRITTEN_AT_ONCE = 256 * 1024  # bytes; a hop to a worker thread costs the same for 1 and for these
+_WRITTEN_AT_ONCE = 128 * 1024  # bytes; a hop to a worker thread costs the same for 1 and for these
 _CLEANUP_TIMEOUT = 30.0  # seconds
+_THREADS = 16
+
+
+Count: TypeAlias = Callable[[int], Awaitable[None]]
+"""Counts bytes that have arrived, and raises if they are too many."""
+
+Meter: TypeAlias = Callable[[TContext], AbstractAsyncContextManager[Count]]
+"""Counts one upload of the owner whose context it gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +163,11 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         self._files = AttachmentFiles(Path(directory))
         self._pinging = trio.CapacityLimiter(1)
         self._receiving: set[str] = set()
+        # Its own, for user code may take all threads of Trio's default limiter.
+        self._threads = trio.CapacityLimiter(_THREADS)
         self._entry = CountedEntry(
-            partial(_in_thread, self._files.open),
-            partial(_in_thread, self._files.close),
+            partial(self._in_thread, self._files.open),
+            partial(self._in_thread, self._files.close),
             close_timeout=_CLEANUP_TIMEOUT,
         )
 
@@ -191,7 +201,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
             raise InvalidRequestError(f"size must not be negative, and is {input.size}")
         self._check_size(input.size)
         record = self._new_record(input.name, input.mime_type, input.size, context)
-        await _in_thread(self._files.save_record, record)
+        await self._in_thread(self._files.save_record, record)
         return self._attachment(record, with_descriptor=True)
 
     async def delete_attachment(self, attachment_id: str, context: TContext) -> None:
@@ -202,7 +212,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         with suppress(NotFoundError):
             record = await self._load_record(attachment_id)
             if record.owner == owner_of(self._owner, context):
-                await _in_thread(self._files.remove, record.id)
+                await self._in_thread(self._files.remove, record.id)
 
     async def ping(self) -> None:
         """Raise `StoreError` unless bytes can be written now, into the directory that was opened.
@@ -223,7 +233,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         record = await self._load_record(attachment_id)
         self._check_owner(record, context)
         try:
-            return await _in_thread(self._files.bytes_path(record.id).read_bytes)
+            return await self._in_thread(self._files.bytes_path(record.id).read_bytes)
         except FileNotFoundError:
             raise _not_arrived(record) from None
 
@@ -242,7 +252,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         self._check_signature(signature, "view", attachment_id)
         record = await self._load_record(attachment_id)
         await self._context_of(record, caller)
-        size = await _in_thread(self._files.size, record.id)
+        size = await self._in_thread(self._files.size, record.id)
         if size is None:
             raise _not_arrived(record)
         path = self._files.bytes_path(record.id)
@@ -258,12 +268,16 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         signature: str,
         chunks: AsyncIterator[bytes],
         caller: Callable[[], Awaitable[TContext]],
+        *,
+        meter: Meter[TContext] | None = None,
     ) -> Attachment:
         """Take the bytes of a created attachment, and clear its upload descriptor.
 
         `expires` and `signature` are of the upload URL; `caller` gives the request's context, and
-        isn't asked for bearer URLs. An upload that fails, is refused or is cancelled leaves
-        nothing, and may be tried again until the URL expires.
+        isn't asked for bearer URLs. `meter` is entered with the owner's context for as long as
+        bytes arrive, and what it gives is called with their number before they are written. An
+        upload that fails, is refused or is cancelled leaves nothing, and may be tried again until
+        the URL expires.
 
         Raises `ForbiddenError`, `GoneError` (expired), `NotFoundError` (deleted, or another
         owner's), `ConflictError` (there already, or being uploaded), `TooLargeError`,
@@ -274,16 +288,16 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
             raise GoneError("this upload URL has expired; ask for another with attachments.create")
         record = await self._load_record(attachment_id)
         context = await self._context_of(record, caller)
-        if await _in_thread(self._files.size, record.id) is not None:
+        if await self._in_thread(self._files.size, record.id) is not None:
             await self._clear_descriptor(record.id, context)  # a crash may have come before it
             raise ConflictError(f"attachment {record.id} has been uploaded already")
-        await self._receive(record, chunks)
+        await self._receive(record, chunks, context, meter)
         try:
             return await self._clear_descriptor(record.id, context)
         except BaseException:
             # What came is taken back, so that the URL is good for another try.
             with trio.move_on_after(_CLEANUP_TIMEOUT, shield=True):
-                await _in_thread(self._files.remove_bytes, record.id)
+                await self._in_thread(self._files.remove_bytes, record.id)
             raise
 
     async def receive_direct(
@@ -292,6 +306,8 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         mime_type: str,
         chunks: AsyncIterator[bytes],
         caller: Callable[[], Awaitable[TContext]],
+        *,
+        meter: Meter[TContext] | None = None,
     ) -> Attachment:
         """Take the bytes of a new attachment and save its metadata.
 
@@ -302,45 +318,61 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         context = self._metadata_context(record, caller_context)
         attachment = self._attachment(record, with_descriptor=False)
         try:
-            await _in_thread(self._files.save_record, record)
-            await self._receive(record, chunks)
+            await self._in_thread(self._files.save_record, record)
+            await self._receive(record, chunks, context, meter)
             await self.metadata.save_attachment(attachment, context)
         except BaseException:
             with trio.move_on_after(_CLEANUP_TIMEOUT, shield=True):
-                await _in_thread(self._files.remove, record.id)
+                await self._in_thread(self._files.remove, record.id)
             raise
         return attachment
 
-    async def _receive(self, record: Record, chunks: AsyncIterator[bytes]) -> None:
+    async def _receive(
+        self,
+        record: Record,
+        chunks: AsyncIterator[bytes],
+        context: TContext,
+        meter: Meter[TContext] | None,
+    ) -> None:
+        if meter is None:
+            await self._receive_metered(record, chunks, _unmetered)
+        else:
+            async with meter(context) as count:
+                await self._receive_metered(record, chunks, count)
+
+    async def _receive_metered(
+        self, record: Record, chunks: AsyncIterator[bytes], count: Count
+    ) -> None:
         if record.id in self._receiving:
             raise ConflictError(f"attachment {record.id} is being uploaded")
         self._receiving.add(record.id)
         try:
-            part = await _in_thread(self._files.begin)
+            part = await self._in_thread(self._files.begin)
             try:
-                await self._write_all(part, record, chunks)
-                await _in_thread(self._files.publish, part, record.id)
+                await self._write_all(part, record, chunks, count)
+                await self._in_thread(self._files.publish, part, record.id)
             except BaseException:
                 # Cancelled or not, half a file must not stay. One thread hop, bounded.
                 with trio.move_on_after(_CLEANUP_TIMEOUT, shield=True):
-                    await _in_thread(part.discard)
+                    await self._in_thread(part.discard)
                 raise
         finally:
             self._receiving.discard(record.id)
 
     async def _write_all(
-        self, part: PartFile, record: Record, chunks: AsyncIterator[bytes]
+        self, part: PartFile, record: Record, chunks: AsyncIterator[bytes], count: Count
     ) -> None:
         check = _ContentCheck(record, self._limit(record))
         waiting = bytearray()
         async for chunk in chunks:
             check.feed(chunk)
+            await count(len(chunk))
             waiting += chunk
             if len(waiting) >= _WRITTEN_AT_ONCE:
-                await _in_thread(part.write, bytes(waiting))
+                await self._in_thread(part.write, bytes(waiting))
                 waiting.clear()
         check.end()
-        await _in_thread(part.write, bytes(waiting))
+        await self._in_thread(part.write, bytes(waiting))
 
     async def _clear_descriptor(self, attachment_id: str, context: TContext) -> Attachment:
         attachment = await self.metadata.load_attachment(attachment_id, context)
@@ -360,7 +392,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
         processes may collect at once. Raises `StoreError`; cancelled, it stops between two files.
         """
         collected: list[str] = []
-        for attachment_id in await _in_thread(self._files.record_ids):
+        for attachment_id in await self._in_thread(self._files.record_ids):
             with suppress(NotFoundError):  # deleted while this went on
                 record = await self._load_record(attachment_id)
                 is_old = self._clock() - record.created_at >= self._orphan_age
@@ -385,7 +417,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
 
     async def _collect(self, record: Record) -> bool:
         if self._context_for_owner is None:
-            if await _in_thread(self._files.size, record.id) is not None:
+            if await self._in_thread(self._files.size, record.id) is not None:
                 return False
         else:
             context = self._owners_context(record.owner)
@@ -393,7 +425,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
                 return False
             # The metadata first: the record says, after a crash, that there is something to do.
             await self.metadata.delete_attachment(record.id, context)
-        await _in_thread(self._files.remove, record.id)
+        await self._in_thread(self._files.remove, record.id)
         return True
 
     async def _is_in_use(self, attachment_id: str, context: TContext) -> bool:
@@ -458,7 +490,7 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
             raise ForbiddenError("this URL was not signed by this server")
 
     async def _load_record(self, attachment_id: str) -> Record:
-        return await _in_thread(self._files.load_record, attachment_id)
+        return await self._in_thread(self._files.load_record, attachment_id)
 
     def _check_owner(self, record: Record, context: TContext) -> None:
         if owner_of(self._owner, context) != record.owner:
@@ -495,6 +527,10 @@ class DiskAttachmentStore(AttachmentStore[TContext]):
 
     def _limit(self, record: Record) -> int:
         return self.max_bytes if record.size is None else record.size
+
+    async def _in_thread(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        # Never abandoned: when it raises Cancelled it hasn't begun, and else it has ended.
+        return await trio.to_thread.run_sync(function, *args, limiter=self._threads)
 
 
 class _ContentCheck:
@@ -546,6 +582,10 @@ class _Signer:
         return hmac.new(self._key, "\n".join(parts).encode(), hashlib.sha256).hexdigest()
 
 
+async def _unmetered(size: int) -> None:  # noqa: ASYNC124 (other meters wait)
+    return
+
+
 def _checked_base_url(base_url: str) -> str:
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
@@ -564,8 +604,3 @@ def _plain_name(name: str) -> str:
 
 def _not_arrived(record: Record) -> NotFoundError:
     return NotFoundError(f"attachment {record.id} has not been uploaded yet")
-
-
-async def _in_thread(function: Callable[[*Ts], T], *args: *Ts) -> T:
-    # Never abandoned: when it raises Cancelled it hasn't begun, and else it has ended.
-    return await trio.to_thread.run_sync(function, *args)

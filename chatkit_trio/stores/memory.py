@@ -7,6 +7,7 @@ out is decoded in pieces, if it is big.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,6 +79,10 @@ class MemoryStore(Store[TContext]):
         self._threads: dict[str, _ThreadRow] = {}
         self._attachments: dict[str, _Row] = {}
         self._requests: dict[tuple[str, str], tuple[float, RequestRecord]] = {}
+
+    def get_owner(self, context: TContext) -> str:
+        """Return what the store's `owner` function says."""
+        return owner_of(self._owner, context)
 
     async def load_thread(self, thread_id: str, context: TContext) -> ThreadMetadata:
         await trio.lowlevel.checkpoint()
@@ -235,6 +240,16 @@ class MemoryStore(Store[TContext]):
             return self._requests[key][1]
         self._requests[key] = (now, record)
         return None
+
+    async def find_request(
+        self, key: str, window: float, context: TContext
+    ) -> RequestRecord | None:
+        """Return the record that the owner has of a key."""
+        await trio.lowlevel.checkpoint()
+        begun_at, record = self._requests.get(
+            (owner_of(self._owner, context), key), (-math.inf, None)
+        )
+        return record if self._clock() - begun_at < window else None
 
     async def update_request(self, record: RequestRecord, context: TContext) -> None:
         """Replace the record of the same key and owner, if it is still there."""

@@ -117,6 +117,10 @@ class SQLiteStore(Store[TContext]):
         """
         await self._entry.leave()  # noqa: ASYNC102  (it shields itself)
 
+    def get_owner(self, context: TContext) -> str:
+        """Return what the store's `owner` function says."""
+        return owner_of(self._owner, context)
+
     async def load_thread(self, thread_id: str, context: TContext) -> ThreadMetadata:
         return decode_thread(await self._read(context, queries.load_thread, thread_id))
 
@@ -224,6 +228,12 @@ class SQLiteStore(Store[TContext]):
         """Record a request, or return the record that its owner has of that key."""
         return await self._write(context, queries.begin_request, record, window, self._clock())
 
+    async def find_request(
+        self, key: str, window: float, context: TContext
+    ) -> RequestRecord | None:
+        """Return the record that the owner has of a key."""
+        return await self._read(context, queries.find_request, key, self._clock() - window)
+
     async def update_request(self, record: RequestRecord, context: TContext) -> None:
         """Replace the record of the same key and owner, if it is still there."""
         await self._write(context, queries.update_request, record)
@@ -244,7 +254,7 @@ class SQLiteStore(Store[TContext]):
         **kwargs: P.kwargs,
     ) -> T:
         owner = owner_of(self._owner, context)
-        return await self._database.read(lambda db: query(db, owner, *args, **kwargs))
+        return await self._database.read(lambda db: query(db, owner, *args, **kwargs), owner=owner)
 
     async def _write(
         self,
@@ -254,4 +264,4 @@ class SQLiteStore(Store[TContext]):
         **kwargs: P.kwargs,
     ) -> T:
         owner = owner_of(self._owner, context)
-        return await self._database.write(lambda db: query(db, owner, *args, **kwargs))
+        return await self._database.write(lambda db: query(db, owner, *args, **kwargs), owner=owner)

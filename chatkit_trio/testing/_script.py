@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, cast
 import trio
 
 from chatkit_trio._engine.policy import TurnPolicy
+from chatkit_trio.limits import OwnerLimits
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import AttachmentStore, Store, StoreItemType, default_generate_id
 from chatkit_trio.types import (
@@ -229,8 +230,9 @@ class ScriptedServer(ChatKitServer[Any]):
         attachment_store: AttachmentStore[Any] | None = None,
         policy: TurnPolicy | None = None,
         allow_cancel: bool = True,
+        owner_limits: OwnerLimits | None = None,
     ) -> None:
-        super().__init__(store, attachment_store, policy=policy)
+        super().__init__(store, attachment_store, policy=policy, owner_limits=owner_limits)
         self.script = respond
         self.allow_cancel = allow_cancel
 
@@ -251,13 +253,16 @@ def scripted_server(
     *scripts: Sequence[Step],
     policy: TurnPolicy | None = None,
     allow_cancel: bool = True,
+    owner_limits: OwnerLimits | None = None,
 ) -> ScriptedServer:
     """Return a server, not yet running, that plays one script a turn.
 
     server = scripted_server(MemoryStore(), [say("Hello", " there", every=0.1)])
     """
     respond = ScriptedRespond(*scripts)
-    return ScriptedServer(store, respond, policy=policy, allow_cancel=allow_cancel)
+    return ScriptedServer(
+        store, respond, policy=policy, allow_cancel=allow_cancel, owner_limits=owner_limits
+    )
 
 
 class ScriptedModel:

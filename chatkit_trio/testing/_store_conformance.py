@@ -771,6 +771,17 @@ class StoreConformance:
             assert await store.begin_request(new, 0, self.context()) is None
             assert await store.begin_request(_REQUEST, 600, self.context()) == new
 
+    async def test_a_request_is_found_without_being_recorded(self, theirs: Any) -> None:
+        mine = self.context()
+        async with self.open_store() as store:
+            _finds_requests(store)
+            assert await store.find_request(_REQUEST.key, 600, mine) is None
+            assert await store.begin_request(_REQUEST, 600, mine) is None
+            assert await store.find_request(_REQUEST.key, 600, mine) == _REQUEST
+            assert await store.find_request(_REQUEST.key, 600, theirs) is None
+            assert await store.find_request(_REQUEST.key, 0, mine) is None
+            assert await store.find_request("another", 600, mine) is None
+
     async def test_any_key_is_its_own(self) -> None:
         keys = ["key", "KEY", "key ", "k%", "k_", "'\"\\;--", "ä", "x" * 255]
         records = [replace(_REQUEST, key=key, digest=key) for key in keys]
@@ -1231,6 +1242,15 @@ def _keeps_requests(store: Store[Any]) -> None:
         inmost = inmost.wrapped
     if type(inmost).begin_request is Store.begin_request:
         pytest.skip("the store keeps no requests")
+
+
+def _finds_requests(store: Store[Any]) -> None:
+    _keeps_requests(store)
+    inmost = store
+    while isinstance(inmost, StoreWrapper):
+        inmost = inmost.wrapped
+    if type(inmost).find_request is Store.find_request:
+        pytest.skip("the store doesn't find requests")
 
 
 def _entry(turn_id: str, thread_id: str, text: str) -> JournalEntry:

@@ -37,6 +37,7 @@ READS = frozenset(
         "load_thread_items",
         "load_item",
         "load_attachment",
+        "find_request",
         "journal.abandoned",
     }
 )
@@ -54,6 +55,9 @@ class StoreWrapper(Store[TContext]):
     async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
         """Carry out the operation `name`; override it to do something before or after."""
         return await call()
+
+    def get_owner(self, context: TContext) -> str:
+        return self.wrapped.get_owner(context)
 
     def generate_thread_id(self, context: TContext) -> str:
         return self.wrapped.generate_thread_id(context)
@@ -133,6 +137,12 @@ class StoreWrapper(Store[TContext]):
     ) -> RequestRecord | None:
         call = partial(self.wrapped.begin_request, record, window, context)
         return await self.around("begin_request", call)
+
+    async def find_request(
+        self, key: str, window: float, context: TContext
+    ) -> RequestRecord | None:
+        call = partial(self.wrapped.find_request, key, window, context)
+        return await self.around("find_request", call)
 
     async def update_request(self, record: RequestRecord, context: TContext) -> None:
         call = partial(self.wrapped.update_request, record, context)

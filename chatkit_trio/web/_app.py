@@ -15,6 +15,7 @@ from chatkit_trio.stores.attachments import DiskAttachmentStore
 
 from ._blueprint import CorsOrigins, chatkit_blueprint
 from ._endpoint import ContextFunction
+from ._guard import Guard
 from ._hosts import HostNames
 from ._middleware import refused
 from ._page import ChatPage, page_blueprint
@@ -47,6 +48,7 @@ def create_app(
     longest_body = max_body_bytes or server.limits.longest_body
     app.config["MAX_CONTENT_LENGTH"] = longest_body + 1024 * 1024
     app.register_error_handler(HTTPException, _refuse)
+    Guard.around(app).add_path("/", longest_body)
     if isinstance(server.attachment_store, DiskAttachmentStore):
         # Registered first, so that it stops before the server closes its stores.
         app.register_blueprint(

@@ -18,6 +18,7 @@ from chatkit_trio.store import TContext
 from ._cors import Cors
 from ._delivery import Delivery
 from ._endpoint import ContextFunction, Endpoint
+from ._guard import Guard
 from ._health import Health
 from ._hosts import AllowedHosts, HostNames
 from ._middleware import ALL_METHODS, Gate, Use, View, with_middleware
@@ -75,7 +76,8 @@ def chatkit_blueprint(
         raise ValueError("path must be a path such as '/chat', not None")
     _check_paths(path=path, health_path=health_path, liveness_path=liveness_path)
     blueprint = Blueprint(name, __name__)
-    endpoint = Endpoint(server, context, max_body_bytes or server.limits.longest_body)
+    longest_body = max_body_bytes or server.limits.longest_body
+    endpoint = Endpoint(server, context, longest_body)
     health = Health(server)
     gate = Gate(allowed_hosts, Cors.of(cors_origins))
 
@@ -99,7 +101,7 @@ def chatkit_blueprint(
     blueprint.record_once(
         lambda state: state.app.extensions.setdefault(_GATES, []).append(gate.hosts)
     )
-    _tie(blueprint, server, path, health)
+    _tie(blueprint, server, health, path, longest_body)
     return blueprint
 
 
@@ -182,13 +184,22 @@ def allowed_by(app: object) -> list[AllowedHosts]:
     return list(app.extensions.get(_GATES, ())) if isinstance(app, Quart) else []
 
 
-def _tie(blueprint: Blueprint, server: ChatKitServer[Any], path: str, health: Health) -> None:
+def _tie(
+    blueprint: Blueprint,
+    server: ChatKitServer[Any],
+    health: Health,
+    path: str,
+    max_body_bytes: int,
+) -> None:
     lifespan = ServerLifespan(server)
 
     def list_server(state: BlueprintSetupState) -> None:
-        state.app.extensions.setdefault(EXTENSION, []).append(server)
-        delivery = Delivery.around(cast(Quart, state.app))
-        delivery.add_endpoint((state.url_prefix or "").rstrip("/") + path, server)
+        app = cast(Quart, state.app)
+        app.extensions.setdefault(EXTENSION, []).append(server)
+        full_path = (state.url_prefix or "").rstrip("/") + path
+        # Inside of the delivery, which sees the body's messages as they are read.
+        Guard.around(app).add_path(full_path, max_body_bytes)
+        Delivery.around(app).add_endpoint(full_path, server)
 
     async def start() -> None:
         nursery = cast(QuartTrio, current_app).nursery

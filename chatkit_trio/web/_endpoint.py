@@ -14,21 +14,26 @@ from typing import Any, Generic, TypeAlias, cast
 
 import trio
 from quart import Request, Response, request
-from werkzeug.exceptions import Forbidden, RequestTimeout
+from werkzeug.exceptions import Forbidden, ServiceUnavailable
 
-from chatkit_trio.errors import ConflictError, StoreError, TooLargeError
+from chatkit_trio.errors import ChatKitError, ConflictError, StoreError, TooLargeError
 from chatkit_trio.server import ChatKitServer, StreamingResult, Turn
 from chatkit_trio.store import TContext
 
 from ._delivery import Exchange
 from ._event_stream import EventStreamBody
+from ._guard import GuardedRequest
 from ._middleware import empty_response, event_stream, json_response
+from ._request_body import BodyBudget, request_body
 from ._watch import WatchBody, parse_event_id
 
 logger = logging.getLogger(__name__)
 
 ContextFunction: TypeAlias = Callable[[Request], TContext | Awaitable[TContext]]
 """Makes the context of a request: who asks, and whatever else the hooks want to know."""
+
+_IDLE_TIMEOUT = 15.0  # seconds in which something of a body has to arrive
+_UNFINISHED_BYTES = 64 * 1024 * 1024  # that all bodies on their way hold together
 
 
 def _wants_endings() -> bool:
@@ -65,22 +70,28 @@ class Endpoint(Generic[TContext]):
         self._server = server
         self._context = RequestContext(context)
         self._max_body_bytes = max_body_bytes
+        total = max(_UNFINISHED_BYTES, 4 * max_body_bytes)
+        self._budget = BodyBudget(total, share=total // 4)
 
     async def process(self) -> Response:
         """Answer one request of the protocol."""
         context = await self._context()
+        # Before the body is read: who may not ask, or has asked too often, isn't listened to.
+        await self._server.count_request(context)
         # Who asks for ids can come back with the last one.
         with_ids = "ChatKit-Event-Ids" in request.headers
         result = await self._server.process(
-            await self._body(),
+            await self._body(context),
             context,
             can_return=with_ids,
             idempotency_key=request.headers.get("Idempotency-Key"),
             with_endings=_wants_endings(),
+            is_counted=True,
         )
         if isinstance(result, StreamingResult):
             Exchange.of(request.scope).begin(result)
-            return event_stream(EventStreamBody(result, with_ids=with_ids))
+            sending = GuardedRequest.of(request).sending
+            return event_stream(EventStreamBody(result, sending, with_ids=with_ids))
         return json_response(result.json)
 
     async def watch(self, thread_id: str) -> Response:
@@ -89,6 +100,7 @@ class Endpoint(Generic[TContext]):
         If there is none, a client that asks is told how the last answer ended.
         """
         context = await self._context()
+        await self._server.count_request(context)
         last = parse_event_id(
             request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
         )
@@ -96,7 +108,8 @@ class Endpoint(Generic[TContext]):
         turn = await self._begun_turn(thread_id)
         if turn is None or turn.is_ending or (last is not None and last.turn_id != turn.id):
             return await self._no_turn(thread_id, context)
-        return event_stream(WatchBody(self._server, thread_id, last, context))
+        sending = GuardedRequest.of(request).sending
+        return event_stream(WatchBody(self._server, thread_id, last, context, sending))
 
     async def _no_turn(self, thread_id: str, context: TContext) -> Response:
         """Answer a client that has nothing to go on with: its turn is over."""
@@ -133,19 +146,20 @@ class Endpoint(Generic[TContext]):
             raise StoreError(f"the beginning of the answer in thread {thread_id} isn't stored yet")
         return turn
 
-    async def _body(self) -> bytes:
+    async def _body(self, context: TContext) -> bytes:
         """Return the request's body. Raises `TooLargeError` as soon as it is too large."""
-        if (request.content_length or 0) > self._max_body_bytes:
-            raise self._too_large()
-        body = bytearray()
+        body = request_body(request)
+        max_bytes = min(self._max_body_bytes, request.max_content_length or self._max_body_bytes)
         timeout = request.body_timeout
-        with trio.move_on_after(math.inf if timeout is None else timeout):
-            async for chunk in request.body:
-                body += chunk
-                if len(body) > self._max_body_bytes:
-                    raise self._too_large()
-            return bytes(body)
-        raise RequestTimeout("The request took too long to arrive.")
-
-    def _too_large(self) -> TooLargeError:
-        return TooLargeError(f"a request may have {self._max_body_bytes} bytes at most")
+        body.begin(max_bytes, _IDLE_TIMEOUT, math.inf if timeout is None else timeout)
+        try:
+            if (request.content_length or 0) > max_bytes:
+                raise TooLargeError(f"a request may have {max_bytes} bytes at most")
+            with self._budget.hold(self._server.get_owner(context)) as held:
+                return await body.read(held)
+        except (ChatKitError, ServiceUnavailable) as error:
+            # Without its traceback, which would hold what has come of the body.
+            refusal = error.with_traceback(None)
+        if request.content_length:  # one that names none may send for ever
+            await body.discard_rest()
+        raise refusal

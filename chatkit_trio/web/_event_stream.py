@@ -11,15 +11,17 @@ import json
 import math
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import trio
 from quart.wrappers.response import ResponseBody
 
 from chatkit_trio._engine.wire import frame
 from chatkit_trio.errors import ErrorCode, ServerNotRunningError
-from chatkit_trio.server import FramesLost, StreamingResult
+from chatkit_trio.server import FramesLost, StreamingResult, Turn
 from chatkit_trio.types import ErrorEvent
+
+from ._sending import Sending
 
 HEARTBEAT = b": ping\n\n"
 RELOAD = b"event: reload\ndata: {}\n\n"
@@ -45,8 +47,18 @@ class EventStreamBody(ResponseBody):
     and so leaves the result early too.
     """
 
-    def __init__(self, result: StreamingResult | None, *, with_ids: bool) -> None:
+    _leads = True
+    """Whether the turn waits for this client."""
+
+    def __init__(
+        self,
+        result: StreamingResult | None,
+        sending: Sending,
+        *,
+        with_ids: bool,
+    ) -> None:
         self._result = result
+        self._sending = sending
         self._with_ids = with_ids
         self._is_over = False
 
@@ -84,6 +96,7 @@ class EventStreamBody(ResponseBody):
             return frame(ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True))
 
     async def _next_chunk(self, result: StreamingResult) -> bytes:
+        self._bound_sending(result.turn)
         if result.is_ready:
             return self._encoded(result, await result.receive())
         heartbeat = result.turn.policy.heartbeat
@@ -92,6 +105,16 @@ class EventStreamBody(ResponseBody):
             frames = await result.receive()
             return self._encoded(result, frames)
         return HEARTBEAT
+
+    def _bound_sending(self, turn: Turn[Any]) -> None:
+        """Have a client that reads nothing hung up on, once its turn has ended.
+
+        While the turn is live, its policy says what becomes of it, and it ends the turn.
+        """
+        stall_timeout = turn.policy.stall_timeout
+        self._sending.timeout = math.inf if stall_timeout is None else stall_timeout
+        if self._leads and not turn.settled.is_set():
+            self._sending.excuse = turn.settled.wait
 
     def _encoded(self, result: StreamingResult, frames: list[bytes]) -> bytes:
         if not self._with_ids:

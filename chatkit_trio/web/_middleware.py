@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from quart import Response, request
 from quart.wrappers.response import ResponseBody
@@ -27,7 +28,12 @@ from werkzeug.exceptions import (
 )
 
 from chatkit_trio._engine.groups import split_cancelled, unwrapped
-from chatkit_trio.errors import ChatKitError, ServerNotRunningError, TooLargeError
+from chatkit_trio.errors import (
+    ChatKitError,
+    LimitError,
+    ServerNotRunningError,
+    TooLargeError,
+)
 
 from ._cors import Cors
 from ._hosts import AllowedHosts, HostNames, asked_hosts, told_hosts, unknown_host
@@ -186,10 +192,12 @@ class Refusal:
     code: str
     message: str
     headers: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
     def body(self) -> bytes:
         """Return the JSON text."""
-        return json.dumps({"error": {"code": self.code, "message": self.message}}).encode()
+        error = {"code": self.code, "message": self.message, **self.details}
+        return json.dumps({"error": error}).encode()
 
 
 def refusal_response(refusal: Refusal) -> Response:
@@ -207,6 +215,8 @@ def refusal_of(error: BaseException) -> Refusal:
     match error:
         case ServerNotRunningError():
             return Refusal(503, error.code, _UNAVAILABLE, {"Retry-After": RETRY_AFTER})
+        case LimitError():
+            return _refusal_of_limit(error)
         case ChatKitError() if error.http_status < 500:
             return Refusal(error.http_status, error.code, str(error))
         case RequestEntityTooLarge():
@@ -220,6 +230,13 @@ def refusal_of(error: BaseException) -> Refusal:
         case NotImplementedError():
             return Refusal(501, "not_implemented", _NOT_OFFERED)
     return Refusal(500, "internal", _BROKEN)
+
+
+def _refusal_of_limit(error: LimitError) -> Refusal:
+    seconds = max(1, math.ceil(error.retry_after))
+    details = {"limit": error.limit, "retry_after": seconds}
+    headers = {"Retry-After": str(seconds)}
+    return Refusal(error.http_status, error.code, str(error), headers, details)
 
 
 def _refusal_of_http_exception(error: HTTPException) -> Refusal:

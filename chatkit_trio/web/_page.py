@@ -21,6 +21,7 @@ from chatkit_trio.server import ChatKitServer
 from ._cors import Cors
 from ._hosts import HostNames
 from ._middleware import Gate, refused
+from ._static_files import StaticFiles
 
 STATIC = Path(__file__).parent / "static"
 
@@ -88,8 +89,9 @@ def page_blueprint(
     server: ChatKitServer[Any], path: str, page: ChatPage, allowed_hosts: HostNames = None
 ) -> Blueprint:
     """Return a blueprint with the page at `/`, its files at `/static/`, and scripts at `/page/`."""
-    blueprint = Blueprint("page", __name__, static_folder=str(STATIC), static_url_path="/static")
+    blueprint = Blueprint("page", __name__)
     text = page_html(server, path, page)
+    files = StaticFiles(STATIC)
     gate = Gate(allowed_hosts, Cors.of(None))
 
     async def check_host() -> Response | None:  # noqa: ASYNC124
@@ -116,6 +118,7 @@ def page_blueprint(
 
     blueprint.before_request(check_host)
     blueprint.add_url_rule("/", view_func=index)
+    blueprint.add_url_rule("/static/<path:name>", view_func=files.send)
     blueprint.after_request(secured)
     return blueprint
 

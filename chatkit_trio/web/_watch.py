@@ -17,6 +17,7 @@ from chatkit_trio.server import ChatKitServer, FramesLost, StreamingResult
 from chatkit_trio.types import ThreadItem
 
 from ._event_stream import RELOAD, EventStreamBody, numbered
+from ._sending import Sending
 
 RETRY = b"retry: 1000\n\n"
 """Tells an EventSource to reconnect 1000 ms after it has lost the connection."""
@@ -43,10 +44,17 @@ def parse_event_id(text: str | None) -> EventId | None:
 class WatchBody(EventStreamBody):
     """The rest of a live turn for a client that comes back to it or watches it too."""
 
+    _leads = False
+
     def __init__(
-        self, server: ChatKitServer[Any], thread_id: str, last: EventId | None, context: Any
+        self,
+        server: ChatKitServer[Any],
+        thread_id: str,
+        last: EventId | None,
+        context: Any,
+        sending: Sending,
     ) -> None:
-        super().__init__(None, with_ids=True)
+        super().__init__(None, sending, with_ids=True)
         self._server = server
         self._thread_id = thread_id
         self._last = last

@@ -6,10 +6,12 @@ these routes by itself. docs/how-to/attachments.md describes the wire.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, cast
+from typing import Any, Generic, Self, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 import trio
@@ -25,22 +27,26 @@ from chatkit_trio._settings import check_seconds
 from chatkit_trio.errors import TooLargeError
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
-from chatkit_trio.stores.attachments import DiskAttachmentStore, Download
+from chatkit_trio.stores.attachments import Count, DiskAttachmentStore, Download
 from chatkit_trio.types import Attachment
 
 from ._blueprint import CorsOrigins
 from ._cors import Cors
 from ._delivery import Delivery
 from ._endpoint import ContextFunction, RequestContext
+from ._guard import Guard
 from ._hosts import HostNames
 from ._middleware import ALL_METHODS, Gate, View, json_response, with_middleware
 from ._multipart import MultipartFile
-from ._upload_body import UploadBody, leave_bodies_to_views, upload_body
+from ._request_body import RequestBody, request_body
 
 __all__ = ["uploads_blueprint"]
 
+T = TypeVar("T")
+
 _SENT_AT_ONCE = 64 * 1024  # bytes
 _FORM_BYTES = 64 * 1024  # of a multipart form, besides its file
+_THREADS = 16  # that read files to send
 _FIRST_COLLECTION = 60.0  # seconds after the start, so that it doesn't slow the start down
 
 _DOWNLOAD_HEADERS = {
@@ -87,7 +93,7 @@ def uploads_blueprint(
     check_seconds("idle_timeout", idle_timeout)
     check_seconds("upload_timeout", upload_timeout)
     blueprint = Blueprint(name, __name__)
-    uploads = Uploads(store, context, idle_timeout, upload_timeout)
+    uploads = Uploads(server, store, context, idle_timeout, upload_timeout)
     gate = Gate(allowed_hosts, Cors.of(cors_origins), urlsplit(store.base_url).hostname or "")
 
     def route(rule: str, endpoint: str, views: dict[str, View]) -> None:
@@ -114,26 +120,31 @@ class Uploads(Generic[TContext]):
 
     def __init__(
         self,
+        server: ChatKitServer[TContext],
         store: DiskAttachmentStore[TContext],
         context: ContextFunction[TContext] | None,
         idle_timeout: float,
         upload_timeout: float,
     ) -> None:
+        self._server = server
         self._store = store
         self._context = RequestContext(context)
         self._idle_timeout = idle_timeout
         self._upload_timeout = upload_timeout
+        # Its own, for user code may take all threads of Trio's default limiter.
+        self._threads = trio.CapacityLimiter(_THREADS)
 
     async def take(self, attachment_id: str) -> Response:
         """Take the bytes of a created attachment, raw or as a form."""
 
-        async def received(body: UploadBody) -> Attachment:
+        async def received(body: RequestBody) -> Attachment:
             return await self._store.receive_upload(
                 attachment_id,
                 request.args.get("expires", ""),
                 request.args.get("signature", ""),
                 _form(body) if request.mimetype == "multipart/form-data" else body,
-                self._context,
+                self._counted_context,
+                meter=self._meter,
             )
 
         return await self._answer(received)
@@ -141,11 +152,24 @@ class Uploads(Generic[TContext]):
     async def take_form(self) -> Response:
         """Take a new attachment, all in one request."""
 
-        async def received(body: UploadBody) -> Attachment:
+        async def received(body: RequestBody) -> Attachment:
+            # Before the body is read: who may not ask, or has asked too often, isn't listened to.
+            context = await self._counted_context()
+            owners, owner = self._server.owners, self._server.owner_if_limited(context)
+            await owners.spend(owner, "uploads_per_hour", 1, only_look=True)
             form = _form(body)
             head = await form.head()
+            await owners.spend(owner, "uploads_per_hour", 1)
+
+            async def caller() -> TContext:  # noqa: ASYNC124 (the store may have to wait)
+                return context
+
             return await self._store.receive_direct(
-                head.filename, head.headers.get("Content-Type", ""), form, self._context
+                head.filename,
+                head.headers.get("Content-Type", ""),
+                form,
+                caller,
+                meter=self._meter,
             )
 
         return await self._answer(received)
@@ -153,9 +177,9 @@ class Uploads(Generic[TContext]):
     async def send(self, attachment_id: str) -> Response:
         """Send the bytes of an attachment."""
         signature = request.args.get("signature", "")
-        download = await self._store.open_download(attachment_id, signature, self._context)
+        download = await self._store.open_download(attachment_id, signature, self._counted_context)
         response = TrioResponse(
-            _FileBody(download.path),
+            _FileBody(download.path, self._threads),
             headers={**_DOWNLOAD_HEADERS, "Content-Disposition": _disposition(download)},
             content_type=download.mime_type,
         )
@@ -163,8 +187,33 @@ class Uploads(Generic[TContext]):
         response.timeout = None  # Quart's default cuts any response after 60 seconds
         return response
 
-    async def _answer(self, receive: Callable[[UploadBody], Awaitable[Attachment]]) -> Response:
-        body = upload_body(request)
+    async def _counted_context(self) -> TContext:
+        context = await self._context()
+        await self._server.count_request(context)
+        return context
+
+    @asynccontextmanager
+    async def _meter(self, context: TContext) -> AsyncIterator[Count]:
+        """Count an upload and its bytes against what the owner of the context may use."""
+        owners, owner = self._server.owners, self._server.owner_if_limited(context)
+        length = request.content_length
+        slot = await owners.take_slot(owner, "live_uploads")
+        if slot is not None:
+            slot.keep()
+        spend = partial(owners.spend, owner, "upload_bytes_per_hour")
+        try:
+            if length is None:
+                yield spend
+            else:
+                # At once, so that what doesn't fit is refused before it is sent.
+                await spend(length)
+                yield _counted_already
+        finally:
+            if slot is not None:
+                slot.free()
+
+    async def _answer(self, receive: Callable[[RequestBody], Awaitable[Attachment]]) -> Response:
+        body = request_body(request)
         max_bytes = self._store.max_bytes + _FORM_BYTES
         body.begin(max_bytes, self._idle_timeout, self._upload_timeout)
         try:
@@ -182,12 +231,13 @@ class Uploads(Generic[TContext]):
 class _FileBody(ResponseBody):
     """The bytes of a file, as chunks of a response."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: trio.CapacityLimiter) -> None:
         self._path = path
+        self._threads = threads
         self._file: Any = None
 
     async def __aenter__(self) -> Self:
-        self._file = await trio.open_file(self._path, "rb")
+        self._file = await self._in_thread(partial(self._path.open, "rb"))
         return self
 
     async def __aexit__(
@@ -196,16 +246,19 @@ class _FileBody(ResponseBody):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._file.aclose()
+        self._file.close()  # it was only read, so there is nothing to write that could block
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        chunk: bytes = await self._file.read(_SENT_AT_ONCE)
+        chunk: bytes = await self._in_thread(partial(self._file.read, _SENT_AT_ONCE))
         if not chunk:
             raise StopAsyncIteration
         return chunk
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(function, limiter=self._threads)
 
 
 class _Collection:
@@ -250,18 +303,22 @@ def _by_method(views: dict[str, View], gate: Gate) -> View:
 def _tie(blueprint: Blueprint, store: DiskAttachmentStore[Any], path: str) -> None:
     collection = _Collection(store)
 
-    def leave_bodies(state: BlueprintSetupState) -> None:
-        leave_bodies_to_views(
-            cast(Quart, state.app), f"{(state.url_prefix or '').rstrip('/')}{path}"
-        )
-        Delivery.around(cast(Quart, state.app))
+    def guard(state: BlueprintSetupState) -> None:
+        guarded = f"{(state.url_prefix or '').rstrip('/')}{path}"
+        app = cast(Quart, state.app)
+        Guard.around(app).add_path(guarded, store.max_bytes + _FORM_BYTES)
+        Delivery.around(app)
 
-    blueprint.record_once(leave_bodies)
+    blueprint.record_once(guard)
     blueprint.before_app_serving(collection.start)
     blueprint.after_app_serving(collection.stop)
 
 
-def _form(body: UploadBody) -> MultipartFile:
+async def _counted_already(size: int) -> None:  # noqa: ASYNC124 (other meters wait)
+    return
+
+
+def _form(body: RequestBody) -> MultipartFile:
     return MultipartFile(body, request.mimetype_params.get("boundary"))
 
 

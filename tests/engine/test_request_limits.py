@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -333,23 +332,25 @@ def test_strings_and_escapes_across_the_blocks_of_the_scan_are_strings(place: in
     assert parsed.params.input.content[0].text == text
 
 
-@given(st.binary(max_size=400), st.sampled_from(["", "A", "AB", "\n", "ü", "-"]), st.data())
-def test_base64_is_decoded_in_pieces_as_it_would_be_whole(
-    data: bytes, garbage: str, draw: st.DataObject
-) -> None:
-    text = base64.b64encode(data).decode()
-    place = draw.draw(st.integers(0, len(text)))
-    text = text[:place] + garbage + text[place:]
-    is_base64 = re.fullmatch("([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", text)
-
+@given(st.binary(max_size=100))
+def test_base64_is_decoded_in_pieces_as_it_would_be_whole(data: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "_AUDIO_PIECE", 8)
-        if is_base64:
-            whole = base64.b64decode(text)
-            assert trio.run(reading.decode_audio, text, BigWork()) == whole
-        else:
-            with pytest.raises(InvalidRequestError, match="not valid base64"):
-                trio.run(reading.decode_audio, text, BigWork())
+        text = base64.b64encode(data).decode()
+
+        assert trio.run(reading.decode_audio, text, BigWork()) == data
+
+
+@pytest.mark.parametrize("garbage", ["A", "AB", "\n", "ü", "-", "="])
+@pytest.mark.parametrize("place", [0, 5, 8, 16, 19])
+def test_what_is_no_base64_is_refused_in_whatever_piece_it_is(
+    place: int, garbage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_AUDIO_PIECE", 8)
+    text = "QUJD" * 5
+
+    with pytest.raises(InvalidRequestError, match="not valid base64"):
+        trio.run(reading.decode_audio, text[:place] + garbage + text[place:], BigWork())
 
 
 def test_padding_at_the_end_of_a_piece_that_isnt_the_last_is_refused(
@@ -372,17 +373,17 @@ def test_strict_base64_only() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"values": 0}, "values must be a whole number above 0"),
-        ({"depth": True}, "depth must be a whole number above 0"),
-        ({"text_chars": 1.5}, "text_chars must be a whole number above 0"),
-        ({"body_bytes": {"threads.list": -1}}, r"threads\.list must be a whole number above 0"),
+        ({"values": 0}, "values must be 1 or more"),
+        ({"depth": True}, "depth must be a whole number"),
+        ({"text_chars": 1.5}, "text_chars must be a whole number"),
+        ({"body_bytes": {"threads.list": -1}}, r"threads\.list must be 1 or more"),
         ({"body_bytes": {"nonsense": 1}}, r"no request types \['nonsense'\]"),
         ({"values": 100_001}, "values may be 100000 at most"),
         ({"content_parts": 2001}, "content_parts may be 2000 at most"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises((TypeError, ValueError), match=said):
         RequestLimits(**settings)
 
 

@@ -6,19 +6,24 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from trio.testing import wait_all_tasks_blocked
 
 from chatkit_trio.errors import NotFoundError, StoreError
 from chatkit_trio.store import JournalEntry, Settlement
 from chatkit_trio.stores import SQLiteStore, _sqlite_queries, _sqlite_schema
+from chatkit_trio.stores._fair_limiter import FairLimiter
+from chatkit_trio.stores._sqlite_database import Database
 from chatkit_trio.testing import StoreConformance
 from chatkit_trio.testing._store_samples import note, prepare, snapshot, thread
 from chatkit_trio.types import SDKHiddenContextItem, TurnEnding
@@ -784,3 +789,46 @@ class TestRemovedLockFile:
             (tmp_path / "after").rename(directory)
         (record,) = caplog.records
         assert record.getMessage().endswith("is gone and can't be made again")
+
+
+# --- Owners take turns ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["write", "read"])
+async def test_an_owner_with_many_calls_is_overtaken_by_another_one(tmp_path, kind):
+    database = Database(
+        tmp_path / "chat.sqlite3", synchronous="NORMAL", readers=1, busy_timeout=5.0
+    )
+    first_may_end = threading.Event()
+    served: list[str] = []
+
+    def call(db, owner):
+        first_may_end.wait(30)
+        served.append(owner)
+
+    async def ask(owner):
+        await getattr(database, kind)(partial(call, owner=owner), owner=owner)
+
+    await database.open()
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(ask, "greedy")
+            await wait_all_tasks_blocked()
+            nursery.start_soon(ask, "modest")
+            await wait_all_tasks_blocked()
+            first_may_end.set()
+    finally:
+        await database.close()
+
+    assert served.index("modest") <= 1
+    assert len(served) == 51
+
+
+async def test_owners_whose_calls_have_ended_are_forgotten(tmp_path):
+    limiter = FairLimiter(1, each=1)
+    for number in range(100):
+        async with limiter.place(f"owner {number}"):
+            pass
+
+    assert not limiter._places

@@ -97,7 +97,8 @@ export class Turn {
       return stream;
     } catch (error) {
       if (error instanceof ConnectionLost) return undefined;
-      if (error instanceof ServerError && error.status >= 500) return undefined;
+      const mayWorkLater = error.status >= 500 || error.status === 429;
+      if (error instanceof ServerError && mayWorkLater) return undefined;
       if (error instanceof ServerError) throw new TurnLost();
       throw error;
     }

@@ -1,0 +1,108 @@
+"""Sending in bounded time: a client that reads nothing is hung up on.
+
+A server waits for its client's socket for ever, and Hypercorn shields that wait: cancelling the
+task that sends doesn't end it. So the connection itself has to be closed, which an ASGI app isn't
+offered. It is found behind the `send` that the app was given, which in Hypercorn is a method of
+objects that lead to it. With another server, or behind a middleware that hides `send`, the request
+is cancelled instead, and whether that closes the connection is up to the server.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from math import inf
+from typing import Any
+
+import trio
+
+logger = logging.getLogger(__name__)
+
+SEND_TIMEOUT = 60.0
+"""Seconds that a piece of a response may take to leave, if nothing else is said."""
+
+_PIECE = 64 * 1024  # bytes
+_LONGEST_WAY = 8  # objects from `send` to the connection; Hypercorn has three
+_RESET = struct.pack("ii", 1, 0)  # linger for no time: what is unsent is thrown away
+
+Send = Callable[[Any], Awaitable[None]]
+
+
+class Sending:
+    """The sends of one response.
+
+    A piece of at most 64 kB that hasn't left after `timeout` seconds ends the connection. `excuse`
+    is awaited before: it returns when the client's silence begins to count.
+    """
+
+    def __init__(self, send: Send, hang_up: Callable[[], None]) -> None:
+        self.timeout = SEND_TIMEOUT
+        self.excuse: Callable[[], Awaitable[None]] | None = None
+        self._send = send
+        self._hang_up = hang_up
+        self._since = inf
+        self._patience = trio.CancelScope()
+
+    async def send(self, message: Any) -> None:
+        """Send a message, in pieces if it is long."""
+        body = message.get("body", b"") if message["type"] == "http.response.body" else b""
+        while len(body) > _PIECE:
+            piece, body = body[:_PIECE], body[_PIECE:]
+            await self._send_piece({**message, "body": piece, "more_body": True})
+            message = {**message, "body": body}
+        await self._send_piece(message)
+
+    async def watch(self) -> None:
+        """Wait until a piece has taken too long, and hang up."""
+        while True:
+            with self._patience:
+                await trio.sleep_forever()
+            self._patience = trio.CancelScope()
+            counts_from = 0.0
+            if self.excuse is not None:
+                await self.excuse()
+                counts_from = trio.current_time()
+            deadline = max(self._since, counts_from) + self.timeout
+            if self._since == inf:
+                continue  # the piece has left meanwhile
+            if deadline <= trio.current_time():
+                self._hang_up()
+                return
+            self._patience.deadline = deadline
+            self.excuse = None
+
+    async def _send_piece(self, message: Any) -> None:
+        self._since = trio.current_time()
+        self._patience.deadline = self._since + self.timeout
+        try:
+            await self._send(message)
+        finally:
+            self._since = self._patience.deadline = inf
+
+
+def connection_behind(send: Send) -> trio.SocketStream | None:
+    """Return the connection on which a server's `send` writes, None if it can't be found."""
+    step: Any = send
+    for _ in range(_LONGEST_WAY):
+        owner = getattr(step, "__self__", None)
+        stream = getattr(owner, "stream", None)
+        if isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        if isinstance(stream, trio.SocketStream):
+            return stream
+        # What wraps `send` in a method of its own keeps the inner one as `_send`.
+        step = getattr(owner, "_send", None) or getattr(owner, "send", None)
+        if step is None:
+            return None
+    return None
+
+
+def reset(connection: trio.SocketStream) -> None:
+    """Close a connection at once, whoever waits for it, and drop what it hasn't sent."""
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    except (OSError, trio.ClosedResourceError):
+        return  # it is closed already
+    connection.socket.close()
