@@ -1,7 +1,7 @@
 """Letting go of connections whose client has gone.
 
-Between two requests Hypercorn waits for `keep_alive_timeout`, and goes on waiting when the client has
-closed the connection meanwhile: its socket and tasks stay for that long. An app sees nothing of
+Between two requests Hypercorn waits for `keep_alive_timeout`, and goes on waiting when the client
+has closed the connection meanwhile: its socket and tasks stay for that long. An app sees nothing of
 connections, so the one behind a request is found as `_sending` finds it. With another server, or
 another version of this one, everything stays as the server does it.
 """

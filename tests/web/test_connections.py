@@ -11,6 +11,7 @@ import struct
 
 import pytest
 import trio
+import trio.testing
 
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import say, scripted_server
@@ -80,6 +81,7 @@ async def test_a_connection_that_its_client_has_closed_is_let_go_of(path_and_bod
     """Hypercorn alone keeps its socket and its tasks until `keep_alive_timeout` has passed."""
     path, body = path_and_body
     async with served(scripted_server(MemoryStore(), [say("Hello")])) as port:
+        await trio.testing.wait_all_tasks_blocked(0.05)
         before = living()
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         await stream.send_all(request("POST" if body else "GET", path, "1.1", body=body))
