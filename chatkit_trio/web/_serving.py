@@ -87,8 +87,9 @@ async def serve(
     SIGHUP is left alone where it is ignored (nohup). Must run in the main thread, where signals
     arrive.
     """
+    hosts = _checked_hosts(app, host, port, allowed_hosts)
     ending = _Ending(app, drain_timeout)
-    await ending.serve(host, port, allowed_hosts, on_ready)
+    await ending.serve(host, port, hosts, on_ready)
     ending.watchdog.stop()
 
 
@@ -105,8 +106,9 @@ async def serve_to_the_end(
 
     Further signals are ignored, and threads that don't end are not waited for.
     """
+    hosts = _checked_hosts(app, host, port, allowed_hosts)
     ending = _Ending(app, drain_timeout, ends_process=True)
-    await ending.serve(host, port, allowed_hosts, on_ready)
+    await ending.serve(host, port, hosts, on_ready)
     ending.watchdog.end_within(_EXITING, "threads haven't ended")
     return ending.exit_code
 
@@ -187,11 +189,10 @@ class _Ending:
         self,
         host: str,
         port: int,
-        allowed_hosts: HostNames,
+        hosts: AllowedHosts,
         on_ready: Callable[[Sequence[str]], None] | None,
     ) -> None:
         """Serve until a signal, and then end."""
-        hosts = _checked_hosts(self._app, host, port, allowed_hosts)
         self._root = trio.lowlevel.current_root_task()
         numbers = ending_signals()
         with (
