@@ -147,20 +147,24 @@ class Node:
         """Ask the store for news and act on it; say whether the store could be asked."""
         before = self._turns
         answering = [turn for turn in before.values() if _is_answering(turn)]
-        try:
-            with trio.move_on_after(self._coordination.lease_timeout / 2) as limit:
-                news = await self._coordination.news()
-        except Exception:
-            logger.exception("what is new for this node can't be read; it is tried again")
-            return False
-        if limit.cancelled_caught:
-            logger.error("the store doesn't say what is new for this node; it is tried again")
+        if (news := await self._news()) is None:
             return False
         self._lose(turn for turn in answering if turn.id not in news.live and _is_answering(turn))
         await self._abandon_strays(news, before.keys())
         for message in news.messages:
             self._take(message)
         return True
+
+    async def _news(self) -> News | None:
+        """Return what is new; None if the store can't be asked, which is logged."""
+        try:
+            with trio.move_on_after(self._coordination.lease_timeout / 2):
+                return await self._coordination.news()
+        except Exception:
+            logger.exception("what is new for this node can't be read; it is tried again")
+            return None
+        logger.error("the store doesn't say what is new for this node; it is tried again")
+        return None
 
     def _lose(self, turns: Iterable[Turn[Any]]) -> None:
         """End turns that other nodes settle, or may settle any moment."""
