@@ -420,6 +420,16 @@ class AttachmentStore(ABC, Generic[TContext]):
             " uploads (attachments.create)"
         )
 
+    async def check_attachment(self, attachment: Attachment, context: TContext) -> Attachment:
+        """Return an attachment that a message is about to name, as the message shall have it.
+
+        `attachment` is what the `Store` has. The engine asks before anything of the message is
+        stored, perhaps twice, and saves what it gets together with the message. Where clients
+        upload past this server, this is the place to look at what has come, and to refuse it with a
+        `ChatKitError`. This default returns the attachment as it is, and doesn't wait.
+        """
+        return attachment
+
     def generate_attachment_id(self, mime_type: str, context: TContext) -> str:
         """Return a new attachment id."""
         return default_generate_id("attachment")

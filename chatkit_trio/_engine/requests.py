@@ -268,10 +268,14 @@ def _require_active(thread: ThreadMetadata) -> None:
 async def _load_attachments(
     server: ServerHooks[Any], user_input: UserMessageInput, context: Any
 ) -> list[Attachment]:
-    return [
+    attachments = [
         await server.store.load_attachment(attachment_id, context=context)
         for attachment_id in user_input.attachments
     ]
+    files = server.attachment_store
+    if files is None:
+        return attachments
+    return [await files.check_attachment(attachment, context) for attachment in attachments]
 
 
 def _new_message_id(store: Store[Any], thread: ThreadMetadata, context: Any) -> str:
