@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
+from urllib.parse import quote
 
 from chatkit_trio.errors import (
     InvalidRequestError,
@@ -54,6 +55,12 @@ def plain_name(name: str) -> str:
     last = name.replace("\\", "/").rpartition("/")[2]
     printable = (c if c.isprintable() else " " if c.isspace() else "" for c in last)
     return "".join(printable).strip()[-_MAX_NAME_LENGTH:] or "file"
+
+
+def disposition(name: str, *, is_inline: bool) -> str:
+    """Return the `Content-Disposition` under which a browser gets a file."""
+    kind = "inline" if is_inline else "attachment"
+    return f"{kind}; filename*=UTF-8''{quote(name, safe='')}"
 
 
 def check_size(record: Record, size: int) -> None:

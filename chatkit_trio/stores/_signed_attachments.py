@@ -13,7 +13,9 @@ import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 from urllib.parse import urlencode, urlsplit
@@ -38,7 +40,7 @@ from chatkit_trio.types import (
     ImageAttachment,
 )
 
-from ._attachment_record import ContentCheck, Record, is_id, not_found, plain_name
+from ._attachment_record import ContentCheck, Record, disposition, is_id, not_found, plain_name
 from ._counted_entry import CountedEntry
 from ._media_types import DEFAULT_ACCEPT, INLINE_IMAGES, is_accepted, media_type
 from ._records import one_owner, owner_of
@@ -52,6 +54,30 @@ MIN_SECRET_BYTES = 16
 _WRITTEN_AT_ONCE = 256 * 1024  # bytes; a hop to a worker thread costs the same for 1 and for these
 _CLEANUP_TIMEOUT = 30.0  # seconds
 _THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """An attachment whose bytes may be sent: where they are and how to present them."""
+
+    path: Path
+    name: str
+    mime_type: str
+    size: int
+    is_inline: bool
+
+    @property
+    def disposition(self) -> str:
+        """The `Content-Disposition` header."""
+        return disposition(self.name, is_inline=self.is_inline)
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """An attachment whose bytes are elsewhere: a URL that may be used for `max_age` seconds."""
+
+    url: str
+    max_age: float
 
 
 class Backend(Protocol):
@@ -208,6 +234,12 @@ class SignedAttachmentStore(AttachmentStore[TContext]):
                 waiting.clear()
         check.end()
         await self._in_thread(write, bytes(waiting))
+
+    @abstractmethod
+    async def open_download(
+        self, attachment_id: str, signature: str, caller: Callable[[], Awaitable[TContext]]
+    ) -> Download | Redirect:
+        """Return what a `view_url` is about, if the caller may see it."""
 
     # --- Collecting ----------------------------------------------------------------------------
 

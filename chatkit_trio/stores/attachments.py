@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +30,7 @@ from ._attachment_files import AttachmentFiles
 from ._attachment_record import Record, not_arrived
 from ._media_types import DEFAULT_ACCEPT, INLINE_IMAGES
 from ._records import one_owner
-from ._signed_attachments import SignedAttachmentStore
+from ._signed_attachments import Download, SignedAttachmentStore
 
 __all__ = [
     "DEFAULT_ACCEPT",
@@ -41,17 +40,6 @@ __all__ = [
     "GoneError",
     "UnsupportedTypeError",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Download:
-    """An attachment whose bytes may be sent: where they are and how to present them."""
-
-    path: Path
-    name: str
-    mime_type: str
-    size: int
-    is_inline: bool
 
 
 class DiskAttachmentStore(SignedAttachmentStore[TContext]):

@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException
 
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
-from chatkit_trio.stores.attachments import DiskAttachmentStore
+from chatkit_trio.stores._signed_attachments import SignedAttachmentStore
 
 from ._blueprint import DEFAULT_MAX_BODY_BYTES, CorsOrigins, chatkit_blueprint
 from ._endpoint import ContextFunction
@@ -30,15 +30,16 @@ def create_app(
     """Return a Quart-Trio app that serves the ChatKit protocol and, with `page`, a chat page.
 
     The page is at `/`, its files at `/static/`; a `ChatPage` says what is on it. If the server's
-    attachment store is a `DiskAttachmentStore`, the app gets the routes of
-    `chatkit_trio.web.uploads` at the store's `base_url`. The other arguments are those of
+    attachment store is a `DiskAttachmentStore` or an `S3AttachmentStore`, the app gets the routes
+    of `chatkit_trio.web.uploads` at the store's `base_url`, and the page may send files to the
+    bucket. The other arguments are those of
     `chatkit_blueprint`. Serve the app with `chatkit-trio serve`, or with Hypercorn's trio worker.
     """
     app = QuartTrio(__name__, static_folder=None)
     # More than the limit, because the blueprint counts by itself and says what the limit is.
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes + 1024 * 1024
     app.register_error_handler(HTTPException, _refuse)
-    if isinstance(server.attachment_store, DiskAttachmentStore):
+    if isinstance(server.attachment_store, SignedAttachmentStore):
         # Registered first, so that it stops before the server closes its stores.
         app.register_blueprint(
             uploads_blueprint(server, context=context, cors_origins=cors_origins)

@@ -16,21 +16,11 @@ from quart import Blueprint, Response
 from quart_trio.wrappers import TrioResponse
 
 from chatkit_trio.server import ChatKitServer
+from chatkit_trio.stores._signed_attachments import SignedAttachmentStore
 
 STATIC = Path(__file__).parent / "static"
 
 SECURITY_HEADERS = {
-    "Content-Security-Policy": "; ".join(
-        [
-            "default-src 'self'",
-            "img-src 'self' data: blob: https:",
-            "style-src 'self' 'unsafe-inline'",
-            "connect-src 'self'",
-            "object-src 'none'",
-            "base-uri 'none'",
-            "frame-ancestors 'self'",
-        ]
-    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(self)",
@@ -76,6 +66,7 @@ def page_blueprint(server: ChatKitServer[Any], path: str, page: ChatPage) -> Blu
     """Return a blueprint with the page at `/`, its files at `/static/`, and scripts at `/page/`."""
     blueprint = Blueprint("page", __name__, static_folder=str(STATIC), static_url_path="/static")
     text = page_html(server, path, page)
+    store = server.attachment_store
 
     # These are async though they await nothing: Quart runs a plain function in a thread.
     async def index() -> Response:  # noqa: ASYNC124
@@ -87,6 +78,10 @@ def page_blueprint(server: ChatKitServer[Any], path: str, page: ChatPage) -> Blu
 
     async def secured(response: Response) -> Response:  # noqa: ASYNC124
         response.headers.extend(SECURITY_HEADERS)
+        # Asked each time, because the store knows its bucket's origin only once it is open.
+        response.headers["Content-Security-Policy"] = _content_security_policy(
+            store.upload_origins if isinstance(store, SignedAttachmentStore) else ()
+        )
         # Browsers may keep the files but must revalidate them, so that no two versions are mixed.
         response.headers.pop("Expires", None)
         response.headers["Cache-Control"] = "no-cache"
@@ -95,6 +90,21 @@ def page_blueprint(server: ChatKitServer[Any], path: str, page: ChatPage) -> Blu
     blueprint.add_url_rule("/", view_func=index)
     blueprint.after_request(secured)
     return blueprint
+
+
+def _content_security_policy(upload_origins: Iterable[str]) -> str:
+    elsewhere = "".join(f" {origin}" for origin in upload_origins)
+    return "; ".join(
+        [
+            "default-src 'self'",
+            f"img-src 'self' data: blob: https:{elsewhere}",
+            "style-src 'self' 'unsafe-inline'",
+            f"connect-src 'self'{elsewhere}",
+            "object-src 'none'",
+            "base-uri 'none'",
+            "frame-ancestors 'self'",
+        ]
+    )
 
 
 def _switch(is_on: bool) -> str:
