@@ -20,6 +20,8 @@ import pytest
 botocore_session = pytest.importorskip("botocore.session", reason="botocore isn't installed")
 pytest.importorskip("moto.server", reason="moto[server] isn't installed")
 
+SECRET_KEY = "a secret key of tests only"
+
 PROGRAM = """
 from werkzeug.serving import WSGIRequestHandler, make_server
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -40,7 +42,7 @@ server.serve_forever()
 def make_session() -> Any:
     """Return a session of botocore's that finds credentials."""
     session = botocore_session.Session()
-    session.set_credentials("an access key", "a secret key")
+    session.set_credentials("an-access-key", SECRET_KEY)
     return session
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import http.client
 import json
 import socket
@@ -11,8 +13,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import pytest
 import trio
@@ -34,7 +37,7 @@ from chatkit_trio.types import (
     ThreadMetadata,
 )
 
-from .s3_service import Service, make_session, service
+from .s3_service import SECRET_KEY, Service, make_session, service
 from .test_attachments import (
     ANN,
     BOB,
@@ -181,6 +184,60 @@ async def test_an_upload_url_is_signed_for_one_type_one_length_and_a_time(
         assert query["X-Amz-Expires"] == "60"
         assert created.upload_descriptor.headers == {"Content-Type": "image/png"}
         assert created.upload_descriptor.method == "PUT"
+
+
+def would_be_taken(method: str, url: object, headers: dict[str, str]) -> bool:
+    """Check a signed URL as a service does (Signature Version 4); moto doesn't."""
+    parts = urlsplit(str(url))
+    fields = dict(parse_qsl(parts.query, keep_blank_values=True))
+    signature = fields.pop("X-Amz-Signature")
+    signed = fields["X-Amz-SignedHeaders"].split(";")
+    sent = {"host": parts.netloc, **{name.lower(): value for name, value in headers.items()}}
+    request = [
+        method,
+        parts.path,
+        "&".join(
+            f"{quote(name, safe='')}={quote(fields[name], safe='')}" for name in sorted(fields)
+        ),
+        *(f"{name}:{sent.get(name, '')}" for name in signed),
+        "",
+        ";".join(signed),
+        "UNSIGNED-PAYLOAD",
+    ]
+    _, *scope = fields["X-Amz-Credential"].split("/")
+    digest = hashlib.sha256("\n".join(request).encode()).hexdigest()
+    text = "\n".join(["AWS4-HMAC-SHA256", fields["X-Amz-Date"], "/".join(scope), digest])
+    key = b"AWS4" + SECRET_KEY.encode()
+    for part in (*scope, text):
+        key = hmac.digest(key, part.encode(), "sha256")
+    return key.hex() == signature
+
+
+async def test_a_service_that_checks_signatures_takes_what_was_declared_and_nothing_else(
+    service: Service,
+) -> None:
+    async with opened(service, prefix="a b/ü+/") as files:
+        created = await create(files)
+        descriptor = created.upload_descriptor
+        assert descriptor is not None
+        right = {"Content-Length": str(len(PNG)), **descriptor.headers}
+        assert would_be_taken("PUT", descriptor.url, right)
+        assert not would_be_taken("PUT", descriptor.url, {**right, "Content-Length": "1"})
+        assert not would_be_taken("PUT", descriptor.url, {**right, "Content-Type": "text/html"})
+        assert not would_be_taken("GET", descriptor.url, right)
+        another_key = str(descriptor.url).replace(".new?", ".bin?")
+        assert not would_be_taken("PUT", another_key, right)
+
+
+async def test_a_url_to_see_is_taken_only_as_it_was_signed(service: Service) -> None:
+    async with opened(service) as files:
+        created = await create(files, "grüße.html", "text/html", len(HTML))
+        await upload(created, HTML)
+        url = await files.presigned_url(created.id, ANN)
+        assert would_be_taken("GET", url, {})
+        assert not would_be_taken("PUT", url, {})
+        assert not would_be_taken("GET", url.replace("=attachment", "=inline"), {})
+        assert not would_be_taken("GET", url.replace("octet-stream", "html"), {})
 
 
 async def test_a_url_reaches_the_client_exactly_as_it_was_signed(service: Service) -> None:
@@ -551,6 +608,19 @@ async def test_an_attachment_deleted_while_it_is_admitted_stays_deleted(service:
         assert files.stored() == [f"{created.id}.new"]
 
 
+async def test_an_attachment_admitted_while_it_is_deleted_is_deleted(service: Service) -> None:
+    async with opened(service) as files:
+        created = await create(files)
+
+        def admit_it(params: Any, **_: Any) -> None:
+            if params["url_path"].endswith(".json"):
+                service.put(files.bucket, f"files/{created.id}.bin", PNG)
+
+        files._bucket._client.meta.events.register("before-call.s3.DeleteObject", admit_it)
+        await files.delete_attachment(created.id, ANN)
+        assert files.stored() == []
+
+
 @asynccontextmanager
 async def files_of(files: Files) -> AsyncIterator[Files]:
     """Another process's store on the same bucket."""
@@ -779,6 +849,20 @@ async def test_endpoint_region_and_credentials_come_from_the_usual_environment(
         assert created.upload_descriptor is not None
         credential = query_of(created.upload_descriptor.url)["X-Amz-Credential"]
         assert credential.startswith("key-of-the-environment/")
+
+
+async def test_missing_credentials_are_told_at_the_start(
+    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    files = Files(service, "my-bucket", MemoryStore[User](), session=None)
+    with pytest.raises(StoreError, match="Unable to locate credentials"):
+        async with files:
+            pass
 
 
 async def test_amazons_urls_name_the_buckets_region() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +21,7 @@ from chatkit_trio.types import ThreadMetadata, ThreadStreamEvent, UserMessageIte
 from chatkit_trio.web import create_app
 from tests.stores.s3_service import Service, make_session, service
 
-from .test_uploads import FORM, HTML, PNG, Server, Site, form, path_of, serving, user_of
+from .test_uploads import FORM, HTML, PAGE, PNG, Server, Site, form, path_of, serving, user_of
 
 from chatkit_trio.stores.s3 import S3AttachmentStore  # isort: skip  (s3_service skips without it)
 
@@ -178,6 +179,30 @@ async def test_the_page_may_send_files_to_the_bucket_and_nowhere_else(service: S
     )
     assert policy["connect-src"] == f"'self' {service.url}"
     assert policy["img-src"] == f"'self' data: blob: https: {service.url}"
+
+
+async def test_the_documented_server_takes_a_file_into_its_bucket_and_reads_it(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "ATTACHMENTS_URL": "http://127.0.0.1:1/attachments",
+        "ATTACHMENTS_BUCKET": service.make_bucket(),
+        "ATTACHMENTS_ENDPOINT": service.url,
+        "ATTACHMENTS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "an-access-key",
+        "AWS_SECRET_ACCESS_KEY": "a secret key of tests only",
+    }.items():
+        monkeypatch.setenv(name, value)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    names: dict[str, Any] = {"__name__": "documentation"}
+    exec("\n".join(blocks), names)
+    async with serving(names["app"]) as port:
+        web = Site(port, None, names["files"])  # type: ignore[arg-type]
+        created = await web.create()
+        await put(created, PNG)
+        answer = await web.call("threads.create", input=message(created))
+    assert f"grüße.png (image/png) has {len(PNG)} bytes." in answer.body.decode()
 
 
 # --- In a browser

@@ -528,7 +528,7 @@ async def test_the_documented_server_takes_a_file_and_reads_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ATTACHMENTS_URL", "http://127.0.0.1:1/attachments")
-    [example] = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     names: dict[str, Any] = {"__name__": "documentation"}
     exec(example, names)
     async with serving(names["app"]) as port:
