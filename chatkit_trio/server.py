@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import trio
 from typing_extensions import TypeVar
@@ -20,11 +20,19 @@ from . import errors, store, types, widgets
 from ._engine.frames import FrameReader
 from ._engine.groups import split_cancelled
 from ._engine.hooks import ServerHooks
-from ._engine.journal import keep_journal, keep_recovering, recover, write_down
+from ._engine.journal import (
+    RECOVERY_INTERVAL,
+    keep_journal,
+    keep_recovering,
+    recover,
+    write_down,
+)
 from ._engine.keeping import CancelReason, ending_note
 from ._engine.live import LiveTurns
+from ._engine.node import node_of
 from ._engine.opening import CheckedRequest
 from ._engine.policy import TurnPolicy
+from ._engine.remote import RemoteReader, RemoteTurn
 from ._engine.repeats import Repeats
 from ._engine.requests import (
     ANSWERED,
@@ -38,7 +46,7 @@ from ._engine.streaming import stream_text, stream_widget
 from ._engine.turn import Turn, TurnState, current_turn
 from ._engine.widget_diff import diff_widget
 from ._engine.wire import parse_request, to_json
-from .errors import FramesLost, ServerNotRunningError, StoreError
+from .errors import ConflictError, FramesLost, ServerNotRunningError, StoreError
 from .store import AttachmentStore, Store
 from .types import AnswerEnding, ChatKitReq
 
@@ -48,6 +56,7 @@ __all__ = [
     "ChatKitServer",
     "FramesLost",
     "NonStreamingResult",
+    "RemoteTurn",
     "StreamingResult",
     "Turn",
     "TurnPolicy",
@@ -74,6 +83,9 @@ logger = logging.getLogger(__name__)
 TContext = TypeVar("TContext", default=Any)
 
 
+_Reading: TypeAlias = tuple[Turn[Any] | RemoteTurn, FrameReader | RemoteReader]
+
+
 class NonStreamingResult:
     """The answer to a request that doesn't stream."""
 
@@ -94,9 +106,9 @@ class StreamingResult:
                 await send(frame)
     """
 
-    def __init__(self, start: Callable[[], tuple[Turn[Any], FrameReader]]) -> None:
+    def __init__(self, start: Callable[[], _Reading]) -> None:
         self._start = start
-        self._reading: tuple[Turn[Any], FrameReader] | None = None
+        self._reading: _Reading | None = None
         self._is_entered = False
 
     @property
@@ -105,8 +117,8 @@ class StreamingResult:
         return self
 
     @property
-    def turn(self) -> Turn[Any]:
-        """The turn that is being read; starts it."""
+    def turn(self) -> Turn[Any] | RemoteTurn:
+        """The turn that is being read; starts it. A `RemoteTurn` if another process runs it."""
         return self._started()[0]
 
     @property
@@ -168,7 +180,7 @@ class StreamingResult:
             with trio.move_on_after(turn.longest_settling, shield=True):
                 await turn.settled.wait()
 
-    def _started(self) -> tuple[Turn[Any], FrameReader]:
+    def _started(self) -> _Reading:
         if self._reading is None:
             self._reading = self._start()
         return self._reading
@@ -199,7 +211,8 @@ class ChatKitServer(ServerHooks[TContext]):
         self.attachment_store = attachment_store
         self.policy = policy if policy is not None else TurnPolicy()
         self.journal_interval = journal_interval
-        self.live_turns = LiveTurns(self.__recover)
+        self.__node = node_of(store)
+        self.live_turns = LiveTurns(self.__recover, self.__node)
         self.__repeats = Repeats(self, idempotency_window)
         # Two underscores: a subclass has names of its own, and must not replace these by chance.
         self.__stack: AsyncExitStack | None = None
@@ -229,7 +242,9 @@ class ChatKitServer(ServerHooks[TContext]):
             nursery.start_soon(
                 keep_journal, self.store.journal, self.live_turns.answers, self.journal_interval
             )
-            nursery.start_soon(keep_recovering, self.store.journal)
+            nursery.start_soon(keep_recovering, self.store.journal, self.__recovery_interval)
+        if self.__node is not None:
+            nursery.start_soon(self.__node.run, partial(iter, self.live_turns))
         return self
 
     async def __aexit__(
@@ -250,6 +265,8 @@ class ChatKitServer(ServerHooks[TContext]):
         assert manager is not None
         await self.__settle_all()  # noqa: ASYNC102 (it shields itself)
         await self.__give_up()  # noqa: ASYNC102 (it shields itself)
+        if self.__node is not None:
+            await self.__node.finish()  # noqa: ASYNC102 (it shields itself)
         nursery.cancel_scope.cancel()
         await self.__wait_for_cleanup()  # noqa: ASYNC102 (it shields itself)
         # An ordinary error of the caller's stays as it is: the nursery would wrap it in a group.
@@ -315,6 +332,11 @@ class ChatKitServer(ServerHooks[TContext]):
                 turn.id,
                 turn.thread_id,
             )
+
+    @property
+    def __recovery_interval(self) -> float:
+        coordination = self.store.coordination
+        return RECOVERY_INTERVAL if coordination is None else coordination.poll_interval
 
     async def __recover(self, thread_id: str) -> None:
         if self.store.journal is not None:
@@ -407,7 +429,7 @@ class ChatKitServer(ServerHooks[TContext]):
     async def __check(self, checked: CheckedRequest, policy: TurnPolicy) -> None:
         await checked.check()
         if policy.on_busy == "reject":
-            self.live_turns.refuse_if_busy(checked.thread_id)
+            await self.live_turns.refuse_if_busy(checked.thread_id)
 
     def __start(
         self,
@@ -436,12 +458,17 @@ class ChatKitServer(ServerHooks[TContext]):
 
     # --- Beside the protocol -------------------------------------------------------------------
 
-    async def stop(self, thread_id: str) -> bool:
+    async def stop(self, thread_id: str, *, by_client: bool = False) -> bool:
         """End the live turn of a thread, keeping its answer so far; return whether there was one.
 
-        Returns when the turn is settled. Who may stop it is for the caller to check.
+        Returns when the turn is settled, in whatever process it runs. Who may stop it is for the
+        caller to check. With `by_client`, a turn whose options don't allow it goes on: that is a
+        `ConflictError`. Raises `StoreError` if the turn can't be settled for long.
         """
-        return await self.live_turns.end(thread_id, CancelReason.STOPPED)
+        stopped = await self.live_turns.end(thread_id, CancelReason.STOPPED, by_client=by_client)
+        if stopped is None:
+            raise ConflictError("this answer can't be stopped")
+        return stopped
 
     async def last_ending(self, thread_id: str, context: TContext) -> AnswerEnding | None:
         """Return how the thread's last answer was cut; None if it wasn't, or if a turn is live.
@@ -463,7 +490,25 @@ class ChatKitServer(ServerHooks[TContext]):
         turn = self.live_turns.on_thread(thread_id)
         if turn is None or turn.is_ending or (turn_id is not None and turn.id != turn_id):
             return None
-        reader = turn.open_reader(start)
-        result = StreamingResult(lambda: (turn, reader))
-        result._started()  # it counts as a reader from now on, so closing it unread has to tell
-        return result
+        return _begun((turn, turn.open_reader(start)))
+
+    async def follow(
+        self, thread_id: str, *, turn_id: str | None = None, start: int | None = 0
+    ) -> StreamingResult | None:
+        """Do as `watch`, also for a turn that another process of the same store runs.
+
+        A turn of this process is watched at once, without waiting. Leave the result, by
+        `async with` or `aclose`, or else the turn counts as being read. Raises `FramesLost`, and
+        `StoreError` if the store can't be asked.
+        """
+        if self.__node is None or self.live_turns.holder(thread_id) is not None:
+            return self.watch(thread_id, turn_id=turn_id, start=start)
+        reading = await self.__node.watch(thread_id, turn_id, start, self.policy)
+        return None if reading is None else _begun(reading)
+
+
+def _begun(reading: _Reading) -> StreamingResult:
+    """Return a result that counts as a reader from now on: closing it unread has to tell."""
+    result = StreamingResult(lambda: reading)
+    result._started()
+    return result

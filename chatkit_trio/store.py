@@ -322,6 +322,14 @@ class Coordination(ABC, Generic[TContext]):
         """Give up a turn's place in the line; one that has none is not an error. A checkpoint."""
 
     @abstractmethod
+    async def abandon(self, turn_id: str) -> None:
+        """Treat a turn of this node as one of a dead node from now on, if it has a record.
+
+        The engine calls it for a turn that it doesn't run: its `begin` was given up before the
+        outcome was known. A checkpoint.
+        """
+
+    @abstractmethod
     async def record(self, thread_id: str) -> TurnRecord | None:
         """Return the record of the turn that is live on a thread, of whatever node. One read."""
 

@@ -35,7 +35,7 @@ PUBLIC = {
         "UnstorableItem",
         "default_generate_id",
     ],
-    "chatkit_trio.stores": ["DiskAttachmentStore", "MemoryStore", "SQLiteStore"],
+    "chatkit_trio.stores": ["DiskAttachmentStore", "MemoryCluster", "MemoryStore", "SQLiteStore"],
     "chatkit_trio.web": ["ChatPage", "chatkit_blueprint", "create_app", "serve"],
     "chatkit_trio.agents": [
         "AgentContext",

@@ -25,7 +25,7 @@ from .groups import ends_process, split_cancelled
 from .handover import Handover
 from .items import RequireNew, TurnItems, is_visible
 from .keeping import CancelReason, kept_items
-from .opening import StartedRequest
+from .opening import PreparedRequest
 from .policy import TurnPolicy
 from .settling import Hook, Outcome, Settling, ending_events
 from .thread_state import ThreadWatch
@@ -48,11 +48,11 @@ class Answer:
         policy: TurnPolicy,
         ending: Ending,
         log: FrameLog,
-        started: StartedRequest,
+        prepared: PreparedRequest,
     ) -> None:
         self.turn_id = turn_id
-        self.started = started
-        self.thread = thread = started.thread
+        self.prepared = prepared
+        self.thread = thread = prepared.thread
         self.items = TurnItems()
         self._policy = policy
         self._ending = ending
@@ -150,7 +150,7 @@ class Answer:
         try:
             with self.handover.until_failure:
                 await trio.lowlevel.checkpoint()
-                await self.handover.start(self.started.respond, tasks, self._policy.idle_timeout)
+                await self.handover.start(self.prepared.respond, tasks, self._policy.idle_timeout)
                 while (step := await self.handover.next_step()) is not None:
                     await self._perform(step)
                 await self._save_thread_if_changed()

@@ -18,7 +18,8 @@ from .settling import note_of_ending
 logger = logging.getLogger(__name__)
 
 RECOVERY_INTERVAL = 10.0
-"""How often, in seconds, turns of other processes that have died are looked for."""
+"""How often, in seconds, turns of other processes that have died are looked for, unless the store
+has coordination."""
 
 
 class Journaled(Protocol):
@@ -73,10 +74,10 @@ def _entries(turns: Iterable[Journaled]) -> dict[str, JournalEntry]:
     return entries
 
 
-async def keep_recovering(journal: Journal[Any]) -> None:
-    """Settle, every now and then, turns that another process left behind, until cancelled."""
+async def keep_recovering(journal: Journal[Any], interval: float) -> None:
+    """Settle, every `interval` seconds, turns that another process left behind, until cancelled."""
     while True:
-        await trio.sleep(RECOVERY_INTERVAL)
+        await trio.sleep(interval)
         try:
             await recover(journal)
         except Exception:

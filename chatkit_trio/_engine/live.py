@@ -1,7 +1,8 @@
-"""The turns that are live in this process, by thread: who may begin, who has to wait.
+"""The turns that are live on a thread: who may begin, who has to wait.
 
 At most one turn is live on a thread. A new one is admitted under the thread's admission lock, so
-that what it checked still holds when it makes its first writes.
+that what it checked still holds when it makes its first writes. This registry knows the turns of
+this process; where processes share the store, its `Node` knows about the others' turns.
 
 Order of what is waited for: the admission lock of a thread, then `settled` of the turn that holds
 the thread, then the store. Nobody who holds a later one waits for an earlier one.
@@ -16,11 +17,14 @@ from typing import Any
 
 import trio
 
-from chatkit_trio.errors import BusyError
+from chatkit_trio.errors import StoreError
 from chatkit_trio.types import ThreadMetadata
 
 from .answering import Answer
 from .keeping import CancelReason
+from .node import Beside, Node, busy
+from .policy import TurnPolicy
+from .remote import RemoteReader, RemoteTurn
 from .turn import Turn
 
 
@@ -30,8 +34,9 @@ class LiveTurns:
     `recover` settles what a dead process has left on a thread.
     """
 
-    def __init__(self, recover: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, recover: Callable[[str], Awaitable[None]], node: Node | None = None) -> None:
         self._recover = recover
+        self._node = node
         self._all: dict[Turn[Any], None] = {}  # in order of arrival
         self._by_thread: dict[str, Turn[Any]] = {}
         self._admission: dict[str, trio.Lock] = {}
@@ -50,7 +55,8 @@ class LiveTurns:
     async def run(self, turn: Turn[Any]) -> None:
         """Run a turn, beginning it when its thread is free, as its policy says."""
         try:
-            await turn.run(self._admitted(turn))
+            begin = None if self._node is None else self._node.begin
+            await turn.run(self._admitted(turn), begin)
         finally:
             self._all.pop(turn, None)
             if self._by_thread.get(turn.thread_id) is turn:
@@ -76,9 +82,10 @@ class LiveTurns:
         Raises what the store raises.
         """
         turn = self.holder(thread_id)
-        if turn is None or turn.answer is None or not await turn.answer.rename(title):
-            return None
-        return turn.thread
+        if turn is not None:
+            is_done = turn.answer is not None and await turn.answer.rename(title)
+            return turn.thread if is_done else None
+        return None if self._node is None else await self._node.rename(thread_id, title)
 
     async def ready_to_read(self, thread_id: str) -> None:
         """Wait while the thread lacks an answer that has ended, here or in a dead process.
@@ -90,13 +97,57 @@ class LiveTurns:
             await turn.wait_settled()
         await self._recover(thread_id)
 
-    def refuse_if_busy(self, thread_id: str) -> None:
+    async def beside(self, thread_id: str) -> Beside | None:
+        """Return what the live turn of a thread has that the store lacks; None if none is live.
+
+        For a turn of this process, without waiting. Raises `StoreError` if an answer that has
+        ended in another process can't be stored for long.
+        """
+        if (turn := self.on_thread(thread_id)) is not None:
+            new, changed = turn.items_so_far()
+            settled = turn.settled
+
+            async def is_over() -> bool:  # noqa: ASYNC124  (of another node's turn it waits)
+                return settled.is_set()
+
+            return Beside(new, changed, is_over)
+        if self._node is None or self.holder(thread_id) is not None:
+            return None
+        return await self._node.look(thread_id)
+
+    async def is_live(self, thread_id: str) -> bool:
+        """Say whether a turn holds a thread, in whatever process."""
+        if self.holder(thread_id) is not None:
+            return True
+        return self._node is not None and await self._node.turn_id(thread_id) is not None
+
+    async def watchable(self, thread_id: str) -> str | None:
+        """Return the id of the turn of a thread that can be watched; waits while it begins."""
+        turn = await self.begun(thread_id)
+        if turn is not None:
+            return None if turn.is_ending else turn.id
+        return None if self._node is None else await self._node.turn_id(thread_id)
+
+    async def watch_elsewhere(
+        self, thread_id: str, turn_id: str, policy: TurnPolicy
+    ) -> tuple[RemoteTurn, RemoteReader] | None:
+        """Return a turn of another process and a reader from its first frame, or None.
+
+        Raises `FramesLost` if that frame isn't kept any more.
+        """
+        if self._node is None or self.holder(thread_id) is not None:
+            return None
+        return await self._node.watch(thread_id, turn_id, 0, policy)
+
+    async def refuse_if_busy(self, thread_id: str) -> None:
         """Raise `BusyError` if the thread has a live turn that isn't about to be settled."""
         turn = self.holder(thread_id)
-        if turn is not None and not turn.is_ending:
-            raise BusyError(
-                f"thread {thread_id} is being answered; wait for the end of that answer or stop it"
-            )
+        if turn is not None:
+            is_busy = not turn.is_ending
+        else:
+            is_busy = self._node is not None and await self._node.is_busy(thread_id)
+        if is_busy:
+            raise busy(thread_id)
 
     @asynccontextmanager
     async def alone(self, thread_id: str) -> AsyncIterator[None]:
@@ -116,17 +167,39 @@ class LiveTurns:
             if turn.thread_id == thread_id:
                 turn.cancel(reason)
 
-    async def end(self, thread_id: str, reason: CancelReason) -> bool:
+    async def end(
+        self, thread_id: str, reason: CancelReason, *, by_client: bool = False
+    ) -> bool | None:
         """Cancel the live turn of a thread and wait until it is settled; say if there was one.
 
-        Raises `StoreError` if it can't be stored for long.
+        Returns None, and cancels nothing, if `by_client` and its client may not end it. Raises
+        `StoreError` if it can't be stored for long.
         """
-        turn = self.holder(thread_id)
+        turn = await self.begun(thread_id, in_haste=True) if by_client else self.holder(thread_id)
         if turn is None:
-            return False
+            if self._node is None:
+                return False
+            return await self._node.end(thread_id, reason, by_client=by_client)
+        if by_client and not turn.allow_cancel:
+            return None
         turn.cancel(reason)
         await turn.wait_settled()
         return True
+
+    async def begun(self, thread_id: str, *, in_haste: bool = False) -> Turn[Any] | None:
+        """Return this process's turn on a thread, once it is known whether clients may end it.
+
+        `in_haste` bounds the first writes of a turn that is beginning. Raises `StoreError` if they
+        take longer than a settling may.
+        """
+        while (turn := self.holder(thread_id)) is not None and not turn.options_known.is_set():
+            if in_haste:
+                turn.ending.hurry()
+            with trio.move_on_after(turn.longest_settling):
+                await turn.options_known.wait()
+                continue
+            raise StoreError(f"the beginning of the answer in thread {thread_id} isn't stored yet")
+        return turn
 
     @asynccontextmanager
     async def _admitted(self, turn: Turn[Any]) -> AsyncIterator[None]:
@@ -150,7 +223,7 @@ class LiveTurns:
 
     async def _make_way(self, turn: Turn[Any], holder: Turn[Any]) -> None:
         if turn.policy.on_busy == "reject":
-            self.refuse_if_busy(turn.thread_id)
+            await self.refuse_if_busy(turn.thread_id)
         # A turn whose client may not cancel it isn't cut short by a new message either.
         elif turn.policy.on_busy == "supersede" and holder.allow_cancel:
             holder.cancel(CancelReason.SUPERSEDED)

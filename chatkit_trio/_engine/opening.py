@@ -1,4 +1,4 @@
-"""How a turn is asked for: a checked request, what its first writes have made, and the hooks."""
+"""How a turn is asked for: a checked request, its first writes, and the hooks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from chatkit_trio.store import Store
+from chatkit_trio.store import Opening, Store
 from chatkit_trio.types import StreamOptions, ThreadItem, ThreadMetadata, ThreadStreamEvent
 
 
 @dataclass(frozen=True, slots=True)
-class StartedRequest:
-    """A streaming request after its first writes: what to send, and where events come from.
+class PreparedRequest:
+    """A streaming request that fits its thread: its first writes, and what follows them.
 
-    The events here tell of those writes; they are sent as they are.
+    The events here tell of those writes; they are sent as they are, once the writes are made.
     """
 
+    opening: Opening
     thread: ThreadMetadata
     respond: Callable[[], Any]
     first_events: Sequence[ThreadStreamEvent] = ()
@@ -26,9 +27,9 @@ class StartedRequest:
 
 
 class CheckedRequest(ABC):
-    """A streaming request that has been parsed and has written nothing yet.
+    """A streaming request that has been parsed.
 
-    Both methods run while no other turn can begin on the thread.
+    Its methods write nothing, and run while no other turn of this process can begin on the thread.
     """
 
     thread_id: str
@@ -38,12 +39,13 @@ class CheckedRequest(ABC):
     makes_thread: bool = False
     """Whether the first writes make the thread."""
     message_id: str = ""
-    """The id of the user's message, if it was chosen before `begin`; see `name_message`."""
+    """The id of the user's message, if it was chosen before `prepare`; see `name_message`."""
 
     async def name_message(self) -> None:
         """Choose the id of the user's message now, if the request has one.
 
-        Then `begin` may be called again after a try that failed: the message is stored once.
+        Then the request may be prepared and its first writes made again after a try that failed:
+        the message is stored once.
         """
         return
 
@@ -52,8 +54,11 @@ class CheckedRequest(ABC):
         """Look, by reads only, whether the request fits the thread; raise if it doesn't."""
 
     @abstractmethod
-    async def begin(self) -> StartedRequest:
-        """Do the first writes."""
+    async def prepare(self, turn_id: str) -> PreparedRequest:
+        """Return what to write first, and what follows; raise as `check` does.
+
+        Called again if another process was faster: what it reads may have changed.
+        """
 
     async def began(self) -> None:
         """Take note that the first writes have been made, and that `respond` is called next."""

@@ -10,7 +10,8 @@ needs it.
 |---------------------------------------|--------------------------------------------------------|
 | hasn't written anything, or was       | is carried out, with the same ids                      |
 | refused, or its first writes failed   |                                                        |
-| streams now                           | reads the same turn from its first event               |
+| streams now, here or in another       | reads the same turn from its first event               |
+| process of the same store             |                                                        |
 | streams, and is being settled         | waits, then gets what the turn has stored              |
 | has streamed, here or in a process    | gets what the turn has stored                          |
 | that is gone                          |                                                        |
@@ -55,8 +56,9 @@ from chatkit_trio.types import (
 from .frames import FrameReader
 from .hooks import ServerHooks
 from .keeping import CancelReason
-from .opening import CheckedRequest, StartedRequest
+from .opening import CheckedRequest, PreparedRequest
 from .policy import TurnPolicy
+from .remote import RemoteReader, RemoteTurn
 from .replay import events_so_far, items_behind, items_by_id
 from .settling import Outcome, ending_events
 from .turn import Turn, TurnState, new_turn_id
@@ -65,6 +67,7 @@ from .wire import frame, thread_answer
 logger = logging.getLogger(__name__)
 
 Reading: TypeAlias = tuple[Turn[Any], FrameReader]
+RemoteReading: TypeAlias = tuple[RemoteTurn, RemoteReader]
 
 MAX_KEY_LENGTH = 255
 
@@ -201,8 +204,8 @@ class KeyedRequest(CheckedRequest):
     async def check(self) -> None:
         await self._request.check()
 
-    async def begin(self) -> StartedRequest:
-        return await self._request.begin()
+    async def prepare(self, turn_id: str) -> PreparedRequest:
+        return await self._request.prepare(turn_id)
 
     async def began(self) -> None:
         """Record that the request has been carried out; a failure is logged."""
@@ -240,12 +243,14 @@ class KeyedRequest(CheckedRequest):
         start: Callable[[], Reading],
         *,
         can_return: bool,
-    ) -> Callable[[], Reading]:
+    ) -> Callable[[], Reading | RemoteReading]:
         """Return what opens the stream, when its first frame is asked for.
 
         Waits for a turn that is being settled. A request that hasn't been carried out is checked,
         and raises what `check` raises; its turn is started by the first that reads it.
         """
+        if (elsewhere := await self._elsewhere(policy)) is not None:
+            return lambda: elsewhere
         if (recalled := await self._recalled(policy)) is not None:
             return lambda: recalled
         if not self._has_turn:
@@ -263,6 +268,17 @@ class KeyedRequest(CheckedRequest):
         return self._turn is not None and (
             self._record.begun or not self._turn.is_ending or self._turn.state in _MAY_BEGIN
         )
+
+    async def _elsewhere(self, policy: TurnPolicy) -> RemoteReading | None:
+        """Return the turn if another process runs it, and a reader from its first frame."""
+        if self._turn is not None or not self._is_repeat:
+            return None
+        try:
+            return await self._server.live_turns.watch_elsewhere(
+                self.thread_id, self.turn_id, policy
+            )
+        except FramesLost:
+            return None
 
     async def _recalled(self, policy: TurnPolicy) -> Reading | None:
         """Return what the turn has stored, as a turn to read, if it has ended; else None."""

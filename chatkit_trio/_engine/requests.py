@@ -1,7 +1,7 @@
 """One class a streaming request, one function any other, and the two tables that route them.
 
 A streaming request is checked by reads only, before the stream begins and again when its turn is
-admitted; then it does its first writes. Any other request is answered at once. Every request loads
+admitted; then its first writes are made. Any other request is answered at once. Every request loads
 its thread with the caller's context first, so that another owner's thread is not found.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Never
@@ -24,7 +25,7 @@ from chatkit_trio.errors import (
     StoreTimeoutError,
     StreamError,
 )
-from chatkit_trio.store import Store
+from chatkit_trio.store import Opening, Store
 from chatkit_trio.types import (
     AnswerEnding,
     Attachment,
@@ -69,7 +70,7 @@ from chatkit_trio.types import (
 from .endings import answer_ending, behind_last_message, ends_search, note_at_the_end, notes_of_page
 from .hooks import ServerHooks
 from .keeping import CancelReason
-from .opening import CheckedRequest, StartedRequest
+from .opening import CheckedRequest, PreparedRequest
 from .thread_state import as_metadata
 from .wire import decode_audio, thread_answer, visible
 
@@ -127,12 +128,16 @@ class _StreamingRequest(CheckedRequest):
             inference_options=user_input.inference_options,
         )
 
-    async def add_user_message(self, message: UserMessageItem) -> None:
-        for attachment in message.attachments:
-            await self.store.save_attachment(attachment, context=self.context)
+    def opening_with(self, message: UserMessageItem, turn_id: str) -> Opening:
         # A message that was named before may be there, from a try that failed.
-        add = self.store.save_item if self.message_id else self.store.add_thread_item
-        await add(message.thread_id, message, context=self.context)
+        may_be_there = bool(self.message_id)
+        return Opening(
+            self.thread_id,
+            turn_id,
+            attachments=tuple(message.attachments),
+            new_items=() if may_be_there else (message,),
+            changed_items=(message,) if may_be_there else (),
+        )
 
 
 class ThreadsCreate(_StreamingRequest):
@@ -148,15 +153,14 @@ class ThreadsCreate(_StreamingRequest):
     async def check(self) -> None:
         await _load_attachments(self.server, self.params.input, self.context)
 
-    async def begin(self) -> StartedRequest:
+    async def prepare(self, turn_id: str) -> PreparedRequest:
         thread = Thread(id=self.thread_id, created_at=datetime.now(UTC), items=Page())
         message = await self.user_message(thread)
         metadata = ThreadMetadata(id=thread.id, created_at=thread.created_at)
-        await self.store.save_thread(metadata, context=self.context)
-        await self.add_user_message(message)
+        opening = replace(self.opening_with(message, turn_id), new_thread=metadata)
         created = ThreadCreatedEvent(thread=thread_answer(thread))
         done = ThreadItemDoneEvent(item=message)
-        return StartedRequest(thread, self.respond(thread, message), [created, done])
+        return PreparedRequest(opening, thread, self.respond(thread, message), [created, done])
 
 
 class ThreadsAddUserMessage(_StreamingRequest):
@@ -168,40 +172,44 @@ class ThreadsAddUserMessage(_StreamingRequest):
         _require_active(await self.load_thread())
         await _load_attachments(self.server, self.params.input, self.context)
 
-    async def begin(self) -> StartedRequest:
+    async def prepare(self, turn_id: str) -> PreparedRequest:
         thread = await self.load_thread()
         message = await self.user_message(thread)
-        await self.add_user_message(message)
+        opening = self.opening_with(message, turn_id)
         done = ThreadItemDoneEvent(item=message)
-        return StartedRequest(thread, self.respond(thread, message), [done])
+        return PreparedRequest(opening, thread, self.respond(thread, message), [done])
 
 
 class ThreadsAddClientToolOutput(_StreamingRequest):
     async def check(self) -> None:
         await _pending_tool_calls(self.server, self.thread_id, self.context)
 
-    async def begin(self) -> StartedRequest:
+    async def prepare(self, turn_id: str) -> PreparedRequest:
         thread = await self.load_thread()
         answered, *dangling = await _pending_tool_calls(self.server, self.thread_id, self.context)
         completed = answered.model_copy(
             update={"output": self.params.result, "status": "completed"}
         )
-        await self.store.save_item(self.thread_id, completed, context=self.context)
         for call in dangling:
-            logger.warning("client tool call %s was never answered; deleted", call.id)
-            await self.store.delete_thread_item(self.thread_id, call.id, context=self.context)
-        return StartedRequest(thread, self.respond(thread, None))
+            logger.warning("client tool call %s was never answered; it is deleted", call.id)
+        opening = Opening(
+            self.thread_id,
+            turn_id,
+            deleted_item_ids=tuple(call.id for call in dangling),
+            changed_items=(completed,),
+        )
+        return PreparedRequest(opening, thread, self.respond(thread, None))
 
 
 class ThreadsAddStructuredInput(_StreamingRequest):
     async def check(self) -> None:
         await self._pending()
 
-    async def begin(self) -> StartedRequest:
+    async def prepare(self, turn_id: str) -> PreparedRequest:
         thread = await self.load_thread()
         answered = _answered(await self._pending(), self.params.input)
-        await self.store.save_item(self.thread_id, answered, context=self.context)
-        return StartedRequest(
+        return PreparedRequest(
+            Opening(self.thread_id, turn_id, changed_items=(answered,)),
             thread,
             self.respond(thread, None),
             events_after_options=[ThreadItemReplacedEvent(item=answered)],
@@ -223,11 +231,11 @@ class ThreadsRetryAfterItem(_StreamingRequest):
         _require_active(await self.load_thread())
         await self._load_user_message()
 
-    async def begin(self) -> StartedRequest:
+    async def prepare(self, turn_id: str) -> PreparedRequest:
         thread = await self.load_thread()
         message = await self._load_user_message()
-        await self.store.delete_items_after(self.thread_id, message.id, self.context)
-        return StartedRequest(thread, self.respond(thread, message))
+        opening = Opening(self.thread_id, turn_id, delete_after=message.id)
+        return PreparedRequest(opening, thread, self.respond(thread, message))
 
     async def _load_user_message(self) -> UserMessageItem:
         item_id: str = self.params.item_id
@@ -245,13 +253,14 @@ class ThreadsCustomAction(_StreamingRequest):
         await self.load_thread()
         await self._load_sender()
 
-    async def begin(self) -> StartedRequest:
+    async def prepare(self, turn_id: str) -> PreparedRequest:
         thread = await self.load_thread()
         sender = await self._load_sender()
+        opening = Opening(self.thread_id, turn_id)
         if sender is not None and not isinstance(sender, WidgetItem):
-            return StartedRequest(thread, _refuse_sender, sends_options=False)
+            return PreparedRequest(opening, thread, _refuse_sender, sends_options=False)
         act = partial(self.server.action, thread, self.params.action, sender, self.context)
-        return StartedRequest(thread, act)
+        return PreparedRequest(opening, thread, act)
 
     async def _load_sender(self) -> ThreadItem | None:
         return await _load_sender(self.server, self.thread_id, self.params.item_id, self.context)
@@ -349,7 +358,7 @@ async def last_ending(
     """Return how a thread's last answer was cut, None if it wasn't or if a turn is live."""
     await server.live_turns.ready_to_read(thread_id)
     await server.store.load_thread(thread_id, context=context)
-    if server.live_turns.holder(thread_id) is not None:
+    if await server.live_turns.is_live(thread_id):
         return None
     latest = await _load_behind_last_message(server, thread_id, context)
     note = note_at_the_end(latest)
@@ -470,11 +479,11 @@ async def _page_beside_turn(
 ) -> tuple[Page[ThreadItem], list[ThreadItem]]:
     """Return a page of stored items as a live turn has brought them to, and its unstored items."""
     while True:
-        turn = server.live_turns.on_thread(thread_id)
         # Snapshot first: an item may move from pending to stored during the load.
-        running, changed = ([], []) if turn is None else turn.items_so_far()
+        beside = await server.live_turns.beside(thread_id)
+        running, changed = ([], []) if beside is None else (beside.new, beside.changed)
         page = await server.store.load_thread_items(thread_id, after, limit, order, context)
-        if turn is None or not turn.settled.is_set():
+        if beside is None or not await beside.is_over():
             break
     newest = {item.id: item for item in changed}
     items = [newest.get(item.id, item) for item in page.data]

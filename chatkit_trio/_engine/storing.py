@@ -14,7 +14,7 @@ from typing import Any
 
 import trio
 
-from chatkit_trio.errors import NotFoundError, StoreError
+from chatkit_trio.errors import NotFoundError, StoreError, TurnFencedError
 from chatkit_trio.store import Settlement, Store, UnstorableItem
 from chatkit_trio.types import ThreadItem
 
@@ -77,7 +77,7 @@ class Storing:
         settlement = self._left.settlement()
         try:
             await self._store.settle(settlement, self._context)
-        except (NotFoundError, StoreError):
+        except (NotFoundError, StoreError, TurnFencedError):
             raise
         except Exception:
             if settlement.thread is None:
@@ -144,6 +144,16 @@ class Storing:
         except NotFoundError:
             left = self._left
             logger.info("thread %s was deleted; %s is settled", left.thread_id, left.turn_id)
+            left.thread_is_gone()
+            return True
+        except TurnFencedError:
+            left = self._left
+            logger.error(
+                "another process has settled %s of thread %s; items %s aren't stored",
+                left.turn_id,
+                left.thread_id,
+                [item.id for item in left.settlement().new_items],
+            )
             left.thread_is_gone()
             return True
         except Exception as raised:

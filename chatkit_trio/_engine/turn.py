@@ -44,17 +44,17 @@ from __future__ import annotations
 import enum
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from functools import partial
 from math import inf
-from typing import Any, Generic
+from typing import Any, Generic, TypeAlias
 
 import trio
 
 from chatkit_trio.errors import ChatKitError, StoreError
-from chatkit_trio.store import TContext
+from chatkit_trio.store import Fence, TContext, fence
 from chatkit_trio.types import (
     StreamOptions,
     StreamOptionsEvent,
@@ -67,8 +67,9 @@ from .ending import Ending
 from .frames import FrameLog, FrameReader
 from .groups import ends_process, unwrapped
 from .keeping import CancelReason
-from .opening import CheckedRequest, TurnHooks
+from .opening import CheckedRequest, PreparedRequest, TurnHooks
 from .policy import TurnPolicy
+from .remote import Reader
 from .settling import told_at_end
 from .wire import error_event, frame, refusal_event
 
@@ -147,6 +148,7 @@ class Turn(Generic[TContext]):
         """What there is of the turn from its first write on."""
         self._hooks = hooks
         self._options: StreamOptions | None = None
+        self._fence: Fence | None = None
 
     # --- What user code may ask and do ---------------------------------------------------------
 
@@ -257,7 +259,7 @@ class Turn(Generic[TContext]):
         self.ending.limit(CancelReason.DISCONNECTED, None)
         return reader
 
-    def close_reader(self, reader: FrameReader) -> None:
+    def close_reader(self, reader: Reader) -> None:
         """Take note that a reader has left; the last one to leave is a disconnect."""
         reader.close()
         if not self.log.has_readers and not self.log.is_closed:
@@ -292,15 +294,18 @@ class Turn(Generic[TContext]):
         self._release()
         self._end()
 
-    async def run(self, admission: AbstractAsyncContextManager[None]) -> None:
+    async def run(
+        self, admission: AbstractAsyncContextManager[None], begin: Begin | None = None
+    ) -> None:
         """Run the turn to its end; an error of user code ends this turn and nothing else.
 
-        The turn begins inside of `admission`, which waits for the thread.
+        The turn begins inside of `admission`, which waits for the thread. `begin` makes its first
+        writes, and records it, where several processes share the store.
         """
         _current_turn.set(self)
         try:
             with self.cancel_scope:
-                await self._begin_and_answer(admission)
+                await self._begin_and_answer(admission, begin)
             if not self.has_begun and (told := told_at_end(self.ending.reason)) is not None:
                 self.log.append(frame(told))
         except GeneratorExit:
@@ -318,11 +323,13 @@ class Turn(Generic[TContext]):
                 self._release()
             self._end()
 
-    async def _begin_and_answer(self, admission: AbstractAsyncContextManager[None]) -> None:
+    async def _begin_and_answer(
+        self, admission: AbstractAsyncContextManager[None], begin: Begin | None
+    ) -> None:
         error: Exception | None = None
         try:
             async with admission:
-                await self._begin()
+                await self._begin(begin)
         except trio.Cancelled:  # noqa: ASYNC103
             # Not swallowed: the scope is cancelled, so the answer meets it at its first checkpoint.
             if not self.has_begun:
@@ -333,18 +340,16 @@ class Turn(Generic[TContext]):
             error = raised
         await self._run_answer(error)
 
-    async def _begin(self) -> None:
+    async def _begin(self, begin: Begin | None) -> None:
         """Do the request's first writes; once they have begun they are all made."""
         # A write runs to its end whatever happens: don't start one for a cancelled turn.
         await trio.lowlevel.checkpoint_if_cancelled()
-        self.state = TurnState.BEGINNING
-        if not self.log.has_readers:
-            # They left while it waited. Asked again before `respond`: then the options are known.
-            self.ending.limit(CancelReason.DISCONNECTED, None)
-            self._on_disconnect()
-        if self.policy.turn_timeout is not None:
-            self.ending.limit(CancelReason.DEADLINE, self.policy.turn_timeout)
-        started = await self.ending.write(self.request.begin)
+        if begin is None:
+            prepared = await self._make_first_writes()
+        else:
+            prepared = await begin(self)
+            self._fence = Fence(self.id)
+            fence.set(self._fence)
         self.answer = Answer(
             self.id,
             self._hooks.store,
@@ -352,16 +357,39 @@ class Turn(Generic[TContext]):
             self.policy,
             self.ending,
             self.log,
-            started,
+            prepared,
         )
         journal = self._hooks.store.journal
         if journal is not None:
             # Before the call: when it fails, there may be an entry all the same.
             self.answer.settling.left.in_journal = True
-            begin_entry = partial(journal.begin, self.id, self.thread_id, self.context)
-            await self.ending.write(begin_entry)
+            if begin is None:
+                begin_entry = partial(journal.begin, self.id, self.thread_id, self.context)
+                await self.ending.write(begin_entry)
         await self.ending.write(self.request.began)
         self.ending.stop_hurrying()
+
+    async def _make_first_writes(self) -> PreparedRequest:
+        self.first_write_begins()
+        prepared = await self.ending.read(partial(self.request.prepare, self.id))
+        begin = partial(self._hooks.store.begin_turn, prepared.opening, self.context)
+        await self.ending.write(begin)
+        return prepared
+
+    def first_write_begins(self) -> None:
+        """Take note that the turn begins now, if it may."""
+        self.state = TurnState.BEGINNING
+        if not self.log.has_readers:
+            # They left while it waited. Asked again before `respond`: then the options are known.
+            self.ending.limit(CancelReason.DISCONNECTED, None)
+            self._on_disconnect()
+        if self.policy.turn_timeout is not None:
+            self.ending.limit(CancelReason.DEADLINE, self.policy.turn_timeout)
+
+    def has_to_wait(self) -> None:
+        """Take note that the turn couldn't begin: another node's turn holds the thread."""
+        self.state = TurnState.WAITING
+        self.ending.limit(CancelReason.DEADLINE, None)
 
     async def _run_answer(self, error: Exception | None) -> None:
         answer = self._begun
@@ -384,15 +412,15 @@ class Turn(Generic[TContext]):
 
     def _greet(self) -> Exception | None:
         """Send what the first writes have made, and the options; return what went wrong."""
-        started = self._begun.started
+        prepared = self._begun.prepared
         try:
-            for event in started.first_events:
+            for event in prepared.first_events:
                 self.log.append(frame(event))
             self._options = self._hooks.get_stream_options(self.thread, self.context)
             self.options_known.set()
-            if started.sends_options:
+            if prepared.sends_options:
                 self.log.append(frame(StreamOptionsEvent(stream_options=self._options)))
-            for event in started.events_after_options:
+            for event in prepared.events_after_options:
                 self.log.append(frame(event))
         except Exception as error:
             return error
@@ -413,6 +441,8 @@ class Turn(Generic[TContext]):
         """Let go of the thread: all that will be stored is."""
         self.log.close()
         self.state = TurnState.SETTLED
+        if self._fence is not None:
+            self._fence.lift()
         self.settled.set()
 
     def _end(self) -> None:
@@ -422,5 +452,8 @@ class Turn(Generic[TContext]):
         self.options_known.set()
         self.ended.set()
 
+
+Begin: TypeAlias = Callable[[Turn[Any]], Awaitable[PreparedRequest]]
+"""Makes the first writes of a turn, when no other process has one on the thread."""
 
 _BEFORE_SETTLING = frozenset((TurnState.WAITING, TurnState.BEGINNING, TurnState.ANSWERING))

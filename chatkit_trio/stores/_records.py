@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from chatkit_trio.store import Settlement, TContext
+from chatkit_trio.store import Opening, Settlement, TContext
 from chatkit_trio.types import Attachment, ThreadItem, ThreadMetadata
 
 T = TypeVar("T")
@@ -56,6 +56,15 @@ def check_thread(item: ThreadItem, thread_id: str) -> None:
         raise ValueError(
             f"item {item.id} says it is in thread {item.thread_id}; it can't be stored in"
             f" {thread_id}: set its thread_id"
+        )
+
+
+def check_opening(opening: Opening) -> None:
+    for item in (*opening.new_items, *opening.changed_items):
+        check_thread(item, opening.thread_id)
+    if opening.new_thread is not None and opening.new_thread.id != opening.thread_id:
+        raise ValueError(
+            f"an opening on thread {opening.thread_id} can't save {opening.new_thread.id}"
         )
 
 

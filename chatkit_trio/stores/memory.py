@@ -7,17 +7,26 @@ that was cancelled did nothing, and no other task ever sees half a change.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
 
 import trio
 
 from chatkit_trio.errors import ConflictError, NotFoundError
-from chatkit_trio.store import RequestRecord, Settlement, Store, TContext, UnstorableItem
+from chatkit_trio.store import (
+    RequestRecord,
+    Settlement,
+    Store,
+    TContext,
+    UnstorableItem,
+    fencing_turn,
+)
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
+from ._memory_cluster import MemoryCluster, Row, ThreadRow, delete_after
+from ._memory_coordination import MemoryCoordination, MemoryJournal
 from ._records import (
     check_page,
-    check_settlement,
     check_thread,
     decode_attachment,
     decode_item,
@@ -29,18 +38,7 @@ from ._records import (
     owner_of,
 )
 
-__all__ = ["MemoryStore"]
-
-
-@dataclass(slots=True)
-class _Row:
-    owner: str
-    text: str
-
-
-@dataclass(slots=True)
-class _ThreadRow(_Row):
-    items: dict[str, str] = field(default_factory=dict)
+__all__ = ["MemoryCluster", "MemoryStore"]
 
 
 class MemoryStore(Store[TContext]):
@@ -55,6 +53,9 @@ class MemoryStore(Store[TContext]):
     Each method is one checkpoint followed by the whole of its work: if it raises
     `trio.Cancelled`, nothing has changed. `clock` returns seconds, and tells how old a request's
     record is.
+
+    Stores with the same `cluster` have the same data, a journal and coordination: each is a node
+    while it is open. Without a cluster the store has neither.
     """
 
     def __init__(
@@ -62,26 +63,51 @@ class MemoryStore(Store[TContext]):
         *,
         owner: Callable[[TContext], str] = one_owner,
         clock: Callable[[], float] = trio.current_time,
+        cluster: MemoryCluster | None = None,
     ) -> None:
-        self.set_aside_items: list[UnstorableItem] = []
+        self._cluster = MemoryCluster() if cluster is None else cluster
+        self.set_aside_items = self._cluster.set_aside_items
         """What `set_aside` was given, the oldest first."""
         self._owner = owner
         self._clock = clock
-        self._threads: dict[str, _ThreadRow] = {}
-        self._attachments: dict[str, _Row] = {}
-        self._requests: dict[tuple[str, str], tuple[float, RequestRecord]] = {}
+        self._threads = self._cluster.threads
+        self._attachments = self._cluster.attachments
+        self._requests = self._cluster.requests
+        self._node: MemoryCoordination[TContext] | None = None
+        self._times_entered = 0
+        if cluster is not None:
+            self.coordination = self._node = MemoryCoordination(cluster, owner)
+            self.journal = MemoryJournal(cluster, self._node, owner)
+
+    async def __aenter__(self) -> Self:
+        """Join the cluster, if there is one, as a node with a new id; entering is counted."""
+        if self._node is not None and self._times_entered == 0:
+            self._node.open()
+        self._times_entered += 1
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave the cluster when the last who entered leaves; live turns are abandoned then."""
+        self._times_entered -= 1
+        if self._node is not None and self._times_entered == 0:
+            self._node.close()
 
     async def load_thread(self, thread_id: str, context: TContext) -> ThreadMetadata:
         await trio.lowlevel.checkpoint()
         return decode_thread(self._thread(thread_id, context).text)
 
     async def save_thread(self, thread: ThreadMetadata, context: TContext) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._write()
         text = encode_thread(thread)
         if thread.id in self._threads:
             self._thread(thread.id, context).text = text
         else:
-            self._threads[thread.id] = _ThreadRow(owner_of(self._owner, context), text)
+            self._threads[thread.id] = ThreadRow(owner_of(self._owner, context), text)
 
     async def update_thread(self, thread: ThreadMetadata, context: TContext) -> None:
         """Replace the metadata of a thread that exists, in one step. Raises `NotFoundError`.
@@ -91,7 +117,7 @@ class MemoryStore(Store[TContext]):
         if type(self).save_thread is not MemoryStore.save_thread:
             await super().update_thread(thread, context)
             return
-        await trio.lowlevel.checkpoint()
+        await self._write()
         self._thread(thread.id, context).text = encode_thread(thread)
 
     async def load_threads(
@@ -108,12 +134,9 @@ class MemoryStore(Store[TContext]):
         )
 
     async def delete_thread(self, thread_id: str, context: TContext) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._write()
         if self._owns(self._threads.get(thread_id), context):
-            del self._threads[thread_id]
-            self.set_aside_items[:] = [
-                item for item in self.set_aside_items if item.thread_id != thread_id
-            ]
+            self._cluster.end_thread(thread_id)
 
     async def load_thread_items(
         self, thread_id: str, after: str | None, limit: int, order: str, context: TContext
@@ -140,7 +163,7 @@ class MemoryStore(Store[TContext]):
         Raises `NotFoundError` for an unknown thread and `ConflictError` for an item id the thread
         has already.
         """
-        await trio.lowlevel.checkpoint()
+        await self._write()
         check_thread(item, thread_id)
         items = self._thread(thread_id, context).items
         if item.id in items:
@@ -148,12 +171,12 @@ class MemoryStore(Store[TContext]):
         items[item.id] = encode_item(item)
 
     async def save_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._write()
         check_thread(item, thread_id)
         self._thread(thread_id, context).items[item.id] = encode_item(item)
 
     async def delete_thread_item(self, thread_id: str, item_id: str, context: TContext) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._write()
         row = self._threads.get(thread_id)
         if row is not None and self._owns(row, context):
             row.items.pop(item_id, None)
@@ -163,11 +186,11 @@ class MemoryStore(Store[TContext]):
 
         Raises `NotFoundError` if the id belongs to another owner.
         """
-        await trio.lowlevel.checkpoint()
+        await self._write()
         row = self._attachments.get(attachment.id)
         if row is not None and not self._owns(row, context):
             raise NotFoundError(f"there is no attachment {attachment.id}")
-        self._attachments[attachment.id] = _Row(
+        self._attachments[attachment.id] = Row(
             owner_of(self._owner, context), encode_attachment(attachment)
         )
 
@@ -179,42 +202,35 @@ class MemoryStore(Store[TContext]):
         return decode_attachment(row.text)
 
     async def delete_attachment(self, attachment_id: str, context: TContext) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._write()
         if self._owns(self._attachments.get(attachment_id), context):
             del self._attachments[attachment_id]
 
     async def settle(self, settlement: Settlement, context: TContext) -> None:
         """Store all that a turn leaves behind, in one step.
 
-        Raises `NotFoundError` for an unknown thread; nothing is stored then.
+        Raises `NotFoundError` for an unknown thread; nothing is stored then. In a cluster it raises
+        `TurnFencedError` for a turn that isn't live on this node, unless the same settlement has
+        ended it before.
         """
-        await trio.lowlevel.checkpoint()
-        items = self._thread(settlement.thread_id, context).items
-        check_settlement(settlement)
-        # All is encoded before anything is stored: what can't be encoded leaves no half.
-        new = {item.id: encode_item(item) for item in settlement.new_items}
-        changed = {item.id: encode_item(item) for item in settlement.changed_items}
-        thread = encode_thread(settlement.thread) if settlement.thread is not None else None
-        items.update({key: text for key, text in new.items() if key not in items} | changed)
-        if thread is not None:
-            self._threads[settlement.thread_id].text = thread
+        await self._write(settles=settlement.turn_id)
+        owner = owner_of(self._owner, context)
+        if self._node is None:
+            self._cluster.settle(settlement, owner)
+        else:
+            self._cluster.settle_live(settlement, owner, self._node.open_node())
 
     async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:
         """Delete every item of the thread that was inserted after `item_id`, in one step.
 
         Raises `NotFoundError` if that item isn't in the thread.
         """
-        await trio.lowlevel.checkpoint()
-        items = self._thread(thread_id, context).items
-        if item_id not in items:
-            raise NotFoundError(f"thread {thread_id} has no item {item_id}")
-        ids = list(items)
-        for newer_id in ids[ids.index(item_id) + 1 :]:
-            del items[newer_id]
+        await self._write()
+        delete_after(self._thread(thread_id, context).items, thread_id, item_id)
 
     async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
         """Keep what the store has refused, in `set_aside_items`, until its thread is deleted."""
-        await trio.lowlevel.checkpoint()
+        await self._write()
         if item not in self.set_aside_items:
             self.set_aside_items.append(item)
 
@@ -222,13 +238,11 @@ class MemoryStore(Store[TContext]):
         self, record: RequestRecord, window: float, context: TContext
     ) -> RequestRecord | None:
         """Record a request, or return the record that its owner has of that key."""
-        await trio.lowlevel.checkpoint()
+        await self._write()
         now, key = self._clock(), (owner_of(self._owner, context), record.key)
-        self._requests = {
-            key: (begun_at, kept)
-            for key, (begun_at, kept) in self._requests.items()
-            if now - begun_at < window
-        }
+        for old, (begun_at, _) in list(self._requests.items()):
+            if now - begun_at >= window:
+                del self._requests[old]
         if key in self._requests:
             return self._requests[key][1]
         self._requests[key] = (now, record)
@@ -236,15 +250,25 @@ class MemoryStore(Store[TContext]):
 
     async def update_request(self, record: RequestRecord, context: TContext) -> None:
         """Replace the record of the same key and owner, if it is still there."""
-        await trio.lowlevel.checkpoint()
+        await self._write()
         key = (owner_of(self._owner, context), record.key)
         if key in self._requests:
             self._requests[key] = (self._requests[key][0], record)
 
-    def _owns(self, row: _Row | None, context: TContext) -> bool:
+    async def _write(self, *, settles: str | None = None) -> None:
+        """Wait, and raise `TurnFencedError` if the task's turn isn't live on this node any more.
+
+        The turn that is settled is asked for by itself.
+        """
+        await trio.lowlevel.checkpoint()
+        turn_id = fencing_turn()
+        if self._node is not None and turn_id not in (None, settles):
+            self._cluster.check_live(turn_id, self._node.open_node())
+
+    def _owns(self, row: Row | None, context: TContext) -> bool:
         return row is not None and row.owner == owner_of(self._owner, context)
 
-    def _thread(self, thread_id: str, context: TContext) -> _ThreadRow:
+    def _thread(self, thread_id: str, context: TContext) -> ThreadRow:
         row = self._threads.get(thread_id)
         if row is None or not self._owns(row, context):
             raise NotFoundError(f"there is no thread {thread_id}")

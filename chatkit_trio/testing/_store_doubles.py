@@ -5,7 +5,8 @@ Both work by one method, `StoreWrapper.around`, through which every operation pa
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Generic, Self
@@ -15,13 +16,18 @@ from typing_extensions import TypeVar
 
 from chatkit_trio.errors import StoreError
 from chatkit_trio.store import (
+    Coordination,
+    Hint,
     Journal,
     JournalEntry,
+    News,
+    Opening,
     RequestRecord,
     Settlement,
     Store,
     StoreItemType,
     TContext,
+    TurnRecord,
     UnstorableItem,
 )
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
@@ -39,6 +45,8 @@ READS = frozenset(
         "load_attachment",
         "ping",
         "journal.abandoned",
+        "coordination.record",
+        "coordination.checkpointed",
     }
 )
 """The names of the operations that change nothing."""
@@ -51,6 +59,8 @@ class StoreWrapper(Store[TContext]):
         self.wrapped = store
         if store.journal is not None:
             self.journal = _JournalWrapper(store.journal, self)
+        if store.coordination is not None:
+            self.coordination = _CoordinationWrapper(store.coordination, self)
 
     async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
         """Carry out the operation `name`; override it to do something before or after."""
@@ -123,6 +133,9 @@ class StoreWrapper(Store[TContext]):
         call = partial(self.wrapped.delete_thread_item, thread_id, item_id, context=context)
         await self.around("delete_thread_item", call)
 
+    async def begin_turn(self, opening: Opening, context: TContext) -> None:
+        await self.around("begin_turn", partial(self.wrapped.begin_turn, opening, context))
+
     async def settle(self, settlement: Settlement, context: TContext) -> None:
         await self.around("settle", partial(self.wrapped.settle, settlement, context))
 
@@ -181,6 +194,65 @@ class _JournalWrapper(Journal[TContext], Generic[TContext]):
     async def settle_abandoned(self, settlement: Settlement) -> None:
         call = partial(self._journal.settle_abandoned, settlement)
         await self._store.around("journal.settle_abandoned", call)
+
+
+class _CoordinationWrapper(Coordination[TContext], Generic[TContext]):
+    """Hints pass straight through: they are told and heard without waiting."""
+
+    def __init__(self, coordination: Coordination[TContext], store: StoreWrapper[TContext]) -> None:
+        super().__init__()
+        self._coordination = coordination
+        self._store = store
+
+    @property
+    def node(self) -> str:  # type: ignore[override]
+        return self._coordination.node
+
+    @property
+    def lease_timeout(self) -> float:  # type: ignore[override]
+        return self._coordination.lease_timeout
+
+    @property
+    def poll_interval(self) -> float:  # type: ignore[override]
+        return self._coordination.poll_interval
+
+    async def begin(self, opening: Opening, context: TContext) -> TurnRecord | None:
+        call = partial(self._coordination.begin, opening, context)
+        return await self._store.around("coordination.begin", call)
+
+    async def withdraw(self, turn_id: str) -> None:
+        call = partial(self._coordination.withdraw, turn_id)
+        await self._store.around("coordination.withdraw", call)
+
+    async def abandon(self, turn_id: str) -> None:
+        call = partial(self._coordination.abandon, turn_id)
+        await self._store.around("coordination.abandon", call)
+
+    async def record(self, thread_id: str) -> TurnRecord | None:
+        call = partial(self._coordination.record, thread_id)
+        return await self._store.around("coordination.record", call)
+
+    async def checkpointed(self, turn_id: str) -> JournalEntry | None:
+        call = partial(self._coordination.checkpointed, turn_id)
+        return await self._store.around("coordination.checkpointed", call)
+
+    async def post(self, node: str, message: bytes) -> None:
+        call = partial(self._coordination.post, node, message)
+        await self._store.around("coordination.post", call)
+
+    async def news(self) -> News:
+        return await self._store.around("coordination.news", self._coordination.news)
+
+    async def listen(self) -> None:
+        await self._coordination.listen()
+
+    @contextmanager
+    def hint(self, about: str) -> Iterator[Hint]:
+        with self._coordination.hint(about) as hint:
+            yield hint
+
+    def tell(self, about: str) -> None:
+        self._coordination.tell(about)
 
 
 class SlowStore(StoreWrapper[TContext]):

@@ -122,8 +122,14 @@ class ServerConnection(Connection):
 
     @property
     def turn(self) -> Turn[Any]:
-        """The engine's turn behind the stream; starts it."""
-        return self.result.turn
+        """The engine's turn behind the stream; starts it.
+
+        Raises `TypeError` if it runs on another server.
+        """
+        turn = self.result.turn
+        if not isinstance(turn, Turn):
+            raise TypeError(f"{turn.id} runs on another server, which has its turn")
+        return turn
 
     async def receive(self) -> bytes:
         return b"".join(await self.result.receive())
@@ -175,14 +181,16 @@ class ServerTransport(Transport):
         async with result:
             with _refusals():
                 connection = ServerConnection(result)
-                _ = connection.turn
+                _ = result.turn
             yield connection
 
     @asynccontextmanager
     async def watch(self, thread_id: str, last_event_id: str | None) -> AsyncIterator[Connection]:
         turn_id, _, number = (last_event_id or ".-1").rpartition(".")
         with _refusals():
-            result = self._server.watch(thread_id, turn_id=turn_id or None, start=int(number) + 1)
+            result = await self._server.follow(
+                thread_id, turn_id=turn_id or None, start=int(number) + 1
+            )
         if result is None:
             raise RequestRefused(404, _body("not_found", f"thread {thread_id} has no live turn"))
         async with result:

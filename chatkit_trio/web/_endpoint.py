@@ -16,8 +16,8 @@ import trio
 from quart import Request, Response, request
 from werkzeug.exceptions import Forbidden, RequestTimeout
 
-from chatkit_trio.errors import ConflictError, StoreError, TooLargeError
-from chatkit_trio.server import ChatKitServer, StreamingResult, Turn
+from chatkit_trio.errors import TooLargeError
+from chatkit_trio.server import ChatKitServer, StreamingResult
 from chatkit_trio.store import TContext
 
 from ._event_stream import EventStreamBody
@@ -93,8 +93,8 @@ class Endpoint(Generic[TContext]):
             request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
         )
         await self._server.store.load_thread(thread_id, context=context)
-        turn = await self._begun_turn(thread_id)
-        if turn is None or turn.is_ending or (last is not None and last.turn_id != turn.id):
+        turn_id = await self._server.live_turns.watchable(thread_id)
+        if turn_id is None or (last is not None and last.turn_id != turn_id):
             return await self._no_turn(thread_id, context)
         return event_stream(WatchBody(self._server, thread_id, last, context))
 
@@ -103,7 +103,7 @@ class Endpoint(Generic[TContext]):
         if not _wants_endings():
             return empty_response()
         ending = await self._server.last_ending(thread_id, context)
-        is_live = self._server.live_turns.on_thread(thread_id) is not None
+        is_live = await self._server.live_turns.watchable(thread_id) is not None
         answer = {"live": is_live, "ending": None if ending is None else ending.model_dump()}
         return json_response(json.dumps(answer).encode())
 
@@ -111,27 +111,8 @@ class Endpoint(Generic[TContext]):
         """End the thread's live turn; its answer so far is kept."""
         context = await self._context()
         await self._server.store.load_thread(thread_id, context=context)
-        turn = await self._begun_turn(thread_id, in_haste=True)
-        if turn is not None and not turn.allow_cancel:
-            raise ConflictError("this answer can't be stopped")
-        stopped = await self._server.stop(thread_id)
+        stopped = await self._server.stop(thread_id, by_client=True)
         return json_response(json.dumps({"stopped": stopped}).encode())
-
-    async def _begun_turn(self, thread_id: str, *, in_haste: bool = False) -> Turn[TContext] | None:
-        """Return the turn that holds a thread, once it is known whether it may be stopped.
-
-        `in_haste` bounds the first writes of a turn that is beginning. Raises `StoreError` if they
-        take longer than a settling may.
-        """
-        turns = self._server.live_turns
-        while (turn := turns.holder(thread_id)) is not None and not turn.options_known.is_set():
-            if in_haste:
-                turn.ending.hurry()
-            with trio.move_on_after(turn.longest_settling):
-                await turn.options_known.wait()
-                continue
-            raise StoreError(f"the beginning of the answer in thread {thread_id} isn't stored yet")
-        return turn
 
     async def health(self) -> Response:
         """Say whether this process can answer. Anyone may ask: no context is made."""

@@ -55,7 +55,7 @@ class WatchBody(EventStreamBody):
         self._so_far: tuple[list[ThreadItem], list[ThreadItem]] | None = None
 
     async def __aenter__(self) -> Self:
-        self._result = self._watch()
+        self._result = await self._watch()
         if self._result is None:
             # The turn has ended since the view looked for it, so the stored thread is complete.
             self._preamble += RELOAD
@@ -70,17 +70,17 @@ class WatchBody(EventStreamBody):
             return await self._state_so_far(self._result, new, changed)
         return await super().__anext__()
 
-    def _watch(self) -> StreamingResult | None:
+    async def _watch(self) -> StreamingResult | None:
         try:
             if self._last is None:
-                return self._server.watch(self._thread_id)
+                return await self._server.follow(self._thread_id)
             turn_id, number = self._last
-            return self._server.watch(self._thread_id, turn_id=turn_id, start=number + 1)
+            return await self._server.follow(self._thread_id, turn_id=turn_id, start=number + 1)
         except FramesLost:
-            return None if self._last is not None else self._watch_from_now()
+            return None if self._last is not None else await self._watch_from_now()
 
-    def _watch_from_now(self) -> StreamingResult | None:
-        result = self._server.watch(self._thread_id, start=None)
+    async def _watch_from_now(self) -> StreamingResult | None:
+        result = await self._server.follow(self._thread_id, start=None)
         if result is not None:
             # Read in the same step as the reader was opened, so that no event is missed between.
             self._so_far = result.turn.items_so_far()

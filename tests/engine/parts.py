@@ -237,7 +237,7 @@ class AwayStore(StoreWrapper[Any]):
             await call()
         if self._how.startswith("hangs"):
             await trio.sleep_forever()
-        raise self._error
+        raise self._error.with_traceback(None)  # else it grows with each raise
 
 
 class SlowWrites(StoreWrapper[Any]):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,8 @@ import pytest
 import trio
 
 from chatkit_trio.errors import NotFoundError, StoreError
-from chatkit_trio.store import Settlement, Store
-from chatkit_trio.stores import MemoryStore, SQLiteStore
+from chatkit_trio.store import Coordination, Journal, News, Opening, Settlement, Store
+from chatkit_trio.stores import MemoryCluster, MemoryStore, SQLiteStore
 from chatkit_trio.testing import (
     ChatClient,
     FaultyStore,
@@ -44,6 +46,46 @@ def test_a_wrapper_passes_on_every_operation_of_a_store() -> None:
 
     # has_item is made of load_item.
     assert operations - {"has_item"} <= vars(StoreWrapper).keys()
+
+
+def test_a_wrapper_passes_on_every_operation_of_journal_and_coordination() -> None:
+    store = StoreWrapper(MemoryStore[Any](cluster=MemoryCluster()))
+
+    for contract, wrapper in ((Journal, store.journal), (Coordination, store.coordination)):
+        operations = {name for name in vars(contract) if not name.startswith("_")}
+        assert operations <= vars(type(wrapper)).keys()
+
+
+async def test_operations_of_coordination_pass_around_under_their_names() -> None:
+    class Names(StoreWrapper[Any]):
+        async def around(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+            names.append(name)
+            return await call()
+
+    names: list[str] = []
+    async with Names(MemoryStore[Any](cluster=MemoryCluster())) as store:
+        coordination = store.coordination
+        assert coordination is not None
+        await coordination.begin(Opening("thr_1", "turn_1", new_thread=THREAD), None)
+        await coordination.record("thr_1")
+        await coordination.checkpointed("turn_1")
+        with coordination.hint(coordination.node) as hint:
+            await coordination.post(coordination.node, b"message")
+            await hint.wait(math.inf)
+        news = await coordination.news()
+        await coordination.withdraw("turn_1")
+        await store.begin_turn(Opening("thr_1", "turn_1"), None)
+
+    assert news == News((b"message",), frozenset({"turn_1"}))
+    assert names == [
+        "coordination.begin",
+        "coordination.record",
+        "coordination.checkpointed",
+        "coordination.post",
+        "coordination.news",
+        "coordination.withdraw",
+        "begin_turn",
+    ]
 
 
 async def test_a_slow_store_takes_its_time_before_and_after(

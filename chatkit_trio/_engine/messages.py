@@ -1,0 +1,94 @@
+"""What nodes that share a store say to each other, as JSON in their boxes. Nothing here waits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, Field, TypeAdapter
+
+from chatkit_trio.types import ThreadItem, ThreadMetadata
+
+from .keeping import CancelReason
+
+Deed: TypeAlias = Literal["end", "look", "rename", "watch"]
+
+
+class Ask(BaseModel):
+    """A node wants something of a turn on another node; the answer is a `Reply`."""
+
+    kind: Literal["ask"] = "ask"
+    id: str
+    sender: str
+    """The node that asks."""
+    turn_id: str
+    do: Deed
+    reason: CancelReason | None = None
+    """Why to end the turn. None: only say whether it is ending."""
+    by_client: bool = False
+    """Whether a turn whose client may not end it goes on."""
+    title: str = ""
+    start: int | None = None
+    """The first frame to watch; None: the next one."""
+
+
+class Reply(BaseModel):
+    """What a node says to an `Ask`, whose id it bears."""
+
+    kind: Literal["reply"] = "reply"
+    id: str
+    found: bool = True
+    """Whether the turn is live on that node, and not about to be settled."""
+    allowed: bool = True
+    """Whether the turn may be ended by its client."""
+    number: int = 0
+    """The number of the first frame that isn't in `new` and `changed`."""
+    new: list[ThreadItem] = []
+    """The items that clients have seen and the store lacks."""
+    changed: list[ThreadItem] = []
+    """The items of which the store has an older state."""
+    thread: ThreadMetadata | None = None
+    """The thread with its new title."""
+    error: str = ""
+    """Why it couldn't be done."""
+
+
+class Frames(BaseModel):
+    """Frames of a watched turn; the watcher says `Taken` before more are sent."""
+
+    kind: Literal["frames"] = "frames"
+    id: str
+    """The id of the `Ask`."""
+    first: int
+    frames: list[str]
+
+
+class Over(BaseModel):
+    """The end of a watched stream."""
+
+    kind: Literal["over"] = "over"
+    id: str
+    reason: str = ""
+    """How the turn ended; empty if the watcher has fallen too far behind."""
+
+
+class Taken(BaseModel):
+    """The watcher has taken the frames, or leaves."""
+
+    kind: Literal["taken"] = "taken"
+    id: str
+    leaves: bool = False
+
+
+Message: TypeAlias = Annotated[Ask | Reply | Frames | Over | Taken, Field(discriminator="kind")]
+
+_MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)
+
+
+def decode(message: bytes) -> Ask | Reply | Frames | Over | Taken:
+    """Return what a message says. Raises `ValueError` for what no node of this version says."""
+    return _MESSAGE.validate_json(message)
+
+
+def encode(message: BaseModel) -> bytes:
+    """Return a message as bytes."""
+    return message.model_dump_json(by_alias=True).encode()

@@ -1,0 +1,534 @@
+"""This process among those that share a store: who may begin, and what nodes ask of each other.
+
+The store has what must be true (one live turn a thread, the fence, who is dead); see
+`chatkit_trio.store.Coordination`. Everything else is asked of the node that runs the turn, by
+messages in its box: end it, tell its items, give it a title, let others watch it. A node that
+doesn't answer is waited for until the store says that it is dead; then its turn is settled here.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import trio
+
+from chatkit_trio.errors import BusyError, FramesLost, StoreError
+from chatkit_trio.store import Coordination, Hint, News, Store, TurnRecord
+from chatkit_trio.types import ThreadItem, ThreadMetadata
+
+from .frames import FrameReader
+from .journal import recover
+from .keeping import CancelReason
+from .messages import Ask, Deed, Frames, Over, Reply, Taken, decode, encode
+from .opening import PreparedRequest
+from .policy import TurnPolicy
+from .remote import RemoteReader, RemoteTurn
+from .thread_state import as_metadata
+from .turn import Turn, TurnState
+
+logger = logging.getLogger(__name__)
+
+_IDLE_LOOKS = 4
+"""How often within its lease a node asks for news that has no turn and waits for nothing."""
+
+_SILENT_POLLS = 2
+"""After so many intervals of polling a read doesn't wait for the node of a live turn any more."""
+
+_LAST_POLLS = 5
+"""For so many intervals a node that leaves waits for those who watch its turns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a live turn has that the store lacks, when it was asked."""
+
+    new: list[ThreadItem]
+    changed: list[ThreadItem]
+    is_over: Callable[[], Awaitable[bool]]
+    """Says whether the store may have got it since: what was loaded is then loaded again."""
+
+
+@dataclass(eq=False, slots=True)
+class _Asked:
+    """A question that waits for its answer."""
+
+    reply: Reply | None = None
+    came: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(eq=False, slots=True)
+class _Publication:
+    """A turn of this node that somebody on another node watches."""
+
+    reader: FrameReader
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    taken: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
+class Node:
+    """The engine's side of `Coordination`; one for each open store with coordination.
+
+    Several servers of one process may share it; one of them runs its loop.
+    """
+
+    def __init__(self, store: Store[Any], coordination: Coordination[Any]) -> None:
+        self._store = store
+        self._coordination = coordination
+        self._registries: list[Callable[[], Iterable[Turn[Any]]]] = []
+        self._running = trio.Lock()
+        self._hint = Hint()
+        self._nursery: trio.Nursery | None = None
+        self._asked: dict[str, _Asked] = {}
+        self._watched: dict[str, RemoteReader] = {}
+        self._published: dict[str, _Publication] = {}
+        self._strays: frozenset[str] = frozenset()
+
+    @property
+    def _turns(self) -> dict[str, Turn[Any]]:
+        return {turn.id: turn for turns in self._registries for turn in turns()}
+
+    # --- The life of a node --------------------------------------------------------------------
+
+    async def run(self, turns: Callable[[], Iterable[Turn[Any]]]) -> None:
+        """Take part with these turns until cancelled; one of several servers runs the loop."""
+        self._registries.append(turns)
+        try:
+            async with self._running, trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._keep_listening)
+                await self._keep_asking()
+        finally:
+            self._nursery = None
+            self._registries.remove(turns)
+
+    async def finish(self) -> None:
+        """Send those who watch a turn from elsewhere its end; bounded, for the server leaves."""
+        seconds = _LAST_POLLS * self._coordination.poll_interval
+        with trio.move_on_after(seconds, shield=True):
+            while self._published:
+                await next(iter(self._published.values())).ended.wait()
+
+    async def _keep_listening(self) -> None:
+        while True:
+            try:
+                await self._coordination.listen()
+            except Exception:
+                logger.exception("hints of other nodes can't be heard; it is tried again")
+            await trio.sleep(self._coordination.poll_interval)
+
+    async def _keep_asking(self) -> None:
+        coordination = self._coordination
+        heard_at = trio.current_time()
+        with coordination.hint(coordination.node) as self._hint:
+            while True:
+                if await self._look():
+                    heard_at = trio.current_time()
+                elif trio.current_time() - heard_at > coordination.lease_timeout:
+                    self._lose(turn for turn in self._turns.values() if _is_answering(turn))
+                await self._hint.wait(self._pause)
+
+    @property
+    def _pause(self) -> float:
+        is_idle = not (self._turns or self._asked or self._watched)
+        coordination = self._coordination
+        return (
+            max(coordination.lease_timeout / _IDLE_LOOKS, coordination.poll_interval)
+            if is_idle
+            else coordination.poll_interval
+        )
+
+    async def _look(self) -> bool:
+        """Ask the store for news and act on it; say whether the store could be asked."""
+        before = self._turns
+        answering = [turn for turn in before.values() if _is_answering(turn)]
+        try:
+            with trio.move_on_after(self._coordination.lease_timeout / 2) as limit:
+                news = await self._coordination.news()
+        except Exception:
+            logger.exception("what is new for this node can't be read; it is tried again")
+            return False
+        if limit.cancelled_caught:
+            logger.error("the store doesn't say what is new for this node; it is tried again")
+            return False
+        self._lose(turn for turn in answering if turn.id not in news.live and _is_answering(turn))
+        await self._abandon_strays(news, before.keys())
+        for message in news.messages:
+            self._take(message)
+        return True
+
+    def _lose(self, turns: Iterable[Turn[Any]]) -> None:
+        """End turns that other nodes settle, or may settle any moment."""
+        for turn in turns:
+            logger.error("%s isn't this node's any more; it is ended here", turn.id)
+            turn.cancel(CancelReason.CRASHED)
+
+    async def _abandon_strays(self, news: News, known: Iterable[str]) -> None:
+        """Have those turns settled whose beginning was given up before its outcome was known."""
+        strays = news.live - self._turns.keys() - set(known)
+        # A turn that ends just now may still be among the news: a second look decides.
+        for turn_id in strays & self._strays:
+            try:
+                await self._coordination.abandon(turn_id)
+            except Exception:
+                logger.exception("%s can't be abandoned; it is tried again", turn_id)
+        self._strays = strays
+
+    # --- Messages ------------------------------------------------------------------------------
+
+    def _take(self, message: bytes) -> None:
+        assert self._nursery is not None
+        try:
+            said = decode(message)
+        except ValueError:
+            logger.exception("another node says what this one doesn't understand")
+            return
+        match said:
+            case Ask():
+                self._nursery.start_soon(self._answer, said)
+            case Reply() if said.id in self._asked:
+                asked = self._asked[said.id]
+                asked.reply = said
+                asked.came.set()
+                if said.id in self._watched:
+                    # Its first frames may come with the same news.
+                    self._watched[said.id].number = said.number
+            case Frames() if said.id in self._watched:
+                frames = [frame.encode() for frame in said.frames]
+                self._watched[said.id].put(said.first, frames)
+            case Over() if said.id in self._watched:
+                self._watched[said.id].end(said.reason or None)
+            case Taken() if said.id in self._published:
+                publication = self._published[said.id]
+                publication.taken.set()
+                if said.leaves:
+                    publication.scope.cancel()
+            case _:
+                pass  # of a question that nobody waits for any more
+
+    async def _post(self, node: str, message: Reply | Frames | Over | Taken) -> None:
+        try:
+            await self._coordination.post(node, encode(message))
+        except Exception:
+            logger.exception("node %s can't be told something", node)
+
+    async def _ask(
+        self, record: TurnRecord, patience: float, ask_id: str | None = None, **wish: Any
+    ) -> Reply | None:
+        """Ask the node of a turn; None if the turn is over or the node hasn't answered in time."""
+        ask = Ask(
+            id=ask_id or secrets.token_hex(8),
+            sender=self._coordination.node,
+            turn_id=record.turn_id,
+            **wish,
+        )
+        asked = self._asked[ask.id] = _Asked()
+        try:
+            await self._coordination.post(record.node, encode(ask))
+            self._hint.tell()  # from now on the box is looked into often
+            with trio.move_on_after(patience):
+                while not asked.came.is_set():
+                    with trio.move_on_after(self._coordination.poll_interval):
+                        await asked.came.wait()
+                    if not asked.came.is_set() and not await self._is_live(record):
+                        return None
+            return asked.reply
+        finally:
+            del self._asked[ask.id]
+
+    async def _is_live(self, record: TurnRecord) -> bool:
+        """Say whether the turn is still recorded, after settling it if its node is dead."""
+        await self.recover(record.thread_id)
+        return await self._coordination.record(record.thread_id) == record
+
+    async def recover(self, thread_id: str) -> None:
+        """Settle what a dead node has left on a thread."""
+        if self._store.journal is not None:
+            await recover(self._store.journal, thread_id)
+
+    # --- What this node wants of others --------------------------------------------------------
+
+    async def turn_id(self, thread_id: str) -> str | None:
+        """Return the id of the turn, of any node, that is live on a thread."""
+        record = await self._coordination.record(thread_id)
+        return None if record is None else record.turn_id
+
+    async def begin(self, turn: Turn[Any]) -> PreparedRequest:
+        """Make the first writes of a turn when no other node's turn is on its thread.
+
+        Raises `BusyError` if the policy says so, and what the request and the store raise.
+        """
+        coordination = self._coordination
+        asked = ""
+        may_be_in_line = False
+        with coordination.hint(turn.thread_id) as hint:
+            try:
+                while True:
+                    prepared = await turn.ending.read(partial(turn.request.prepare, turn.id))
+                    turn.first_write_begins()
+                    may_be_in_line = True
+                    begin = partial(coordination.begin, prepared.opening, turn.context)
+                    blocking = await turn.ending.write(begin)
+                    if blocking is None:
+                        may_be_in_line = False
+                        return prepared
+                    turn.has_to_wait()
+                    if blocking.turn_id != asked:
+                        asked = blocking.turn_id
+                        await turn.ending.read(partial(self._make_way, turn, blocking))
+                    await hint.wait(coordination.poll_interval)
+                    await turn.ending.read(partial(self.recover, turn.thread_id))
+            finally:
+                if may_be_in_line:
+                    await self._withdraw(turn)
+
+    async def _withdraw(self, turn: Turn[Any]) -> None:
+        with trio.move_on_after(turn.policy.settle_timeout, shield=True):
+            try:
+                await self._coordination.withdraw(turn.id)
+            except Exception:
+                logger.exception("%s can't leave the line of its thread", turn.id)
+
+    async def _make_way(self, turn: Turn[Any], blocking: TurnRecord) -> None:
+        """Do with the turn that is in the way what the policy says; the caller waits for it."""
+        if turn.policy.on_busy == "queue":
+            return
+        is_superseded = turn.policy.on_busy == "supersede"
+        reply = await self._ask(
+            blocking,
+            self._coordination.lease_timeout,
+            do="end",
+            reason=CancelReason.SUPERSEDED if is_superseded else None,
+            by_client=True,
+        )
+        if not is_superseded and (reply is None or reply.found):
+            raise busy(turn.thread_id)
+
+    async def is_busy(self, thread_id: str) -> bool:
+        """Say whether a turn of another node is live on a thread and not about to be settled."""
+        if (record := await self._coordination.record(thread_id)) is None:
+            return False
+        reply = await self._ask(record, self._coordination.lease_timeout, do="end")
+        return reply is not None and reply.found
+
+    async def end(self, thread_id: str, reason: CancelReason, *, by_client: bool) -> bool | None:
+        """End another node's turn on a thread and wait until it is settled.
+
+        Returns whether there was one; None if its client may not end it. Raises `StoreError` if it
+        takes too long.
+        """
+        coordination = self._coordination
+        with coordination.hint(thread_id) as hint:
+            if (record := await coordination.record(thread_id)) is None:
+                return False
+            patience = coordination.lease_timeout
+            reply = await self._ask(record, patience, do="end", reason=reason, by_client=by_client)
+            if reply is not None and not reply.allowed:
+                return None
+            with trio.move_on_after(coordination.lease_timeout):
+                while await self._is_live(record):
+                    await hint.wait(coordination.poll_interval)
+                return True
+        raise StoreError(f"the server that answers in thread {thread_id} doesn't end the answer")
+
+    async def look(self, thread_id: str) -> Beside | None:
+        """Return what another node's live turn has of a thread; None if there is none.
+
+        Waits for a turn that is being settled. If the node doesn't answer soon, it is what the turn
+        had at its last checkpoint.
+        """
+        coordination = self._coordination
+        while (record := await coordination.record(thread_id)) is not None:
+            patience = _SILENT_POLLS * coordination.poll_interval
+            reply = await self._ask(record, patience, do="look")
+            is_over = partial(self._is_another, record)
+            if reply is not None and reply.error:
+                raise StoreError(reply.error)
+            if reply is not None and reply.found:
+                return Beside(reply.new, reply.changed, is_over)
+            if reply is None:
+                entry = await coordination.checkpointed(record.turn_id)
+                if entry is not None:
+                    return Beside([*entry.items], [*entry.changed_items], is_over)
+            await self.recover(thread_id)
+        return None
+
+    async def _is_another(self, record: TurnRecord) -> bool:
+        return await self._coordination.record(record.thread_id) != record
+
+    async def rename(self, thread_id: str, title: str) -> ThreadMetadata | None:
+        """Have another node's live turn save a title; None if there is no such turn."""
+        if (record := await self._coordination.record(thread_id)) is None:
+            return None
+        patience = self._coordination.lease_timeout
+        reply = await self._ask(record, patience, do="rename", title=title)
+        if reply is None:
+            return None
+        if reply.error:
+            raise StoreError(reply.error)
+        return reply.thread
+
+    async def watch(
+        self, thread_id: str, turn_id: str | None, start: int | None, policy: TurnPolicy
+    ) -> tuple[RemoteTurn, RemoteReader] | None:
+        """Return another node's live turn and a reader from frame `start`, or None.
+
+        Raises `FramesLost` if that frame isn't kept any more. With `start=None` the turn tells
+        what there is so far, and the reader begins behind it.
+        """
+        record = await self._coordination.record(thread_id)
+        if record is None or (turn_id is not None and record.turn_id != turn_id):
+            return None
+        watch_id, patience = secrets.token_hex(8), self._coordination.lease_timeout
+        say = partial(self._say, record.node, watch_id)
+
+        def leave() -> None:
+            if self._watched.pop(watch_id, None) is not None and not reader.is_over:
+                say(leaves=True)
+
+        reader = self._watched[watch_id] = RemoteReader(patience, say, leave)
+        is_watched = False
+        try:
+            reply = await self._ask(record, patience, watch_id, do="watch", start=start)
+            if reply is None or not reply.found:
+                return None
+            if start is not None and reply.number != start:
+                raise FramesLost(f"frame {start} isn't kept any more; load the thread instead")
+            is_watched = True
+        finally:
+            if not is_watched:
+                reader.close()
+        return RemoteTurn(record, policy, reader, (reply.new, reply.changed)), reader
+
+    def _say(self, node: str, watch_id: str, *, leaves: bool = False) -> None:
+        """Tell the node of a watched turn that its frames have been taken, or that it's enough."""
+        if self._nursery is not None:
+            self._nursery.start_soon(self._post, node, Taken(id=watch_id, leaves=leaves))
+
+    # --- What other nodes want of this one -----------------------------------------------------
+
+    async def _answer(self, ask: Ask) -> None:
+        turn = self._turns.get(ask.turn_id)
+        reply = Reply(id=ask.id)
+        try:
+            if turn is None or turn.settled.is_set():
+                reply.found = False
+            else:
+                await _DEEDS[ask.do](self, ask, turn, reply)
+        except Exception as error:
+            logger.exception("what another node wants of %s can't be done", ask.turn_id)
+            reply.error = str(error)
+        await self._post(ask.sender, reply)
+        if ask.do == "watch" and ask.id in self._published and turn is not None:
+            await self._publish(ask, turn)
+
+    async def _end(self, ask: Ask, turn: Turn[Any], reply: Reply) -> None:
+        if ask.by_client and not turn.options_known.is_set():
+            turn.ending.hurry()
+            with trio.move_on_after(turn.longest_settling):
+                await turn.options_known.wait()
+        reply.found = not turn.is_ending
+        reply.allowed = turn.allow_cancel or not ask.by_client
+        if ask.reason is not None and reply.allowed:
+            turn.cancel(ask.reason)
+
+    async def _tell_items(self, ask: Ask, turn: Turn[Any], reply: Reply) -> None:
+        if turn.is_ending:
+            await turn.wait_settled()
+            reply.found = False
+            return
+        reply.new, reply.changed = turn.items_so_far()
+
+    async def _rename(self, ask: Ask, turn: Turn[Any], reply: Reply) -> None:
+        if turn.answer is not None and await turn.answer.rename(ask.title):
+            reply.thread = as_metadata(turn.thread)
+
+    async def _let_watch(self, ask: Ask, turn: Turn[Any], reply: Reply) -> None:
+        if turn.is_ending or not turn.has_begun:
+            reply.found = False
+            return
+        try:
+            reader = turn.open_reader(ask.start)
+        except FramesLost:
+            reader = turn.open_reader()
+        reply.number = reader.number
+        if ask.start is None or reply.number != ask.start:
+            # In the same step as the place in the frames: nothing falls between them.
+            reply.new, reply.changed = turn.items_so_far()
+        self._published[ask.id] = _Publication(reader)
+
+    async def _publish(self, ask: Ask, turn: Turn[Any]) -> None:
+        """Send the frames of a turn to the node of a watcher, until the end or until it leaves."""
+        publication = self._published[ask.id]
+        try:
+            with publication.scope:
+                over = await self._send_frames(ask, turn, publication)
+                if over is not None:
+                    await self._post(ask.sender, over)
+        finally:
+            turn.close_reader(publication.reader)
+            del self._published[ask.id]
+            publication.ended.set()
+
+    async def _send_frames(
+        self, ask: Ask, turn: Turn[Any], publication: _Publication
+    ) -> Over | None:
+        """Return what to say at the end; None if the watcher's node isn't heard of."""
+        patience = self._coordination.lease_timeout
+        reader = publication.reader
+        while True:
+            frames: list[bytes] = []
+            try:
+                # A message without frames shows each side that the other one lives.
+                with trio.move_on_after(patience / 2):
+                    frames = await reader.receive()
+            except trio.EndOfChannel:
+                return Over(id=ask.id, reason=turn.end_reason)
+            except FramesLost:
+                return Over(id=ask.id)
+            first = reader.number - len(frames)
+            texts = [frame.decode() for frame in frames]
+            publication.taken = trio.Event()
+            await self._post(ask.sender, Frames(id=ask.id, first=first, frames=texts))
+            with trio.move_on_after(patience) as limit:
+                await publication.taken.wait()
+            if limit.cancelled_caught:
+                return None
+
+
+_DEEDS: dict[Deed, Callable[[Node, Ask, Turn[Any], Reply], Awaitable[None]]] = {
+    "end": Node._end,
+    "look": Node._tell_items,
+    "rename": Node._rename,
+    "watch": Node._let_watch,
+}
+
+
+def busy(thread_id: str) -> BusyError:
+    """Return what a request for a thread with a live turn is told, if the policy says "reject"."""
+    return BusyError(
+        f"thread {thread_id} is being answered; wait for the end of that answer or stop it"
+    )
+
+
+def _is_answering(turn: Turn[Any]) -> bool:
+    return turn.state is TurnState.ANSWERING and not turn.is_ending
+
+
+_nodes: WeakKeyDictionary[Coordination[Any], Node] = WeakKeyDictionary()
+
+
+def node_of(store: Store[Any]) -> Node | None:
+    """Return this process's node of a store; None if the store has no coordination."""
+    if store.coordination is None:
+        return None
+    node = _nodes.get(store.coordination)
+    if node is None:
+        node = _nodes[store.coordination] = Node(store, store.coordination)
+    return node

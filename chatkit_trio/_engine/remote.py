@@ -1,0 +1,135 @@
+"""A turn that runs on another node, as far as it can be read from here."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import trio
+
+from chatkit_trio.errors import FramesLost
+from chatkit_trio.store import TurnRecord
+from chatkit_trio.types import ThreadItem
+
+from .policy import TurnPolicy
+
+
+class Reader(Protocol):
+    """A place in the frames of a turn, here or elsewhere."""
+
+    def close(self) -> None:
+        """Stop reading."""
+
+
+class RemoteReader:
+    """A place in the frames of a turn on another node; it is used as a `FrameReader` is.
+
+    The node of the turn sends the next frames when `taken` has been called for the last ones, so
+    at most one message waits here.
+    """
+
+    def __init__(
+        self, patience: float, taken: Callable[[], None], leave: Callable[[], None]
+    ) -> None:
+        self.number = 0
+        """The number of the frame that is read next."""
+        self.end_reason: str | None = None
+        """How the turn ended, once it is known."""
+        self._patience = patience
+        self._taken = taken
+        self._leave = leave
+        self._frames: deque[bytes] = deque()
+        self.is_over = False
+        """Whether no more frames come."""
+        self._news = trio.Event()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `receive` has something to return, or to raise, without waiting."""
+        return bool(self._frames) or self.is_over
+
+    async def receive(self, max_bytes: int = 65536) -> list[bytes]:
+        """Return frames that have come, at least one and about `max_bytes` at most.
+
+        Always a checkpoint; a cancelled call has read nothing. Raises `trio.EndOfChannel` behind
+        the last frame, and `FramesLost` if this reader has fallen too far behind or nothing has
+        been heard of the other node for too long.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self._frames:
+            if self.is_over and self.end_reason is not None:
+                raise trio.EndOfChannel
+            if self.is_over:
+                raise FramesLost("the answer's server isn't heard of; load the thread instead")
+            await self._wait()
+        taken = [self._frames.popleft()]
+        size = len(taken[0])
+        while self._frames and size + len(self._frames[0]) <= max_bytes:
+            taken.append(self._frames.popleft())
+            size += len(taken[-1])
+        self.number += len(taken)
+        if not self._frames:
+            self._taken()
+        return taken
+
+    def close(self) -> None:
+        """Stop reading. Closing twice is allowed."""
+        self._leave()
+
+    def put(self, first: int, frames: Sequence[bytes]) -> None:
+        """Take in what the other node has sent; a message without frames shows that it lives."""
+        if first != self.number + len(self._frames):
+            self.end(None)
+        self._frames += frames
+        if not frames:
+            self._taken()
+        self._wake()
+
+    def end(self, reason: str | None) -> None:
+        """Take note that no more will come; None if frames are missing."""
+        self.is_over, self.end_reason = True, reason
+        self._wake()
+
+    async def _wait(self) -> None:
+        with trio.move_on_after(self._patience):
+            await self._news.wait()
+            return
+        self.end(None)
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+
+class RemoteTurn:
+    """What a reader asks of the turn that it reads."""
+
+    def __init__(
+        self,
+        record: TurnRecord,
+        policy: TurnPolicy,
+        reader: RemoteReader,
+        so_far: tuple[list[ThreadItem], list[ThreadItem]],
+    ) -> None:
+        self.id = record.turn_id
+        self.thread_id = record.thread_id
+        self.policy = policy
+        self.is_ending = False
+        self.settled = trio.Event()
+        self.longest_settling = 0.0
+        self._reader = reader
+        self._so_far = so_far
+
+    @property
+    def end_reason(self) -> str:
+        """How the turn ended, for clients that ask."""
+        return self._reader.end_reason or "crashed"
+
+    def items_so_far(self) -> tuple[list[ThreadItem], list[ThreadItem]]:
+        """Return what the turn's readers had seen, and the store lacked, when this one came."""
+        return self._so_far
+
+    def close_reader(self, reader: Reader) -> None:
+        """Tell the other node that this reader has left."""
+        reader.close()

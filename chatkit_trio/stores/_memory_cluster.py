@@ -1,0 +1,350 @@
+"""What the memory stores of one cluster have in common, and what may be done to it in one step.
+
+Nothing here waits, so no task ever sees half a change: `memory` and `_memory_coordination` wait
+once at the start of a method, and do the rest here. Texts are kept, never the caller's objects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import trio
+
+from chatkit_trio.errors import ConflictError, NotFoundError, TurnFencedError
+from chatkit_trio.store import (
+    Opening,
+    RequestRecord,
+    Settlement,
+    TurnRecord,
+    UnstorableItem,
+)
+from chatkit_trio.types import ThreadItem
+
+from ._records import (
+    check_opening,
+    check_settlement,
+    encode_attachment,
+    encode_item,
+    encode_thread,
+)
+
+_SETTLEMENTS_KEPT = 1000
+"""How many settled turns are remembered, so that a repeated settlement is known for one."""
+
+
+@dataclass(slots=True)
+class Row:
+    owner: str
+    text: str
+
+
+@dataclass(slots=True)
+class ThreadRow(Row):
+    items: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class TurnRow:
+    """A turn that is live, or waits in the line."""
+
+    turn_id: str
+    thread_id: str
+    owner: str
+    node: str
+    items: tuple[str, ...] = ()
+    changed_items: tuple[str, ...] = ()
+    reason: str | None = None
+    is_abandoned: bool = False
+
+    @property
+    def record(self) -> TurnRecord:
+        return TurnRecord(self.turn_id, self.thread_id, self.node)
+
+    def is_live_for(self, owner: str, node: str) -> bool:
+        return (self.owner, self.node, self.is_abandoned) == (owner, node, False)
+
+
+@dataclass(slots=True)
+class _Node:
+    tell: Callable[[str], None]
+    asked_at: float
+    box: list[bytes] = field(default_factory=list)
+
+
+class MemoryCluster:
+    """The data that several `MemoryStore` objects share, each of them a node of its own.
+
+        cluster = MemoryCluster()
+        one, other = MemoryStore(cluster=cluster), MemoryStore(cluster=cluster)
+
+    It makes a cluster of servers in one process, for tests. A node is dead when its store was
+    closed, or hasn't asked for its news for `lease_timeout` seconds of trio's clock.
+    """
+
+    def __init__(self, *, lease_timeout: float = 15.0) -> None:
+        self.lease_timeout = lease_timeout
+        self.threads: dict[str, ThreadRow] = {}
+        self.attachments: dict[str, Row] = {}
+        self.requests: dict[tuple[str, str], tuple[float, RequestRecord]] = {}
+        self.set_aside_items: list[UnstorableItem] = []
+        self.turns: dict[str, TurnRow] = {}
+        self._line: dict[str, TurnRow] = {}
+        """The turns that wait, by id, in the order of their arrival."""
+        self._nodes: dict[str, _Node] = {}
+        self._settled: dict[str, str] = {}
+        """Digests of the last settlements, by turn."""
+
+    # --- Nodes
+
+    def lose(self, name: str) -> None:
+        """Take a node for dead until it asks for its news again, as if its lease had run out."""
+        if name in self._nodes:
+            self._nodes[name].asked_at = -math.inf
+
+    def join(self, tell: Callable[[str], None]) -> str:
+        """Let a node in, and return its id."""
+        name = f"node_{secrets.token_hex(8)}"
+        self._nodes[name] = _Node(tell, trio.current_time())
+        return name
+
+    def leave(self, name: str) -> None:
+        """Let a node go: its turns are abandoned, its places in line and its box are gone."""
+        self._nodes.pop(name, None)
+        places = [place for place in self._line.values() if place.node == name]
+        for place in places:
+            del self._line[place.turn_id]
+        held = [turn.thread_id for turn in self.turns.values() if turn.node == name]
+        self._tell(*held, *(place.thread_id for place in places))
+
+    def is_alive(self, name: str) -> bool:
+        node = self._nodes.get(name)
+        return node is not None and trio.current_time() - node.asked_at < self.lease_timeout
+
+    def post(self, name: str, message: bytes) -> None:
+        """Put a message into the box of a node that lives."""
+        if self.is_alive(name):
+            self._nodes[name].box.append(message)
+            self._nodes[name].tell(name)
+
+    def open_box(self, name: str) -> tuple[bytes, ...]:
+        """Renew a node's lease and empty its box."""
+        node = self._nodes[name]
+        node.asked_at = trio.current_time()
+        messages = tuple(node.box)
+        node.box.clear()
+        return messages
+
+    def _tell(self, *thread_ids: str) -> None:
+        for node in self._nodes.values():
+            for thread_id in thread_ids:
+                node.tell(thread_id)
+
+    # --- Turns
+
+    def begin(self, opening: Opening, owner: str, node: str) -> TurnRow | None:
+        """Carry out a turn's first writes and record it, or say which turn is to be waited for."""
+        turn_id, thread_id = opening.turn_id, opening.thread_id
+        if self._has_begun(turn_id, owner, node):
+            return None
+        row = self.threads.get(thread_id)
+        if row is None and opening.new_thread is None:
+            raise _no_thread(thread_id)
+        if row is not None and row.owner != owner:
+            raise _no_thread(thread_id)
+        place = TurnRow(turn_id, thread_id, owner, node)
+        first = self.live_on(thread_id) or next(self._waiting_for(thread_id), place)
+        if first.turn_id != turn_id:
+            self._line.setdefault(turn_id, place)
+            return first
+        self._carry_out(opening, owner)
+        self._line.pop(turn_id, None)
+        self.turns[turn_id] = place
+        self._tell(thread_id)
+        return None
+
+    def _has_begun(self, turn_id: str, owner: str, node: str) -> bool:
+        turn = self.turns.get(turn_id)
+        known = turn or self._line.get(turn_id)
+        if known is not None and known.owner != owner:
+            raise ConflictError(f"there is a turn {turn_id} already")
+        if turn is not None and (turn.node != node or turn.is_abandoned):
+            raise _fenced(turn_id)
+        return turn is not None
+
+    def live_on(self, thread_id: str) -> TurnRow | None:
+        """Return the turn that is live on a thread, also one that is abandoned but not settled."""
+        turns = self.turns.values()
+        return next((turn for turn in turns if turn.thread_id == thread_id), None)
+
+    def _waiting_for(self, thread_id: str) -> Iterator[TurnRow]:
+        for place in list(self._line.values()):
+            if not self.is_alive(place.node):
+                del self._line[place.turn_id]
+            elif place.thread_id == thread_id:
+                yield place
+
+    def withdraw(self, turn_id: str) -> None:
+        place = self._line.pop(turn_id, None)
+        if place is not None:
+            self._tell(place.thread_id)
+
+    def abandon(self, turn_id: str, node: str) -> None:
+        """Treat a turn of this node as one of a dead node from now on."""
+        turn = self.turns.get(turn_id)
+        if turn is not None and turn.node == node:
+            turn.is_abandoned = True
+            self._tell(turn.thread_id)
+
+    def check_live(self, turn_id: str, node: str) -> None:
+        """Raise `TurnFencedError` unless the turn is live on this node."""
+        turn = self.turns.get(turn_id)
+        if turn is None or turn.node != node or turn.is_abandoned:
+            raise _fenced(turn_id)
+
+    def abandon_turns_of_the_dead(self, asking_node: str, thread_id: str | None) -> None:
+        """Mark the turns of dead nodes, of one thread if it is given; never those of the asker."""
+        for turn in self.turns.values():
+            is_meant = thread_id in (None, turn.thread_id) and turn.node != asking_node
+            if is_meant and not self.is_alive(turn.node):
+                turn.is_abandoned = True
+
+    def _end_turn(self, turn_id: str) -> None:
+        turn = self.turns.pop(turn_id, None)
+        if turn is not None:
+            self._tell(turn.thread_id)
+
+    def end_thread(self, thread_id: str) -> None:
+        """Delete a thread with its turns and its line."""
+        del self.threads[thread_id]
+        self.set_aside_items[:] = [
+            item for item in self.set_aside_items if item.thread_id != thread_id
+        ]
+        for turns in (self.turns, self._line):
+            for turn in list(turns.values()):
+                if turn.thread_id == thread_id:
+                    del turns[turn.turn_id]
+        self._tell(thread_id)
+
+    # --- What a turn writes first and last
+
+    def _carry_out(self, opening: Opening, owner: str) -> None:
+        """Make a turn's first writes: all is tried on copies before anything is stored."""
+        check_opening(opening)
+        row = self.threads.get(opening.thread_id)
+        text = encode_thread(opening.new_thread) if opening.new_thread is not None else None
+        items = dict(row.items) if row is not None else {}
+        attachments = {one.id: Row(owner, encode_attachment(one)) for one in opening.attachments}
+        for attachment_id in attachments:
+            there = self.attachments.get(attachment_id)
+            if there is not None and there.owner != owner:
+                raise NotFoundError(f"there is no attachment {attachment_id}")
+        if opening.delete_after is not None:
+            delete_after(items, opening.thread_id, opening.delete_after)
+        for item_id in opening.deleted_item_ids:
+            items.pop(item_id, None)
+        for item in opening.new_items:
+            if item.id in items:
+                raise ConflictError(f"thread {opening.thread_id} already has an item {item.id}")
+            items[item.id] = encode_item(item)
+        items |= _encoded(opening.changed_items)
+        self.attachments |= attachments
+        if row is None:
+            assert text is not None
+            self.threads[opening.thread_id] = ThreadRow(owner, text, items)
+        else:
+            row.items = items
+            row.text = row.text if text is None else text
+
+    def settle_live(self, settlement: Settlement, owner: str, node: str) -> None:
+        """Settle a turn that is live on this node.
+
+        Raises `TurnFencedError` for one that isn't, unless this very settlement has ended it;
+        `NotFoundError` if the thread is gone.
+        """
+        turn_id = settlement.turn_id
+        turn = self.turns.get(turn_id) if turn_id is not None else None
+        if turn_id is None or (turn is not None and turn.is_live_for(owner, node)):
+            self.settle(settlement, owner)
+        elif self._owned(settlement.thread_id, owner) is None:
+            raise _no_thread(settlement.thread_id)
+        elif self._settled.get(turn_id) != _Encoded.of(settlement).digest:
+            raise _fenced(turn_id)
+
+    def settle(self, settlement: Settlement, owner: str) -> None:
+        """Store all that a turn leaves behind and end its record.
+
+        Raises `NotFoundError` if the thread is gone; the record ends even so.
+        """
+        check_settlement(settlement)
+        # All is encoded before anything is stored: what can't be encoded leaves no half.
+        encoded = _Encoded.of(settlement)
+        if settlement.turn_id is not None:
+            self._end_turn(settlement.turn_id)
+        row = self._owned(settlement.thread_id, owner)
+        if row is None:
+            raise _no_thread(settlement.thread_id)
+        row.items.update({key: text for key, text in encoded.new.items() if key not in row.items})
+        row.items.update(encoded.changed)
+        if encoded.thread is not None:
+            row.text = encoded.thread
+        if settlement.turn_id is not None:
+            self._remember(settlement.turn_id, encoded.digest)
+
+    def _owned(self, thread_id: str, owner: str) -> ThreadRow | None:
+        row = self.threads.get(thread_id)
+        return row if row is not None and row.owner == owner else None
+
+    def _remember(self, turn_id: str, digest: str) -> None:
+        self._settled[turn_id] = digest
+        while len(self._settled) > _SETTLEMENTS_KEPT:
+            del self._settled[next(iter(self._settled))]
+
+
+def delete_after(items: dict[str, str], thread_id: str, item_id: str) -> None:
+    """Delete the items behind this one. Raises `NotFoundError` if it isn't there."""
+    if item_id not in items:
+        raise NotFoundError(f"thread {thread_id} has no item {item_id}")
+    ids = list(items)
+    for newer_id in ids[ids.index(item_id) + 1 :]:
+        del items[newer_id]
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """What a settlement stores, as text."""
+
+    new: dict[str, str]
+    changed: dict[str, str]
+    thread: str | None
+
+    @classmethod
+    def of(cls, settlement: Settlement) -> _Encoded:
+        return cls(
+            _encoded(settlement.new_items),
+            _encoded(settlement.changed_items),
+            encode_thread(settlement.thread) if settlement.thread is not None else None,
+        )
+
+    @property
+    def digest(self) -> str:
+        parts = json.dumps([self.new, self.changed, self.thread])
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _encoded(items: Iterable[ThreadItem]) -> dict[str, str]:
+    return {item.id: encode_item(item) for item in items}
+
+
+def _no_thread(thread_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no thread {thread_id}")
+
+
+def _fenced(turn_id: str) -> TurnFencedError:
+    return TurnFencedError(
+        f"turn {turn_id} isn't live on this node: another has settled it, or its thread is gone"
+    )

@@ -1,0 +1,462 @@
+"""Two servers over one store, each a node: they behave as one server would.
+
+The store is a `MemoryCluster` with two nodes; no hint reaches anybody in the tests named so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import trio
+
+from chatkit_trio.server import CancelReason, ChatKitServer, RemoteTurn, TurnPolicy
+from chatkit_trio.stores import MemoryCluster, MemoryStore
+from chatkit_trio.testing import (
+    ChatClient,
+    ClientTurn,
+    RequestRefused,
+    ScriptedServer,
+    SlowStore,
+    do,
+    pause,
+    say,
+    scripted_server,
+    set_title,
+)
+from tests.transcript import lines, transcript
+
+from .parts import FOR_EVER, message_request, read_all, stream, thread_id_of, within
+
+HOUR = 3600.0
+LEASE = 15.0
+WORDS = [f"word{number} " for number in range(30)]
+SLOWLY = [say(*WORDS, every=1.0)]
+WHOLE = ["user: hi", "assistant: " + "".join(WORDS)]
+
+
+@dataclass
+class Two:
+    """Two servers over one store."""
+
+    here: ScriptedServer
+    there: ScriptedServer
+    cluster: MemoryCluster
+
+    async def transcript(self, thread_id: str | None) -> list[str]:
+        return await transcript(self.there.store, thread_id)
+
+
+@asynccontextmanager
+async def two(
+    *scripts: Sequence[Any], other: Sequence[Any] = (say("Fine"),), **settings: Any
+) -> AsyncIterator[Two]:
+    cluster = MemoryCluster(lease_timeout=LEASE)
+    policy = TurnPolicy(**settings)
+    here = scripted_server(MemoryStore[Any](cluster=cluster), *scripts, policy=policy)
+    there = scripted_server(MemoryStore[Any](cluster=cluster), other, policy=policy)
+    async with here, there:
+        yield Two(here, there, cluster)
+
+
+@asynccontextmanager
+async def streaming(
+    server: ChatKitServer[Any], *, words: int = 3, can_return: bool = False
+) -> AsyncIterator[ClientTurn]:
+    """Send a message, and read until so many words have come."""
+    client = ChatClient.of_server(server, can_return=can_return)
+    async with client.send("hi") as turn:
+        await turn.wait_for(lambda event: WORDS[words - 1] in event.model_dump_json())
+        yield turn
+
+
+def cut_after(words: int, reason: str) -> list[str]:
+    return ["user: hi", "assistant: " + "".join(WORDS[:words]), f"note: {reason}"]
+
+
+def client(server: ChatKitServer[Any]) -> ChatClient:
+    return ChatClient.of_server(server)
+
+
+@pytest.fixture(params=["hinted", "no hints"])
+def hints(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test with hints, and with all of them lost."""
+    if request.param == "no hints":
+        monkeypatch.setattr(MemoryCluster, "_tell", lambda *_: None)
+        monkeypatch.setattr(
+            "chatkit_trio.stores._memory_coordination.MemoryCoordination.tell", lambda *_: None
+        )
+    return str(request.param)
+
+
+# --- One live turn a thread --------------------------------------------------------------------
+
+
+@within(HOUR)
+async def test_a_message_to_another_node_supersedes_the_answer(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two(SLOWLY) as nodes, streaming(nodes.here) as turn:
+        async with client(nodes.there).send("and?", turn.thread_id) as second:
+            await second.read()
+
+        expected = [*cut_after(3, "superseded"), "user: and?", "assistant: Fine"]
+        assert [*await nodes.transcript(turn.thread_id)][2:] == expected[2:]
+        assert turn.server_turn.cancel_reason is CancelReason.SUPERSEDED
+
+
+@within(HOUR)
+async def test_a_message_to_another_node_waits_if_the_policy_says_so(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two(SLOWLY, on_busy="queue") as nodes, streaming(nodes.here) as turn:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+            async with client(nodes.there).send("and?", turn.thread_id) as second:
+                await second.read()
+
+        expected = [*WHOLE, "user: and?", "assistant: Fine"]
+        assert await nodes.transcript(turn.thread_id) == expected
+
+
+@within(HOUR)
+async def test_a_message_to_another_node_is_refused_if_the_policy_says_so(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two(SLOWLY, on_busy="reject") as nodes, streaming(nodes.here) as turn:
+        with pytest.raises(RequestRefused) as refusal:
+            async with client(nodes.there).send("and?", turn.thread_id):
+                pass
+        assert refusal.value.status == 409
+        assert refusal.value.code == "busy"
+        await turn.read()
+        assert await nodes.transcript(turn.thread_id) == WHOLE
+
+
+@within(HOUR)
+async def test_an_answer_that_its_client_may_not_cancel_is_waited_for(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two(SLOWLY) as nodes:
+        nodes.here.allow_cancel = False
+        async with streaming(nodes.here) as turn, trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+            async with client(nodes.there).send("and?", turn.thread_id) as second:
+                await second.read()
+        expected = [*WHOLE, "user: and?", "assistant: Fine"]
+        assert await nodes.transcript(turn.thread_id) == expected
+
+
+@within(HOUR)
+async def test_messages_to_all_nodes_are_answered_one_after_the_other(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    talk = [say("a", "b", "c", every=0.3)]
+    async with two(talk, other=talk, on_busy="queue") as nodes:
+        async with client(nodes.here).send("first") as turn:
+            await turn.read()
+        thread_id = turn.thread_id
+
+        async def send(server: ChatKitServer[Any], text: str) -> None:
+            async with client(server).send(text, thread_id) as later:
+                await later.read()
+
+        async with trio.open_nursery() as nursery:
+            for number in range(6):
+                server = nodes.there if number % 2 else nodes.here
+                nursery.start_soon(send, server, f"m{number}")
+                await trio.sleep(0.05)
+        stored = await nodes.transcript(thread_id)
+        asked = [f"user: m{number}" for number in range(6)]
+        answers = [line for line in stored if line.startswith("assistant")]
+        assert stored[2::2] == asked
+        assert answers == ["assistant: abc"] * 7
+
+
+# --- Stop, read, rename, delete from another node ----------------------------------------------
+
+
+@within(HOUR)
+async def test_a_stop_on_another_node_returns_when_the_answer_is_stored(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two(SLOWLY) as nodes, streaming(nodes.here) as turn:
+        assert await nodes.there.stop(turn.thread_id or "") is True
+
+        stored = await nodes.transcript(turn.thread_id)
+        assert stored[0] == "user: hi"
+        assert stored[-1] == "note: stopped"
+        assert "".join(WORDS[:3]) in stored[1]
+        assert await nodes.there.stop(turn.thread_id or "") is False
+
+
+@within(HOUR)
+async def test_a_client_may_not_stop_on_another_node_what_it_may_not_stop_here(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with two(SLOWLY) as nodes:
+        nodes.here.allow_cancel = False
+        async with streaming(nodes.here) as turn:
+            with pytest.raises(Exception, match="can't be stopped"):
+                await nodes.there.stop(turn.thread_id or "", by_client=True)
+            await turn.read()
+        assert await nodes.transcript(turn.thread_id) == WHOLE
+
+
+@within(HOUR)
+async def test_a_thread_read_on_another_node_shows_the_answer_so_far(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two(SLOWLY) as nodes, streaming(nodes.here) as turn:
+        thread = await client(nodes.there).thread(turn.thread_id or "")
+
+        *_, answer = lines(list(thread.items.data))
+        assert answer.startswith("assistant: " + "".join(WORDS[:3]))
+
+
+@within(HOUR)
+async def test_a_thread_read_on_another_node_waits_for_an_answer_that_is_being_stored(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    cluster = MemoryCluster()
+    slow = SlowStore(MemoryStore[Any](cluster=cluster), 0.5)
+    here = scripted_server(slow, SLOWLY)
+    there = scripted_server(MemoryStore[Any](cluster=cluster), [say("Fine")])
+    async with here, there, streaming(here) as turn:
+        turn.server_turn.cancel()
+        thread = await client(there).thread(turn.thread_id or "")
+
+        assert lines(list(thread.items.data)) == cut_after(3, "stopped")[:2]
+        assert (await transcript(there.store, turn.thread_id))[-1] == "note: stopped"
+
+
+@within(HOUR)
+async def test_a_title_given_on_another_node_is_kept(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two([*SLOWLY, do(lambda _: None)]) as nodes, streaming(nodes.here) as turn:
+        await client(nodes.there).rename(turn.thread_id or "", "Mine")
+        await turn.read()
+        thread = await nodes.there.store.load_thread(turn.thread_id or "", None)
+        assert thread.title == "Mine"
+        assert await nodes.transcript(turn.thread_id) == WHOLE
+
+
+@within(HOUR)
+async def test_a_thread_deleted_on_another_node_does_not_come_back(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two([*SLOWLY, set_title("again")]) as nodes, streaming(nodes.here) as turn:
+        await client(nodes.there).delete(turn.thread_id or "")
+        await turn.read()
+        assert await client(nodes.here).threads() == []
+        assert turn.server_turn.settled.is_set()
+
+
+# --- Watching from another node ----------------------------------------------------------------
+
+
+@within(HOUR)
+async def test_a_watcher_on_another_node_gets_every_frame_once_with_its_number(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two(SLOWLY) as nodes:
+        seen: list[bytes] = []
+        async with await stream(nodes.here, message_request(), can_return=True) as result:
+            with trio.move_on_after(5.5):
+                async for frame in result:
+                    seen.append(frame)  # noqa: PERF401  (as it comes)
+        follow = await nodes.there.follow(thread_id_of(seen), start=len(seen))
+        assert follow is not None
+        assert isinstance(follow.turn, RemoteTurn)
+        assert follow.next_frame_number == len(seen)
+        rest = await read_all(follow)
+        assert await nodes.transcript(thread_id_of(seen)) == WHOLE
+    async with two(SLOWLY) as nodes:
+        whole = await read_all(await stream(nodes.here, message_request(), can_return=True))
+    assert len(seen) + len(rest) == len(whole)
+    assert "".join(map(delta_of, [*seen, *rest])) == "".join(WORDS)
+
+
+def delta_of(frame: bytes) -> str:
+    event = json.loads(frame.removeprefix(b"data: "))
+    return str(event.get("update", {}).get("delta", ""))
+
+
+@within(HOUR)
+async def test_a_watcher_on_another_node_keeps_the_answer_going(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two(SLOWLY, return_timeout=2.0) as nodes:
+        async with streaming(nodes.here, can_return=True) as turn:
+            follow = await nodes.there.follow(turn.thread_id or "")
+            assert follow is not None
+        await read_all(follow)
+        assert await nodes.transcript(turn.thread_id) == WHOLE
+
+
+@within(HOUR)
+async def test_a_watcher_on_another_node_that_leaves_is_a_disconnect(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two([say(*WORDS[:3], every=0.1), pause(FOR_EVER)], return_timeout=2.0) as nodes:
+        async with streaming(nodes.here, can_return=True) as turn:
+            follow = await nodes.there.follow(turn.thread_id or "")
+            assert follow is not None
+        async with follow:
+            await follow.receive()
+        await trio.sleep(5)
+        assert await nodes.transcript(turn.thread_id) == cut_after(3, "disconnected")
+
+
+@within(HOUR)
+async def test_a_watcher_on_another_node_is_told_how_the_shutdown_ended_the_answer(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    cluster = MemoryCluster(lease_timeout=LEASE)
+    here = scripted_server(MemoryStore[Any](cluster=cluster), SLOWLY)
+    there = scripted_server(MemoryStore[Any](cluster=cluster), [say("Fine")])
+    frames: list[bytes] = []
+    async with there, trio.open_nursery() as nursery:
+        async with here, streaming(here) as turn:
+            follow = await there.follow(turn.thread_id or "")
+            assert follow is not None
+
+            async def read() -> None:
+                frames.extend(await read_all(follow))
+
+            nursery.start_soon(read)
+        await trio.sleep(6)
+
+        assert follow.turn.end_reason == "shutdown"
+        assert "".join(map(delta_of, frames)).startswith("".join(WORDS[:3]))
+        assert (await transcript(there.store, turn.thread_id))[-1] == "note: shutdown"
+
+
+@within(HOUR)
+async def test_what_nobody_watches_elsewhere_costs_no_message(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    posted: list[bytes] = []
+    post = MemoryCluster.post
+
+    def counted(self: MemoryCluster, name: str, message: bytes) -> None:
+        posted.append(message)
+        post(self, name, message)
+
+    monkeypatch.setattr(MemoryCluster, "post", counted)
+    async with two(SLOWLY) as nodes, client(nodes.here).send("hi") as turn:
+        await turn.read()
+    assert posted == []
+
+
+@within(HOUR)
+async def test_a_watcher_learns_that_the_node_has_died(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    cluster = MemoryCluster(lease_timeout=LEASE)
+    here = scripted_server(MemoryStore[Any](cluster=cluster), [say("a"), pause(FOR_EVER)])
+    there = scripted_server(MemoryStore[Any](cluster=cluster), [say("Fine")])
+    async with there, trio.open_nursery() as nursery:
+        dying = trio.CancelScope()
+        thread_ids: list[str] = []
+        nursery.start_soon(run_until_killed, here, dying, thread_ids)
+        await trio.sleep(1)
+        follow = await there.follow(thread_ids[0])
+        assert follow is not None
+        began_at = trio.current_time()
+        kill(here, cluster)
+        dying.cancel()
+        with pytest.raises(Exception, match="isn't heard of"):
+            await read_all(follow)
+        assert trio.current_time() <= began_at + 2 * LEASE
+
+
+# --- A node dies, or is taken for dead ---------------------------------------------------------
+
+
+def kill(server: ChatKitServer[Any], cluster: MemoryCluster) -> None:
+    """End a server's part in the cluster, as `kill -9` would."""
+    assert server.store.coordination is not None
+    cluster.leave(server.store.coordination.node)
+
+
+async def run_until_killed(
+    server: ScriptedServer, scope: trio.CancelScope, thread_ids: list[str]
+) -> None:
+    with scope:
+        async with server, client(server).send("hi") as turn:
+            await turn.wait_for(lambda event: event.type == "thread.item.updated")
+            thread_ids.append(turn.thread_id or "")
+            await turn.read()
+
+
+@within(HOUR)
+async def test_the_answer_of_a_dead_node_is_settled_when_its_thread_is_read(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    script = [say(*WORDS[:3], every=0.1), pause(FOR_EVER)]
+    async with two(script) as nodes, streaming(nodes.here) as turn:
+        await trio.sleep(1)
+        kill(nodes.here, nodes.cluster)
+        await client(nodes.there).thread(turn.thread_id or "")
+        assert await nodes.transcript(turn.thread_id) == cut_after(3, "crashed")
+
+
+@within(HOUR)
+async def test_the_answer_of_a_silent_node_is_settled_within_its_lease(
+    hints: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = [say(*WORDS[:3], every=0.1), pause(FOR_EVER)]
+    async with two(script) as nodes, streaming(nodes.here) as turn:
+        await trio.sleep(1)
+        paused = nodes.here.store.coordination
+        assert paused is not None
+        monkeypatch.setattr(paused, "news", trio.sleep_forever)
+        await trio.sleep(LEASE + 2)
+        assert await nodes.transcript(turn.thread_id) == cut_after(3, "crashed")
+
+
+@within(HOUR)
+async def test_a_node_that_was_taken_for_dead_writes_nothing_more(
+    hints: str, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with two(SLOWLY) as nodes, streaming(nodes.here) as turn:
+        coordination = nodes.here.store.coordination
+        assert coordination is not None
+        nodes.cluster.abandon(turn.server_turn.id, coordination.node)
+        await client(nodes.there).thread(turn.thread_id or "")
+        async with client(nodes.there).send("and?", turn.thread_id) as second:
+            await second.read()
+        await turn.server_turn.settled.wait()
+
+        stored = await nodes.transcript(turn.thread_id)
+        assert stored[0] == "user: hi"
+        assert stored[-3:] == ["note: crashed", "user: and?", "assistant: Fine"]
+        assert turn.server_turn.cancel_reason is CancelReason.CRASHED
+
+
+# --- The same request twice --------------------------------------------------------------------
+
+
+@within(HOUR)
+async def test_a_request_repeated_on_another_node_reads_the_same_turn(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two(SLOWLY) as nodes:
+        body = message_request()
+        first = await nodes.here.process(body, None, can_return=True, idempotency_key="k")
+        frames: list[bytes] = []
+        async with first:  # type: ignore[union-attr]
+            with trio.move_on_after(4.5):
+                async for frame in first:  # type: ignore[union-attr]
+                    frames.append(frame)  # noqa: PERF401
+        again = await nodes.there.process(body, None, can_return=True, idempotency_key="k")
+        repeated = await read_all(again)  # type: ignore[arg-type]
+        assert repeated[: len(frames)] == frames
+        assert "".join(map(delta_of, repeated)) == "".join(WORDS)
+        assert await nodes.transcript(thread_id_of(frames)) == WHOLE
