@@ -12,12 +12,12 @@ import logging
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeAlias
 from urllib.parse import urlencode, urlsplit
 
 import trio
@@ -51,9 +51,15 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 MIN_SECRET_BYTES = 16
-_WRITTEN_AT_ONCE = 256 * 1024  # bytes; a hop to a worker thread costs the same for 1 and for these
+_WRITTEN_AT_ONCE = 128 * 1024  # bytes; a hop to a worker thread costs the same for 1 and for these
 _CLEANUP_TIMEOUT = 30.0  # seconds
 _THREADS = 16
+
+Count: TypeAlias = Callable[[int], Awaitable[None]]
+"""Counts bytes that have arrived, and raises if they are too many."""
+
+Meter: TypeAlias = Callable[[TContext], AbstractAsyncContextManager[Count]]
+"""Counts one upload of the owner whose context it gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +207,15 @@ class SignedAttachmentStore(AttachmentStore[TContext]):
         mime_type: str,
         chunks: AsyncIterator[bytes],
         caller: Callable[[], Awaitable[TContext]],
+        *,
+        meter: Meter[TContext] | None = None,
     ) -> Attachment:
         """Take the bytes of a new attachment and save its metadata.
 
-        `caller` gives the request's context. What fails, is refused or is cancelled leaves nothing.
+        `caller` gives the request's context. `meter` is entered with the owner's context for as
+        long as bytes arrive, and what it gives is called with their number before they are
+        written. What fails, is refused or is cancelled leaves nothing.
+
         Raises `TooLargeError`, `UnsupportedTypeError`, `InvalidRequestError`, `StoreError`.
         """
         caller_context = await caller()
@@ -213,21 +224,39 @@ class SignedAttachmentStore(AttachmentStore[TContext]):
         attachment = self._attachment(record, None)
         try:
             await self._in_thread(self._backend.save_record, record)
-            await self._receive(record, chunks)
+            await self._receive(record, chunks, context, meter)
             await self.metadata.save_attachment(attachment, context)
         except BaseException:
             await self._clean_up(self._backend.remove, record.id)  # noqa: ASYNC102  (it shields itself)
             raise
         return attachment
 
+    async def _receive(
+        self,
+        record: Record,
+        chunks: AsyncIterator[bytes],
+        context: TContext,
+        meter: Meter[TContext] | None,
+    ) -> None:
+        if meter is None:
+            await self._receive_metered(record, chunks, _unmetered)
+        else:
+            async with meter(context) as count:
+                await self._receive_metered(record, chunks, count)
+
     async def _write_all(
-        self, write: Callable[[bytes], object], record: Record, chunks: AsyncIterator[bytes]
+        self,
+        write: Callable[[bytes], object],
+        record: Record,
+        chunks: AsyncIterator[bytes],
+        count: Count,
     ) -> None:
         """Write what comes, in worker threads, and refuse it as soon as it must be."""
         check = ContentCheck(record, self.max_bytes)
         waiting = bytearray()
         async for chunk in chunks:
             check.feed(chunk)
+            await count(len(chunk))
             waiting += chunk
             if len(waiting) >= _WRITTEN_AT_ONCE:
                 await self._in_thread(write, bytes(waiting))
@@ -294,7 +323,9 @@ class SignedAttachmentStore(AttachmentStore[TContext]):
     async def _upload_descriptor(self, record: Record) -> AttachmentUploadDescriptor: ...
 
     @abstractmethod
-    async def _receive(self, record: Record, chunks: AsyncIterator[bytes]) -> None:
+    async def _receive_metered(
+        self, record: Record, chunks: AsyncIterator[bytes], count: Count
+    ) -> None:
         """Take bytes that come through this server, all of them or none."""
 
     # --- Records, owners, URLs -----------------------------------------------------------------
@@ -418,6 +449,10 @@ class _Signer:
 
     def __call__(self, *parts: str) -> str:
         return hmac.new(self._key, "\n".join(parts).encode(), hashlib.sha256).hexdigest()
+
+
+async def _unmetered(size: int) -> None:  # noqa: ASYNC124  (a meter may have to wait)
+    return
 
 
 def _checked_base_url(base_url: str) -> str:

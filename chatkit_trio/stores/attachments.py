@@ -30,7 +30,7 @@ from ._attachment_files import AttachmentFiles
 from ._attachment_record import Record, not_arrived
 from ._media_types import DEFAULT_ACCEPT, INLINE_IMAGES
 from ._records import one_owner
-from ._signed_attachments import Download, SignedAttachmentStore
+from ._signed_attachments import Count, Download, Meter, SignedAttachmentStore
 
 __all__ = [
     "DEFAULT_ACCEPT",
@@ -143,12 +143,14 @@ class DiskAttachmentStore(SignedAttachmentStore[TContext]):
         signature: str,
         chunks: AsyncIterator[bytes],
         caller: Callable[[], Awaitable[TContext]],
+        *,
+        meter: Meter[TContext] | None = None,
     ) -> Attachment:
         """Take the bytes of a created attachment, and clear its upload descriptor.
 
         `expires` and `signature` are of the upload URL; `caller` gives the request's context, and
-        isn't asked for bearer URLs. An upload that fails, is refused or is cancelled leaves
-        nothing, and may be tried again until the URL expires.
+        isn't asked for bearer URLs. `meter` is as for `receive_direct`. An upload that fails, is
+        refused or is cancelled leaves nothing, and may be tried again until the URL expires.
 
         Raises `ForbiddenError`, `GoneError` (expired), `NotFoundError` (deleted, or another
         owner's), `ConflictError` (there already, or being uploaded), `TooLargeError`,
@@ -162,7 +164,7 @@ class DiskAttachmentStore(SignedAttachmentStore[TContext]):
         if await self._reading(self._files.size, record.id) is not None:
             await self._clear_descriptor(record.id, context)  # a crash may have come before it
             raise ConflictError(f"attachment {record.id} has been uploaded already")
-        await self._receive(record, chunks)
+        await self._receive(record, chunks, context, meter)
         try:
             return await self._clear_descriptor(record.id, context)
         except BaseException:
@@ -170,14 +172,16 @@ class DiskAttachmentStore(SignedAttachmentStore[TContext]):
             await self._clean_up(self._files.remove_bytes, record.id)  # noqa: ASYNC102  (it shields itself)
             raise
 
-    async def _receive(self, record: Record, chunks: AsyncIterator[bytes]) -> None:
+    async def _receive_metered(
+        self, record: Record, chunks: AsyncIterator[bytes], count: Count
+    ) -> None:
         if record.id in self._receiving:
             raise ConflictError(f"attachment {record.id} is being uploaded")
         self._receiving.add(record.id)
         try:
             part = await self._in_thread(self._files.begin)
             try:
-                await self._write_all(part.write, record, chunks)
+                await self._write_all(part.write, record, chunks, count)
                 await self._in_thread(self._files.publish, part, record.id)
             except BaseException:
                 # Cancelled or not, half a file must not stay. One thread hop, bounded.

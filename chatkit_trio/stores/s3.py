@@ -25,7 +25,7 @@ from ._attachment_record import Record, check_head, check_size, not_arrived
 from ._media_types import DEFAULT_ACCEPT
 from ._records import one_owner
 from ._s3_bucket import MAX_BYTES, Bucket, Encryption, StoredObject
-from ._signed_attachments import Redirect, SignedAttachmentStore
+from ._signed_attachments import Count, Redirect, SignedAttachmentStore
 
 __all__ = ["DEFAULT_ACCEPT", "S3AttachmentStore"]
 
@@ -155,10 +155,12 @@ class S3AttachmentStore(SignedAttachmentStore[TContext]):
 
     # --- Uploads through this server -----------------------------------------------------------
 
-    async def _receive(self, record: Record, chunks: AsyncIterator[bytes]) -> None:
+    async def _receive_metered(
+        self, record: Record, chunks: AsyncIterator[bytes], count: Count
+    ) -> None:
         # Nothing goes to the bucket before all of it has come and was looked at.
         with SpooledTemporaryFile(_HELD_IN_MEMORY) as spool:
-            await self._write_all(_Spool(spool).write, record, chunks)
+            await self._write_all(_Spool(spool).write, record, chunks, count)
             await self._in_thread(self._bucket.put, record, spool)
 
     # --- Reading -------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ from .test_attachments import (
     PNG,
     SECRET,
     Pieces,
+    Quota,
     RefusingStore,
     User,
     caller,
@@ -495,6 +496,20 @@ async def test_metadata_that_cannot_be_saved_takes_the_bytes_with_it(service: Se
         with pytest.raises(StoreError):
             await files.receive_direct("cat.png", "image/png", Pieces(PNG), caller(ANN))
         assert files.stored() == []
+
+
+async def test_direct_uploads_are_metered_while_they_come(service: Service) -> None:
+    async with opened(service) as files:
+        quota = Quota(len(PNG))
+        taken = await files.receive_direct(
+            "a.png", "image/png", Pieces(PNG), caller(ANN), meter=quota.meter
+        )
+        with pytest.raises(TooLargeError, match="enough for today"):
+            await files.receive_direct(
+                "b.png", "image/png", Pieces(PNG), caller(ANN), meter=quota.meter
+            )
+        assert quota.users == [ANN, ANN]
+        assert files.stored() == [f"{taken.id}.bin", f"{taken.id}.json"]
 
 
 # --- Cancelling, deleting, two at once
