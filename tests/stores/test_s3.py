@@ -768,6 +768,15 @@ async def test_a_record_whose_first_answer_was_lost_is_no_conflict(service: Serv
         assert files.stored() == [f"{created.id}.json"]
 
 
+async def test_a_bucket_that_is_gone_is_a_store_error_and_not_an_attachment_that_is_missing(
+    service: Service,
+) -> None:
+    async with opened(service) as files:
+        service.client.delete_bucket(Bucket=files.bucket)
+        with pytest.raises(StoreError, match="there is no such bucket"):
+            await files.read_attachment("atc_1", ANN)
+
+
 class Answering(BaseHTTPRequestHandler):
     """Says the same to everything."""
 
@@ -969,7 +978,7 @@ async def test_objects_of_one_attachment_on_two_pages_of_a_listing_stay_together
     service: Service,
 ) -> None:
     clock = Clock()
-    async with opened(service, clock=clock, context_for_owner=User) as files:
+    async with opened(service, clock=clock) as files:  # so that a record without bytes would go
         sent = [await create(files) for _ in range(5)]
         for each in sent:
             await upload(each)
@@ -984,6 +993,24 @@ async def test_objects_of_one_attachment_on_two_pages_of_a_listing_stay_together
         assert await files.collect_orphans() == []
         assert files.stored() == before
         assert len(before) == 10
+
+
+async def test_bytes_stay_if_only_the_listing_has_no_record_of_them(service: Service) -> None:
+    clock = Clock()
+    async with opened(service, clock=clock, context_for_owner=User) as files:
+        created = await create(files)
+        await upload(created)
+        await send(files, created)
+        page = files._bucket.page
+
+        def without_records(token: str | None) -> Any:
+            objects, token = page(token)
+            return [each for each in objects if not each.is_record], token
+
+        files._bucket.page = without_records  # type: ignore[method-assign]
+        clock.ahead = DAY
+        assert await files.collect_orphans() == []
+        assert await files.read_attachment(created.id, ANN) == PNG
 
 
 # --- Settings
