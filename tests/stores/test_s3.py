@@ -985,14 +985,18 @@ async def test_objects_of_one_attachment_on_two_pages_of_a_listing_stay_together
             await send(files, each)
         before = files.stored()
 
-        def three_at_a_time(params: Any, **_: Any) -> None:
-            params["query_string"]["max-keys"] = 3
+        pages: list[Any] = []
 
-        files._bucket._client.meta.events.register("before-call.s3.ListObjectsV2", three_at_a_time)
+        def three_at_a_time(params: Any, **_: Any) -> None:
+            params["MaxKeys"] = 3
+            pages.append(params)
+
+        events = files._bucket._client.meta.events
+        events.register("provide-client-params.s3.ListObjectsV2", three_at_a_time)
         clock.ahead = DAY
         assert await files.collect_orphans() == []
         assert files.stored() == before
-        assert len(before) == 10
+        assert (len(before), len(pages)) == (10, 4)
 
 
 async def test_bytes_stay_if_only_the_listing_has_no_record_of_them(service: Service) -> None:
