@@ -433,6 +433,24 @@ class AttachmentStore(ABC, Generic[TContext]):
             " uploads (attachments.create)"
         )
 
+    def bytes_past_server(self, input: AttachmentCreateParams) -> int:
+        """Return how many bytes of this file will be uploaded where the server can't count them.
+
+        They count against its owner's limit when `create_attachment` is asked for, before it is
+        called. Return 0 for a file that it will refuse. This default says 0. A checkpoint it isn't.
+        """
+        return 0
+
+    async def check_attachment(self, attachment: Attachment, context: TContext) -> Attachment:
+        """Return an attachment that a message is about to name, as the message shall have it.
+
+        `attachment` is what the `Store` has. The engine asks before anything of the message is
+        stored, perhaps twice, and saves what it gets together with the message. Where clients
+        upload past this server, this is the place to look at what has come, and to refuse it with a
+        `ChatKitError`. This default returns the attachment as it is, and doesn't wait.
+        """
+        return attachment
+
     def generate_attachment_id(self, mime_type: str, context: TContext) -> str:
         """Return a new attachment id."""
         return default_generate_id("attachment")
