@@ -300,6 +300,8 @@ class Coordination(ABC, Generic[TContext]):
     """Seconds after which a node that doesn't react counts as dead."""
     poll_interval: float = 1.0
     """Seconds after which those who wait look again, if no hint comes."""
+    spans_processes: bool = True
+    """Whether nodes may be in different processes; `serve --workers` asks."""
 
     def __init__(self) -> None:
         self._hints: dict[str, list[Hint]] = {}

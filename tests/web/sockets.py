@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class Caller:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.status = 0
+        self.headers: dict[str, str] = {}
         self.body = b""
         self._http = h11.Connection(h11.CLIENT)
 
@@ -69,11 +70,21 @@ class Caller:
             self._http.receive_data(bytes(await self.stream.receive_some()))
         elif isinstance(event, h11.Response):
             self.status = event.status_code
+            self.headers = {name.decode(): value.decode() for name, value in event.headers}
         elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
             return False
         elif isinstance(event, h11.Data):
             self.body += bytes(event.data)
         return True
+
+    async def answer(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Send another request on the same connection, and return its answer."""
+        if self._http.our_state is h11.DONE:
+            self._http.start_next_cycle()
+        self.body = b""
+        await self.send(method=method, path=path, body=body)
+        await self.read_to_end()
+        return self.status, self.body
 
     @property
     def events(self) -> list[Event]:
@@ -100,6 +111,21 @@ async def calling(port: int) -> AsyncIterator[Caller]:
         yield caller
     finally:
         await trio.aclose_forcefully(stream)
+
+
+@asynccontextmanager
+async def connected(port: int, worker: int) -> AsyncIterator[Caller]:
+    """Open new connections until one leads to the worker with this process id; yield that one."""
+    async with AsyncExitStack() as stack:
+        with trio.fail_after(20):
+            while True:
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+                stack.push_async_callback(trio.aclose_forcefully, stream)
+                caller = Caller(stream)
+                await caller.answer("GET", "/livez")
+                if caller.headers["worker"] == str(worker):
+                    break
+        yield caller
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 import trio
+from quart import Response
 
 from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
 from chatkit_trio.store import Store
@@ -56,3 +57,8 @@ if "TALKER_DATABASE" in os.environ:
     )
     _serving.GRACE = 0.5
     app = create_app(server)
+
+    @app.after_request
+    async def tell_who_answers(response: Response) -> Response:
+        response.headers["Worker"] = str(os.getpid())
+        return response
