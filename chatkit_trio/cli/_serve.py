@@ -208,7 +208,7 @@ def _end_with(serving: Callable[[], Awaitable[int]]) -> None:
     """Serve, and end the process with the exit code of that."""
     try:
         code = trio.run(serving)
-    except (BaseExceptionGroup, OSError) as error:
+    except (BaseExceptionGroup, OSError, StoreNotSharedError) as error:
         raise _without_traceback(unwrapped(error)) from error
     sys.exit(code)
 

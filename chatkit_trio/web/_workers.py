@@ -55,6 +55,7 @@ class Workers:
         self._command = command
         self._listeners: list[socket.socket] = []
         self._living: set[_Child] = set()
+        self._killed: tuple[_Child, ...] = ()
         self._codes: list[int] = []
         self._number: int | None = None
         self._ending = trio.Event()
@@ -86,6 +87,9 @@ class Workers:
                         # When the workers have closed it too, callers are refused.
                         stack.close()
                 self._talking.cancel_scope.deadline = trio.current_time() + _LAST_WORDS
+        if self._killed:
+            # The watchdog says why, and ends the process.
+            await trio.sleep_forever()
         self._watchdog.end_within(EXITING, "threads haven't ended")
         return max(self._codes, default=0)
 
@@ -212,12 +216,13 @@ class Workers:
         return longest, f"shutting down {count} workers; out in {longest:.1f} s at the latest"
 
     def _kill_all(self) -> int:
-        for child in tuple(self._living):
+        self._killed = tuple(self._living)
+        for child in self._killed:
             child.kill()
         return max([_FAILED, *self._codes])
 
     def _tell_why(self, reason: str) -> None:
-        for child in tuple(self._living):
+        for child in self._killed:
             logger.warning("worker %s hasn't ended and is killed", child.pid)
         logger.warning("%s; ending the process without them", reason)
 

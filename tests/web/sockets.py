@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h11
 import trio
@@ -16,6 +17,8 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from chatkit_trio.stores import SQLiteStore
+from chatkit_trio.stores.postgresql import PostgreSQLStore
+from chatkit_trio.types import ThreadItem
 from chatkit_trio.web import create_app
 
 from .http import CREATE, Event, events_of
@@ -79,12 +82,16 @@ class Caller:
 
     async def answer(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         """Send another request on the same connection, and return its answer."""
+        await self.ask(method=method, path=path, body=body)
+        await self.read_to_end()
+        return self.status, self.body
+
+    async def ask(self, **request: Any) -> None:
+        """Send another request on the same connection: a message, unless told what."""
         if self._http.our_state is h11.DONE:
             self._http.start_next_cycle()
         self.body = b""
-        await self.send(method=method, path=path, body=body)
-        await self.read_to_end()
-        return self.status, self.body
+        await self.send(**request)
 
     @property
     def events(self) -> list[Event]:
@@ -147,6 +154,16 @@ async def served_app(app) -> AsyncIterator[int]:
         (url,) = await nursery.start(run)
         yield int(url.rpartition(":")[2])
         stop.set()
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the ids of a process's child processes, whichever thread has started them."""
+    found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return sorted(int(child) for children in found for child in children)
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 class ServerProcess:
@@ -235,7 +252,9 @@ async def served_by_cli(
         yield server
 
 
-async def items_in(database, thread_id):
-    async with SQLiteStore(database) as store:
+async def items_in(database: Path | str, thread_id: str) -> list[ThreadItem]:
+    """Return what a file, or a PostgreSQL database, has of a thread."""
+    is_url = isinstance(database, str)
+    async with PostgreSQLStore(database) if is_url else SQLiteStore(database) as store:
         page = await store.load_thread_items(thread_id, None, 100, "asc", None)
     return page.data

@@ -17,7 +17,7 @@ from chatkit_trio.testing import say, scripted_server
 from chatkit_trio.web import create_app
 
 from .http import client_of
-from .sockets import calling, items_in, running, until
+from .sockets import calling, children_of, is_alive, items_in, running, until
 
 KEPT = ["user_message", "assistant_message", "sdk_hidden_context"]
 WITHIN = 30  # seconds
@@ -34,16 +34,12 @@ def free_port() -> int:
 
 
 def workers_of(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    """Return the process ids of Hypercorn's workers; it has another child besides."""
     return [
-        int(child)
-        for child in children
+        child
+        for child in children_of(pid)
         if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
     ]
-
-
-def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 @asynccontextmanager
