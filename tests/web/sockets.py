@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -160,6 +161,15 @@ def children_of(pid: int) -> list[int]:
     """Return the ids of a process's child processes, whichever thread has started them."""
     found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     return sorted(int(child) for children in found for child in children)
+
+
+def workers_of(pid: int) -> list[int]:
+    """Return the ids of a parent's workers: Hypercorn has another child besides."""
+    return [
+        child
+        for child in children_of(pid)
+        if re.search("spawn_main|--worker=", Path(f"/proc/{child}/cmdline").read_text())
+    ]
 
 
 def is_alive(pid: int) -> bool:
