@@ -81,9 +81,11 @@ class Caller:
             self.body += bytes(event.data)
         return True
 
-    async def answer(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    async def answer(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes]:
         """Send another request on the same connection, and return its answer."""
-        await self.ask(method=method, path=path, body=body)
+        await self.ask(method=method, path=path, body=body, headers=headers)
         await self.read_to_end()
         return self.status, self.body
 
@@ -134,6 +136,16 @@ async def connected(port: int, worker: int) -> AsyncIterator[Caller]:
                 if caller.headers["worker"] == str(worker):
                     break
         yield caller
+
+
+@asynccontextmanager
+async def connected_to(path: str) -> AsyncIterator[Caller]:
+    """Open a connection to a Unix socket."""
+    stream = await trio.open_unix_socket(path)
+    try:
+        yield Caller(stream)
+    finally:
+        await trio.aclose_forcefully(stream)
 
 
 @asynccontextmanager
