@@ -299,7 +299,7 @@ async def test_two_hosts_behind_nginx_are_one_server(tmp_path, postgresql_server
             for _ in range(4):
                 asking = await stack.enter_async_context(connected_to(socket))
                 await asking.send(LOCAL, body=message(said))
-                await asking.read_until(b"word4 ")
+                await asking.read_until(b'"word4 "')  # a delta, and not the question
                 stopping = await stack.enter_async_context(connected_to(socket))
                 path = f"/chatkit/threads/{asking.thread_id}/stop"
                 stopped = await stopping.answer("POST", path, headers=LOCAL)
