@@ -40,7 +40,7 @@ SYSTEMD_ANALYZE = shutil.which("systemd-analyze")
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx isn't installed")
 HOSTS = ["chat1", "chat2"]
 LOCAL = {"Host": "localhost"}
-WITHIN = 30  # seconds
+WITHIN = 60  # seconds
 
 
 def compose() -> dict[str, Any]:
@@ -310,9 +310,9 @@ async def test_two_hosts_behind_nginx_are_one_server(tmp_path, postgresql_server
             answer_to_stranger = await stranger.stream.receive_some()
     kept = ["user_message", "assistant_message", "sdk_hidden_context"]
 
-    assert stored == [((200, b'{"stopped": true}'), kept)] * 4
+    assert stored == [((200, b'{"stopped": true}'), kept)] * 4, [each.log for each in hosts]
     assert answer_to_stranger == b""
-    assert [each.returncode for each in hosts] == [0, 0]
+    assert [each.returncode for each in hosts] == [0, 0], [each.log for each in hosts]
 
 
 def message(text: str) -> bytes:

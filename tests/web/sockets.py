@@ -253,7 +253,7 @@ async def running(
         )
     server = ServerProcess(process, log)
     try:
-        await server.logs(ready, within=30)
+        await server.logs(ready, within=60)
         server.port = int(server.log.partition(ready)[2].split()[0].rpartition(":")[2])
         yield server
     finally:

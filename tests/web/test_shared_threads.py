@@ -26,7 +26,7 @@ from tests.postgresql_server import Server
 from .http import IDS
 from .sockets import ROOT, Caller, connected, is_alive, items_in, workers_of
 
-WITHIN = 30  # seconds
+WITHIN = 60  # seconds
 COUNT = 4
 TARGET = "tests.web.talker:app"
 
