@@ -302,6 +302,8 @@ class Coordination(ABC, Generic[TContext]):
     """Seconds after which those who wait look again, if no hint comes."""
     engine: Any = None
     """What the engine keeps with this node; not for stores."""
+    spans_processes: bool = True
+    """Whether nodes may be in different processes; `serve --workers` asks."""
 
     def __init__(self) -> None:
         self._hints: dict[str, list[Hint]] = {}
