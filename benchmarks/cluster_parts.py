@@ -21,7 +21,7 @@ from tests.postgresql_server import Server
 
 Variant = Literal["workers", "hosts"]
 NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-DRAIN = 3.0  # seconds that live answers get at SIGTERM
+DRAIN = 3  # seconds that live answers get at SIGTERM
 START_TIMEOUT = 30.0
 END_TIMEOUT = 60.0
 
