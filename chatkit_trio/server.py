@@ -637,7 +637,7 @@ class ChatKitServer(ServerHooks[TContext]):
         `async with` or `aclose`, or else the turn counts as being read. Raises `FramesLost`, and
         `StoreError` if the store can't be asked.
         """
-        if self.__node is None or self.live_turns.holder(thread_id) is not None:
+        if self.__node is None or self.live_turns.on_thread(thread_id) is not None:
             return self.watch(thread_id, turn_id=turn_id, start=start)
         reading = await self.__node.watch(thread_id, turn_id, start, self.policy)
         return None if reading is None else _begun(reading)

@@ -86,7 +86,7 @@ class LiveTurns:
 
         Raises what the store raises.
         """
-        turn = self.holder(thread_id)
+        turn = self.on_thread(thread_id)
         if turn is not None:
             is_done = turn.answer is not None and await turn.answer.rename(title)
             return turn.thread if is_done else None
@@ -116,9 +116,7 @@ class LiveTurns:
                 return settled.is_set()
 
             return Beside(new, changed, is_over)
-        if self._node is None or self.holder(thread_id) is not None:
-            return None
-        return await self._node.look(thread_id)
+        return None if self._node is None else await self._node.look(thread_id)
 
     async def is_live(self, thread_id: str) -> bool:
         """Say whether a turn holds a thread, in whatever process."""
@@ -140,17 +138,16 @@ class LiveTurns:
 
         Raises `FramesLost` if that frame isn't kept any more.
         """
-        if self._node is None or self.holder(thread_id) is not None:
+        if self._node is None or self.on_thread(thread_id) is not None:
             return None
         return await self._node.watch(thread_id, turn_id, 0, policy)
 
     async def refuse_if_busy(self, thread_id: str) -> None:
         """Raise `BusyError` if the thread has a live turn that isn't about to be settled."""
         turn = self.holder(thread_id)
-        if turn is not None:
-            is_busy = not turn.is_ending
-        else:
-            is_busy = self._node is not None and await self._node.is_busy(thread_id)
+        is_busy = turn is not None and not turn.is_ending
+        if not is_busy and self._node is not None and self.on_thread(thread_id) is None:
+            is_busy = await self._node.is_busy(thread_id)
         if is_busy:
             raise busy(thread_id)
 
@@ -180,7 +177,9 @@ class LiveTurns:
         Returns None, and cancels nothing, if `by_client` and its client may not end it. Raises
         `StoreError` if it can't be stored for long.
         """
-        turn = await self.begun(thread_id, in_haste=True) if by_client else self.holder(thread_id)
+        # One that is only beginning may yet have to wait for another process's.
+        wants_begun = by_client or self._node is not None
+        turn = await self.begun(thread_id, in_haste=True) if wants_begun else self.holder(thread_id)
         if turn is None:
             if self._node is None:
                 return False

@@ -20,7 +20,7 @@ import trio
 
 from chatkit_trio.errors import BusyError, FramesLost, StoreError
 from chatkit_trio.store import Coordination, Hint, News, Store, TurnRecord
-from chatkit_trio.types import ThreadItem, ThreadMetadata
+from chatkit_trio.types import ThreadItem, ThreadMetadata, is_hidden
 
 from .frames import FrameReader
 from .journal import recover
@@ -271,12 +271,15 @@ class Node:
             try:
                 while True:
                     prepared = await turn.ending.read(partial(turn.request.prepare, turn.id))
-                    turn.first_write_begins()
+                    if not asked:
+                        turn.first_write_begins()
                     may_be_in_line = True
                     begin = partial(coordination.begin, prepared.opening, turn.context)
                     blocking = await turn.ending.write(begin)
                     if blocking is None:
                         may_be_in_line = False
+                        if asked:
+                            turn.first_write_begins()
                         return prepared
                     turn.has_to_wait()
                     if blocking.turn_id != asked:
@@ -368,7 +371,8 @@ class Node:
             if reply is None:
                 entry = await coordination.checkpointed(record.turn_id)
                 if entry is not None:
-                    return Beside([*entry.items], [*entry.changed_items], is_over)
+                    new = [item for item in entry.items if not is_hidden(item)]
+                    return Beside(new, [*entry.changed_items], is_over)
             await self.recover(thread_id)
         return None
 

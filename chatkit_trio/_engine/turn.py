@@ -393,6 +393,9 @@ class Turn(Generic[TContext]):
         """Take note that the turn couldn't begin: another node's turn holds the thread."""
         self.state = TurnState.WAITING
         self.ending.limit(CancelReason.DEADLINE, None)
+        # Those who wait to know whether it may be ended look again: it isn't the one to end.
+        self.options_known.set()
+        self.options_known = trio.Event()
 
     async def _run_answer(self, error: Exception | None) -> None:
         answer = self._begun

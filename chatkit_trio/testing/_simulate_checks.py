@@ -165,7 +165,9 @@ class _View:
         if life.crashed is not None and turn_id in life.unsettled:
             if self.history.ledger.wrapped.journal is None or life.door.has_hung:
                 return True
-            return fact.time > self._journaled_before(life.crashed_at)
+            # One that was held up until then hasn't written its journal either.
+            held = [began for began, seconds in life.troubles if began + seconds > life.crashed_at]
+            return fact.time > self._journaled_before(min([life.crashed_at, *held]))
         if (lost := self.lost_from(life)) is not None and fact.time > self._journaled_before(lost):
             return True
         return life.ended_in_trouble
