@@ -124,6 +124,7 @@ async def stall(run: Run, *, seconds: float) -> None:
     if not is_long:
         name = "network to the database stalled for half a lease"
     fault = run.begin(name, dead=nodes if is_long else ())
+    fault.is_total = len(run.system.proxies) == 1
     with run.system.proxies[0].stalled():
         await trio.sleep(seconds)
     fault.ended = time.monotonic()
@@ -160,9 +161,9 @@ async def run_variant(
                 while any(left_in(url).values()):
                     await trio.sleep(0.2)
             nursery.cancel_scope.cancel()
-        if log is not None:
-            log.write_text(system.log())
         findings = Judge(record, lives, run.faults, LEASE).judge(url)
+        if log is not None:
+            log.write_text("\n".join([system.log(), *findings.evidence]))
     return record, run.faults, findings, lives
 
 
@@ -251,6 +252,7 @@ def fault_rows(variant: str, faults: Sequence[Fault], findings: Findings) -> lis
         settled = "-"
         if seconds:
             settled = f"{percentile(seconds, 0.5):.1f} / {max(seconds):.1f}"
+            settled += " after its end" if fault.is_total else ""
         age = findings.oldest_lost.get(fault.name)
         lost = "-" if age is None else f"{age:+.2f}"
         rows.append([variant, fault.name, len(seconds) or "-", settled, lost])

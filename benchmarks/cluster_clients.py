@@ -151,7 +151,7 @@ class Chat:
         label = f"{self.number}.{self._messages}"
         command = {
             "label": label,
-            "pieces": self._rng.randint(6, 18),
+            "pieces": self._rng.randint(3, 9),
             "parts": self._rng.randint(1, 3),
             "pause": self._pace,
         }
@@ -252,6 +252,9 @@ class Chat:
                     self._is_thread(frame.event["thread"]["id"])
                 if frame.event.get("type") == "error" and not sent.is_accepted:
                     raise Refused(json.dumps(frame.event))
+                if follower.is_another_turn(frame):
+                    sent.ends("over")
+                    return
                 follower.take(frame)
                 if stops_after is not None and follower.deltas >= stops_after:
                     return
@@ -415,6 +418,11 @@ class Follower:
         """The number that the events of the state so far have, all the same one."""
         self.deltas = 0
         self.has_to_reload = False
+
+    def is_another_turn(self, frame: Frame) -> bool:
+        """Say whether a watch without an id has come to the thread's next turn."""
+        is_free = self._comes_back and self._expected is None and frame.id is not None
+        return is_free and frame.id.rpartition(".")[0] != self._sent.turn_id  # type: ignore
 
     def take(self, frame: Frame) -> None:
         sent = self._sent

@@ -35,6 +35,12 @@ class Fault:
     ending: set[str] = field(default_factory=set)
     """The nodes that were asked to end."""
     ended: float = float("inf")
+    is_total: bool = False
+    """Whether no node was left that could have settled anything before the end."""
+
+    @property
+    def can_be_mended_at(self) -> float:
+        return self.ended if self.is_total else self.begun
 
     def excuses(self, node: str, since: float) -> bool:
         """Whether a node may have lost what clients were shown since then."""
@@ -94,7 +100,12 @@ class Findings:
     counts: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     settled: dict[str, list[float]] = field(default_factory=dict)
-    """For each fault that kills: how long after it each turn of the dead nodes was settled."""
+    """For each fault that kills: how long after it each turn of the dead nodes was settled.
+
+    After its end if nobody could have done it before.
+    """
+    evidence: list[str] = field(default_factory=list)
+    """Threads that something is wrong with, item by item."""
     oldest_lost: dict[str, float] = field(default_factory=dict)
     """For each fault: how long before it the oldest text had been shown that it has cost."""
 
@@ -145,6 +156,7 @@ class Judge:
         self._lease = lease
         self._sent = {sent.label: sent for sent in record.messages}
         self.found = Findings()
+        self._wrong = 0
 
     def judge(self, url: str) -> Findings:
         threads = threads_in(url)
@@ -157,6 +169,8 @@ class Judge:
         for thread_id, items in threads.items():
             for label in self._judge_thread(thread_id, items):
                 stored.setdefault(label, []).append(thread_id)
+            if "interleaved" in self.found.wrong or "doubled" in self.found.wrong:
+                self._keep_evidence(thread_id, items)
         for label, places in stored.items():
             if len(places) > 1:
                 self.found.add("doubled", f"message {label} is there {len(places)} times")
@@ -190,6 +204,24 @@ class Judge:
             self._judge_turn(sent, answer)
         return labels
 
+    def _keep_evidence(self, thread_id: str, items: Items) -> None:
+        """Keep a thread that something was found wrong with since the last time."""
+        number = self.found.number("interleaved") + self.found.number("doubled")
+        if number == self._wrong:
+            return
+        self._wrong = number
+        lines = [f"thread {thread_id}"]
+        for item in items:
+            label = _label(item) or (item.get("ending") or {}).get("turn_id", "")
+            sent = self._sent.get(label)
+            about = f"{sent.way} {sent.turn_id} {sent.end_reason}" if sent is not None else ""
+            text = item["content"] if item["type"] != "user_message" else ""
+            text = text[0]["text"][-30:] if isinstance(text, list) and text else ""
+            lines.append(
+                f"  {item['created_at']} {item['type']} {item['id']} {label} {text!r} {about}"
+            )
+        self.found.evidence.append("\n".join(lines))
+
     def _judge_turn(self, sent: Sent, items: Items) -> None:
         found, label = self.found, sent.label
         answers = [item for item in items if item["type"] == "assistant_message"]
@@ -222,7 +254,8 @@ class Judge:
         ):
             found.add("untrue reason", f"{label} ended {sent.end_reason}, its note says {reason}")
         if notes and not self._is_true(reason, sent, node):
-            found.add("untrue reason", f"{label} ({sent.way}, {node[:9]}): {reason}")
+            when = [f"{fault.name} {sent.at - fault.begun:+.1f}" for fault in self._faults]
+            found.add("untrue reason", f"{label} ({sent.way}): {reason}, {turn_id} {node} {when}")
         self._judge_shown(sent, texts, reason, node)
         gone_at = self._lives.gone_at.get(turn_id, 0.0)
         if sent.is_over and gone_at > sent.over_at + SEEN_LATE:
@@ -280,7 +313,7 @@ class Judge:
             if not fault.dead:
                 continue
             seconds = [
-                self._lives.gone_at.get(turn_id, float("inf")) - fault.begun
+                self._lives.gone_at.get(turn_id, float("inf")) - fault.can_be_mended_at
                 for turn_id in self._lives.turns_of(fault.dead, fault.begun)
             ]
             self.found.settled[fault.name] = seconds

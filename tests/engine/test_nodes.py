@@ -518,6 +518,28 @@ async def test_a_stop_during_an_outage_of_the_store_does_not_wait_for_its_end(
         assert stored == ["user: hi", "assistant: one two ", "note: stopped"]
 
 
+@within(HOUR)
+async def test_a_request_that_waits_on_two_nodes_is_carried_out_once(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two(SLOWLY, [say("Fine")], on_busy="queue") as nodes:
+        async with streaming(nodes.here) as turn, trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+            body = message_request(thread_id=turn.thread_id)
+            for server in (nodes.there, nodes.here):
+                nursery.start_soon(carried_out, server, body)
+        expected = [*WHOLE, "user: hi", "assistant: Fine"]
+        assert await nodes.transcript(turn.thread_id) == expected
+        # Who came too late and asks again gets the answer.
+        frames = await carried_out(nodes.there, body)
+        assert any(b"Fine" in frame for frame in frames)
+        assert await nodes.transcript(turn.thread_id) == expected
+
+
+async def carried_out(server: ChatKitServer[Any], body: bytes) -> list[bytes]:
+    return await read_all(await server.process(body, None, idempotency_key="k"))  # type: ignore
+
+
 class AwayStore(StoreWrapper[Any]):
     """A store of which items can't be written for some time, and settlements neither."""
 
