@@ -113,6 +113,8 @@ class Connection:
         self.stream = stream
         self._http = h11.Connection(h11.CLIENT)
         self.status = 0
+        self.headers: dict[str, str] = {}
+        """The answer's, by names in lower case."""
 
     async def request(
         self, method: str, path: str, body: Any = None, headers: Iterable[tuple[str, str]] = ()
@@ -135,6 +137,7 @@ class Connection:
         )
         response = await self._next_event()
         self.status = response.status_code
+        self.headers = {name.decode(): value.decode() for name, value in response.headers}
         return self.status
 
     async def body(self) -> bytes:

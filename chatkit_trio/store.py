@@ -319,8 +319,9 @@ class Coordination(ABC, Generic[TContext]):
         count; a live record of a dead node does, until it is settled.
 
         A turn whose record exists already on this node has begun: None, and nothing is written.
-        Raises what the writes raise (`NotFoundError`, `ConflictError`), and `ConflictError` for an
-        id of another owner's turn. Is a checkpoint; if it raises `trio.Cancelled`, nothing has
+        Raises what the writes raise (`NotFoundError`, `ConflictError`), `TurnFencedError` for a
+        turn that is recorded on another node, or is known to be settled, and `ConflictError` for
+        an id of another owner's turn. Is a checkpoint; if it raises `trio.Cancelled`, nothing has
         been written.
         """
 

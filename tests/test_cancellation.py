@@ -89,7 +89,7 @@ def test_the_order_in_which_tasks_run_does_not_matter(seed: int) -> None:
     )
 
 
-@pytest.mark.parametrize("reason", ["stopped", "disconnected", "shutdown", "failed"])
+@pytest.mark.parametrize("reason", ["stopped", "disconnected", "shutdown"])
 def test_a_turn_on_sqlite_cut_short_at_any_checkpoint_keeps_its_answer_once(
     reason: str, tmp_path: Path
 ) -> None:
@@ -101,10 +101,24 @@ def test_a_turn_on_sqlite_cut_short_at_any_checkpoint_keeps_its_answer_once(
         make_store=lambda: SQLiteStore(tmp_path / f"{next(numbers)}.db"),
         reasons=[reason],
         troubles=[],
-        step=1 if reason == "failed" else 4,
+        step=4,
     )
 
     assert exploration.ends[reason] > 0
+
+
+def test_a_write_that_fails_once_on_sqlite_ends_no_answer(tmp_path: Path) -> None:
+    numbers = count()
+
+    exploration = explore_cancellations(
+        story_server,
+        "Tell me a story",
+        make_store=lambda: SQLiteStore(tmp_path / f"{next(numbers)}.db"),
+        reasons=["failed"],
+        troubles=[],
+    )
+
+    assert set(exploration.ends) == {"finished"}
 
 
 def test_a_client_that_may_not_cancel_gets_the_whole_answer_stored_wherever_it_hangs_up() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import trio
 
+from chatkit_trio.errors import TurnFencedError
 from chatkit_trio.types import ThreadStreamEvent
 
 from .ending import Ending
@@ -122,8 +123,13 @@ class Handover:
 
     def fail(self, raised: BaseException) -> None:
         """Note a failure. The first one ends the turn; later ones are logged, as are errors beside
-        the one that the client is told of."""
+        the one that the client is told of. No failure is that another process has settled the turn,
+        for nothing is wrong with the answer: that cuts it."""
         error = unwrapped(raised)
+        if isinstance(error, TurnFencedError):
+            logger.error("%s: %s", self._name, error)
+            self._ending.cancel(CancelReason.CRASHED)
+            return
         if error is not raised and is_several(raised):
             logger.error("several errors at once in %s", self._name, exc_info=raised)
         if self._ending.is_cut or self._is_closed:

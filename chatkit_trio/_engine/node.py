@@ -17,7 +17,13 @@ from typing import Any
 
 import trio
 
-from chatkit_trio.errors import BusyError, FramesLost, StoreError
+from chatkit_trio.errors import (
+    BusyError,
+    ConflictError,
+    FramesLost,
+    StoreError,
+    TurnFencedError,
+)
 from chatkit_trio.store import Coordination, Hint, News, Store, TurnRecord
 from chatkit_trio.types import ThreadItem, ThreadMetadata, is_hidden
 
@@ -277,8 +283,7 @@ class Node:
                     if not asked:
                         turn.first_write_begins()
                     may_be_in_line = True
-                    begin = partial(coordination.begin, prepared.opening, turn.context)
-                    blocking = await turn.ending.write(begin)
+                    blocking = await self._let_in(turn, prepared)
                     if blocking is None:
                         may_be_in_line = False
                         if asked:
@@ -293,6 +298,19 @@ class Node:
             finally:
                 if may_be_in_line:
                     await self._withdraw(turn)  # noqa: ASYNC102  (it shields itself)
+
+    async def _let_in(self, turn: Turn[Any], prepared: PreparedRequest) -> TurnRecord | None:
+        """Ask the store to begin; a request whose turn another node has run may not run again."""
+        begin = partial(self._coordination.begin, prepared.opening, turn.context)
+        try:
+            return await turn.ending.write(begin)
+        except ConflictError as error:
+            if not turn.request.turn_id:
+                raise
+            raise TurnFencedError(
+                "another process has begun to answer this request; send it again with its"
+                " Idempotency-Key to get that answer"
+            ) from error
 
     async def _withdraw(self, turn: Turn[Any]) -> None:
         """Leave the line: now, or as soon as the store can be used."""

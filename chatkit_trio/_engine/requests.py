@@ -132,8 +132,9 @@ class _StreamingRequest(CheckedRequest):
         )
 
     def opening_with(self, message: UserMessageItem, turn_id: str) -> Opening:
-        # A message that was named before may be there, from a try that failed.
-        may_be_there = bool(self.message_id)
+        # A message that was named before may be there, from a try that failed. With coordination it
+        # is there only if its turn has begun, and then this one mustn't: adding it is refused.
+        may_be_there = bool(self.message_id) and self.store.coordination is None
         return Opening(
             self.thread_id,
             turn_id,

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import trio
 
-from chatkit_trio.errors import NotFoundError, StoreError
+from chatkit_trio.errors import NotFoundError, StoreError, TurnFencedError
 from chatkit_trio.store import Store, default_generate_id
 from chatkit_trio.types import (
     ErrorEvent,
@@ -179,8 +179,8 @@ class Settling:
         try:
             thread = self.left.watch.thread
             is_done = await ends_within(self._seconds, hook, thread, [*pending], self._context)
-        except NotFoundError as raised:
-            # Of the store, if the default has been called: storing says whether it is the thread.
+        except (NotFoundError, TurnFencedError) as raised:
+            # Of the store, if the default has been called: storing says what it is.
             error = None if self.left.kept is not None else raised
             is_done = error is None
         except Exception as raised:

@@ -15,6 +15,7 @@ from chatkit_trio.errors import (
     ErrorCode,
     InvalidRequestError,
     StreamError,
+    TurnFencedError,
 )
 from chatkit_trio.types import (
     ChatKitReq,
@@ -117,4 +118,5 @@ def _sendable(message: object) -> str:
 
 def refusal_event(error: ChatKitError) -> ErrorEvent:
     """Return what the client is told when its request was refused after the stream began."""
-    return ErrorEvent(code="custom", message=str(error), allow_retry=False)
+    allow_retry = isinstance(error, TurnFencedError)  # somebody else has been faster
+    return ErrorEvent(code="custom", message=str(error), allow_retry=allow_retry)

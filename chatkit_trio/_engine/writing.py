@@ -7,11 +7,14 @@ frame may be sent. Settling writes too, but only when no step is being performed
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
-from chatkit_trio.errors import ConflictError, NotFoundError
+import trio
+
+from chatkit_trio.errors import ConflictError, NotFoundError, StoreError
 from chatkit_trio.store import Store, default_generate_id
 from chatkit_trio.types import ThreadUpdatedEvent
 
@@ -32,6 +35,7 @@ from .wire import frame, thread_answer
 logger = logging.getLogger(__name__)
 
 
+_T = TypeVar("_T")
 _Write: TypeAlias = AddItem | SaveItem | DeleteItem | UpdateStoredItem
 
 
@@ -84,14 +88,14 @@ class ThreadWriter:
                 return step.frame
             case RequireNew(item_id=item_id):
                 has_item = partial(self._store.has_item, self.thread_id, item_id, self._context)
-                if await self._ending.write(has_item):
+                if await self._ask(has_item):
                     self.items.forget(item_id)
                     step.error = id_conflict(item_id)
                     return None
                 self.items.confirm(RequireNew(item_id))
             case effect:
                 try:
-                    await self._ending.write(partial(self._carry_out, effect))
+                    await self._carry_out(effect)
                 except UnfitUpdate as unfit:
                     logger.warning("in thread %s: %s", self.thread_id, unfit)
                     return None
@@ -100,7 +104,7 @@ class ThreadWriter:
     async def save_thread(self) -> bytes:
         """Save the thread as `respond` has left it; return the frame that says so."""
         snapshot = as_metadata(self.watch.thread)
-        await self._ending.write(partial(self._store.update_thread, snapshot, self._context))
+        await self._ask(partial(self._store.update_thread, snapshot, self._context))
         self.watch.saved(snapshot)
         return frame(ThreadUpdatedEvent(thread=thread_answer(snapshot)))
 
@@ -121,25 +125,28 @@ class ThreadWriter:
             case AddItem():
                 await self._add(effect)
             case SaveItem():
-                await store.save_item(thread_id, effect.item, context=context)
+                await self._ask(partial(store.save_item, thread_id, effect.item, context=context))
             case DeleteItem():
                 # One that fails isn't made up for: the item stays, for the client as well.
-                await store.delete_thread_item(thread_id, effect.item_id, context=context)
+                delete = partial(store.delete_thread_item, thread_id, effect.item_id)
+                await self._ask(partial(delete, context=context))
             case UpdateStoredItem():
                 await self._update_stored_item(effect)
         self.items.confirm(effect)
 
     async def _add(self, effect: AddItem) -> None:
-        item = effect.item
+        store, item = self._store, effect.item
         try:
-            await self._store.add_thread_item(self.thread_id, item, context=self._context)
+            await self._ask(
+                partial(store.add_thread_item, self.thread_id, item, context=self._context)
+            )
             return
         except ConflictError as error:
             conflict = error
         if self.items.was_new(item.id):
-            # Another process took this one for dead and has stored an older state.
-            logger.warning("item %s of %s was stored by another process", item.id, self._name)
-            await self._store.save_item(self.thread_id, item, context=self._context)
+            # The outcome of the first try was lost; or another process took this one for dead and
+            # has stored an older state, which the fence tells.
+            await self._ask(partial(store.save_item, self.thread_id, item, context=self._context))
             return
         new_id = default_generate_id("message")
         self.items.give_new_id(item, new_id)
@@ -148,11 +155,31 @@ class ThreadWriter:
 
     async def _update_stored_item(self, effect: UpdateStoredItem) -> None:
         try:
-            item = await self._store.load_item(
-                self.thread_id, effect.item_id, context=self._context
-            )
+            load = partial(self._store.load_item, self.thread_id, effect.item_id)
+            item = await self._ask(partial(load, context=self._context))
         except NotFoundError:
             raise UnfitUpdate(effect.item_id, effect.update, "isn't in the thread") from None
         save = self.items.reopen(item, effect.update)
         if save is not None:
             await self._carry_out(save)
+
+    async def _ask(self, operation: Callable[[], Awaitable[_T]]) -> _T:
+        """Have the store do something; while it is away, again and again.
+
+        Where several processes share a store, a turn outlives an outage for as long as no other
+        process may settle it. A cut ends the waiting.
+        """
+        coordination = self._store.coordination
+        if coordination is None:
+            return await self._ending.write(operation)
+        until = trio.current_time() + coordination.lease_timeout
+        level = logging.ERROR
+        while True:
+            try:
+                return await self._ending.write(operation)
+            except StoreError as error:
+                if trio.current_time() >= until:
+                    raise
+                logger.log(level, "%s waits for the store: %s", self._name, error)
+                level = logging.DEBUG
+            await trio.sleep(coordination.poll_interval)

@@ -167,6 +167,8 @@ class MemoryCluster:
         turn_id, thread_id = opening.turn_id, opening.thread_id
         if self._has_begun(turn_id, owner, node):
             return None
+        if turn_id in self._settled:
+            raise _fenced(turn_id)
         row = self.threads.get(thread_id)
         if row is None and opening.new_thread is None:
             raise _no_thread(thread_id)

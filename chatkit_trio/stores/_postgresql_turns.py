@@ -148,11 +148,12 @@ def begin(tx: Transaction, owner: str, opening: Opening, node: str) -> TurnRecor
     item_ids = [item.id for item in opening.new_items]
     if opening.delete_after is not None:
         item_ids.append(opening.delete_after)
-    thread, turns, place, line, items, attachments = (
+    thread, turns, settled, place, line, items, attachments = (
         cursor.fetchall()
         for cursor in tx.look(
             Statement(_LOCK_THREAD, mine),
             Statement(_TURNS, mine),
+            Statement(_SETTLED, mine),
             Statement(_PLACE, mine),
             Statement(_FIRST_IN_LINE, mine),
             Statement(_KNOWN_ITEMS, {"thread": thread_id, "ids": item_ids}),
@@ -163,6 +164,8 @@ def begin(tx: Transaction, owner: str, opening: Opening, node: str) -> TurnRecor
         raise _known(turn_id)
     if _has_begun(turns, turn_id, owner, node):
         return None
+    if settled:
+        raise fenced(turn_id)
     others = [(id_, other, where) for id_, other, where, _ in turns if id_ != turn_id]
     is_theirs = any(known != (owner,) for known in thread) or any(o != owner for _, o, _ in others)
     if is_theirs or (not thread and opening.new_thread is None):

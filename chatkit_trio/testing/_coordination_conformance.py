@@ -175,6 +175,21 @@ class CoordinationConformance(StoreUnderTest):
             ids = await item_ids(node, "thr_1", self.context())
             assert ids == ["i1", "i2", "i3", "i4", "of_turn_1"]
 
+    async def test_a_turn_that_is_settled_doesnt_begin_again(self) -> None:
+        async with self._nodes() as (node, other):
+            await self._begin(node, "turn_0")
+            for one in (node, other):
+                assert await self._begin(one, "turn_1") == "turn_0"
+            await self._settle(node, "turn_0")
+            assert await self._begin(node, "turn_1") is None
+            await self._settle(node, "turn_1")
+            before = await snapshot(node, "thr_1", self.context())
+            for one in (other, node):
+                with pytest.raises(ConflictError):
+                    await self._begin(one, "turn_1")
+            assert await snapshot(node, "thr_1", self.context()) == before
+            assert await _coordination(node).record("thr_1") is None
+
     async def test_a_turn_that_is_refused_is_told_who_holds_the_thread(self) -> None:
         async with self._nodes() as (node, other):
             await self._begin(node, "turn_1")

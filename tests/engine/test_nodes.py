@@ -6,7 +6,7 @@ The store is a `MemoryCluster` with two nodes; no hint reaches anybody in the te
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trio
 
+from chatkit_trio.errors import StoreError
 from chatkit_trio.server import CancelReason, ChatKitServer, RemoteTurn, TurnPolicy
 from chatkit_trio.stores import MemoryCluster, MemoryStore
 from chatkit_trio.testing import (
@@ -22,6 +23,7 @@ from chatkit_trio.testing import (
     RequestRefused,
     ScriptedServer,
     SlowStore,
+    StoreWrapper,
     do,
     pause,
     say,
@@ -460,6 +462,108 @@ async def test_a_node_that_was_taken_for_dead_writes_nothing_more(
         assert stored[0] == "user: hi"
         assert stored[-3:] == ["note: crashed", "user: and?", "assistant: Fine"]
         assert turn.server_turn.cancel_reason is CancelReason.CRASHED
+
+
+@within(HOUR)
+async def test_a_turn_that_another_node_has_settled_did_not_fail(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = [say("one ", "two ", every=1.0), say("three")]
+    async with two(script) as nodes:
+        async with client(nodes.here).send("hi") as turn:
+            await turn.wait_for(lambda event: "one " in event.model_dump_json())
+            coordination = nodes.here.store.coordination
+            assert coordination is not None
+            nodes.cluster.abandon(turn.server_turn.id, coordination.node)
+            await client(nodes.there).thread(turn.thread_id or "")
+            events = await turn.read()
+
+        assert turn.server_turn.cancel_reason is CancelReason.CRASHED
+        assert [event for event in events if event.type == "error"] == []
+        assert (await nodes.transcript(turn.thread_id))[-1] == "note: crashed"
+        assert "failed" not in caplog.text
+
+
+@pytest.mark.parametrize("seconds", [0.5, LEASE - 1])
+@within(HOUR)
+async def test_an_answer_outlives_an_outage_of_the_store_that_is_shorter_than_the_lease(
+    autojump_clock: trio.testing.MockClock, seconds: float
+) -> None:
+    async with with_outage(seconds) as (server, store):
+        async with ChatClient.of_server(server).send("hi") as turn:
+            await turn.wait_for(lambda event: "one " in event.model_dump_json())
+            store.goes_away()
+            await turn.read()
+
+        expected = ["user: hi", "assistant: one two ", "assistant: three"]
+        assert await transcript(server.store, turn.thread_id) == expected
+        assert turn.server_turn.cancel_reason is None
+
+
+@within(HOUR)
+async def test_a_stop_during_an_outage_of_the_store_does_not_wait_for_its_end(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with with_outage(LEASE - 1) as (server, store):
+        async with ChatClient.of_server(server).send("hi") as turn:
+            await turn.wait_for(lambda event: "one " in event.model_dump_json())
+            store.goes_away()
+            await trio.sleep(2)
+            turn.server_turn.cancel()
+            before = trio.current_time()
+            await turn.server_turn.settled.wait()
+
+        assert trio.current_time() - before < LEASE
+        stored = await transcript(server.store, turn.thread_id)
+        assert stored == ["user: hi", "assistant: one two ", "note: stopped"]
+
+
+@within(HOUR)
+async def test_a_request_that_waits_on_two_nodes_is_carried_out_once(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two(SLOWLY, [say("Fine")], on_busy="queue") as nodes:
+        async with streaming(nodes.here) as turn, trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+            body = message_request(thread_id=turn.thread_id)
+            for server in (nodes.there, nodes.here):
+                nursery.start_soon(carried_out, server, body)
+        expected = [*WHOLE, "user: hi", "assistant: Fine"]
+        assert await nodes.transcript(turn.thread_id) == expected
+        # Who came too late and asks again gets the answer.
+        frames = await carried_out(nodes.there, body)
+        assert any(b"Fine" in frame for frame in frames)
+        assert await nodes.transcript(turn.thread_id) == expected
+
+
+async def carried_out(server: ChatKitServer[Any], body: bytes) -> list[bytes]:
+    return await read_all(await server.process(body, None, idempotency_key="k"))  # type: ignore
+
+
+class AwayStore(StoreWrapper[Any]):
+    """A store of which items can't be written for some time, and settlements neither."""
+
+    def __init__(self, store: MemoryStore[Any], seconds: float) -> None:
+        super().__init__(store)
+        self._seconds = seconds
+        self._until = 0.0
+
+    def goes_away(self) -> None:
+        self._until = trio.current_time() + self._seconds
+
+    async def around(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        is_write = name in ("add_thread_item", "save_item", "load_item", "settle")
+        if is_write and trio.current_time() < self._until:
+            raise StoreError("gone")
+        return await call()
+
+
+@asynccontextmanager
+async def with_outage(seconds: float) -> AsyncIterator[tuple[ScriptedServer, AwayStore]]:
+    store = AwayStore(MemoryStore[Any](cluster=MemoryCluster(lease_timeout=LEASE)), seconds)
+    server = scripted_server(store, [say("one ", "two ", every=0.1), say("three")])
+    async with server:
+        yield server, store
 
 
 # --- The same request twice --------------------------------------------------------------------
