@@ -110,10 +110,10 @@ async def restart(run: Run, *, at_once: bool) -> None:
 
 
 async def cut(run: Run) -> None:
-    fault = run.begin("connections to the database cut, 10 times")
-    for _ in range(10):
+    fault = run.begin("connections to the database cut, 5 times")
+    for _ in range(5):
         run.system.proxies[0].cut()
-        await trio.sleep(run.rng.uniform(0.1, 0.6))
+        await trio.sleep(run.rng.uniform(1.0, 2.0))
     fault.ended = time.monotonic()
 
 

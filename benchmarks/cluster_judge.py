@@ -256,7 +256,11 @@ class Judge:
         if sent.end_reason not in ("", "over", reason) and not (
             is_whole and sent.end_reason == "finished"
         ):
-            found.add("untrue reason", f"{label} ended {sent.end_reason}, its note says {reason}")
+            found.add(
+                "untrue reason",
+                f"{label} was told {sent.end_reason} by {sent.how or 'its stream'}, its note says"
+                f" {reason}",
+            )
         if notes and not self._is_true(reason, sent, node):
             when = [f"{fault.name} {sent.at - fault.begun:+.1f}" for fault in self._faults]
             found.add("untrue reason", f"{label} ({sent.way}): {reason}, {turn_id} {node} {when}")
@@ -267,7 +271,7 @@ class Judge:
         if sent.end_reason != "crashed" and sent.is_over and gone_at > sent.over_at + SEEN_LATE:
             found.add(
                 "over too early",
-                f"{label}: told {sent.end_reason} {gone_at - sent.over_at:.1f} s before the end",
+                f"{label}: told {sent.end_reason} by {sent.how or 'its stream'} {gone_at - sent.over_at:.1f} s before the end",
             )
 
     def _is_true(self, reason: str, sent: Sent, node: str) -> bool:
