@@ -98,7 +98,7 @@ async def terminate(run: Run) -> None:
     service.signal(signal.SIGTERM)
     await trio.sleep(0.5)
     with trio.move_on_after(20):
-        while service.starts < 2:
+        while service.starts < 2:  # noqa: ASYNC110  (another process)
             await trio.sleep(0.1)
     await run.system.wait_ready()
 
@@ -158,12 +158,12 @@ async def run_variant(
             run = Run(system, variant, rng, [])
             await chatting(run, record, faults, streams, pace)
             with trio.move_on_after(QUIET_TIMEOUT):
-                while any(left_in(url).values()):
+                while any(left_in(url).values()):  # noqa: ASYNC110  (it asks the database)
                     await trio.sleep(0.2)
             nursery.cancel_scope.cancel()
         findings = Judge(record, lives, run.faults, LEASE).judge(url)
         if log is not None:
-            log.write_text("\n".join([system.log(), *findings.evidence]))
+            log.write_text("\n".join([system.log(), *findings.evidence]))  # noqa: ASYNC240
     return record, run.faults, findings, lives
 
 
@@ -243,7 +243,7 @@ def elsewhere(record: Record, lives: Lives) -> dict[str, Any]:
     for kind in by:
         counts.setdefault(f"{kind} here", 0)
         counts.setdefault(f"{kind} elsewhere", 0)
-    nodes = {node for node in lives.nodes.values()}
+    nodes = set(lives.nodes.values())
     counts["nodes"] = f"{len(nodes)}, {len(by['watch'] & by['stop'])}"
     return counts
 

@@ -222,7 +222,7 @@ class Chat:
             headers.append(("ChatKit-Event-Ids", "1"))
         if sent.key is not None:
             headers.append(("Idempotency-Key", sent.key))
-        # An earlier try may have begun the turn, or another one that has ended before its beginning.
+        # An earlier try may have begun the turn, or one that has ended before its beginning.
         sent.frames, sent.last, sent.turn_id = {}, None, ""
         async with self._asking("POST", "/chatkit", self._body(sent), headers) as (answer, node):
             sent.node = node

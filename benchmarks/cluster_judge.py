@@ -91,8 +91,7 @@ class Lives:
         return [
             turn_id
             for turn_id, seen in self.seen_at.items()
-            if self.nodes[turn_id] in held
-            and seen <= at <= self.gone_at.get(turn_id, float("inf"))
+            if self.nodes[turn_id] in held and seen <= at <= self.gone_at.get(turn_id, float("inf"))
         ]
 
 
@@ -151,9 +150,7 @@ def left_in(url: str) -> dict[str, int]:
 class Judge:
     """Compares the database with what clients have done and seen."""
 
-    def __init__(
-        self, record: Record, lives: Lives, faults: Sequence[Fault], lease: float
-    ) -> None:
+    def __init__(self, record: Record, lives: Lives, faults: Sequence[Fault], lease: float) -> None:
         self._record = record
         self._lives = lives
         self._faults = faults

@@ -145,7 +145,8 @@ class System:
     async def wait_ready(self) -> None:
         """Wait until every node has started."""
         with trio.fail_after(START_TIMEOUT):
-            while len(self.nodes()) < sum(service.workers for service in self.services):
+            wanted = sum(service.workers for service in self.services)
+            while len(self.nodes()) < wanted:  # noqa: ASYNC110  (other processes)
                 await trio.sleep(0.1)
 
     def log(self) -> str:
@@ -211,7 +212,7 @@ async def running_system(
 async def nginx(directory: Path, upstream: Sequence[int], port: int) -> AsyncIterator[None]:
     """Run nginx before servers on these ports, round robin."""
     assert NGINX is not None, "nginx isn't installed"
-    directory.mkdir()
+    directory.mkdir()  # noqa: ASYNC240
     servers = " ".join(f"server 127.0.0.1:{each} max_fails=1 fail_timeout=1s;" for each in upstream)
     (directory / "nginx.conf").write_text(NGINX_CONF.format(servers=servers, port=port))
     process = await trio.lowlevel.open_process(

@@ -159,13 +159,14 @@ class OwnerLimits:
     request larger than this passes after a minute without any, and is paid for later."""
 
     upload_bytes_per_hour: int | None = None
-    """Bytes of files as they arrive, and of recordings for dictation."""
+    """Bytes of files as they arrive, and of recordings for dictation. Files that clients upload
+    past the server count with their declared size, when clients ask where to."""
 
     uploads_per_hour: int | None = None
     """New attachments, whether their bytes arrive or not."""
 
     live_uploads: int | None = None
-    """Files that arrive at the same time."""
+    """Files that arrive at this server at the same time."""
 
     def __post_init__(self) -> None:
         for each in fields(self):

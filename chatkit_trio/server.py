@@ -478,7 +478,7 @@ class ChatKitServer(ServerHooks[TContext]):
             await self.count_request(context)
         parsed = await read_request(request, self.limits, self.big_work)
         size = len(request.encode() if isinstance(request, str) else request)
-        toll = self.owners.toll(self.owner_if_limited(context), costs(parsed, size))
+        toll = self.owners.toll(self.owner_if_limited(context), costs(self, parsed, size))
         if type(parsed) in STREAMING:
             key = None if idempotency_key is None else (idempotency_key, request)
             return await self.__open(parsed, context, key, toll, can_return=can_return)

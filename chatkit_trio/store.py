@@ -300,6 +300,10 @@ class Coordination(ABC, Generic[TContext]):
     """Seconds after which a node that doesn't react counts as dead."""
     poll_interval: float = 1.0
     """Seconds after which those who wait look again, if no hint comes."""
+    engine: Any = None
+    """What the engine keeps with this node; not for stores."""
+    spans_processes: bool = True
+    """Whether nodes may be in different processes; `serve --workers` asks."""
 
     def __init__(self) -> None:
         self._hints: dict[str, list[Hint]] = {}
@@ -431,6 +435,24 @@ class AttachmentStore(ABC, Generic[TContext]):
             f"{type(self).__name__} has no create_attachment(); override it to offer two-phase"
             " uploads (attachments.create)"
         )
+
+    def bytes_past_server(self, input: AttachmentCreateParams) -> int:
+        """Return how many bytes of this file will be uploaded where the server can't count them.
+
+        They count against its owner's limit when `create_attachment` is asked for, before it is
+        called. Return 0 for a file that it will refuse. This default says 0. A checkpoint it isn't.
+        """
+        return 0
+
+    async def check_attachment(self, attachment: Attachment, context: TContext) -> Attachment:
+        """Return an attachment that a message is about to name, as the message shall have it.
+
+        `attachment` is what the `Store` has. The engine asks before anything of the message is
+        stored, perhaps twice, and saves what it gets together with the message. Where clients
+        upload past this server, this is the place to look at what has come, and to refuse it with a
+        `ChatKitError`. This default returns the attachment as it is, and doesn't wait.
+        """
+        return attachment
 
     def generate_attachment_id(self, mime_type: str, context: TContext) -> str:
         """Return a new attachment id."""

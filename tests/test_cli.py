@@ -288,4 +288,4 @@ def test_a_free_port_is_well(run):
 
 def test_the_commands_are_these():
     assert isinstance(main, click.Group)
-    assert sorted(main.commands) == ["demo", "doctor", "serve", "threads"]
+    assert sorted(main.commands) == ["demo", "doctor", "migrate", "serve", "threads"]

@@ -55,6 +55,7 @@ PUBLIC = {
         "MemoryCluster",
         "MemoryStore",
         "PostgreSQLStore",
+        "S3AttachmentStore",
         "SQLiteStore",
     ],
     "chatkit_trio.web": ["ChatPage", "chatkit_blueprint", "create_app", "serve"],

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from chatkit_trio.actions import Action
-from chatkit_trio.errors import NotFoundError
+from chatkit_trio.errors import NotFoundError, UnsupportedTypeError
 from chatkit_trio.server import NonStreamingResult, TurnPolicy
 from chatkit_trio.store import AttachmentStore, Store
 from chatkit_trio.stores import MemoryStore
@@ -27,6 +27,7 @@ from chatkit_trio.testing import (
     show_widget,
 )
 from chatkit_trio.types import (
+    Attachment,
     AttachmentCreateParams,
     AudioInput,
     ClientToolCallItem,
@@ -48,6 +49,7 @@ from chatkit_trio.types import (
     ThreadStatus,
     ThreadStreamEvent,
     TranscriptionResult,
+    UserMessageItem,
     WidgetItem,
     WidgetRootUpdated,
     WidgetStreamingTextValueDelta,
@@ -559,9 +561,9 @@ class Attachments(AttachmentStore[Any]):
 
 
 class FullServer(ScriptedServer):
-    def __init__(self, store: Store[Any]) -> None:
+    def __init__(self, store: Store[Any], files: Attachments | None = None) -> None:
         script = scripted_server(store, [say("Hi")]).script
-        self.files = Attachments()
+        self.files = files or Attachments()
         super().__init__(store, script, attachment_store=self.files)
         self.feedback: list[Any] = []
 
@@ -625,6 +627,50 @@ async def test_a_message_with_an_unknown_attachment_is_refused_and_not_stored() 
 
         assert await refusal(client.send("hi", attachments=["atc_1"])) == (404, "not_found")
         assert await client.threads() == []
+
+
+class PickyAttachments(Attachments):
+    """Takes no attachment called "bad", and marks the others as looked at."""
+
+    async def check_attachment(self, attachment: Attachment, context: Any) -> Attachment:
+        await trio.lowlevel.checkpoint()
+        if attachment.name == "bad":
+            raise UnsupportedTypeError("it isn't what it says")
+        return attachment.model_copy(update={"metadata": {"looked_at": True}})
+
+
+async def test_the_attachment_store_may_refuse_a_messages_attachment_before_all_is_stored() -> None:
+    store = MemoryStore[Any]()
+    async with FullServer(store, PickyAttachments()) as server:
+        client = ChatClient.of_server(server)
+        thread_id = await begin(server)
+        before = await client.items(thread_id)
+        bad = await client.create_attachment("bad", 3, "text/plain")
+
+        refused = [
+            await refusal(client.send("new", attachments=[bad.id])),
+            await refusal(client.send("more", thread_id, attachments=[bad.id])),
+        ]
+
+        assert refused == [(415, "unsupported_type")] * 2
+        assert [thread.id for thread in await client.threads()] == [thread_id]
+        assert await client.items(thread_id) == before
+
+
+async def test_a_message_has_its_attachments_as_the_attachment_store_returns_them() -> None:
+    store = MemoryStore[Any]()
+    async with FullServer(store, PickyAttachments()) as server:
+        client = ChatClient.of_server(server)
+        good = await client.create_attachment("good", 3, "text/plain")
+
+        async with client.send("new", attachments=[good.id]) as turn:
+            await turn.read()
+            page = await store.load_thread_items(turn.thread_id, None, 1, "asc", None)
+
+        message = page.data[0]
+        assert isinstance(message, UserMessageItem)
+        assert [each.metadata for each in message.attachments] == [{"looked_at": True}]
+        assert await store.load_attachment(good.id, None) == message.attachments[0]
 
 
 async def test_a_server_without_an_attachment_store_says_so() -> None:

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import trio
 
@@ -160,20 +159,24 @@ class Node:
         """Ask the store for news and act on it; say whether the store could be asked."""
         before = self._turns
         answering = [turn for turn in before.values() if _is_answering(turn)]
-        try:
-            with trio.move_on_after(self._coordination.lease_timeout / 2) as limit:
-                news = await self._coordination.news()
-        except Exception:
-            logger.exception("what is new for this node can't be read; it is tried again")
-            return False
-        if limit.cancelled_caught:
-            logger.error("the store doesn't say what is new for this node; it is tried again")
+        if (news := await self._news()) is None:
             return False
         self._lose(turn for turn in answering if turn.id not in news.live and _is_answering(turn))
         await self._abandon_strays(news, before.keys())
         for message in news.messages:
             self._take(message)
         return True
+
+    async def _news(self) -> News | None:
+        """Return what is new; None if the store can't be asked, which is logged."""
+        try:
+            with trio.move_on_after(self._coordination.lease_timeout / 2):
+                return await self._coordination.news()
+        except Exception:
+            logger.exception("what is new for this node can't be read; it is tried again")
+            return None
+        logger.error("the store doesn't say what is new for this node; it is tried again")
+        return None
 
     def _lose(self, turns: Iterable[Turn[Any]]) -> None:
         """End turns that other nodes settle, or may settle any moment."""
@@ -300,7 +303,7 @@ class Node:
                     await turn.ending.read(partial(self.recover, turn.thread_id))
             finally:
                 if may_be_in_line:
-                    await self._withdraw(turn)
+                    await self._withdraw(turn)  # noqa: ASYNC102  (it shields itself)
 
     async def _let_in(self, turn: Turn[Any], prepared: PreparedRequest) -> TurnRecord | None:
         """Ask the store to begin; a request whose turn another node has run may not run again."""
@@ -575,14 +578,11 @@ def _is_answering(turn: Turn[Any]) -> bool:
     return turn.state is TurnState.ANSWERING and not turn.is_ending
 
 
-_nodes: WeakKeyDictionary[Coordination[Any], Node] = WeakKeyDictionary()
-
-
 def node_of(store: Store[Any]) -> Node | None:
     """Return this process's node of a store; None if the store has no coordination."""
     if store.coordination is None:
         return None
-    node = _nodes.get(store.coordination)
-    if node is None:
-        node = _nodes[store.coordination] = Node(store, store.coordination)
+    if store.coordination.engine is None:
+        store.coordination.engine = Node(store, store.coordination)
+    node: Node = store.coordination.engine
     return node

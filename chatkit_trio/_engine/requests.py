@@ -281,10 +281,14 @@ def _require_active(thread: ThreadMetadata) -> None:
 async def _load_attachments(
     server: ServerHooks[Any], user_input: UserMessageInput, context: Any
 ) -> list[Attachment]:
-    return [
+    attachments = [
         await server.store.load_attachment(attachment_id, context=context)
         for attachment_id in user_input.attachments
     ]
+    files = server.attachment_store
+    if files is None:
+        return attachments
+    return [await files.check_attachment(attachment, context) for attachment in attachments]
 
 
 def _new_message_id(store: Store[Any], thread: ThreadMetadata, context: Any) -> str:
@@ -661,17 +665,21 @@ def _page_size(limit: int | None, limits: RequestLimits) -> int:
     return min(limit or DEFAULT_PAGE_SIZE, limits.page_items)
 
 
-def costs(request: Any, size: int) -> dict[str, float]:
+def costs(server: ServerHooks[Any], request: Any, size: int) -> dict[str, float]:
     """Return what a request costs its owner besides that it is one; `size` is its body's.
 
-    By kind, as in `OwnerLimits`.
+    By kind, as in `OwnerLimits`. A cost of 0 isn't named: it would have to be waited for too.
     """
     if type(request) in READS:
         return {}
     if isinstance(request, InputTranscribeReq):
         return {"upload_bytes_per_hour": len(request.params.audio_base64) * 3 // 4}
     if isinstance(request, AttachmentsCreateReq):
-        return {"uploads_per_hour": 1, "text_bytes_per_minute": size}
+        due: dict[str, float] = {"uploads_per_hour": 1, "text_bytes_per_minute": size}
+        files = server.attachment_store
+        if files is not None and (unseen := files.bytes_past_server(request.params)) > 0:
+            due["upload_bytes_per_hour"] = unseen
+        return due
     return {"text_bytes_per_minute": size}
 
 

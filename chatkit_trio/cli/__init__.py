@@ -21,7 +21,7 @@ def main(verbose: bool) -> None:
     """A ChatKit server on Trio that never loses a cancelled answer."""
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
     )
     if not verbose:
         logging.getLogger("hypercorn.error").setLevel(logging.WARNING)

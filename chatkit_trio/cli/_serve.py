@@ -6,7 +6,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -22,6 +22,8 @@ from chatkit_trio.web import create_app
 from chatkit_trio.web._delivery import ASGIApp
 from chatkit_trio.web._hosts import AllowedHosts
 from chatkit_trio.web._serving import serve_to_the_end
+from chatkit_trio.web._worker import StoreNotSharedError, Worker
+from chatkit_trio.web._workers import Workers
 
 
 def _finite(
@@ -33,6 +35,15 @@ def _finite(
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     return seconds
+
+
+def _parsed(
+    context: click.Context, parameter: click.Parameter, places: str | None
+) -> Worker | None:
+    try:
+        return None if places is None else Worker.parse(places)
+    except (ValueError, OSError) as error:
+        raise click.BadParameter("it is for workers only, which serve --workers starts") from error
 
 
 @click.command("serve")
@@ -60,19 +71,46 @@ def _finite(
     help="A name under which browsers come, besides localhost and --host; with a dot before it also"
     " all names below it; * for any. Can be given more than once.",
 )
+@click.option(
+    "--workers",
+    default=1,
+    type=click.IntRange(1, 1000),
+    show_default=True,
+    help="How many processes answer on the port. More than one need a store for several processes:"
+    " SQLiteStore or PostgreSQLStore.",
+)
+@click.option("--worker", callback=_parsed, hidden=True)
+@click.pass_context
 def serve_app(
+    click_context: click.Context,
     target: str,
     host: str,
     port: int,
     drain_timeout: float | None,
     allowed_hosts: tuple[str, ...],
+    workers: int,
+    worker: Worker | None,
 ) -> None:
     """Serve MODULE:NAME, a ChatKit server or an ASGI app, until SIGTERM, SIGHUP or Ctrl-C.
 
     A ChatKit server gets an app with the chat page, in which all visitors share the threads. To
     tell users apart, make the app yourself with chatkit_trio.web.create_app, and name that app.
     """
-    _run(load_app(target), host, port, drain_timeout, _checked(host, allowed_hosts))
+    _checked(host, allowed_hosts)
+    if workers == 1:
+        _run(load_app(target), host, port, drain_timeout, allowed_hosts, worker)
+        return
+    options = [f"--allowed-host={name}" for name in allowed_hosts]
+    if drain_timeout is not None:
+        options.append(f"--drain-timeout={drain_timeout}")
+    is_verbose = click_context.find_root().params["verbose"]
+
+    def command(places: str) -> list[str]:
+        verbose = ["--verbose"] if is_verbose else []
+        own = [*options, f"--host={host}", f"--worker={places}", "--", target]
+        return [*_python(), "-m", "chatkit_trio", *verbose, "serve", *own]
+
+    _end_with(partial(Workers(workers, host, port, command).run, _tell_urls))
 
 
 @click.command()
@@ -131,12 +169,17 @@ def load_app(target: str) -> ASGIApp | Quart:
     return cast(ASGIApp, found)
 
 
-def _checked(host: str, allowed_hosts: Sequence[str]) -> Sequence[str]:
+def _checked(host: str, allowed_hosts: Sequence[str]) -> None:
     try:
         AllowedHosts.served(host, allowed_hosts)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--allowed-host") from error
-    return allowed_hosts
+
+
+def _python() -> list[str]:
+    """Return the command of this interpreter, with the path that it has itself."""
+    # An installed command doesn't have the working directory on its path; -m would put it there.
+    return [sys.executable] if os.getcwd() in sys.path else [sys.executable, "-P"]
 
 
 def _run(
@@ -145,36 +188,48 @@ def _run(
     port: int,
     drain_timeout: float | None,
     allowed_hosts: Sequence[str] = (),
+    worker: Worker | None = None,
 ) -> None:
-    serving = partial(
-        serve_to_the_end,
-        app,
-        host=host,
-        port=port,
-        drain_timeout=drain_timeout,
-        allowed_hosts=allowed_hosts,
-        on_ready=_tell_urls,
+    _end_with(
+        partial(
+            serve_to_the_end,
+            app,
+            host=host,
+            port=port,
+            drain_timeout=drain_timeout,
+            allowed_hosts=allowed_hosts,
+            on_ready=_tell_urls if worker is None else _freeze,
+            worker=worker,
+        )
     )
+
+
+def _end_with(serving: Callable[[], Awaitable[int]]) -> None:
+    """Serve, and end the process with the exit code of that."""
     try:
         code = trio.run(serving)
-    except (BaseExceptionGroup, OSError) as error:
+    except (BaseExceptionGroup, OSError, StoreNotSharedError) as error:
         raise _without_traceback(unwrapped(error)) from error
     sys.exit(code)
 
 
 def _tell_urls(urls: Sequence[str]) -> None:
+    _freeze(urls)
+    for url in urls:
+        click.echo(f"Serving on {url}")
+
+
+def _freeze(urls: Sequence[str]) -> None:
     # All is loaded, and stays: a collection that goes through it again takes some 40 ms, in which
     # every stream stands still, and a request with many values sets one off.
     gc.collect()
     gc.freeze()
-    for url in urls:
-        click.echo(f"Serving on {url}")
 
 
 def _without_traceback(error: BaseException) -> BaseException:
     """Return a `ClickException` for an error that the user can mend, else the error itself."""
     if isinstance(error, OSError):
         return click.ClickException(f"the server can't listen: {error}")
-    if isinstance(error, LifespanFailureError):
+    if isinstance(error, LifespanFailureError | StoreNotSharedError):
         return click.ClickException(str(error))
     return error

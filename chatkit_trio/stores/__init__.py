@@ -8,8 +8,16 @@ from .sqlite import SQLiteStore
 
 if TYPE_CHECKING:
     from .postgresql import PostgreSQLStore
+    from .s3 import S3AttachmentStore
 
-__all__ = ["DiskAttachmentStore", "MemoryCluster", "MemoryStore", "PostgreSQLStore", "SQLiteStore"]
+__all__ = [
+    "DiskAttachmentStore",
+    "MemoryCluster",
+    "MemoryStore",
+    "PostgreSQLStore",
+    "S3AttachmentStore",
+    "SQLiteStore",
+]
 
 
 def __getattr__(name: str) -> object:
@@ -18,4 +26,8 @@ def __getattr__(name: str) -> object:
         from .postgresql import PostgreSQLStore
 
         return PostgreSQLStore
+    if name == "S3AttachmentStore":
+        from .s3 import S3AttachmentStore
+
+        return S3AttachmentStore
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,43 +11,21 @@ checked, never of anything a client chose.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from chatkit_trio.errors import ConflictError, NotFoundError, StoreError
+from chatkit_trio.errors import ConflictError, StoreError
 
+from ._attachment_record import Record, is_id, not_found
 from ._instance_lock import InstanceLock, live_instances, remove_dead_locks
 from ._private_files import make_private, make_private_directory, open_private
 
-_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 _PART = re.compile(r"[0-9a-f]{32}-[0-9a-f]{16}\.part")
-
-
-def is_id(attachment_id: str) -> bool:
-    """Say whether this can be the id of an attachment here.
-
-    Small letters only: file systems that ignore case must keep any two apart.
-    """
-    return _ID.fullmatch(attachment_id) is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What the disk knows of an attachment. `size` is as declared, None if it wasn't."""
-
-    id: str
-    owner: str
-    name: str
-    mime_type: str
-    size: int | None
-    created_at: float
 
 
 class PartFile:
@@ -127,7 +105,7 @@ class AttachmentFiles:
         with as_store_errors(self.directory):
             part = self._new_part()
             try:
-                part.write(json.dumps(asdict(record)).encode())
+                part.write(record.to_json())
                 part.finish()
                 self._name(part, self._record_path(record.id))
             finally:
@@ -136,13 +114,16 @@ class AttachmentFiles:
     def load_record(self, attachment_id: str) -> Record:
         """Return the record of an attachment. Raises `NotFoundError`."""
         if not is_id(attachment_id):
-            raise _not_found(attachment_id)
+            raise not_found(attachment_id)
         with as_store_errors(self.directory):
             try:
                 text = self._record_path(attachment_id).read_bytes()
             except FileNotFoundError:
-                raise _not_found(attachment_id) from None
-        return Record(**json.loads(text))
+                raise not_found(attachment_id) from None
+        record = Record.from_json(text)
+        if record is None:
+            raise not_found(attachment_id)
+        return record
 
     def record_ids(self) -> list[str]:
         with as_store_errors(self.directory):
@@ -171,7 +152,7 @@ class AttachmentFiles:
             part.finish()
             with self._naming:  # or a delete falls between the question and the name
                 if not self._record_path(attachment_id).exists():
-                    raise _not_found(attachment_id)
+                    raise not_found(attachment_id)
                 self._name(part, self.bytes_path(attachment_id))
             part.discard()
 
@@ -239,10 +220,6 @@ def as_store_errors(directory: Path) -> Iterator[None]:
 def _id(directory: Path) -> tuple[int, int]:
     found = directory.stat()
     return found.st_dev, found.st_ino
-
-
-def _not_found(attachment_id: str) -> NotFoundError:
-    return NotFoundError(f"there is no attachment {attachment_id[:100]}")
 
 
 def _sync_directory(directory: Path) -> None:

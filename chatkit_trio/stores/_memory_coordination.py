@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 class MemoryCoordination(Coordination[TContext]):
     """A node of a cluster, from its opening to its closing; see `Coordination`."""
 
+    spans_processes = False
+
     def __init__(self, cluster: MemoryCluster, owner: Callable[[TContext], str]) -> None:
         super().__init__()
         self.node = ""

@@ -532,8 +532,8 @@ def _is_firm(view: _View, fact: Fact, reading: Reading) -> bool:
         for exchange in view.history.exchanges
     )
     stopped = any(
-        thread_id == fact.thread_id and fact.number < began < reading.number
-        for began, thread_id in view.history.stops
+        thread_id == fact.thread_id and fact.number < began and effective < reading.number
+        for began, effective, thread_id in view.history.stops
     )
     return complete or stopped
 

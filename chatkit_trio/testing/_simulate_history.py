@@ -217,8 +217,8 @@ class History:
     lists: list[tuple[int, list[str]]] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
     """Threads that a client has been told of, and when."""
-    stops: list[tuple[int, str]] = field(default_factory=list)
-    """When a thread's turn was stopped, which takes effect at once, and which thread's."""
+    stops: list[tuple[int, int, str]] = field(default_factory=list)
+    """When the turn of a thread was to be stopped, since when it certainly was, and the thread."""
     bodies: list[Body] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
     log: list[LogRecord] = field(default_factory=list)

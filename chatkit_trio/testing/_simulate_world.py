@@ -525,13 +525,12 @@ class _World:
     async def _stop(self, request: Request, client: ChatClient, thread_id: str) -> None:
         began = self.next_number()
         self._cause(CancelReason.STOPPED, request, thread_id)
-        if self._scenario.nodes > 1:
-            # It takes effect when it has reached the server of the turn.
-            await client.stop(thread_id)
-            began = self.next_number()
-        self.history.stops.append((began, thread_id))
         if self._scenario.nodes == 1:
-            await client.stop(thread_id)
+            self.history.stops.append((began, began, thread_id))
+        await client.stop(thread_id)
+        if self._scenario.nodes > 1:
+            # It has taken effect when it has reached the server of the turn.
+            self.history.stops.append((began, self.next_number(), thread_id))
 
     async def _do_watch(self, request: Request, client: ChatClient) -> None:
         if (thread_id := request.thread_id) is not None:

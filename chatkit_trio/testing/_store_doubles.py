@@ -222,6 +222,10 @@ class CoordinationWrapper(Coordination[TContext], Generic[TContext]):
     def poll_interval(self) -> float:  # type: ignore[override]
         return self._coordination.poll_interval
 
+    @property
+    def spans_processes(self) -> bool:  # type: ignore[override]
+        return self._coordination.spans_processes
+
     async def begin(self, opening: Opening, context: TContext) -> TurnRecord | None:
         call = partial(self._coordination.begin, opening, context)
         return await self._store.around("coordination.begin", call)

@@ -11,7 +11,7 @@ from werkzeug.routing import MapAdapter
 from chatkit_trio._settings import check_count
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
-from chatkit_trio.stores.attachments import DiskAttachmentStore
+from chatkit_trio.stores._signed_attachments import SignedAttachmentStore
 
 from ._blueprint import CorsOrigins, chatkit_blueprint
 from ._endpoint import ContextFunction
@@ -37,8 +37,9 @@ def create_app(
     """Return a Quart-Trio app that serves the ChatKit protocol and, with `page`, a chat page.
 
     The page is at `/`, its files at `/static/`; a `ChatPage` says what is on it. If the server's
-    attachment store is a `DiskAttachmentStore`, the app gets the routes of
-    `chatkit_trio.web.uploads` at the store's `base_url`. The other arguments are those of
+    attachment store is a `DiskAttachmentStore` or an `S3AttachmentStore`, the app gets the routes
+    of `chatkit_trio.web.uploads` at the store's `base_url`, and the page may send files to the
+    bucket. The other arguments are those of
     `chatkit_blueprint`. Serve the app with `chatkit-trio serve`, or with Hypercorn's trio worker.
     """
     if max_body_bytes is not None:
@@ -49,7 +50,7 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = longest_body + 1024 * 1024
     app.register_error_handler(HTTPException, _refuse)
     Guard.around(app).add_path("/", longest_body)
-    if isinstance(server.attachment_store, DiskAttachmentStore):
+    if isinstance(server.attachment_store, SignedAttachmentStore):
         # Registered first, so that it stops before the server closes its stores.
         app.register_blueprint(
             uploads_blueprint(

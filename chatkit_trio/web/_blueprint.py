@@ -22,6 +22,7 @@ from ._guard import Guard
 from ._health import Health
 from ._hosts import AllowedHosts, HostNames
 from ._middleware import ALL_METHODS, Gate, Use, View, with_middleware
+from ._worker import check_is_shared
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,11 @@ class ServerLifespan:
         self._stopped = trio.Event()
 
     async def start(self, nursery: trio.Nursery) -> None:
-        """Enter the server; raises what its store raises if that can't be opened."""
+        """Enter the server; raises what its store raises if that can't be opened.
+
+        Raises `StoreNotSharedError` in one of several workers if they can't share the store.
+        """
+        check_is_shared(self._server)
         self._stopping, self._stopped = trio.Event(), trio.Event()
         if self._server.is_running:
             self._stopped.set()

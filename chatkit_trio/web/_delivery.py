@@ -20,6 +20,7 @@ from quart import Quart
 
 from chatkit_trio.server import ChatKitServer, StreamingResult
 
+from ._idle_connections import let_go_of_gone_client
 from ._signals import settling_first
 
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
@@ -66,6 +67,7 @@ class Delivery:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        let_go_of_gone_client(send)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         begins = scope["method"] == "POST" and path in self._endpoints
         exchange = Exchange(receive, send, begins=begins)

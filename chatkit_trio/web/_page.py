@@ -17,6 +17,7 @@ from quart_trio.wrappers import TrioResponse
 from werkzeug.exceptions import MisdirectedRequest
 
 from chatkit_trio.server import ChatKitServer
+from chatkit_trio.stores._signed_attachments import SignedAttachmentStore
 
 from ._cors import Cors
 from ._hosts import HostNames
@@ -26,22 +27,6 @@ from ._static_files import StaticFiles
 STATIC = Path(__file__).parent / "static"
 
 SECURITY_HEADERS = {
-    "Content-Security-Policy": "; ".join(
-        [
-            "default-src 'self'",
-            # Images of other hosts are for those that the thread's rule allows, and that the user
-            # asks for: js/urls.js decides.
-            "img-src 'self' data: blob: https:",
-            "style-src 'self' 'unsafe-inline'",
-            "connect-src 'self'",
-            "font-src 'self'",
-            "media-src 'self' blob:",
-            "form-action 'self'",
-            "object-src 'none'",
-            "base-uri 'none'",
-            "frame-ancestors 'self'",
-        ]
-    ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     # A name that is looked up tells its owner something too: links aren't resolved in advance.
@@ -91,6 +76,7 @@ def page_blueprint(
     """Return a blueprint with the page at `/`, its files at `/static/`, and scripts at `/page/`."""
     blueprint = Blueprint("page", __name__)
     text = page_html(server, path, page)
+    store = server.attachment_store
     files = StaticFiles(STATIC)
     gate = Gate(allowed_hosts, Cors.of(None))
 
@@ -111,6 +97,10 @@ def page_blueprint(
 
     async def secured(response: Response) -> Response:  # noqa: ASYNC124
         response.headers.extend(SECURITY_HEADERS)
+        # Asked each time, because the store knows its bucket's origin only once it is open.
+        response.headers["Content-Security-Policy"] = _content_security_policy(
+            store.upload_origins if isinstance(store, SignedAttachmentStore) else ()
+        )
         # Browsers may keep the files but must revalidate them, so that no two versions are mixed.
         response.headers.pop("Expires", None)
         response.headers["Cache-Control"] = "no-cache"
@@ -121,6 +111,26 @@ def page_blueprint(
     blueprint.add_url_rule("/static/<path:name>", view_func=files.send)
     blueprint.after_request(secured)
     return blueprint
+
+
+def _content_security_policy(upload_origins: Iterable[str]) -> str:
+    elsewhere = "".join(f" {origin}" for origin in upload_origins)
+    return "; ".join(
+        [
+            "default-src 'self'",
+            # Images of other hosts are for those that the thread's rule allows, and that the user
+            # asks for: js/urls.js decides. It sees our own URL where that leads to a bucket.
+            f"img-src 'self' data: blob: https:{elsewhere}",
+            "style-src 'self' 'unsafe-inline'",
+            f"connect-src 'self'{elsewhere}",
+            "font-src 'self'",
+            "media-src 'self' blob:",
+            "form-action 'self'",
+            "object-src 'none'",
+            "base-uri 'none'",
+            "frame-ancestors 'self'",
+        ]
+    )
 
 
 def _switch(is_on: bool) -> str:

@@ -84,19 +84,29 @@ class Sending:
 
 def connection_behind(send: Send) -> trio.SocketStream | None:
     """Return the connection on which a server's `send` writes, None if it can't be found."""
+    owner = connection_owner(send)
+    return None if owner is None else _socket_stream(owner)
+
+
+def connection_owner(send: Send) -> Any:
+    """Return the server's object for the connection on which `send` writes, None if unknown."""
     step: Any = send
     for _ in range(_LONGEST_WAY):
         owner = getattr(step, "__self__", None)
-        stream = getattr(owner, "stream", None)
-        if isinstance(stream, trio.SSLStream):
-            stream = stream.transport_stream
-        if isinstance(stream, trio.SocketStream):
-            return stream
+        if _socket_stream(owner) is not None:
+            return owner
         # What wraps `send` in a method of its own keeps the inner one as `_send`.
         step = getattr(owner, "_send", None) or getattr(owner, "send", None)
         if step is None:
             return None
     return None
+
+
+def _socket_stream(owner: Any) -> trio.SocketStream | None:
+    stream = getattr(owner, "stream", None)
+    if isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    return stream if isinstance(stream, trio.SocketStream) else None
 
 
 def reset(connection: trio.SocketStream) -> None:

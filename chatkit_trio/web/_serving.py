@@ -22,11 +22,11 @@ import signal
 import socket
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from itertools import chain
 from math import inf
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import trio
 from hypercorn.config import Config
@@ -42,6 +42,7 @@ from ._delivery import ASGIApp, Receive, Send
 from ._hosts import AllowedHosts, HostNames, is_wildcard, tell_hosts
 from ._signals import ending_signals, handling
 from ._watchdog import Watchdog
+from ._worker import Worker, check_is_shared
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +59,10 @@ _LARGEST_PORT = 65535
 _GRACE_IN_HASTE = 0.2  # seconds, after Ctrl-C or a second signal
 _HANGING_UP = 1.0  # seconds until a request that has been hung up on should have ended
 _AFTER_SERVING = 10.0  # seconds for the shutdown of the app itself, beside its ChatKit servers
-_EXITING = 2.0  # seconds
+EXITING = 2.0  # seconds
 
 ServerList: TypeAlias = Sequence[ChatKitServer[Any]]
+_Way: TypeAlias = Literal["signal", "parent"]
 
 
 async def serve(
@@ -87,8 +89,9 @@ async def serve(
     SIGHUP is left alone where it is ignored (nohup). Must run in the main thread, where signals
     arrive.
     """
+    hosts = _checked_hosts(app, host, port, allowed_hosts)
     ending = _Ending(app, drain_timeout)
-    await ending.serve(host, port, allowed_hosts, on_ready)
+    await ending.serve(host, port, hosts, on_ready)
     ending.watchdog.stop()
 
 
@@ -100,14 +103,17 @@ async def serve_to_the_end(
     drain_timeout: float | None,
     allowed_hosts: HostNames,
     on_ready: Callable[[Sequence[str]], None],
+    worker: Worker | None = None,
 ) -> int:
     """Serve as `serve` does, for a process that ends then; return its exit code.
 
-    Further signals are ignored, and threads that don't end are not waited for.
+    Further signals are ignored, and threads that don't end are not waited for. As a `worker` it
+    listens on the sockets that it shares with others, and not on `host` and `port`.
     """
-    ending = _Ending(app, drain_timeout, ends_process=True)
-    await ending.serve(host, port, allowed_hosts, on_ready)
-    ending.watchdog.end_within(_EXITING, "threads haven't ended")
+    hosts = _checked_hosts(app, host, port, allowed_hosts)
+    ending = _Ending(app, drain_timeout, ends_process=True, worker=worker)
+    await ending.serve(host, port, hosts, on_ready)
+    ending.watchdog.end_within(EXITING, "threads haven't ended")
     return ending.exit_code
 
 
@@ -128,15 +134,25 @@ class Limits:
     @classmethod
     def of(cls, servers: ServerList, number: int, drain_timeout: float | None) -> Limits:
         """Return the limits of an end that begins now, with this signal."""
+        limits = cls.at_most(servers, number, drain_timeout)
+        return replace(
+            limits,
+            draining=limits.draining if _live(servers) else 0.0,
+            settling=max((server.settling_timeout for server in servers), default=0.0),
+        )
+
+    @classmethod
+    def at_most(cls, servers: ServerList, number: int, drain_timeout: float | None) -> Limits:
+        """Return the limits of an end with this signal, whatever is live then."""
         is_hasty = number == signal.SIGINT
         if drain_timeout is None:
             drain_timeout = 0.0 if is_hasty else DRAIN_TIMEOUT
         return cls(
-            draining=drain_timeout if _live(servers) else 0.0,
-            settling=max((server.settling_timeout for server in servers), default=0.0),
+            draining=drain_timeout,
+            settling=max((4 * each.policy.settle_timeout + 1 for each in servers), default=0.0),
             closing=(_GRACE_IN_HASTE if is_hasty else GRACE) + _HANGING_UP,
             leaving=_leaving_timeout(servers),
-            exiting=_EXITING,
+            exiting=EXITING,
         )
 
 
@@ -157,7 +173,12 @@ class _Ending:
     """The end of a serving process, from the first signal on."""
 
     def __init__(
-        self, app: ASGIApp | Quart, drain_timeout: float | None, *, ends_process: bool = False
+        self,
+        app: ASGIApp | Quart,
+        drain_timeout: float | None,
+        *,
+        ends_process: bool = False,
+        worker: Worker | None = None,
     ) -> None:
         if drain_timeout is not None:
             check_seconds("drain_timeout", drain_timeout, or_zero=True)
@@ -168,6 +189,8 @@ class _Ending:
         self._servers = servers_of(app) if isinstance(app, Quart) else []
         self._drain_timeout = drain_timeout
         self._ends_process = ends_process
+        self._worker = worker
+        self._heard_by: set[_Way] = set()
         self._limits: Limits | None = None
         self._ports: list[int] = []
         self._serving = trio.CancelScope()
@@ -187,11 +210,10 @@ class _Ending:
         self,
         host: str,
         port: int,
-        allowed_hosts: HostNames,
+        hosts: AllowedHosts,
         on_ready: Callable[[Sequence[str]], None] | None,
     ) -> None:
         """Serve until a signal, and then end."""
-        hosts = _checked_hosts(self._app, host, port, allowed_hosts)
         self._root = trio.lowlevel.current_root_task()
         numbers = ending_signals()
         with (
@@ -199,11 +221,13 @@ class _Ending:
             self.watchdog.watching(numbers),
             self._serving,
         ):
+            if self._worker is not None:
+                self._join(self._worker)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end)
                 await hypercorn_serve(
                     self._with_lifespan(_told(self._app, hosts)),
-                    _config(host, port),
+                    self._config(host, port),
                     shutdown_trigger=self.begun.wait,
                     task_status=_Listening(self, on_ready),
                     mode="asgi",
@@ -213,12 +237,42 @@ class _Ending:
     def listens(self, urls: Sequence[str]) -> None:
         """Take note that Hypercorn listens."""
         self._ports = [int(url.rpartition(":")[2]) for url in urls]
+        if self._worker is not None and not self.startup_failed:
+            self._worker.is_ready()
+
+    def _config(self, host: str, port: int) -> Config:
+        config = hypercorn_config(host, port)
+        if self._worker is not None:
+            config.bind = [f"fd://{fd}" for fd in self._worker.listeners]
+        return config
+
+    def _join(self, worker: Worker) -> None:
+        """Tell the parent how long the end takes, and do from now on what it says."""
+        longest = [
+            Limits.at_most(self._servers, number, self._drain_timeout).total
+            for number in (signal.SIGTERM, signal.SIGINT)
+        ]
+        worker.announce(*longest)
+        for server in self._servers:
+            check_is_shared(server)
+        token = trio.lowlevel.current_trio_token()
+
+        def deliver(number: int) -> None:
+            self.watchdog.hear(number)
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._on_signal, number, "parent")
+
+        worker.listen(deliver)
 
     # --- The phases, in the trio thread --------------------------------------------------------
 
-    def _on_signal(self, number: int) -> None:
+    def _on_signal(self, number: int, way: _Way = "signal") -> None:
+        is_repeated = way in self._heard_by
+        self._heard_by.add(way)
         if self._limits is not None:
-            self._hasten()
+            # What comes directly and from the parent is one signal.
+            if is_repeated:
+                self._hasten()
             return
         self._limits = Limits.of(self._servers, number, self._drain_timeout)
         self.begun.set()
@@ -243,7 +297,7 @@ class _Ending:
         reason = "the app's shutdown hasn't ended"
         with trio.move_on_after(_leaving_timeout(self._servers)):
             await self._has_left.wait()
-            await trio.sleep(_EXITING)
+            await trio.sleep(EXITING)
             reason = "tasks haven't ended"
         self.watchdog.end_within(0, reason)
 
@@ -371,7 +425,8 @@ def _told(app: ASGIApp | Quart, hosts: AllowedHosts) -> ASGIApp:
     return told_app
 
 
-def _config(host: str, port: int) -> Config:
+def hypercorn_config(host: str, port: int) -> Config:
+    """Return Hypercorn's settings for one server on this address."""
     config = Config()
     config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
     config.errorlog = logging.getLogger("hypercorn.error")
@@ -389,5 +444,7 @@ def _hang_up(ports: Collection[int]) -> None:
     for name in os.listdir("/dev/fd"):
         with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as connection:
             is_tcp = connection.family in (socket.AF_INET, socket.AF_INET6)
-            if is_tcp and connection.getsockname()[1] in ports:
+            # A listening socket is shared with other workers: shut down, it is for all of them.
+            is_listening = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if is_tcp and not is_listening and connection.getsockname()[1] in ports:
                 connection.shutdown(socket.SHUT_RDWR)

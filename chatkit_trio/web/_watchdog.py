@@ -23,7 +23,7 @@ from time import monotonic
 logger = logging.getLogger(__name__)
 
 _TELLING_TIMEOUT = 1.0  # seconds that the log gets before the process ends
-_C_CODE_TIMEOUT = 3.0
+C_CODE_TIMEOUT = 3.0
 """Seconds after its end at which a process ends whose interpreter is held by C code."""
 
 
@@ -78,9 +78,13 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
         self._writer.close()
 
-    def _wake(self) -> None:
+    def hear(self, number: int) -> None:
+        """Do what a signal of this number does. For any thread."""
+        self._wake(bytes([number]))
+
+    def _wake(self, received: bytes = b"\0") -> None:
         with suppress(OSError):  # full: it is awake already
-            self._writer.send(b"\0")
+            self._writer.send(received)
 
     def _watch(self) -> None:
         with self._reader, selectors.DefaultSelector() as selector:
@@ -108,7 +112,7 @@ class Watchdog:
         longest, text = self._announce(number)
         self.end_within(longest, "the process hasn't ended in time")
         # C code may hold the interpreter, and with it this thread; that one is C too.
-        faulthandler.dump_traceback_later(longest + _C_CODE_TIMEOUT, exit=True, file=2)
+        faulthandler.dump_traceback_later(longest + C_CODE_TIMEOUT, exit=True, file=2)
         threading.Thread(target=logger.info, args=(text,), daemon=True).start()
 
     def _end(self) -> None:

@@ -1,4 +1,4 @@
-"""The routes of a `DiskAttachmentStore`: upload and download the bytes of attachments.
+"""The routes of an attachment store of this package: upload and download the bytes.
 
 The store decides who may do what, and what is kept; this module is its HTTP. `create_app` adds
 these routes by itself. docs/how-to/attachments.md describes the wire.
@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import trio
 from quart import Blueprint, Quart, Response, current_app, request
@@ -27,7 +27,8 @@ from chatkit_trio._settings import check_seconds
 from chatkit_trio.errors import TooLargeError
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
-from chatkit_trio.stores.attachments import Count, DiskAttachmentStore, Download
+from chatkit_trio.stores._signed_attachments import Count, Redirect, SignedAttachmentStore
+from chatkit_trio.stores.attachments import DiskAttachmentStore
 from chatkit_trio.types import Attachment
 
 from ._blueprint import CorsOrigins
@@ -70,11 +71,12 @@ def uploads_blueprint(
     upload_timeout: float = 3600,
     name: str = "chatkit_uploads",
 ) -> Blueprint:
-    """Return a Quart-Trio blueprint that serves the server's `DiskAttachmentStore`.
+    """Return a Quart-Trio blueprint that serves the server's attachment store.
 
-    At `path`, by default the path of the store's `base_url`, `POST` takes a multipart form with a
-    part `file` and answers with the attachment (direct uploads). Below `path`, at the URLs the
-    store makes, `PUT` and `POST` take a created attachment's bytes and `GET` returns them.
+    That is a `DiskAttachmentStore` or an `S3AttachmentStore`. At `path`, by default the path of
+    the store's `base_url`, `POST` takes a multipart form with a part `file` and answers with the
+    attachment (direct uploads). Below `path`, at the URLs the store makes, `GET` returns an
+    attachment's bytes, or leads to the bucket; `PUT` and `POST` take them for the disk.
 
     `context`, `cors_origins` and `allowed_hosts` are as for `chatkit_blueprint`; `context` must not
     read the body. The host of `base_url` is allowed too.
@@ -82,11 +84,13 @@ def uploads_blueprint(
     `upload_timeout`. While the app serves, orphaned attachments are collected every hour.
 
     Register it before the server's `chatkit_blueprint`, so that collecting stops before the store
-    closes. Raises `TypeError` if the server's attachment store isn't a `DiskAttachmentStore`.
+    closes. Raises `TypeError` if the server's attachment store is of another kind.
     """
     store = server.attachment_store
-    if not isinstance(store, DiskAttachmentStore):
-        raise TypeError(f"uploads_blueprint needs a DiskAttachmentStore, and got {store!r}")
+    if not isinstance(store, SignedAttachmentStore):
+        raise TypeError(
+            f"uploads_blueprint needs a DiskAttachmentStore or S3AttachmentStore, and got {store!r}"
+        )
     path = "/" + (urlsplit(store.base_url).path if path is None else path).strip("/")
     if path == "/":
         raise ValueError("attachments need a path of their own, as in https://host/attachments")
@@ -106,11 +110,11 @@ def uploads_blueprint(
         )
 
     route(path, "attachments", {"POST": uploads.take_form})
-    route(
-        f"{path}/<attachment_id>",
-        "attachment",
-        {"GET": uploads.send, "PUT": uploads.take, "POST": uploads.take},
-    )
+    views: dict[str, View] = {"GET": uploads.send}
+    if isinstance(store, DiskAttachmentStore):
+        take = partial(uploads.take, store)
+        views |= {"PUT": take, "POST": take}
+    route(f"{path}/<attachment_id>", "attachment", views)
     _tie(blueprint, store, path)
     return blueprint
 
@@ -121,7 +125,7 @@ class Uploads(Generic[TContext]):
     def __init__(
         self,
         server: ChatKitServer[TContext],
-        store: DiskAttachmentStore[TContext],
+        store: SignedAttachmentStore[TContext],
         context: ContextFunction[TContext] | None,
         idle_timeout: float,
         upload_timeout: float,
@@ -134,11 +138,11 @@ class Uploads(Generic[TContext]):
         # Its own, for user code may take all threads of Trio's default limiter.
         self._threads = trio.CapacityLimiter(_THREADS)
 
-    async def take(self, attachment_id: str) -> Response:
+    async def take(self, store: DiskAttachmentStore[TContext], attachment_id: str) -> Response:
         """Take the bytes of a created attachment, raw or as a form."""
 
         async def received(body: RequestBody) -> Attachment:
-            return await self._store.receive_upload(
+            return await store.receive_upload(
                 attachment_id,
                 request.args.get("expires", ""),
                 request.args.get("signature", ""),
@@ -175,12 +179,14 @@ class Uploads(Generic[TContext]):
         return await self._answer(received)
 
     async def send(self, attachment_id: str) -> Response:
-        """Send the bytes of an attachment."""
+        """Send the bytes of an attachment, or the browser to where they are."""
         signature = request.args.get("signature", "")
         download = await self._store.open_download(attachment_id, signature, self._counted_context)
+        if isinstance(download, Redirect):
+            return _redirect(download)
         response = TrioResponse(
             _FileBody(download.path, self._threads),
-            headers={**_DOWNLOAD_HEADERS, "Content-Disposition": _disposition(download)},
+            headers={**_DOWNLOAD_HEADERS, "Content-Disposition": download.disposition},
             content_type=download.mime_type,
         )
         response.content_length = download.size
@@ -264,7 +270,7 @@ class _FileBody(ResponseBody):
 class _Collection:
     """Collects orphaned attachments for as long as the app serves."""
 
-    def __init__(self, store: DiskAttachmentStore[Any]) -> None:
+    def __init__(self, store: SignedAttachmentStore[Any]) -> None:
         self._store = store
         self._scope = trio.CancelScope()
 
@@ -300,7 +306,7 @@ def _by_method(views: dict[str, View], gate: Gate) -> View:
     return answer
 
 
-def _tie(blueprint: Blueprint, store: DiskAttachmentStore[Any], path: str) -> None:
+def _tie(blueprint: Blueprint, store: SignedAttachmentStore[Any], path: str) -> None:
     collection = _Collection(store)
 
     def guard(state: BlueprintSetupState) -> None:
@@ -322,6 +328,8 @@ def _form(body: RequestBody) -> MultipartFile:
     return MultipartFile(body, request.mimetype_params.get("boundary"))
 
 
-def _disposition(download: Download) -> str:
-    kind = "inline" if download.is_inline else "attachment"
-    return f"{kind}; filename*=UTF-8''{quote(download.name, safe='')}"
+def _redirect(elsewhere: Redirect) -> Response:
+    caching = {"Cache-Control": f"private, max-age={int(elsewhere.max_age)}"}
+    return TrioResponse(
+        status=302, headers={**_DOWNLOAD_HEADERS, **caching, "Location": elsewhere.url}
+    )

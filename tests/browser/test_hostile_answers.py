@@ -219,7 +219,9 @@ def test_a_key_loads_one_image_and_keeps_the_focus_near(page, third_party):
     ask(page, "images")
     page.get_by_role("button", name="Load image from evil.test").first.focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("img", name="A chart of sales")).to_be_focused()
+    image = page.get_by_role("img", name="A chart of sales")
+    expect(image).to_be_focused()
+    expect(image).to_have_js_property("complete", True)
 
     assert third_party.requests == ["evil.test/message.png"]
 

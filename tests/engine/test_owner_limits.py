@@ -10,12 +10,13 @@ import trio
 
 from chatkit_trio._engine import owner_limits
 from chatkit_trio._engine.owner_limits import LocalUsage, Owners
-from chatkit_trio.errors import LimitError
+from chatkit_trio.errors import LimitError, TooLargeError
 from chatkit_trio.limits import OwnerLimits, Rate
 from chatkit_trio.server import ChatKitServer, StreamingResult, TurnPolicy
+from chatkit_trio.store import AttachmentStore
 from chatkit_trio.stores import MemoryStore, SQLiteStore
-from chatkit_trio.testing import pause, say, scripted_server
-from chatkit_trio.testing._script import ScriptedServer
+from chatkit_trio.testing import ScriptedRespond, ScriptedServer, pause, say, scripted_server
+from chatkit_trio.types import AttachmentCreateParams, FileAttachment
 
 LONG = [pause(1000), say("Hello")]
 SHORT = [say("Hello")]
@@ -376,6 +377,66 @@ async def test_a_message_to_a_thread_that_is_not_there_costs_no_text(autojump_cl
         threads = await threads_of(server, "ann")
 
     assert len(threads) == 1
+
+
+class ElsewhereAttachments(AttachmentStore[str]):
+    """Clients upload past the server; files over 5,000 bytes are refused."""
+
+    def bytes_past_server(self, input: AttachmentCreateParams) -> int:
+        return input.size if input.size <= 5_000 else 0
+
+    async def create_attachment(
+        self, input: AttachmentCreateParams, context: str
+    ) -> FileAttachment:
+        await trio.lowlevel.checkpoint()
+        if input.size > 5_000:
+            raise TooLargeError("a file may have 5000 bytes")
+        attachment_id = self.generate_attachment_id(input.mime_type, context)
+        return FileAttachment(id=attachment_id, name=input.name, mime_type=input.mime_type)
+
+    async def delete_attachment(self, attachment_id: str, context: str) -> None:
+        raise AssertionError("nothing is deleted here")
+
+
+def file(size: int) -> str:
+    params = {"name": "a.txt", "size": size, "mime_type": "text/plain"}
+    return json.dumps({"type": "attachments.create", "params": params})
+
+
+def limited_elsewhere(**limits: int) -> ScriptedServer:
+    return ScriptedServer(
+        MemoryStore(owner=str),
+        ScriptedRespond(SHORT),
+        attachment_store=ElsewhereAttachments(),
+        owner_limits=OwnerLimits(**limits),
+    )
+
+
+async def test_a_file_that_goes_past_the_server_is_counted_when_its_url_is_given(autojump_clock):
+    async with limited_elsewhere(upload_bytes_per_hour=6_000) as server:
+        await server.process(file(4_000), "ann", idempotency_key="k")
+        refused = await refusal(server, file(4_000))
+        await server.process(file(4_000), "ann", idempotency_key="k")  # a repeat costs nothing
+        await server.process(file(2_000), "ann")
+        await server.process(file(4_000), "ben")
+        await trio.sleep(2400)
+        await server.process(file(4_000), "ann")
+
+    assert refused == ("upload_bytes_per_hour", 1200.0)
+
+
+async def test_a_file_that_is_refused_costs_none_of_the_bytes_it_was_declared_to_have(
+    autojump_clock,
+):
+    async with limited_elsewhere(upload_bytes_per_hour=6_000) as server:
+        with pytest.raises(TooLargeError):
+            await server.process(file(10**12), "ann")
+        await server.process(file(5_000), "ann")
+        await server.process(file(1_000), "ann")
+        refused = await refusal(server, file(1))
+        await server.process(file(0), "ann")
+
+    assert refused[0] == "upload_bytes_per_hour"
 
 
 async def test_owners_who_have_all_of_a_rate_again_are_forgotten(autojump_clock):

@@ -480,6 +480,48 @@ async def test_metadata_that_cannot_be_saved_takes_the_bytes_with_it(tmp_path: P
         assert stored(tmp_path) == [f"{created.id}.bin", f"{created.id}.json"]
 
 
+class Quota:
+    """Counts the bytes of uploads, and refuses them when there are too many."""
+
+    def __init__(self, limit: int) -> None:
+        self.left = limit
+        self.users: list[User] = []
+
+    @asynccontextmanager
+    async def meter(self, user: User) -> AsyncIterator[Callable[[int], Awaitable[None]]]:
+        self.users.append(user)
+        yield self._count
+
+    async def _count(self, size: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self.left -= size
+        if self.left < 0:
+            raise TooLargeError("enough for today")
+
+
+async def test_uploads_are_metered_while_they_come(tmp_path: Path) -> None:
+    async with opened(tmp_path) as files:
+        quota = Quota(2 * len(PNG))
+        created = await create(files)
+        await files.receive_upload(
+            created.id,
+            **upload_query(created),
+            chunks=Pieces(PNG),
+            caller=caller(ANN),
+            meter=quota.meter,
+        )
+        taken = await files.receive_direct(
+            "a.png", "image/png", Pieces(PNG), caller(ANN), meter=quota.meter
+        )
+        with pytest.raises(TooLargeError, match="enough for today"):
+            await files.receive_direct(
+                "b.png", "image/png", Pieces(PNG), caller(ANN), meter=quota.meter
+            )
+        assert (quota.left, quota.users) == (-len(PNG), [ANN] * 3)
+        kept = sorted([created.id, taken.id])
+        assert stored(tmp_path) == [f"{each}.{kind}" for each in kept for kind in ("bin", "json")]
+
+
 # --- Cancelling, deleting, crashing
 
 

@@ -185,6 +185,7 @@ async def test_our_own_file_is_known_after_a_crash_though_all_of_it_is_in_the_lo
 
 
 async def test_files_of_others_in_a_directory_of_attachments_stay(tmp_path):
+    """They hold up no collection either."""
     names = ["firmware.bin", "photo.part", "notes.json", "att_1.bin"]
     for name in names:
         (tmp_path / name).write_text("of another program")
@@ -192,6 +193,7 @@ async def test_files_of_others_in_a_directory_of_attachments_stay(tmp_path):
         tmp_path, metadata=MemoryStore(), base_url="http://localhost/files", secret="s" * 16
     )
     async with store:
-        pass
+        collected = await store.collect_orphans()
 
+    assert collected == []
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)

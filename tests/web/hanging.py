@@ -141,4 +141,4 @@ if "TALKER_DATABASE" in os.environ:
     _serving.GRACE = 0.3
     _serving._HANGING_UP = 0.3
     _serving._AFTER_SERVING = 1.0
-    _serving._EXITING = 0.5
+    _serving.EXITING = 0.5

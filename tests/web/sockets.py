@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h11
 import trio
@@ -16,6 +18,8 @@ from hypercorn.config import Config
 from hypercorn.trio import serve
 
 from chatkit_trio.stores import SQLiteStore
+from chatkit_trio.stores.postgresql import PostgreSQLStore
+from chatkit_trio.types import ThreadItem
 from chatkit_trio.web import create_app
 
 from .http import CREATE, Event, events_of
@@ -37,6 +41,7 @@ class Caller:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.status = 0
+        self.headers: dict[str, str] = {}
         self.body = b""
         self._http = h11.Connection(h11.CLIENT)
 
@@ -69,11 +74,27 @@ class Caller:
             self._http.receive_data(bytes(await self.stream.receive_some()))
         elif isinstance(event, h11.Response):
             self.status = event.status_code
+            self.headers = {name.decode(): value.decode() for name, value in event.headers}
         elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
             return False
         elif isinstance(event, h11.Data):
             self.body += bytes(event.data)
         return True
+
+    async def answer(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        """Send another request on the same connection, and return its answer."""
+        await self.ask(method=method, path=path, body=body, headers=headers)
+        await self.read_to_end()
+        return self.status, self.body
+
+    async def ask(self, **request: Any) -> None:
+        """Send another request on the same connection: a message, unless told what."""
+        if self._http.our_state is h11.DONE:
+            self._http.start_next_cycle()
+        self.body = b""
+        await self.send(**request)
 
     @property
     def events(self) -> list[Event]:
@@ -103,6 +124,31 @@ async def calling(port: int) -> AsyncIterator[Caller]:
 
 
 @asynccontextmanager
+async def connected(port: int, worker: int) -> AsyncIterator[Caller]:
+    """Open new connections until one leads to the worker with this process id; yield that one."""
+    async with AsyncExitStack() as stack:
+        with trio.fail_after(20):
+            while True:
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+                stack.push_async_callback(trio.aclose_forcefully, stream)
+                caller = Caller(stream)
+                await caller.answer("GET", "/livez")
+                if caller.headers["worker"] == str(worker):
+                    break
+        yield caller
+
+
+@asynccontextmanager
+async def connected_to(path: str) -> AsyncIterator[Caller]:
+    """Open a connection to a Unix socket."""
+    stream = await trio.open_unix_socket(path)
+    try:
+        yield Caller(stream)
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+@asynccontextmanager
 async def served(server) -> AsyncIterator[int]:
     """Serve with plain Hypercorn in this process; yield the port."""
     async with served_app(create_app(server)) as port:
@@ -121,6 +167,25 @@ async def served_app(app) -> AsyncIterator[int]:
         (url,) = await nursery.start(run)
         yield int(url.rpartition(":")[2])
         stop.set()
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the ids of a process's child processes, whichever thread has started them."""
+    found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return sorted(int(child) for children in found for child in children)
+
+
+def workers_of(pid: int) -> list[int]:
+    """Return the ids of a parent's workers: Hypercorn has another child besides."""
+    return [
+        child
+        for child in children_of(pid)
+        if re.search("spawn_main|--worker=", Path(f"/proc/{child}/cmdline").read_text())
+    ]
+
+
+def is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 class ServerProcess:
@@ -188,7 +253,7 @@ async def running(
         )
     server = ServerProcess(process, log)
     try:
-        await server.logs(ready, within=30)
+        await server.logs(ready, within=60)
         server.port = int(server.log.partition(ready)[2].split()[0].rpartition(":")[2])
         yield server
     finally:
@@ -209,7 +274,9 @@ async def served_by_cli(
         yield server
 
 
-async def items_in(database, thread_id):
-    async with SQLiteStore(database) as store:
+async def items_in(database: Path | str, thread_id: str) -> list[ThreadItem]:
+    """Return what a file, or a PostgreSQL database, has of a thread."""
+    is_url = isinstance(database, str)
+    async with PostgreSQLStore(database) if is_url else SQLiteStore(database) as store:
         page = await store.load_thread_items(thread_id, None, 100, "asc", None)
     return page.data

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 
 import trio
+from quart import Response
 
 from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
 from chatkit_trio.store import Store
 from chatkit_trio.stores import SQLiteStore
+from chatkit_trio.stores.postgresql import PostgreSQLStore
 from chatkit_trio.testing import SlowStore
 from chatkit_trio.web import _serving, create_app
 
@@ -47,12 +49,24 @@ class Talker(ChatKitServer):
             yield word
 
 
+def open_store(database: str) -> Store:
+    """Return the store of a file or of a PostgreSQL database."""
+    if database.startswith("postgresql:"):
+        return PostgreSQLStore(database, migrate=True)
+    return SQLiteStore(database)
+
+
 if "TALKER_DATABASE" in os.environ:
     server = Talker(
-        SlowStore(SQLiteStore(os.environ["TALKER_DATABASE"]), SLOW, reads=0),
+        SlowStore(open_store(os.environ["TALKER_DATABASE"]), SLOW, reads=0),
         word_size=int(os.environ.get("TALKER_WORD_SIZE", "8")),
         count=int(os.environ.get("TALKER_COUNT", "1000000")),
         policy=TurnPolicy(on_disconnect="finish"),
     )
     _serving.GRACE = 0.5
     app = create_app(server)
+
+    @app.after_request
+    async def tell_who_answers(response: Response) -> Response:
+        response.headers["Worker"] = str(os.getpid())
+        return response

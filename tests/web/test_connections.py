@@ -6,9 +6,12 @@ Plain Hypercorn serves here: what holds under it holds under `serve` too.
 from __future__ import annotations
 
 import json
+import socket
+import struct
 
 import pytest
 import trio
+import trio.testing
 
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import say, scripted_server
@@ -70,3 +73,30 @@ async def test_a_connection_carries_several_requests():
     assert received.count(b"HTTP/1.1 200") == 3
     assert received.count(b"thread.created") == 2
     assert b'"status": "ok"' in received
+
+
+@pytest.mark.parametrize("path_and_body", [("/healthz", b""), ("/chatkit", CHAT)], ids=str)
+@pytest.mark.parametrize("is_reset", [False, True], ids=["closed", "reset"])
+async def test_a_connection_that_its_client_has_closed_is_let_go_of(path_and_body, is_reset):
+    """Hypercorn alone keeps its socket and its tasks until `keep_alive_timeout` has passed."""
+    path, body = path_and_body
+    async with served(scripted_server(MemoryStore(), [say("Hello")])) as port:
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        before = living()
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(request("POST" if body else "GET", path, "1.1", body=body))
+        received = b""
+        while not received.endswith((b"}", b"0\r\n\r\n")):
+            received += await stream.receive_some()
+        assert living() > before
+        if is_reset:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+
+        with trio.fail_after(3):
+            while living() > before:  # noqa: ASYNC110  (there is no event for it)
+                await trio.sleep(0.01)
+
+
+def living() -> int:
+    return trio.lowlevel.current_statistics().tasks_living

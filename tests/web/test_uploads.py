@@ -480,7 +480,8 @@ async def test_orphans_are_collected_while_the_app_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1_800_000_000.0
-    monkeypatch.setattr("chatkit_trio.web.uploads._FIRST_COLLECTION", 0.1)
+    monkeypatch.setattr("chatkit_trio.web.uploads._FIRST_COLLECTION", 0.0)
+    monkeypatch.setattr(DiskAttachmentStore.keep_collecting, "__defaults__", (0.1,))
     async with site(tmp_path, clock=lambda: now, context_for_owner=str) as web:
         await web.create()
         assert len(web.stored()) == 1
@@ -511,7 +512,7 @@ async def test_routes_may_be_below_another_path_and_prefix(tmp_path: Path) -> No
 
 
 def test_a_server_with_another_kind_of_attachment_store_is_refused() -> None:
-    with pytest.raises(TypeError, match="needs a DiskAttachmentStore"):
+    with pytest.raises(TypeError, match="needs a DiskAttachmentStore or S3AttachmentStore"):
         uploads_blueprint(Server(MemoryStore[str]()))
 
 
@@ -532,7 +533,7 @@ async def test_the_documented_server_takes_a_file_and_reads_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ATTACHMENTS_URL", "http://127.0.0.1:1/attachments")
-    [example] = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    example, _ = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     names: dict[str, Any] = {"__name__": "documentation"}
     exec(example, names)
     async with serving(names["app"]) as port:

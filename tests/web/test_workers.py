@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import pytest
 import trio
@@ -17,7 +16,7 @@ from chatkit_trio.testing import say, scripted_server
 from chatkit_trio.web import create_app
 
 from .http import client_of
-from .sockets import calling, items_in, running, until
+from .sockets import calling, is_alive, items_in, running, until, workers_of
 
 KEPT = ["user_message", "assistant_message", "sdk_hidden_context"]
 WITHIN = 30  # seconds
@@ -31,19 +30,6 @@ def database(tmp_path):
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
-
-
-def workers_of(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [
-        int(child)
-        for child in children
-        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text()
-    ]
-
-
-def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 @asynccontextmanager
