@@ -110,10 +110,10 @@ async def restart(run: Run, *, at_once: bool) -> None:
 
 
 async def cut(run: Run) -> None:
-    fault = run.begin("connections to the database cut, 10 times")
-    for _ in range(10):
+    fault = run.begin("connections to the database cut, 5 times")
+    for _ in range(5):
         run.system.proxies[0].cut()
-        await trio.sleep(run.rng.uniform(0.1, 0.6))
+        await trio.sleep(run.rng.uniform(1.0, 2.0))
     fault.ended = time.monotonic()
 
 
@@ -122,7 +122,7 @@ async def stall(run: Run, *, seconds: float) -> None:
     nodes = [node for each in run.system.hosted(0) for node in each.live().values()]
     name = "network to the database gone for longer than the lease"
     if not is_long:
-        name = "network to the database stalled for half a lease"
+        name = "network to the database stalled for a third of the lease"
     fault = run.begin(name, dead=nodes if is_long else ())
     fault.is_total = len(run.system.proxies) == 1
     with run.system.proxies[0].stalled():
@@ -137,7 +137,7 @@ FAULTS: dict[str, Callable[[Run], Awaitable[None]]] = {
     "restart": partial(restart, at_once=False),
     "crash": partial(restart, at_once=True),
     "cut": cut,
-    "stall": partial(stall, seconds=LEASE / 2),
+    "stall": partial(stall, seconds=LEASE / 3),
     "partition": partial(stall, seconds=LEASE + 3),
 }
 
@@ -222,6 +222,9 @@ def rows_of(record: Record, findings: Findings, lives: Lives) -> dict[str, Any]:
     ):
         rows[name] = f"{served[f'{kind} here']} / {served[f'{kind} elsewhere']}"
     rows["nodes, those that served a watch and a stop of another's turn"] = served["nodes"]
+    rows["this process was held up, ms: p99 / longest"] = (
+        f"{percentile(lives.held_up, 0.99) * 1000:.0f} / {max(lives.held_up) * 1000:.0f}"
+    )
     for kind in WRONG:
         rows[kind] = findings.number(kind)
     return rows

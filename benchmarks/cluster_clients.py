@@ -58,6 +58,8 @@ class Sent:
     turn_id: str = ""
     end_reason: str = ""
     over_at: float = 0.0
+    how: str = ""
+    """By what its client was told of the end, if not by the stream."""
     asked: set[str] = field(default_factory=set)
     """The reasons for an early end that the client itself has given."""
     texts: dict[str, str] = field(default_factory=dict)
@@ -75,10 +77,10 @@ class Sent:
     def is_over(self) -> bool:
         return bool(self.end_reason)
 
-    def ends(self, reason: str) -> None:
+    def ends(self, reason: str, how: str = "") -> None:
         """Note how the turn has ended: `over` if its client was told no more than that."""
         if not self.is_over:
-            self.end_reason, self.over_at = reason, time.monotonic()
+            self.end_reason, self.over_at, self.how = reason, time.monotonic(), how
 
     def note_missing(self, texts: dict[str, str], shown: dict[str, str]) -> None:
         """Note what was shown and isn't in these texts."""
@@ -89,7 +91,7 @@ class Sent:
     def takes_over(self, again: Sent) -> None:
         """Take what a repeat of the request was shown."""
         if again.is_over:
-            self.ends(again.end_reason)
+            self.ends(again.end_reason, "repeat")
         for id_, text in again.texts.items():
             self.texts[id_] = max(self.texts.get(id_, ""), text, key=len)
         self.shown += again.shown
@@ -250,10 +252,12 @@ class Chat:
                 self._record.events += 1
                 if frame.event.get("type") == "thread.created":
                     self._is_thread(frame.event["thread"]["id"])
-                if frame.event.get("type") == "error" and not sent.is_accepted:
-                    raise Refused(json.dumps(frame.event))
+                if frame.event.get("type") == "error":
+                    self._record.counts[f"error event: {frame.event.get('message', frame.event['code'])}"] += 1
+                    if not sent.is_accepted:
+                        raise Refused(json.dumps(frame.event))
                 if follower.is_another_turn(frame):
-                    sent.ends("over")
+                    sent.ends("over", "another turn")
                     return
                 follower.take(frame)
                 if stops_after is not None and follower.deltas >= stops_after:
@@ -293,7 +297,7 @@ class Chat:
             if answer.status == 204:
                 self._record.counts["turns that were over at a return"] += 1
                 await self._load(sent)
-                sent.ends("over")
+                sent.ends("over", "204")
                 return
             self._record.served.append(("watch", sent, node))
             follower = Follower(sent, self._record, is_numbered=True, comes_back=True)
@@ -303,7 +307,7 @@ class Chat:
             sent.was_reloaded, sent.last = True, None
             await self._load(sent)
             if not await self._is_live(sent):
-                sent.ends("over")
+                sent.ends("over", "204 after a reload")
 
     async def _is_live(self, sent: Sent) -> bool:
         """Say whether the turn that is live on the thread is this message's."""

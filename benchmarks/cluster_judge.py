@@ -57,6 +57,8 @@ class Lives:
     seen_at: dict[str, float] = field(default_factory=dict)
     gone_at: dict[str, float] = field(default_factory=dict)
     live: set[str] = field(default_factory=set)
+    held_up: list[float] = field(default_factory=list)
+    """For how long each look was late: what the machine kept from this process."""
 
     async def watch(self, url: str) -> None:
         """Look until cancelled."""
@@ -65,7 +67,9 @@ class Lives:
                 with psycopg.connect(url, autocommit=True) as connection:
                     while True:
                         self._look(connection)
+                        due = time.monotonic() + LOOK_INTERVAL
                         await trio.sleep(LOOK_INTERVAL)
+                        self.held_up.append(time.monotonic() - due)
             except psycopg.Error:
                 await trio.sleep(LOOK_INTERVAL)
 
@@ -249,16 +253,22 @@ class Judge:
         if sent.end_reason not in ("", "over", reason) and not (
             is_whole and sent.end_reason == "finished"
         ):
-            found.add("untrue reason", f"{label} ended {sent.end_reason}, its note says {reason}")
+            found.add(
+                "untrue reason",
+                f"{label} was told {sent.end_reason} by {sent.how or 'its stream'}, its note says"
+                f" {reason}",
+            )
         if notes and not self._is_true(reason, sent, node):
             when = [f"{fault.name} {sent.at - fault.begun:+.1f}" for fault in self._faults]
             found.add("untrue reason", f"{label} ({sent.way}): {reason}, {turn_id} {node} {when}")
         self._judge_shown(sent, texts, reason, node)
         gone_at = self._lives.gone_at.get(turn_id, 0.0)
-        if sent.is_over and gone_at > sent.over_at + SEEN_LATE:
+        # A node that can't reach the store tells that it has ended the turn before anybody can
+        # settle it.
+        if sent.end_reason != "crashed" and sent.is_over and gone_at > sent.over_at + SEEN_LATE:
             found.add(
                 "over too early",
-                f"{label}: told {sent.end_reason} {gone_at - sent.over_at:.1f} s before the end",
+                f"{label}: told {sent.end_reason} by {sent.how or 'its stream'} {gone_at - sent.over_at:.1f} s before the end",
             )
 
     def _is_true(self, reason: str, sent: Sent, node: str) -> bool:

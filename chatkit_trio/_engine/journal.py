@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import trio
@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 RECOVERY_INTERVAL = 10.0
 """How often, in seconds, turns of other processes that have died are looked for, unless the store
 has coordination."""
+
+
+_SETTLED_AT_ONCE = 4
 
 
 class Journaled(Protocol):
@@ -91,24 +94,43 @@ async def recover(journal: Journal[Any], thread_id: str | None = None) -> None:
     entry that can't be settled for another reason is logged: it must not keep the server from
     starting, nor the thread from being read.
     """
-    settled = 0
-    store_error: StoreError | None = None
-    for entry in await journal.abandoned(thread_id):
+    entries = await journal.abandoned(thread_id)
+    recovery = _Recovery(journal, iter(entries))
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(len(entries), _SETTLED_AT_ONCE)):
+            nursery.start_soon(recovery.run)
+    if recovery.settled:
+        logger.warning("settled %d turns that a crash had cut short", recovery.settled)
+    if recovery.store_error is not None:
+        raise recovery.store_error
+
+
+class _Recovery:
+    """The settling of several turns, by several tasks: a dead node may have left hundreds."""
+
+    def __init__(self, journal: Journal[Any], entries: Iterator[JournalEntry]) -> None:
+        self._journal = journal
+        self._entries = entries
+        self.settled = 0
+        self.store_error: StoreError | None = None
+
+    async def run(self) -> None:
+        """Settle until no entry is left."""
+        for entry in self._entries:
+            await self._settle(entry)
+
+    async def _settle(self, entry: JournalEntry) -> None:
         try:
-            await journal.settle_abandoned(_crash_settlement(entry))
-            settled += 1
+            await self._journal.settle_abandoned(_crash_settlement(entry))
+            self.settled += 1
         except StoreError as error:
-            if store_error is not None:
-                logger.error("another turn can't be settled either", exc_info=store_error)
-            store_error = error
+            if self.store_error is not None:
+                logger.error("another turn can't be settled either", exc_info=self.store_error)
+            self.store_error = error
         except Exception:
             logger.exception(
                 "turn %s of thread %s can't be settled", entry.turn_id, entry.thread_id
             )
-    if settled:
-        logger.warning("settled %d turns that a crash had cut short", settled)
-    if store_error is not None:
-        raise store_error
 
 
 def _crash_settlement(entry: JournalEntry) -> Settlement:

@@ -142,6 +142,11 @@ class LiveTurns:
             return None
         return await self._node.watch(thread_id, turn_id, 0, policy)
 
+    async def wait_settled_elsewhere(self, thread_id: str, turn_id: str) -> None:
+        """Wait while a turn is live in another process. Raises `StoreError` if it takes long."""
+        if self._node is not None and self.holder(thread_id) is None:
+            await self._node.wait_settled(thread_id, turn_id)
+
     async def refuse_if_busy(self, thread_id: str) -> None:
         """Raise `BusyError` if the thread has a live turn that isn't about to be settled."""
         turn = self.holder(thread_id)

@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 _IDLE_LOOKS = 4
 """How often within its lease a node asks for news that has no turn and waits for nothing."""
 
+_TRIES_A_POLL = 5
+"""How often in an interval of polling a node asks for its news that couldn't be told them."""
+
 _SILENT_POLLS = 2
 """After so many intervals of polling a read doesn't wait for the node of a live turn any more."""
 
@@ -133,11 +136,14 @@ class Node:
         heard_at = trio.current_time()
         with coordination.hint(coordination.node) as self._hint:
             while True:
+                pause = self._pause
                 if await self._look():
                     heard_at = trio.current_time()
-                elif trio.current_time() - heard_at > coordination.lease_timeout:
-                    self._lose(turn for turn in self._turns.values() if _is_answering(turn))
-                await self._hint.wait(self._pause)
+                else:
+                    pause = coordination.poll_interval / _TRIES_A_POLL
+                    if trio.current_time() - heard_at > coordination.lease_timeout:
+                        self._lose(turn for turn in self._turns.values() if _is_answering(turn))
+                await self._hint.wait(pause)
 
     @property
     def _pause(self) -> float:
@@ -373,6 +379,19 @@ class Node:
                     await hint.wait(coordination.poll_interval)
                 return True
         raise StoreError(f"the server that answers in thread {thread_id} doesn't end the answer")
+
+    async def wait_settled(self, thread_id: str, turn_id: str) -> None:
+        """Wait until another node's turn is settled. Raises `StoreError` if it takes too long."""
+        coordination = self._coordination
+        with (
+            coordination.hint(thread_id) as hint,
+            trio.move_on_after(2 * coordination.lease_timeout),
+        ):
+            while await self.turn_id(thread_id) == turn_id:
+                await hint.wait(coordination.poll_interval)
+                await self.recover(thread_id)
+            return
+        raise StoreError(f"the server that answers in thread {thread_id} isn't heard of; try again")
 
     async def look(self, thread_id: str) -> Beside | None:
         """Return what another node's live turn has of a thread; None if there is none.

@@ -297,6 +297,7 @@ class KeyedRequest(CheckedRequest):
         await self._server.live_turns.ready_to_read(self.thread_id)
         if not await self._has_begun():
             return None
+        await self._server.live_turns.wait_settled_elsewhere(self.thread_id, self.turn_id)
         created = await self._thread_created()
         items, reason = await self._stored()
         events = [
