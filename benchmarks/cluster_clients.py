@@ -253,7 +253,8 @@ class Chat:
                 if frame.event.get("type") == "thread.created":
                     self._is_thread(frame.event["thread"]["id"])
                 if frame.event.get("type") == "error":
-                    self._record.counts[f"error event: {frame.event.get('message', frame.event['code'])}"] += 1
+                    told = frame.event.get("message", frame.event["code"])
+                    self._record.counts[f"error event: {told}"] += 1
                     if not sent.is_accepted:
                         raise Refused(json.dumps(frame.event))
                 if follower.is_another_turn(frame):

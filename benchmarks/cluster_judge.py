@@ -268,7 +268,8 @@ class Judge:
         if sent.end_reason != "crashed" and sent.is_over and gone_at > sent.over_at + SEEN_LATE:
             found.add(
                 "over too early",
-                f"{label}: told {sent.end_reason} by {sent.how or 'its stream'} {gone_at - sent.over_at:.1f} s before the end",
+                f"{label}: told {sent.end_reason} by {sent.how or 'its stream'}"
+                f" {gone_at - sent.over_at:.1f} s before the end",
             )
 
     def _is_true(self, reason: str, sent: Sent, node: str) -> bool:
