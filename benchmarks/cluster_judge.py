@@ -35,6 +35,8 @@ class Fault:
     ending: set[str] = field(default_factory=set)
     """The nodes that were asked to end."""
     ended: float = float("inf")
+    loses_connections: set[str] = field(default_factory=set)
+    """The nodes that lost connections; one that can't renew its lease for 2 s counts as dead."""
     is_total: bool = False
     """Whether no node was left that could have settled anything before the end."""
 
@@ -45,7 +47,7 @@ class Fault:
     def excuses(self, node: str, since: float) -> bool:
         """Whether a node may have lost what clients were shown since then."""
         age = self.begun - since
-        return node in self.dead and age <= JOURNAL_INTERVAL + SLACK
+        return node in self.dead | self.loses_connections and age <= JOURNAL_INTERVAL + SLACK
 
 
 @dataclass
@@ -284,6 +286,9 @@ class Judge:
             if reason == "disconnected" and sent.way in PLAIN and node in fault.ending:
                 return True
             if reason == "crashed" and node in fault.dead:
+                return True
+            if reason == "crashed" and node in fault.loses_connections:
+                self.found.counts["cut by lost connections"] += 1
                 return True
         return False
 
