@@ -180,6 +180,6 @@ class ThreadWriter:
             except StoreError as error:
                 if trio.current_time() >= until:
                     raise
-                logger.log(level, "%s waits for the store: %s", self._name, error)
+                logger.log(level, "%s waits for the store", self._name, exc_info=error)
                 level = logging.DEBUG
             await trio.sleep(coordination.poll_interval)
