@@ -106,6 +106,8 @@ class Record:
     counts: Counter[str] = field(default_factory=Counter)
     served: list[tuple[str, Sent, str]] = field(default_factory=list)
     """What a node has done with the turn of a message: kind, message, node."""
+    traces: dict[int, list[str]] = field(default_factory=dict)
+    """What each chat has asked whom."""
     faults: list[str] = field(default_factory=list)
     """What was wrong as a client sees it."""
     events: int = 0
@@ -407,7 +409,13 @@ class Chat:
                 raise Refused(str(status))
             if status not in (200, 204):
                 raise AssertionError(f"{method} {path}: {status} {await connection.body()!r}")
-            yield connection, connection.headers.get("x-node", "")
+            node = connection.headers.get("x-node", "")
+            about = dict(headers).get("Last-Event-ID", "")
+            self._record.traces.setdefault(self.number, []).append(
+                f"{time.monotonic():.2f} {method} {path[-5:]} {status} {node[5:9]} {about}"
+                f" of {self._messages}"
+            )
+            yield connection, node
 
 
 class Follower:

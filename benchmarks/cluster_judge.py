@@ -261,6 +261,7 @@ class Judge:
                 f" {reason}",
             )
         if notes and not self._is_true(reason, sent, node):
+            self._trace(sent, "untrue reason")
             when = [f"{fault.name} {sent.at - fault.begun:+.1f}" for fault in self._faults]
             found.add("untrue reason", f"{label} ({sent.way}): {reason}, {turn_id} {node} {when}")
         self._judge_shown(sent, texts, reason, node)
@@ -268,6 +269,7 @@ class Judge:
         # A node that can't reach the store tells that it has ended the turn before anybody can
         # settle it.
         if sent.end_reason != "crashed" and sent.is_over and gone_at > sent.over_at + SEEN_LATE:
+            self._trace(sent, "over too early")
             found.add(
                 "over too early",
                 f"{label}: told {sent.end_reason} by {sent.how or 'its stream'} {gone_at - sent.over_at:.1f} s before the end",
@@ -317,7 +319,19 @@ class Judge:
                 self.found.counts["answers with lost text"] += 1
         elif sent.loaded and reason != "crashed":
             missing = {id_: text[-30:] for id_, text in sent.loaded[0].items()}
+            self._trace(sent, "stale read")
             self.found.add("stale read", f"{sent.label} ({sent.way}, {reason}): {missing}")
+
+    def _trace(self, sent: Sent, found: str) -> None:
+        """Keep what the client had asked, for the log."""
+        trace = self._record.traces.get(int(sent.label.split(".")[0]), [])
+        gone_at = self._lives.gone_at.get(sent.turn_id, 0.0)
+        seen_at = self._lives.seen_at.get(sent.turn_id, 0.0)
+        node = self._lives.nodes.get(sent.turn_id, "")[5:9]
+        about = f"{sent.turn_id} of {node} sent {sent.at:.2f} live {seen_at:.2f} to {gone_at:.2f}"
+        faults = [f"{each.name} {each.begun:.2f} to {each.ended:.2f}" for each in self._faults]
+        lines = [f"{found} {sent.label}", about, *faults, *trace]
+        self.found.evidence.append("\n  ".join(lines))
 
     def _judge_settling(self) -> None:
         """See how long the turns of dead nodes were left."""
