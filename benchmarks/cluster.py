@@ -111,6 +111,8 @@ async def restart(run: Run, *, at_once: bool) -> None:
 
 async def cut(run: Run) -> None:
     fault = run.begin("connections to the database cut, 5 times")
+    hosted = run.system.hosted(0)
+    fault.loses_connections = {node for each in hosted for node in each.live().values()}
     for _ in range(5):
         run.system.proxies[0].cut()
         await trio.sleep(run.rng.uniform(1.0, 2.0))
@@ -225,6 +227,9 @@ def rows_of(record: Record, findings: Findings, lives: Lives) -> dict[str, Any]:
     rows["this process was held up, ms: p99 / longest"] = (
         f"{percentile(lives.held_up, 0.99) * 1000:.0f} / {max(lives.held_up) * 1000:.0f}"
     )
+    rows["answers cut by lost connections though their nodes lived"] = findings.counts[
+        "cut by lost connections"
+    ]
     for kind in WRONG:
         rows[kind] = findings.number(kind)
     return rows
@@ -273,7 +278,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=500)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--faults", nargs="+", choices=list(FAULTS), default=list(FAULTS))
-    parser.add_argument("--pace", type=float, default=0.3, help="seconds between two pieces")
+    parser.add_argument("--pace", type=float, default=2.0, help="seconds between two pieces")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=Path, help="where to keep what the nodes said")
     parser.add_argument("--json", action="store_true", help="print the rows for a program")

@@ -69,7 +69,6 @@ class Sent:
     frames: dict[int, int] = field(default_factory=dict)
     """A digest of each numbered frame."""
     last: int | None = None
-    was_reloaded: bool = False
     loaded: list[dict[str, str]] = field(default_factory=list)
     """What had been shown and was missing when the thread was loaded, or the request repeated."""
 
@@ -107,6 +106,8 @@ class Record:
     counts: Counter[str] = field(default_factory=Counter)
     served: list[tuple[str, Sent, str]] = field(default_factory=list)
     """What a node has done with the turn of a message: kind, message, node."""
+    traces: dict[int, list[str]] = field(default_factory=dict)
+    """What each chat has asked whom."""
     faults: list[str] = field(default_factory=list)
     """What was wrong as a client sees it."""
     events: int = 0
@@ -153,7 +154,7 @@ class Chat:
         label = f"{self.number}.{self._messages}"
         command = {
             "label": label,
-            "pieces": self._rng.randint(3, 9),
+            "pieces": self._rng.randint(2, 7),
             "parts": self._rng.randint(1, 3),
             "pause": self._pace,
         }
@@ -163,7 +164,7 @@ class Chat:
 
     async def _act(self, sent: Sent, nursery: trio.Nursery) -> bool:
         """Send a message and do with its answer what its way is; say whether the chat goes on."""
-        some = self._rng.randint(1, max(2, sent.command["pieces"] - 2))
+        some = self._rng.randint(1, sent.command["pieces"])
         stops_after = None if sent.way in ("read", "late repeat", "no key") else some
         if not await self._send(sent, stops_after):
             return sent.way == "no key" and self._thread_id is not None
@@ -305,9 +306,11 @@ class Chat:
             await self._follow(sent, answer, follower, stops_after)
         if follower.has_to_reload:
             self._record.counts["reloads"] += 1
-            sent.was_reloaded, sent.last = True, None
-            await self._load(sent)
-            if not await self._is_live(sent):
+            sent.last = None
+            if await self._is_live(sent):
+                await self._load(sent, is_over=False)
+            else:
+                await self._load(sent)
                 sent.ends("over", "204 after a reload")
 
     async def _is_live(self, sent: Sent) -> bool:
@@ -319,8 +322,11 @@ class Chat:
             kind = answer.headers.get("content-type", "")
             return kind.startswith("text/event-stream")
 
-    async def _load(self, sent: Sent) -> None:
-        """Load the thread's items, from whatever node, and note the answer's text."""
+    async def _load(self, sent: Sent, *, is_over: bool = True) -> None:
+        """Load the thread's items, from whatever node; after the end all that was shown is there.
+
+        Before that a node that doesn't answer may keep back what came after its last checkpoint.
+        """
         shown = dict(sent.texts)
         params = {"thread_id": self._thread_id, "limit": 100, "order": "desc"}
         body = {"type": "items.list", "params": params}
@@ -332,7 +338,8 @@ class Chat:
             for item in page["data"]
             if item["type"] == "assistant_message"
         }
-        sent.note_missing(texts, shown)
+        if is_over:
+            sent.note_missing(texts, shown)
 
     # --- Stopping and repeating ----------------------------------------------------------------
 
@@ -403,7 +410,13 @@ class Chat:
                 raise Refused(str(status))
             if status not in (200, 204):
                 raise AssertionError(f"{method} {path}: {status} {await connection.body()!r}")
-            yield connection, connection.headers.get("x-node", "")
+            node = connection.headers.get("x-node", "")
+            about = dict(headers).get("Last-Event-ID", "")
+            self._record.traces.setdefault(self.number, []).append(
+                f"{time.monotonic():.2f} {method} {path[-5:]} {status} {node[5:9]} {about}"
+                f" of {self._messages}"
+            )
+            yield connection, node
 
 
 class Follower:

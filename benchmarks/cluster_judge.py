@@ -35,6 +35,8 @@ class Fault:
     ending: set[str] = field(default_factory=set)
     """The nodes that were asked to end."""
     ended: float = float("inf")
+    loses_connections: set[str] = field(default_factory=set)
+    """The nodes that lost connections; one that can't renew its lease for 2 s counts as dead."""
     is_total: bool = False
     """Whether no node was left that could have settled anything before the end."""
 
@@ -45,7 +47,7 @@ class Fault:
     def excuses(self, node: str, since: float) -> bool:
         """Whether a node may have lost what clients were shown since then."""
         age = self.begun - since
-        return node in self.dead and age <= JOURNAL_INTERVAL + SLACK
+        return node in self.dead | self.loses_connections and age <= JOURNAL_INTERVAL + SLACK
 
 
 @dataclass
@@ -259,6 +261,7 @@ class Judge:
                 f" {reason}",
             )
         if notes and not self._is_true(reason, sent, node):
+            self._trace(sent, "untrue reason")
             when = [f"{fault.name} {sent.at - fault.begun:+.1f}" for fault in self._faults]
             found.add("untrue reason", f"{label} ({sent.way}): {reason}, {turn_id} {node} {when}")
         self._judge_shown(sent, texts, reason, node)
@@ -266,6 +269,7 @@ class Judge:
         # A node that can't reach the store tells that it has ended the turn before anybody can
         # settle it.
         if sent.end_reason != "crashed" and sent.is_over and gone_at > sent.over_at + SEEN_LATE:
+            self._trace(sent, "over too early")
             found.add(
                 "over too early",
                 f"{label}: told {sent.end_reason} by {sent.how or 'its stream'}"
@@ -285,6 +289,9 @@ class Judge:
             if reason == "disconnected" and sent.way in PLAIN and node in fault.ending:
                 return True
             if reason == "crashed" and node in fault.dead:
+                return True
+            if reason == "crashed" and node in fault.loses_connections:
+                self.found.counts["cut by lost connections"] += 1
                 return True
         return False
 
@@ -313,7 +320,19 @@ class Judge:
                 self.found.counts["answers with lost text"] += 1
         elif sent.loaded and reason != "crashed":
             missing = {id_: text[-30:] for id_, text in sent.loaded[0].items()}
+            self._trace(sent, "stale read")
             self.found.add("stale read", f"{sent.label} ({sent.way}, {reason}): {missing}")
+
+    def _trace(self, sent: Sent, found: str) -> None:
+        """Keep what the client had asked, for the log."""
+        trace = self._record.traces.get(int(sent.label.split(".")[0]), [])
+        gone_at = self._lives.gone_at.get(sent.turn_id, 0.0)
+        seen_at = self._lives.seen_at.get(sent.turn_id, 0.0)
+        node = self._lives.nodes.get(sent.turn_id, "")[5:9]
+        about = f"{sent.turn_id} of {node} sent {sent.at:.2f} live {seen_at:.2f} to {gone_at:.2f}"
+        faults = [f"{each.name} {each.begun:.2f} to {each.ended:.2f}" for each in self._faults]
+        lines = [f"{found} {sent.label}", about, *faults, *trace]
+        self.found.evidence.append("\n  ".join(lines))
 
     def _judge_settling(self) -> None:
         """See how long the turns of dead nodes were left."""

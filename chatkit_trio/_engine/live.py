@@ -97,6 +97,7 @@ class LiveTurns:
 
         Raises `StoreError` if the answer can't be stored for long.
         """
+        await self._catch_up(thread_id)
         turn = self.holder(thread_id)
         if turn is not None and turn.is_ending:
             await turn.wait_settled()
@@ -126,6 +127,7 @@ class LiveTurns:
 
     async def watchable(self, thread_id: str) -> str | None:
         """Return the id of the turn of a thread that can be watched; waits while it begins."""
+        await self._catch_up(thread_id)
         turn = await self.begun(thread_id)
         if turn is not None:
             return None if turn.is_ending else turn.id
@@ -182,6 +184,7 @@ class LiveTurns:
         Returns None, and cancels nothing, if `by_client` and its client may not end it. Raises
         `StoreError` if it can't be stored for long.
         """
+        await self._catch_up(thread_id)
         # One that is only beginning may yet have to wait for another process's.
         wants_begun = by_client or self._node is not None
         turn = await self.begun(thread_id, in_haste=True) if wants_begun else self.holder(thread_id)
@@ -209,6 +212,18 @@ class LiveTurns:
                 continue
             raise StoreError(f"the beginning of the answer in thread {thread_id} isn't stored yet")
         return turn
+
+    async def _catch_up(self, thread_id: str) -> None:
+        """Let go of a turn that another process has settled while this one was paused.
+
+        Raises `StoreError` if the store can't say whether that is so.
+        """
+        turn = self.holder(thread_id)
+        if turn is None or self._node is None or self._node.is_heard:
+            return
+        await self._node.hear()
+        if turn.cancel_reason is CancelReason.CRASHED:
+            await turn.wait_settled()
 
     @asynccontextmanager
     async def _admitted(self, turn: Turn[Any]) -> AsyncIterator[None]:

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import Any
 
 import trio
@@ -92,6 +93,8 @@ class Node:
         self._registries: list[Callable[[], Iterable[Turn[Any]]]] = []
         self._running = trio.Lock()
         self._hint = Hint()
+        self._heard = trio.Event()
+        self._heard_at = -inf
         self._nursery: trio.Nursery | None = None
         self._asked: dict[str, _Asked] = {}
         self._watched: dict[str, RemoteReader] = {}
@@ -133,17 +136,39 @@ class Node:
 
     async def _keep_asking(self) -> None:
         coordination = self._coordination
-        heard_at = trio.current_time()
+        self._heard_at = trio.current_time()
         with coordination.hint(coordination.node) as self._hint:
             while True:
                 pause = self._pause
                 if await self._look():
-                    heard_at = trio.current_time()
+                    self._heard_at = trio.current_time()
+                    self._heard.set()
+                    self._heard = trio.Event()
                 else:
                     pause = coordination.poll_interval / _TRIES_A_POLL
-                    if trio.current_time() - heard_at > coordination.lease_timeout:
+                    if not self.is_heard:
                         self._lose(turn for turn in self._turns.values() if _is_answering(turn))
                 await self._hint.wait(pause)
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether the store has said within a lease which turns are live here.
+
+        If not, this process may have been paused, and others may have settled them.
+        """
+        return trio.current_time() - self._heard_at <= self._coordination.lease_timeout
+
+    async def hear(self) -> None:
+        """Wait until the store has said which turns are live here; others are lost then.
+
+        Raises `StoreError` if that takes too long.
+        """
+        self._hint.tell()
+        with trio.move_on_after(self._coordination.lease_timeout):
+            while not self.is_heard:
+                await self._heard.wait()
+            return
+        raise StoreError("the store doesn't say which answers are still this server's; try again")
 
     @property
     def _pause(self) -> float:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import trio
 
+from chatkit_trio._engine.node import node_of
 from chatkit_trio.errors import StoreError
 from chatkit_trio.server import CancelReason, ChatKitServer, RemoteTurn, TurnPolicy
 from chatkit_trio.stores import MemoryCluster, MemoryStore
@@ -564,6 +565,43 @@ async def with_outage(seconds: float) -> AsyncIterator[tuple[ScriptedServer, Awa
     server = scripted_server(store, [say("one ", "two ", every=0.1), say("three")])
     async with server:
         yield server, store
+
+
+@within(HOUR)
+async def test_a_node_that_was_paused_knows_of_the_turns_that_began_elsewhere(
+    hints: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        two(SLOWLY, other=SLOWLY) as nodes,
+        streaming(nodes.here) as turn,
+        AsyncExitStack() as stack,
+    ):
+        coordination = nodes.here.store.coordination
+        assert coordination is not None
+        with monkeypatch.context() as pause:
+            pause.setattr(coordination, "news", trio.sleep_forever)
+            await trio.sleep(coordination.poll_interval)
+            nodes.cluster.abandon(turn.server_turn.id, coordination.node)
+            second_turn = client(nodes.there).send("and?", turn.thread_id)
+            second = await stack.enter_async_context(second_turn)
+            await second.wait_for(lambda event: WORDS[0] in event.model_dump_json())
+            wakes_up(nodes.here)
+        thread_id = turn.thread_id or ""
+        live_id = await nodes.here.live_turns.watchable(thread_id)
+        thread = await client(nodes.here).thread(thread_id)
+        stopped = await nodes.here.stop(thread_id)
+
+        assert live_id == second.server_turn.id
+        assert lines(list(thread.items.data))[-1].startswith("assistant: word0 ")
+        assert stopped
+        assert second.server_turn.cancel_reason is CancelReason.STOPPED
+
+
+def wakes_up(server: ChatKitServer[Any]) -> None:
+    """Make the server believe that it wakes up from a pause longer than its lease."""
+    node = node_of(server.store)
+    assert node is not None
+    node._heard_at = -HOUR
 
 
 # --- The same request twice --------------------------------------------------------------------
