@@ -71,6 +71,19 @@ def test_nothing_is_lost_on_sqlite_whatever_happens(
     assert simulation.runs == 80
 
 
+def test_nothing_is_lost_by_servers_that_share_a_store() -> None:
+    simulation = simulate(seeds=60, nodes=3)
+
+    assert simulation.runs == 60
+    assert {"hold", "crash", "restart"} <= simulation.operations.keys()
+
+
+def test_the_same_seed_gives_the_same_run_of_several_servers() -> None:
+    first, again = (simulate(seeds=3, nodes=3).fingerprint for _ in range(2))
+
+    assert first == again
+
+
 def test_a_server_of_the_users_own_is_simulated() -> None:
     def make_server(store: Store[Any]) -> ChatKitServer[Any]:
         script = [say("Hel", "lo", every=0.2), set_title("A story"), pause(0.3), say("More")]
