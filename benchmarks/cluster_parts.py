@@ -173,9 +173,16 @@ def serve(port: int) -> list[str]:
 
 @asynccontextmanager
 async def running_system(
-    variant: Variant, database: Server, url: str, directory: Path, lease: float, workers: int = 4
+    variant: Variant,
+    database: Server,
+    url: str,
+    directory: Path,
+    lease: float,
+    workers: int = 4,
+    *,
+    has_nginx: bool = True,
 ) -> AsyncIterator[System]:
-    """Run a database's nodes behind nginx; all is ended at the end."""
+    """Run a database's nodes behind nginx, or a single service without; all is ended at the end."""
     async with AsyncExitStack() as stack:
         hosts = 1 if variant == "workers" else 2
         proxies = [stack.enter_context(Proxy(database.socket)) for _ in range(hosts)]
@@ -192,14 +199,18 @@ async def running_system(
             }
             command = hypercorn(port, workers) if variant == "workers" else serve(port)
             services.append(Service(command, environment, workers // count))
-        system = System(directory, database, url, proxies, services, ports[-1])
+        port = ports[-1] if has_nginx else ports[0]
+        system = System(directory, database, url, proxies, services, port)
         nursery = await stack.enter_async_context(trio.open_nursery())
         for number, service in enumerate(services):
             nursery.start_soon(service.supervise, directory / f"node-{number}.log")
         try:
             await system.wait_ready()
-            async with nginx(directory / "nginx", ports[:-1], ports[-1]):
-                yield system
+            if has_nginx:
+                upstream = ports[:-1]
+                await stack.enter_async_context(nginx(directory / "nginx", upstream, port))
+            await _listens(port)
+            yield system
         finally:
             with trio.CancelScope(shield=True):
                 async with trio.open_nursery() as ending:
