@@ -250,10 +250,12 @@ class PostgreSQLStore(Store[TContext]):
     async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
         """Keep what the store has refused in the table `unstorable`, until its thread is deleted.
 
-        If the database can't be written either, the item goes to the log.
+        It isn't fenced, because it comes behind the end of the turn. If the database can't be
+        written either, the item goes to the log.
         """
+        owner = owner_of(self._owner, context)
         try:
-            await self._write(context, queries.set_aside, item)
+            await self._database.write(lambda tx: queries.set_aside(tx, owner, item))
         except StoreError:
             logger.exception("the table of unstorable items can't be written")
             await super().set_aside(item, context)
