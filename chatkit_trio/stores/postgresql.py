@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self
+from typing import Concatenate, ParamSpec, Self
 
 from typing_extensions import TypeVar
 
@@ -24,6 +24,7 @@ except ImportError as error:
         name=error.name,
     ) from error
 
+from chatkit_trio._engine.pace import BigWork
 from chatkit_trio.errors import NotFoundError, StoreError
 from chatkit_trio.store import (
     RequestRecord,
@@ -47,8 +48,12 @@ from ._records import (
     check_page,
     check_settlement,
     check_thread,
+    cut_page,
     decode_attachment,
-    decode_item,
+    decode_one_item,
+    decode_page,
+    decode_page_item,
+    decode_page_thread,
     decode_thread,
     encode_attachment,
     encode_item,
@@ -121,6 +126,7 @@ class PostgreSQLStore(Store[TContext]):
             lease_timeout=lease_timeout,
         )
         self._owner = owner
+        self._big_work = BigWork()
         self._database = Database(
             settings,
             min_connections=min_connections,
@@ -170,7 +176,8 @@ class PostgreSQLStore(Store[TContext]):
     ) -> Page[ThreadMetadata]:
         check_page(limit, order)
         cursors = await self._read(context, queries.load_threads, limit, after, order)
-        return _page(queries.thread_rows(cursors, after), limit, decode_thread)
+        page = cut_page(queries.thread_rows(cursors, after), limit)
+        return await decode_page(*page, decode_page_thread, self._big_work)
 
     async def delete_thread(self, thread_id: str, context: TContext) -> None:
         """Delete a thread with its items; a turn that is live on it can't write any more."""
@@ -181,13 +188,19 @@ class PostgreSQLStore(Store[TContext]):
     async def load_thread_items(
         self, thread_id: str, after: str | None, limit: int, order: str, context: TContext
     ) -> Page[ThreadItem]:
+        """Return up to `limit` items; fewer if they have more than 8 MiB together.
+
+        Of a message that is too large to be loaded, its beginning.
+        """
         check_page(limit, order)
         cursors = await self._read(context, queries.load_items, thread_id, after, limit, order)
-        return _page(queries.item_rows(cursors, thread_id, after), limit, decode_item)
+        page = cut_page(queries.item_rows(cursors, thread_id, after), limit)
+        return await decode_page(*page, decode_page_item, self._big_work)
 
     async def load_item(self, thread_id: str, item_id: str, context: TContext) -> ThreadItem:
         cursors = await self._read(context, queries.load_item, thread_id, item_id)
-        return decode_item(queries.item_text(cursors, thread_id, item_id))
+        text = queries.item_text(cursors, thread_id, item_id)
+        return await decode_one_item(text, self._big_work)
 
     async def add_thread_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
         """Append an item to a thread.
@@ -306,13 +319,3 @@ class PostgreSQLStore(Store[TContext]):
         return await self._database.write(
             lambda tx: query(tx, owner, *args, **kwargs), turn_id=fencing_turn()
         )
-
-
-def _page(rows: list[tuple[str, str]], limit: int, decode: Callable[[str], Any]) -> Page[Any]:
-    """Build a page of rows, of which one more than the limit was asked for."""
-    has_more = len(rows) > limit
-    return Page(
-        data=[decode(text) for _, text in rows[:limit]],
-        has_more=has_more,
-        after=rows[limit - 1][0] if has_more else None,
-    )
