@@ -385,7 +385,9 @@ async def test_a_worker_that_hangs_is_killed_within_the_time_that_was_told(tmp_p
     assert float(told[1]) == pytest.approx(0.2 + 0.3 + 0.2)
     assert seconds < WITHIN / 2
     assert server.returncode == 1
-    assert not any(map(is_alive, workers))
+    with trio.fail_after(WITHIN):
+        while any(map(is_alive, workers)):  # noqa: ASYNC110  (the system takes its time)
+            await trio.sleep(0.01)
     for pid in workers:
         assert f"worker {pid} hasn't ended and is killed" in server.log
 
