@@ -75,7 +75,7 @@ class PostgreSQLCoordination(Coordination[TContext]):
     async def checkpointed(self, turn_id: str) -> JournalEntry | None:
         cursors = await self._database.read(Statement(turns.CHECKPOINTED, {"turn": turn_id}))
         row = cursors[0].fetchone()
-        return None if row is None else self._journal.entry(row)
+        return None if row is None else self._journal.texts.entry(row)
 
     async def post(self, node: str, message: bytes) -> None:
         mine = self._database.node.id

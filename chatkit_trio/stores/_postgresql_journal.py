@@ -6,18 +6,15 @@ and from then on the node can't write in its name.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from chatkit_trio.store import Journal, JournalEntry, Settlement, TContext
-from chatkit_trio.types import ThreadItem
 
 from . import _postgresql_turns as turns
+from ._journal_texts import JournalRow, JournalTexts
 from ._postgresql_database import Database, Transaction
-from ._records import check_settlement, decode_items, encode_item, owner_of
-
-logger = logging.getLogger(__name__)
+from ._records import check_settlement, owner_of
 
 
 class PostgreSQLJournal(Journal[TContext]):
@@ -32,8 +29,7 @@ class PostgreSQLJournal(Journal[TContext]):
         self._database = database
         self._owner = owner
         self._tell = tell
-        self._told_of: set[str] = set()
-        """The ids of turns and items about which the log has a line already."""
+        self.texts = JournalTexts()
 
     async def begin(self, turn_id: str, thread_id: str, context: TContext) -> None:
         """Record that a turn is live on this node. Raises `ConflictError` for a known turn."""
@@ -57,8 +53,8 @@ class PostgreSQLJournal(Journal[TContext]):
                 [
                     (
                         entry.turn_id,
-                        self._encoded(entry.items),
-                        self._encoded(entry.changed_items),
+                        self.texts.encoded(entry.items),
+                        self.texts.encoded(entry.changed_items),
                         entry.reason,
                     )
                     for entry in entries
@@ -75,45 +71,13 @@ class PostgreSQLJournal(Journal[TContext]):
         """
         node = self._database.node.id
         found = (await self._database.read(turns.abandoned(node, thread_id)))[0].fetchall()
-        rows: list[turns.JournalRow] = [row[1:] for row in found]
+        rows: list[JournalRow] = [row[1:] for row in found]
         if not all(is_marked for is_marked, *_ in found):
             rows = await self._database.write(lambda tx: turns.mark_abandoned(tx, node, thread_id))
-        return [entry for row in rows if (entry := self.entry(row)) is not None]
+        return self.texts.entries(rows)
 
     async def settle_abandoned(self, settlement: Settlement) -> None:
         """Settle an abandoned turn, for its owner, in one transaction; only the first counts."""
         check_settlement(settlement)
         await self._database.write(partial(turns.settle_abandoned, settlement=settlement))
         self._tell(settlement.thread_id)
-
-    def entry(self, row: turns.JournalRow) -> JournalEntry | None:
-        """Return an entry, or None for one of another version, which stays where it is."""
-        turn_id, thread_id, items, changed_items, reason = row
-        try:
-            new, changed = decode_items(items), decode_items(changed_items)
-        except ValueError:
-            self._tell_once(
-                turn_id, "the journal's entry of turn %s can't be read; it is kept", turn_id
-            )
-            return None
-        return JournalEntry(turn_id, thread_id, tuple(new), tuple(changed), reason)
-
-    def _encoded(self, items: Iterable[ThreadItem]) -> str:
-        """Encode the items of an entry, without those that can't be stored."""
-        texts: list[str] = []
-        for item in items:
-            try:
-                texts.append(encode_item(item))
-            except ValueError:
-                self._tell_once(
-                    item.id,
-                    "item %s of thread %s can't be journaled; it is left out",
-                    item.id,
-                    item.thread_id,
-                )
-        return f"[{','.join(texts)}]"
-
-    def _tell_once(self, about: str, message: str, *args: str) -> None:
-        if about not in self._told_of:
-            self._told_of.add(about)
-            logger.exception(message, *args)

@@ -18,6 +18,7 @@ from chatkit_trio.errors import ConflictError
 from chatkit_trio.store import Opening, Settlement, TurnRecord
 
 from . import _postgresql_queries as queries
+from ._journal_texts import JournalRow
 from ._postgresql_database import Transaction
 from ._postgresql_errors import fenced
 from ._postgresql_node import IS_DEAD
@@ -130,9 +131,6 @@ _POST: LiteralString = f"""
     SELECT node.id, %(message)s FROM nodes AS node WHERE node.id = %(to)s AND NOT {IS_DEAD}
 """
 _TELL_NODE: LiteralString = "SELECT pg_notify(%(to)s, '')"
-
-JournalRow = tuple[str, str, str, str, str | None]
-"""Turn id, thread id, items, changed items, reason."""
 
 
 # --- Admission

@@ -13,6 +13,7 @@ from chatkit_trio.errors import ConflictError, NotFoundError, TurnFencedError
 from chatkit_trio.store import Opening, TurnRecord
 
 from . import _sqlite_queries as queries
+from ._journal_texts import JournalRow
 from ._records import encode_attachment, encode_item, encode_thread
 
 
@@ -119,9 +120,9 @@ def record(db: sqlite3.Connection, thread_id: str) -> TurnRecord | None:
     return None if row is None else TurnRecord(row[0], thread_id, row[1])
 
 
-def checkpointed(db: sqlite3.Connection, turn_id: str) -> queries.JournalRow | None:
+def checkpointed(db: sqlite3.Connection, turn_id: str) -> JournalRow | None:
     query = "SELECT id, thread_id, items, changed_items, reason FROM turns WHERE id = ?"
-    row: queries.JournalRow | None = db.execute(query, (turn_id,)).fetchone()
+    row: JournalRow | None = db.execute(query, (turn_id,)).fetchone()
     return row
 
 

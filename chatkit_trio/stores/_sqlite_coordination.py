@@ -91,7 +91,7 @@ class SQLiteCoordination(Coordination[TContext]):
 
     async def checkpointed(self, turn_id: str) -> JournalEntry | None:
         row = await self._database.read(lambda db: admission.checkpointed(db, turn_id))
-        return None if row is None else self._journal.entry(row)
+        return None if row is None else self._journal.texts.entry(row)
 
     async def post(self, node: str, message: bytes) -> None:
         instance, path = self._database.instance, self._database.path

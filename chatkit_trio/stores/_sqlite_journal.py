@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from chatkit_trio.store import Journal, JournalEntry, Settlement, TContext
-from chatkit_trio.types import ThreadItem
 
 from . import _sqlite_queries as queries
 from ._instance_lock import live_instances, remove_dead_locks
-from ._records import check_settlement, decode_items, encode_item, owner_of
+from ._journal_texts import JournalRow, JournalTexts
+from ._records import check_settlement, owner_of
 from ._sqlite_database import Database
 
 logger = logging.getLogger(__name__)
@@ -30,8 +30,7 @@ class SQLiteJournal(Journal[TContext]):
     def __init__(self, database: Database, owner: Callable[[TContext], str]) -> None:
         self._database = database
         self._owner = owner
-        self._told_of: set[str] = set()
-        """The ids of turns and items about which the log has a line already."""
+        self.texts = JournalTexts()
 
     async def begin(self, turn_id: str, thread_id: str, context: TContext) -> None:
         """Record that a turn is live in this store. Raises `ConflictError` for a known turn."""
@@ -55,8 +54,8 @@ class SQLiteJournal(Journal[TContext]):
             self._database.keep_lock()
             rows = [
                 (
-                    self._encoded(entry.items),
-                    self._encoded(entry.changed_items),
+                    self.texts.encoded(entry.items),
+                    self.texts.encoded(entry.changed_items),
                     entry.reason,
                     entry.turn_id,
                 )
@@ -74,12 +73,12 @@ class SQLiteJournal(Journal[TContext]):
         """
         instance, path = self._database.instance, self._database.path
 
-        def look(db: sqlite3.Connection) -> tuple[bool, list[queries.JournalRow]]:
+        def look(db: sqlite3.Connection) -> tuple[bool, list[JournalRow]]:
             others = {name for name in queries.instances(db, thread_id) if name != instance}
             some_are_gone = bool(others) and not others <= live_instances(path)
             return some_are_gone, queries.claimed_turns(db, thread_id)
 
-        def claim(db: sqlite3.Connection) -> list[queries.JournalRow]:
+        def claim(db: sqlite3.Connection) -> list[JournalRow]:
             remove_dead_locks(path)
             queries.claim_turns(db, live_instances(path) | {instance}, thread_id)
             return queries.claimed_turns(db, thread_id)
@@ -87,7 +86,7 @@ class SQLiteJournal(Journal[TContext]):
         some_are_gone, rows = await self._database.read(look, owner=_SERVERS_OWN)
         if some_are_gone:
             rows = await self._database.write(claim, owner=_SERVERS_OWN)
-        return [entry for row in rows if (entry := self.entry(row)) is not None]
+        return self.texts.entries(rows)
 
     async def settle_abandoned(self, settlement: Settlement) -> None:
         """Settle an abandoned turn, for its owner, in one transaction; only the first counts."""
@@ -108,35 +107,3 @@ class SQLiteJournal(Journal[TContext]):
                 settlement.thread_id,
             )
         return found
-
-    def _encoded(self, items: Iterable[ThreadItem]) -> str:
-        """Encode the items of an entry, without those that can't be stored."""
-        texts: list[str] = []
-        for item in items:
-            try:
-                texts.append(encode_item(item))
-            except ValueError:
-                self._tell_once(
-                    item.id,
-                    "item %s of thread %s can't be journaled; it is left out",
-                    item.id,
-                    item.thread_id,
-                )
-        return f"[{','.join(texts)}]"
-
-    def entry(self, row: queries.JournalRow) -> JournalEntry | None:
-        """Return an entry, or None for one of another version, which stays where it is."""
-        turn_id, thread_id, items, changed_items, reason = row
-        try:
-            new, changed = decode_items(items), decode_items(changed_items)
-        except ValueError:
-            self._tell_once(
-                turn_id, "the journal's entry of turn %s can't be read; it is kept", turn_id
-            )
-            return None
-        return JournalEntry(turn_id, thread_id, tuple(new), tuple(changed), reason)
-
-    def _tell_once(self, about: str, message: str, *args: str) -> None:
-        if about not in self._told_of:
-            self._told_of.add(about)
-            logger.exception(message, *args)

@@ -16,6 +16,7 @@ from chatkit_trio.errors import ConflictError, NotFoundError
 from chatkit_trio.store import RequestRecord, Settlement, UnstorableItem
 from chatkit_trio.types import SDKHiddenContextItem, ThreadItem
 
+from ._journal_texts import JournalRow
 from ._records import cut_page, decode_item, encode_item, encode_thread, repaired_text
 
 _MAX_ROWID = 2**63 - 1
@@ -340,10 +341,6 @@ def claim_turns(db: sqlite3.Connection, alive: set[str], thread_id: str | None) 
     db.executemany(query, [(name, thread_id) for name in gone])
     db.executemany("DELETE FROM line WHERE instance = ?", [(name,) for name in gone])
     db.executemany("DELETE FROM messages WHERE instance = ?", [(name,) for name in gone])
-
-
-JournalRow = tuple[str, str, str, str, str | None]
-"""Turn id, thread id, items, changed items, reason."""
 
 
 def claimed_turns(db: sqlite3.Connection, thread_id: str | None) -> list[JournalRow]:
