@@ -111,13 +111,18 @@ class Node:
         """Take part with these turns until cancelled; one of several servers runs the loop."""
         self._registries.append(turns)
         try:
-            async with self._running, trio.open_nursery() as nursery:
-                self._nursery = nursery
-                nursery.start_soon(self._keep_listening)
+            async with self._running:
+                await self._run()
+        finally:
+            self._registries.remove(turns)
+
+    async def _run(self) -> None:
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._keep_listening)
                 await self._keep_asking()
         finally:
             self._nursery = None
-            self._registries.remove(turns)
 
     async def finish(self) -> None:
         """Send those who watch a turn from elsewhere its end; bounded, for the server leaves."""

@@ -96,6 +96,24 @@ def hints(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return str(request.param)
 
 
+@within(HOUR)
+async def test_a_server_that_leaves_takes_no_other_of_its_process_along(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Two servers on one open store are one node; the one that waits to run it leaves first."""
+    cluster = MemoryCluster(lease_timeout=LEASE)
+    shared = MemoryStore[Any](cluster=cluster)
+    here = scripted_server(shared, SLOWLY)
+    there = scripted_server(MemoryStore[Any](cluster=cluster), [say("Fine")])
+    async with there, here:
+        async with scripted_server(shared, [say("Beside")]):
+            await trio.sleep(1)
+        async with streaming(here) as turn:
+            assert await there.stop(turn.thread_id or "") is True
+
+        assert (await transcript(there.store, turn.thread_id))[-1] == "note: stopped"
+
+
 # --- One live turn a thread --------------------------------------------------------------------
 
 
