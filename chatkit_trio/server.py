@@ -248,7 +248,7 @@ class ChatKitServer(ServerHooks[TContext]):
         self.big_work = BigWork()
         self.journal_interval = journal_interval
         self.__node = node_of(store)
-        self.live_turns = LiveTurns(self.__recover, self.__node)
+        self.live_turns = LiveTurns(partial(recover, store), self.__node)
         self.owners = Owners(owner_limits)
         self.__repeats = Repeats(self, idempotency_window)
         # Two underscores: a subclass has names of its own, and must not replace these by chance.
@@ -288,7 +288,7 @@ class ChatKitServer(ServerHooks[TContext]):
             nursery.start_soon(
                 keep_journal, self.store.journal, self.live_turns.answers, self.journal_interval
             )
-            nursery.start_soon(keep_recovering, self.store.journal, self.__recovery_interval)
+            nursery.start_soon(keep_recovering, self.store, self.__recovery_interval)
         if self.__node is not None:
             nursery.start_soon(self.__node.run, partial(iter, self.live_turns))
         return self
@@ -420,15 +420,9 @@ class ChatKitServer(ServerHooks[TContext]):
         coordination = self.store.coordination
         return RECOVERY_INTERVAL if coordination is None else coordination.poll_interval
 
-    async def __recover(self, thread_id: str) -> None:
-        if self.store.journal is not None:
-            await recover(self.store.journal, thread_id)
-
     async def __recover_all(self) -> None:
-        if self.store.journal is None:
-            return
         try:
-            await recover(self.store.journal)
+            await recover(self.store)
         except StoreError:
             # The server starts all the same: each thread is recovered before it is read.
             logger.exception("what a crash has left can't be settled now; it is tried again")

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import trio
 
 from chatkit_trio.errors import StoreError
-from chatkit_trio.store import Journal, JournalEntry, Settlement, default_generate_id
+from chatkit_trio.store import Journal, JournalEntry, Settlement, Store, default_generate_id
 from chatkit_trio.types import is_hidden
 
 from .keeping import CancelReason, kept_items
@@ -77,23 +77,25 @@ def _entries(turns: Iterable[Journaled]) -> dict[str, JournalEntry]:
     return entries
 
 
-async def keep_recovering(journal: Journal[Any], interval: float) -> None:
+async def keep_recovering(store: Store[Any], interval: float) -> None:
     """Settle, every `interval` seconds, turns that another process left behind, until cancelled."""
     while True:
         await trio.sleep(interval)
         try:
-            await recover(journal)
+            await recover(store)
         except Exception:
             logger.exception("looking for abandoned turns failed; it is tried again")
 
 
-async def recover(journal: Journal[Any], thread_id: str | None = None) -> None:
+async def recover(store: Store[Any], thread_id: str | None = None) -> None:
     """Settle every turn that a dead process has left, on one thread if it is named.
 
-    Each is tried. Raises `StoreError` at the end if the store couldn't be used for one of them. An
-    entry that can't be settled for another reason is logged: it must not keep the server from
-    starting, nor the thread from being read.
+    Without a journal there is nothing to find. Each is tried. Raises `StoreError` at the end if the
+    store couldn't be used for one of them. An entry that can't be settled for another reason is
+    logged: it must not keep the server from starting, nor the thread from being read.
     """
+    if (journal := store.journal) is None:
+        return
     entries = await journal.abandoned(thread_id)
     recovery = _Recovery(journal, iter(entries))
     async with trio.open_nursery() as nursery:

@@ -289,13 +289,8 @@ class Node:
 
     async def _is_live(self, record: TurnRecord) -> bool:
         """Say whether the turn is still recorded, after settling it if its node is dead."""
-        await self.recover(record.thread_id)
+        await recover(self._store, record.thread_id)
         return await self._coordination.record(record.thread_id) == record
-
-    async def recover(self, thread_id: str) -> None:
-        """Settle what a dead node has left on a thread."""
-        if self._store.journal is not None:
-            await recover(self._store.journal, thread_id)
 
     # --- What this node wants of others --------------------------------------------------------
 
@@ -330,7 +325,7 @@ class Node:
                         asked = blocking.turn_id
                         await turn.ending.read(partial(self._make_way, turn, blocking))
                     await hint.wait(coordination.poll_interval)
-                    await turn.ending.read(partial(self.recover, turn.thread_id))
+                    await turn.ending.read(partial(recover, self._store, turn.thread_id))
             finally:
                 if may_be_in_line:
                     await self._withdraw(turn)  # noqa: ASYNC102  (it shields itself)
@@ -419,7 +414,7 @@ class Node:
         ):
             while await self.turn_id(thread_id) == turn_id:
                 await hint.wait(coordination.poll_interval)
-                await self.recover(thread_id)
+                await recover(self._store, thread_id)
             return
         raise StoreError(f"the server that answers in thread {thread_id} isn't heard of; try again")
 
@@ -443,7 +438,7 @@ class Node:
                 if entry is not None:
                     new = [item for item in entry.items if not is_hidden(item)]
                     return Beside(new, [*entry.changed_items], is_over)
-            await self.recover(thread_id)
+            await recover(self._store, thread_id)
         return None
 
     async def _is_another(self, record: TurnRecord) -> bool:
