@@ -157,6 +157,9 @@ _REQUEST: LiteralString = """
     SELECT key, digest, thread_id, item_id, turn_id, answer, begun FROM requests
     WHERE owner = %(owner)s AND key = %(key)s
 """
+_YOUNG_REQUEST: LiteralString = f"""
+    {_REQUEST} AND recorded_at > clock_timestamp() - make_interval(secs => %(window)s)
+"""
 _UPDATE_REQUEST: LiteralString = """
     UPDATE requests
     SET digest = %(digest)s, thread_id = %(thread)s, item_id = %(item)s, turn_id = %(turn)s,
@@ -394,7 +397,19 @@ def begin_request(
     )
     if recorded.rowcount:
         return None
-    row = there.fetchone()
+    return _record(there)
+
+
+def find_request(owner: str, key: str, window: float) -> tuple[Statement, ...]:
+    return (Statement(_YOUNG_REQUEST, {"owner": owner, "key": key, "window": window}),)
+
+
+def found_request(cursors: Sequence[Cursor]) -> RequestRecord | None:
+    return _record(cursors[0])
+
+
+def _record(cursor: Cursor) -> RequestRecord | None:
+    row = cursor.fetchone()
     return None if row is None else RequestRecord(*row)
 
 

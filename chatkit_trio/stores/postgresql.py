@@ -154,6 +154,10 @@ class PostgreSQLStore(Store[TContext]):
         """
         await self._entry.leave()  # noqa: ASYNC102  (it shields itself)
 
+    def get_owner(self, context: TContext) -> str:
+        """Return what the store's `owner` function says."""
+        return owner_of(self._owner, context)
+
     async def load_thread(self, thread_id: str, context: TContext) -> ThreadMetadata:
         cursors = await self._read(context, queries.load_thread, thread_id)
         return decode_thread(queries.thread_text(cursors, thread_id))
@@ -278,6 +282,16 @@ class PostgreSQLStore(Store[TContext]):
     ) -> RequestRecord | None:
         """Record a request, or return the record that its owner has of that key."""
         return await self._write(context, queries.begin_request, record, window)
+
+    async def find_request(
+        self, key: str, window: float, context: TContext
+    ) -> RequestRecord | None:
+        """Return the record that the owner has of a key."""
+        with suppress(NotFoundError):  # no key is like that
+            return queries.found_request(
+                await self._read(context, queries.find_request, key, window)
+            )
+        return None
 
     async def update_request(self, record: RequestRecord, context: TContext) -> None:
         """Replace the record of the same key and owner, if it is still there."""

@@ -114,6 +114,12 @@ def next_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_postgresql_schema, "MIGRATIONS", (*_postgresql_schema.MIGRATIONS, step))
 
 
+def test_limits_are_counted_by_the_owner_of_the_store() -> None:
+    store = PostgreSQLStore[str]("postgresql://nowhere/chat", owner=str.upper)
+
+    assert store.get_owner("ann") == "ANN"
+
+
 class TestOpening:
     def test_the_name_is_imported_when_it_is_asked_for(self) -> None:
         script = "import sys, chatkit_trio.stores; print('psycopg' in sys.modules)"
