@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -26,7 +25,7 @@ import psycopg
 import trio
 
 from benchmarks.cluster_parts import System, running_system
-from benchmarks.measuring import connect, print_conditions, print_table
+from benchmarks.measuring import connect, cpu_time, print_conditions, print_table
 from chatkit_trio.server import ChatKitServer, stream_text
 from chatkit_trio.store import Opening, Settlement
 from chatkit_trio.stores.postgresql import PostgreSQLStore
@@ -203,11 +202,7 @@ async def speed(
 
 def cpu_of(system: System) -> float:
     """Return the seconds of processor time that the nodes have used."""
-    ticks = 0
-    for pid in system.nodes():
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return sum(map(cpu_time, system.nodes()))
 
 
 # --- Pages -------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,29 +14,17 @@ from typing import Literal
 
 import trio
 
-from benchmarks.measuring import ROOT, listen
+from benchmarks.measuring import ROOT, listen, stat_of
+from tests.nginx import nginx_command, running_nginx
 from tests.postgresql_proxy import Proxy
 from tests.postgresql_server import Server
 
 Variant = Literal["workers", "hosts"]
-NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 DRAIN = 3  # seconds that live answers get at SIGTERM
 START_TIMEOUT = 30.0
 END_TIMEOUT = 60.0
 
-NGINX_CONF = """
-daemon off;
-master_process off;
-pid nginx.pid;
-error_log error.log;
-events {{ worker_connections 8192; }}
-http {{
-    access_log off;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
+NGINX_HTTP = """
     upstream nodes {{ {servers} }}
     server {{
         listen 127.0.0.1:{port};
@@ -51,7 +38,6 @@ http {{
             proxy_read_timeout 60s;
         }}
     }}
-}}
 """
 
 
@@ -114,10 +100,9 @@ class Service:
 
 def _runs(pid: int) -> bool:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return stat_of(pid)[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return state != "Z"
 
 
 @dataclass(eq=False)
@@ -222,21 +207,12 @@ async def running_system(
 @asynccontextmanager
 async def nginx(directory: Path, upstream: Sequence[int], port: int) -> AsyncIterator[None]:
     """Run nginx before servers on these ports, round robin."""
-    assert NGINX is not None, "nginx isn't installed"
     directory.mkdir()  # noqa: ASYNC240
     servers = " ".join(f"server 127.0.0.1:{each} max_fails=1 fail_timeout=1s;" for each in upstream)
-    (directory / "nginx.conf").write_text(NGINX_CONF.format(servers=servers, port=port))
-    process = await trio.lowlevel.open_process(
-        [NGINX, "-p", str(directory), "-c", "nginx.conf", "-e", "error.log"],
-        stderr=subprocess.DEVNULL,
-    )
-    try:
+    http = NGINX_HTTP.format(servers=servers, port=port)
+    async with running_nginx(nginx_command(directory, http, "worker_connections 8192;")):
         await _listens(port)
         yield
-    finally:
-        process.terminate()
-        with trio.CancelScope(shield=True):
-            await process.wait()
 
 
 async def _listens(port: int) -> None:

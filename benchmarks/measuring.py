@@ -56,8 +56,7 @@ class Server:
     @property
     def cpu_time(self) -> float:
         """Seconds of CPU that the process has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_time(self.process.pid)
 
     async def state(self) -> dict[str, Any]:
         """Return what the server's /bench route tells of its inside."""
@@ -279,6 +278,17 @@ def resident(pid: int) -> int:
     except FileNotFoundError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")), 0)
+
+
+def cpu_time(pid: int) -> float:
+    """Return the seconds of CPU that a process has used."""
+    fields = stat_of(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def stat_of(pid: int) -> list[str]:
+    """Return what the system tells of a process, from its state on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 # --- Reporting ---------------------------------------------------------------------------------

@@ -31,11 +31,11 @@ from chatkit_trio.stores.postgresql import PostgreSQLStore
 from chatkit_trio.web._serving import Limits
 from chatkit_trio.web._watchdog import C_CODE_TIMEOUT
 from chatkit_trio.web._workers import EXITING
+from tests.nginx import NGINX, nginx_command, running_nginx
 from tests.web.sockets import ServerProcess, connected_to, running, until
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
-NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 SYSTEMD_ANALYZE = shutil.which("systemd-analyze")
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx isn't installed")
 HOSTS = ["chat1", "chat2"]
@@ -214,37 +214,17 @@ def test_systemd_understands_the_unit(tmp_path):
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
-NGINX_MAIN = """
-daemon off;
-master_process off;
-pid nginx.pid;
-error_log error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-    {conf}
-}}
-"""
-
-
-def nginx_command(directory: Path, listen: str, ports: list[int]) -> list[str]:
+def deployed_nginx(directory: Path, listen: str, ports: list[int]) -> list[str]:
     """Write the configuration for servers on this machine; return nginx's command."""
     conf = (DEPLOY / "nginx.conf").read_text().replace("listen 80", f"listen {listen}")
     for host, port in zip(HOSTS, ports, strict=True):
         conf = conf.replace(f"{host}:8000", f"127.0.0.1:{port}")
-    (directory / "nginx.conf").write_text(NGINX_MAIN.format(conf=conf))
-    assert NGINX is not None
-    return [NGINX, "-p", str(directory), "-c", "nginx.conf", "-e", "error.log"]
+    return nginx_command(directory, conf)
 
 
 @needs_nginx
 def test_nginx_understands_its_configuration(tmp_path):
-    command = nginx_command(tmp_path, "127.0.0.1:8080", [1, 2])
+    command = deployed_nginx(tmp_path, "127.0.0.1:8080", [1, 2])
 
     result = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
 
@@ -289,10 +269,8 @@ async def test_two_hosts_behind_nginx_are_one_server(tmp_path, postgresql_server
                 probe[-1] = probe[-1].replace("8000", str(each.port))
                 await trio.run_process([sys.executable, *probe])
             socket = str(tmp_path / "socket")
-            command = nginx_command(tmp_path, f"unix:{socket}", [each.port for each in hosts])
-            nginx = await trio.lowlevel.open_process(command)
-            stack.push_async_callback(nginx.wait)
-            stack.callback(nginx.terminate)
+            command = deployed_nginx(tmp_path, f"unix:{socket}", [each.port for each in hosts])
+            await stack.enter_async_context(running_nginx(command))
             with trio.fail_after(WITHIN):
                 await until(Path(socket).exists)
             stored = []

@@ -46,16 +46,19 @@ def _parsed(
         raise click.BadParameter("it is for workers only, which serve --workers starts") from error
 
 
-@click.command("serve")
-@click.argument("target", metavar="MODULE:NAME")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
+_port_option = click.option(
     "--port",
     default=8000,
     type=click.IntRange(0, 65535),
     show_default=True,
     help="Port to listen on; 0: a free one.",
 )
+
+
+@click.command("serve")
+@click.argument("target", metavar="MODULE:NAME")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@_port_option
 @click.option(
     "--drain-timeout",
     type=float,
@@ -114,13 +117,7 @@ def serve_app(
 
 
 @click.command()
-@click.option(
-    "--port",
-    default=8000,
-    type=click.IntRange(0, 65535),
-    show_default=True,
-    help="Port to listen on; 0: a free one.",
-)
+@_port_option
 @click.option(
     "--database",
     default="chatkit-demo.sqlite3",

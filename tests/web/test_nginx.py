@@ -7,10 +7,7 @@ its defaults is the point here: HTTP/1.0 to the server, and buffering.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
 import tempfile
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,12 +18,12 @@ import trio
 from chatkit_trio.server import TurnPolicy
 from chatkit_trio.stores import DiskAttachmentStore, MemoryStore
 from chatkit_trio.web import create_app
+from tests.nginx import NGINX, nginx_command, running_nginx
 
 from .http import IDS
 from .sockets import ROOT, Caller, served_app, until
 from .talker import Talker
 
-NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = pytest.mark.skipif(
     NGINX is None, reason="nginx isn't installed: apt-get install nginx"
 )
@@ -40,23 +37,6 @@ server {
         proxy_pass http://127.0.0.1:8000;
     }
 }
-"""
-
-MAIN = """
-daemon off;
-master_process off;
-pid nginx.pid;
-error_log error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path body;
-    proxy_temp_path proxy;
-    fastcgi_temp_path fastcgi;
-    uwsgi_temp_path uwsgi;
-    scgi_temp_path scgi;
-    {server}
-}}
 """
 
 
@@ -79,10 +59,7 @@ async def behind_nginx(app, config):
             path = f"{name}/socket"
             server = config.replace("listen 80;", f"listen unix:{path};")
             server = server.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
-            await trio.Path(name, "nginx.conf").write_text(MAIN.format(server=server))
-            command = [NGINX, "-p", name, "-c", "nginx.conf", "-e", "error.log"]
-            process = await trio.lowlevel.open_process(command, stderr=subprocess.DEVNULL)
-            try:
+            async with running_nginx(nginx_command(Path(name), server)):
                 with trio.fail_after(10):
                     await until(lambda: Path(path).exists())
 
@@ -90,10 +67,6 @@ async def behind_nginx(app, config):
                     return await trio.open_unix_socket(path)
 
                 yield connect
-            finally:
-                process.terminate()
-                with trio.CancelScope(shield=True):
-                    await process.wait()
 
 
 @asynccontextmanager
