@@ -36,7 +36,7 @@ from ._engine.owner_limits import Owners, Slot, Toll
 from ._engine.pace import BigWork
 from ._engine.pages import PagedAnswer
 from ._engine.policy import TurnPolicy
-from ._engine.reading import read_request
+from ._engine.reading import as_bytes, read_request
 from ._engine.remote import RemoteReader, RemoteTurn
 from ._engine.repeats import Repeats
 from ._engine.requests import (
@@ -470,11 +470,11 @@ class ChatKitServer(ServerHooks[TContext]):
         """
         if not is_counted:
             await self.count_request(context)
-        parsed = await read_request(request, self.limits, self.big_work)
-        size = len(request.encode() if isinstance(request, str) else request)
-        toll = self.owners.toll(self.owner_if_limited(context), costs(self, parsed, size))
+        body = as_bytes(request)
+        parsed = await read_request(body, self.limits, self.big_work)
+        toll = self.owners.toll(self.owner_if_limited(context), costs(self, parsed, len(body)))
         if type(parsed) in STREAMING:
-            key = None if idempotency_key is None else (idempotency_key, request)
+            key = None if idempotency_key is None else (idempotency_key, body)
             return await self.__open(parsed, context, key, toll, can_return=can_return)
         answer = partial(self.__answer, parsed, context, toll, with_endings=with_endings)
         if idempotency_key is None or type(parsed) in READS:
@@ -482,7 +482,7 @@ class ChatKitServer(ServerHooks[TContext]):
         await toll.ask()
         await self.__refuse_unless_known(toll, idempotency_key, context)
         return NonStreamingResult(
-            await self.__repeats.answer(idempotency_key, request, answer, context)
+            await self.__repeats.answer(idempotency_key, body, answer, context)
         )
 
     async def count_request(self, context: TContext) -> None:
@@ -508,7 +508,7 @@ class ChatKitServer(ServerHooks[TContext]):
         self,
         request: ChatKitReq,
         context: TContext,
-        key: tuple[str, str | bytes | bytearray] | None,
+        key: tuple[str, bytes | bytearray] | None,
         toll: Toll,
         *,
         can_return: bool,

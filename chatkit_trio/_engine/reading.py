@@ -24,33 +24,33 @@ _AUDIO_PIECE = 512 * 1024  # characters, a multiple of four
 _DIGEST_PIECE = 1024 * 1024  # bytes
 
 
-async def read_request(
-    body: str | bytes | bytearray, limits: RequestLimits, big_work: BigWork
-) -> ChatKitReq:
-    """Return the request in a body.
-
-    Raises `TooLargeError` for one over a limit, and `InvalidRequestError` for one that isn't of the
-    protocol. A checkpoint, if the body is long.
-    """
-    encoded = _encoded(body)
-    size = len(encoded)
-    check_size(encoded, limits)
-    async with big_work.begin() as pace:
-        for piece in check_shape(encoded, limits):
-            await pace.before(piece)
-        await pace.before(size)
-        check_fields(_parsed(encoded), size, limits)
-        await pace.before(size)
-        return parse_request(encoded)
-
-
-def _encoded(body: str | bytes | bytearray) -> bytes | bytearray:
+def as_bytes(body: str | bytes | bytearray) -> bytes | bytearray:
+    """Return a body as bytes. Raises `InvalidRequestError` for text that UTF-8 can't hold."""
     if not isinstance(body, str):
         return body
     try:
         return body.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequestError("this is not a ChatKit request: it isn't UTF-8") from error
+
+
+async def read_request(
+    body: bytes | bytearray, limits: RequestLimits, big_work: BigWork
+) -> ChatKitReq:
+    """Return the request in a body.
+
+    Raises `TooLargeError` for one over a limit, and `InvalidRequestError` for one that isn't of the
+    protocol. A checkpoint, if the body is long.
+    """
+    size = len(body)
+    check_size(body, limits)
+    async with big_work.begin() as pace:
+        for piece in check_shape(body, limits):
+            await pace.before(piece)
+        await pace.before(size)
+        check_fields(_parsed(body), size, limits)
+        await pace.before(size)
+        return parse_request(body)
 
 
 def _parsed(body: bytes | bytearray) -> object:
@@ -85,9 +85,9 @@ def _decoded_base64(text: str, *, is_last: bool) -> bytes:
         raise InvalidRequestError("params.audio_base64 is not valid base64") from error
 
 
-async def digest(body: str | bytes | bytearray, big_work: BigWork) -> str:
+async def digest(body: bytes | bytearray, big_work: BigWork) -> str:
     """Return the SHA-256 of a body, in hexadecimal. A checkpoint, if the body is long."""
-    data = memoryview(_encoded(body))
+    data = memoryview(body)
     found = hashlib.sha256()
     async with big_work.begin() as pace:
         for start in range(0, len(data), _DIGEST_PIECE):

@@ -90,7 +90,7 @@ class Repeats:
         self._answering: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
 
     async def open(
-        self, key: str, body: str | bytes | bytearray, request: CheckedRequest, context: Any
+        self, key: str, body: bytes | bytearray, request: CheckedRequest, context: Any
     ) -> KeyedRequest:
         """Return the streaming request of this key: a new one, or the one that this one repeats.
 
@@ -138,7 +138,7 @@ class Repeats:
     async def answer(
         self,
         key: str,
-        body: str | bytes | bytearray,
+        body: bytes | bytearray,
         carry_out: Callable[[], Awaitable[bytes]],
         context: Any,
     ) -> bytes:
