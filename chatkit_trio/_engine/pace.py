@@ -13,6 +13,9 @@ import trio
 
 PIECE = 64 * 1024
 """Bytes or characters; some milliseconds of work when they are packed with small values."""
+_ROUNDS = 8
+"""How often other tasks run between two pieces. An event takes some rounds from a timer to a
+socket: with one round between pieces it would wait for a piece in each."""
 
 
 class BigWork:
@@ -55,8 +58,8 @@ class Pace:
         if self._left >= 0:
             return
         self._left = PIECE - min(size, PIECE)
-        if self._has_turn:
-            await trio.lowlevel.checkpoint()
-        else:
+        if not self._has_turn:
             await self._turn.acquire()
             self._has_turn = True
+        for _ in range(_ROUNDS):
+            await trio.lowlevel.checkpoint()

@@ -294,3 +294,38 @@ async def test_of_many_long_requests_one_is_worked_on_between_two_rounds_of_the_
 
     assert sum(work.passes.values()) == 20
     assert rounds.most == 1
+
+
+async def test_an_event_is_handed_from_task_to_task_between_two_pieces() -> None:
+    """On its way to the socket each task is a round of the scheduler."""
+    pieces = 0
+
+    async def work() -> None:
+        nonlocal pieces
+        async with BigWork().begin() as pace:
+            while True:
+                await pace.before(PIECE)
+                pieces += 1
+
+    async def hand_over(
+        source: trio.MemoryReceiveChannel[None], target: trio.MemorySendChannel[None]
+    ) -> None:
+        async for event in source:
+            await target.send(event)
+
+    first, source = trio.open_memory_channel[None](0)
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            target, following = trio.open_memory_channel[None](0)
+            nursery.start_soon(hand_over, source, target)
+            source = following
+        nursery.start_soon(work)
+        while pieces < 5:
+            await trio.lowlevel.checkpoint()
+        before = pieces
+        await first.send(None)
+        await source.receive()
+        worked = pieces - before
+        nursery.cancel_scope.cancel()
+
+    assert worked <= 1
