@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,13 @@ from tests.postgresql_server import Server, running_server
 # A busy machine makes an example slow, not wrong; a hang is faulthandler's affair.
 settings.register_profile("chatkit_trio", deadline=None)
 settings.load_profile("chatkit_trio")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _servers_hear_sighup() -> None:
+    """Under nohup a server that a test starts would inherit that SIGHUP is ignored."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 @pytest.fixture(scope="session")
