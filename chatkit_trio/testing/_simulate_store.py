@@ -93,6 +93,8 @@ class Ledger(StoreWrapper[Any]):
         self.open_entries: dict[str, str] = {}
         """Turns whose entry in the journal is open, with their threads."""
         self.entry_items: dict[str, tuple[str, ...]] = {}
+        self.one_at_a_time = trio.Lock()
+        """Held where another write in between would make untrue what is taken down."""
         if store.journal is not None:
             self.journal = _LedgerJournal(store.journal, self)
         if store.coordination is not None:
@@ -102,6 +104,7 @@ class Ledger(StoreWrapper[Any]):
             self.writes, self.added, self.items = other.writes, other.added, other.items
             self.gone, self.deleted_threads = other.gone, other.deleted_threads
             self.open_entries, self.entry_items = other.open_entries, other.entry_items
+            self.one_at_a_time = other.one_at_a_time
 
     def note_opening(self, opening: Opening, doomed: Sequence[str]) -> None:
         """Take down a turn's first writes, and which items they have deleted."""
@@ -181,8 +184,9 @@ class Ledger(StoreWrapper[Any]):
             del self.open_entries[turn_id]
 
     async def settle(self, settlement: Settlement, context: Any) -> None:
-        await super().settle(settlement, context)
-        self.note_settlement(settlement)
+        async with self.one_at_a_time:
+            await super().settle(settlement, context)
+            self.note_settlement(settlement)
 
 
 class _LedgerJournal(Journal[Any]):
@@ -201,9 +205,10 @@ class _LedgerJournal(Journal[Any]):
         return await self._journal.abandoned(thread_id)
 
     async def settle_abandoned(self, settlement: Settlement) -> None:
-        await self._journal.settle_abandoned(settlement)
-        if settlement.turn_id in self._ledger.open_entries:
-            self._ledger.note_settlement(settlement)
+        async with self._ledger.one_at_a_time:
+            await self._journal.settle_abandoned(settlement)
+            if settlement.turn_id in self._ledger.open_entries:
+                self._ledger.note_settlement(settlement)
 
 
 class _LedgerCoordination(CoordinationWrapper[Any]):
@@ -212,12 +217,13 @@ class _LedgerCoordination(CoordinationWrapper[Any]):
         self._ledger = ledger
 
     async def begin(self, opening: Opening, context: Any) -> TurnRecord | None:
-        doomed = await self._ledger.items_behind(opening, context)
-        is_new = opening.turn_id not in self._ledger.open_entries
-        blocking = await super().begin(opening, context)
-        if blocking is None and is_new:
-            self._ledger.note_opening(opening, doomed)
-        return blocking
+        async with self._ledger.one_at_a_time:
+            doomed = await self._ledger.items_behind(opening, context)
+            is_new = opening.turn_id not in self._ledger.open_entries
+            blocking = await super().begin(opening, context)
+            if blocking is None and is_new:
+                self._ledger.note_opening(opening, doomed)
+            return blocking
 
 
 class _DoorCoordination(CoordinationWrapper[Any]):
