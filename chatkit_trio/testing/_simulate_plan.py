@@ -26,7 +26,8 @@ class Operation:
     at: float
     """When, in seconds of virtual time."""
     do: str
-    """What: one of the clients' operations, or "crash", "restart", "store", "hold"."""
+    """What: one of the clients' operations, or "crash", "restart", "store", "hold",
+    "clock"."""
     client: int = 0
     """Which client does it, counted from 0."""
     thread: int = 0
@@ -36,7 +37,8 @@ class Operation:
     reading: str = "all"
     """How the client reads the stream it gets, such as "leave:3"."""
     seconds: float = 0.0
-    """How long: a store fault or a hold lasts, a server takes to drain or is down."""
+    """How long: a store fault or a hold lasts, a server takes to drain or is down; or how far its
+    clock jumps."""
     node: int = 0
     """Which of several servers it goes to, or happens to, counted from 0."""
 
@@ -65,6 +67,8 @@ class Settings:
     """How many servers share the store."""
     hints: float = 1.0
     """How many of the hints between servers arrive."""
+    clock_skew: float = 0.0
+    """By how many seconds the wall clock of each server is ahead of the one before."""
 
 
 def settings_of(seed: int, nodes: int = 1) -> Settings:
@@ -82,6 +86,7 @@ def settings_of(seed: int, nodes: int = 1) -> Settings:
         allow_cancel=choose([True] * 7 + [False]),
         nodes=nodes,
         hints=choose([1.0, 1.0, 0.5, 0.0]),
+        clock_skew=choose([0.0, 0.3, -0.3, 20.0, -20.0, 3600.0]) if nodes > 1 else 0.0,
     )
 
 
@@ -93,13 +98,17 @@ def plan(seed: int, steps: int, messages: Sequence[str] | None, nodes: int = 1) 
 
 
 def _spread(operations: Sequence[Operation], nodes: int, rng: Random) -> list[Operation]:
-    """Spread operations over several servers, some of which are held up for a while."""
+    """Spread operations over several servers: some are held up for a while, a clock jumps."""
     spread = [replace(operation, node=rng.randrange(nodes)) for operation in operations]
     end = operations[-1].at
     for _ in range(rng.choice([0, 0, 1, 2])):
         kind, seconds = rng.choice(["pause", "cut"]), rng.choice([0.5, 2.0, 8.0])
         at, node = round(rng.uniform(0, end), 3), rng.randrange(nodes)
         spread.append(Operation(at, "hold", text=kind, seconds=seconds, node=node))
+    if rng.random() < 0.3:
+        at, node = round(rng.uniform(0, end), 3), rng.randrange(nodes)
+        seconds = rng.choice([-3600.0, -20.0, 20.0, 3600.0])
+        spread.append(Operation(at, "clock", seconds=seconds, node=node))
     return sorted(spread, key=lambda operation: operation.at)
 
 

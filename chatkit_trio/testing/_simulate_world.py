@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -13,9 +14,10 @@ from functools import partial
 from itertools import count
 from types import AsyncGeneratorType
 from typing import Any
+from unittest import mock
 
 import trio
-from trio.abc import Instrument
+from trio.abc import Clock, Instrument
 from trio.lowlevel import Task
 
 from chatkit_trio.actions import Action
@@ -78,6 +80,7 @@ __all__ = ["Scenario", "run_once"]
 
 _TIME_LIMIT = 3600.0
 _QUIET_TIMEOUT = 60.0
+_WALL_CLOCK_AT_0 = 1.8e9
 _TRIOS_OWN = ("<init>", "<TrioToken.")
 
 _life: ContextVar[Life | None] = ContextVar("chatkit_trio_simulated_life", default=None)
@@ -100,10 +103,27 @@ def run_once(scenario: Scenario, seed: int, operations: Sequence[Operation]) -> 
     """Run the operations once and return what was recorded."""
     clock = JumpClock()
     with deterministic(seed):
-        world = _World(scenario, seed, operations)
-        with world.listening():
-            trio.run(world.run, clock=clock, instruments=[clock, world.tasks])
+        wall_clocks = _WallClocks(clock)
+        with mock.patch.object(time, "time", wall_clocks.read):
+            world = _World(scenario, seed, operations, wall_clocks)
+            with world.listening():
+                trio.run(world.run, clock=clock, instruments=[clock, world.tasks])
     return world.history
+
+
+class _WallClocks:
+    """What `time.time` gives to each node."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.errors: list[float] = []
+        """By how many seconds the wall clock of each node is wrong."""
+
+    def read(self) -> float:
+        """Stand for `time.time`, as the node has it whose task asks."""
+        life = _life.get()
+        error = 0.0 if life is None else self.errors[life.node]
+        return _WALL_CLOCK_AT_0 + self._clock.current_time() + error
 
 
 class _LivingTasks(Instrument):
@@ -156,11 +176,19 @@ class _PageTransport(ServerTransport):
 
 
 class _World:
-    def __init__(self, scenario: Scenario, seed: int, operations: Sequence[Operation]) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        seed: int,
+        operations: Sequence[Operation],
+        wall_clocks: _WallClocks,
+    ) -> None:
         self._scenario = scenario
         self._operations = operations
         self.next_number = partial(next, count(1))
         settings = settings_of(seed, scenario.nodes)
+        self._clock_errors = wall_clocks.errors
+        self._clock_errors += [number * settings.clock_skew for number in range(scenario.nodes)]
         if scenario.nodes == 1:
             self._ledgers = [Ledger(scenario.make_store(), self.next_number)]
         else:
@@ -249,6 +277,9 @@ class _World:
                 await self._restart(operation)
             case "hold":
                 self._hold(operation)
+            case "clock":
+                self._trace(f"the clock of node {operation.node} jumps by {operation.seconds} s")
+                self._clock_errors[operation.node] += operation.seconds
             case _:
                 await self._request(operation)
 

@@ -75,7 +75,7 @@ def test_nothing_is_lost_by_servers_that_share_a_store() -> None:
     simulation = simulate(seeds=60, nodes=3)
 
     assert simulation.runs == 60
-    assert {"hold", "crash", "restart"} <= simulation.operations.keys()
+    assert {"hold", "clock", "crash", "restart"} <= simulation.operations.keys()
 
 
 def test_the_same_seed_gives_the_same_run_of_several_servers() -> None:
