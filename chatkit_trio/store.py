@@ -326,6 +326,16 @@ class Coordination(ABC, Generic[TContext]):
         """
 
     @abstractmethod
+    async def line_up(self, turn_id: str, thread_id: str, context: TContext) -> None:
+        """Take a place in the line of a thread for a turn that can't begin yet.
+
+        The engine calls it for a turn that waits for another one of its own process, so that those
+        who come later to other nodes wait behind it. A turn that has a place keeps it, and one that
+        is recorded gets none. Raises `ConflictError` for an id of another owner's turn. Is a
+        checkpoint; if it raises `trio.Cancelled`, nothing has been written.
+        """
+
+    @abstractmethod
     async def withdraw(self, turn_id: str) -> None:
         """Give up a turn's place in the line; one that has none is not an error. A checkpoint."""
 

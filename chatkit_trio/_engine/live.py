@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,9 +24,19 @@ from chatkit_trio.types import ThreadMetadata
 from .answering import Answer
 from .keeping import CancelReason
 from .node import Beside, Node, busy
+from .opening import PreparedRequest
 from .policy import TurnPolicy
 from .remote import RemoteReader, RemoteTurn
 from .turn import Turn, TurnState
+
+
+@dataclass(eq=False, slots=True)
+class _Beginning:
+    """A turn that comes to the admission lock of a thread, or has it."""
+
+    turn: Turn[Any]
+    has_lined_up: trio.Event = field(default_factory=trio.Event)
+    """Set when it has its place in the line of all nodes, or needs none any more."""
 
 
 class LiveTurns:
@@ -39,8 +50,9 @@ class LiveTurns:
         self._node = node
         self._all: dict[Turn[Any], None] = {}  # in order of arrival
         self._by_thread: dict[str, Turn[Any]] = {}
+        self._arrival: dict[str, trio.Lock] = {}
         self._admission: dict[str, trio.Lock] = {}
-        self._beginning: dict[str, Turn[Any]] = {}  # the turns that hold an admission lock
+        self._beginning: dict[str, _Beginning] = {}
 
     def __iter__(self) -> Iterator[Turn[Any]]:
         return iter(list(self._all))
@@ -55,7 +67,7 @@ class LiveTurns:
     async def run(self, turn: Turn[Any]) -> None:
         """Run a turn, beginning it when its thread is free, as its policy says."""
         try:
-            begin = None if self._node is None else self._node.begin
+            begin = None if self._node is None else partial(self._begin, self._node)
             await turn.run(self._admitted(turn), begin)
         finally:
             self._all.pop(turn, None)
@@ -161,14 +173,8 @@ class LiveTurns:
     @asynccontextmanager
     async def alone(self, thread_id: str) -> AsyncIterator[None]:
         """Hold off the beginning of turns on a thread. First come, first served."""
-        lock = self._admission.setdefault(thread_id, trio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            statistics = lock.statistics()
-            if not statistics.locked and not statistics.tasks_waiting:
-                self._admission.pop(thread_id, None)
+        async with _one_at_a_time(self._admission, thread_id):
+            yield
 
     def cancel_all(self, thread_id: str, reason: CancelReason) -> None:
         """Cancel the live turn of a thread and those that wait to begin on it."""
@@ -225,25 +231,62 @@ class LiveTurns:
         if turn.cancel_reason is CancelReason.CRASHED:
             await turn.wait_settled()
 
+    async def _begin(self, node: Node, turn: Turn[Any]) -> PreparedRequest:
+        return await node.begin(turn, self._beginning[turn.thread_id].has_lined_up.set)
+
     @asynccontextmanager
     async def _admitted(self, turn: Turn[Any]) -> AsyncIterator[None]:
         thread_id = turn.thread_id
         if (beginning := self._beginning.get(thread_id)) is not None:
-            beginning.ending.hurry()
-        async with self.alone(thread_id):
-            self._beginning[thread_id] = turn
-            try:
-                if self._admission[thread_id].statistics().tasks_waiting:
-                    turn.ending.hurry()
-                await turn.ending.read(partial(self._recover, thread_id))
-                await turn.ending.read(turn.request.check)
-                if (holder := self.holder(thread_id)) is not None:
-                    await self._make_way(turn, holder)
+            beginning.turn.ending.hurry()
+        beginning = _Beginning(turn)
+        try:
+            if self._node is not None:
+                await self._line_up(self._node, beginning)
+            if thread_id not in self._admission:
+                # The lock is free, and nobody may line up before this turn has it.
+                self._beginning[thread_id] = beginning
+            async with self.alone(thread_id):
+                self._beginning[thread_id] = beginning
+                try:
+                    if self._admission[thread_id].statistics().tasks_waiting:
+                        turn.ending.hurry()
+                    await turn.ending.read(partial(self._recover, thread_id))
                     await turn.ending.read(turn.request.check)
-                self._by_thread[thread_id] = turn
-                yield
-            finally:
-                del self._beginning[thread_id]
+                    if (holder := self.holder(thread_id)) is not None:
+                        await self._make_way(turn, holder)
+                        await turn.ending.read(turn.request.check)
+                    self._by_thread[thread_id] = turn
+                    yield
+                finally:
+                    await self._leave_line(beginning)  # noqa: ASYNC102  (it shields itself)
+        finally:
+            await self._leave_line(beginning)  # noqa: ASYNC102
+
+    async def _line_up(self, node: Node, beginning: _Beginning) -> None:
+        """Take a place in the line of all nodes if the turn has to wait for another one here.
+
+        One after the other: who has the earlier place comes to the admission lock first.
+        """
+        turn = beginning.turn
+        if turn.policy.on_busy == "reject":
+            return
+        thread_id = turn.thread_id
+        async with _one_at_a_time(self._arrival, thread_id):
+            if (first := self._beginning.get(thread_id)) is not None:
+                await first.has_lined_up.wait()
+            if thread_id in self._admission or self.holder(thread_id) is not None:
+                await node.line_up(turn)
+                beginning.has_lined_up.set()
+
+    async def _leave_line(self, beginning: _Beginning) -> None:
+        """Let others go on, and give up the place of a turn that hasn't begun."""
+        beginning.has_lined_up.set()
+        thread_id = beginning.turn.thread_id
+        if self._beginning.get(thread_id) is beginning:
+            del self._beginning[thread_id]
+        if self._node is not None:
+            await self._node.leave_line(beginning.turn)
 
     async def _make_way(self, turn: Turn[Any], holder: Turn[Any]) -> None:
         if turn.policy.on_busy == "reject":
@@ -254,3 +297,16 @@ class LiveTurns:
         if not holder.is_ending:
             await holder.log.closed.wait()
         await holder.wait_settled()
+
+
+@asynccontextmanager
+async def _one_at_a_time(locks: dict[str, trio.Lock], thread_id: str) -> AsyncIterator[None]:
+    """Hold the lock of a thread; it is there only while somebody uses it."""
+    lock = locks.setdefault(thread_id, trio.Lock())
+    try:
+        async with lock:
+            yield
+    finally:
+        statistics = lock.statistics()
+        if not statistics.locked and not statistics.tasks_waiting:
+            locks.pop(thread_id, None)

@@ -100,6 +100,8 @@ class Node:
         self._watched: dict[str, RemoteReader] = {}
         self._published: dict[str, _Publication] = {}
         self._strays: frozenset[str] = frozenset()
+        self._in_line: set[str] = set()
+        """The turns of this node that may have a place in a line."""
 
     @property
     def _turns(self) -> dict[str, Turn[Any]]:
@@ -299,36 +301,45 @@ class Node:
         record = await self._coordination.record(thread_id)
         return None if record is None else record.turn_id
 
-    async def begin(self, turn: Turn[Any]) -> PreparedRequest:
+    async def line_up(self, turn: Turn[Any]) -> None:
+        """Take a place in the line of a thread: turns that come later to other nodes wait."""
+        self._in_line.add(turn.id)
+        line_up = self._coordination.line_up
+        await turn.ending.write(partial(line_up, turn.id, turn.thread_id, turn.context))
+
+    async def leave_line(self, turn: Turn[Any]) -> None:
+        """Give up the place of a turn that doesn't begin, if it may have one. Shielded."""
+        if turn.id in self._in_line:
+            self._in_line.discard(turn.id)
+            await self._withdraw(turn)
+
+    async def begin(self, turn: Turn[Any], has_lined_up: Callable[[], None]) -> PreparedRequest:
         """Make the first writes of a turn when no other node's turn is on its thread.
 
-        Raises `BusyError` if the policy says so, and what the request and the store raise.
+        Calls `has_lined_up` as soon as others will wait behind it. Raises `BusyError` if the policy
+        says so, and what the request and the store raise; then call `leave_line`.
         """
         coordination = self._coordination
         asked = ""
-        may_be_in_line = False
         with coordination.hint(turn.thread_id) as hint:
-            try:
-                while True:
-                    prepared = await turn.ending.read(partial(turn.request.prepare, turn.id))
-                    if not asked:
+            while True:
+                prepared = await turn.ending.read(partial(turn.request.prepare, turn.id))
+                if not asked:
+                    turn.first_write_begins()
+                self._in_line.add(turn.id)
+                blocking = await self._let_in(turn, prepared)
+                has_lined_up()
+                if blocking is None:
+                    self._in_line.discard(turn.id)
+                    if asked:
                         turn.first_write_begins()
-                    may_be_in_line = True
-                    blocking = await self._let_in(turn, prepared)
-                    if blocking is None:
-                        may_be_in_line = False
-                        if asked:
-                            turn.first_write_begins()
-                        return prepared
-                    turn.has_to_wait()
-                    if blocking.turn_id != asked:
-                        asked = blocking.turn_id
-                        await turn.ending.read(partial(self._make_way, turn, blocking))
-                    await hint.wait(coordination.poll_interval)
-                    await turn.ending.read(partial(recover, self._store, turn.thread_id))
-            finally:
-                if may_be_in_line:
-                    await self._withdraw(turn)  # noqa: ASYNC102  (it shields itself)
+                    return prepared
+                turn.has_to_wait()
+                if blocking.turn_id != asked:
+                    asked = blocking.turn_id
+                    await turn.ending.read(partial(self._make_way, turn, blocking))
+                await hint.wait(coordination.poll_interval)
+                await turn.ending.read(partial(recover, self._store, turn.thread_id))
 
     async def _let_in(self, turn: Turn[Any], prepared: PreparedRequest) -> TurnRecord | None:
         """Ask the store to begin; a request whose turn another node has run may not run again."""

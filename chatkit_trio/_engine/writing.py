@@ -16,7 +16,7 @@ import trio
 
 from chatkit_trio.errors import ConflictError, NotFoundError, StoreError
 from chatkit_trio.store import Store, default_generate_id
-from chatkit_trio.types import ThreadUpdatedEvent
+from chatkit_trio.types import ThreadItem, ThreadUpdatedEvent
 
 from .drafts import UnfitUpdate
 from .ending import Ending
@@ -30,7 +30,7 @@ from .items import (
     id_conflict,
 )
 from .thread_state import ThreadWatch, as_metadata
-from .wire import frame, thread_answer
+from .wire import frame, item_to_json, thread_answer
 
 logger = logging.getLogger(__name__)
 
@@ -135,11 +135,15 @@ class ThreadWriter:
         self.items.confirm(effect)
 
     async def _add(self, effect: AddItem) -> None:
-        store, item = self._store, effect.item
+        store, item, tries = self._store, effect.item, 0
+
+        async def add() -> None:
+            nonlocal tries
+            tries += 1
+            await store.add_thread_item(self.thread_id, item, context=self._context)
+
         try:
-            await self._ask(
-                partial(store.add_thread_item, self.thread_id, item, context=self._context)
-            )
+            await self._ask(add)
             return
         except ConflictError as error:
             conflict = error
@@ -148,10 +152,20 @@ class ThreadWriter:
             # has stored an older state, which the fence tells.
             await self._ask(partial(store.save_item, self.thread_id, item, context=self._context))
             return
+        if tries > 1 and await self._has_stored(item):
+            return  # by the try whose outcome was lost
         new_id = default_generate_id("message")
         self.items.give_new_id(item, new_id)
         logger.error("item %s of %s is kept as %s: its id is taken", item.id, self._name, new_id)
         raise conflict
+
+    async def _has_stored(self, item: ThreadItem) -> bool:
+        """Say whether the store has just this item, and not another of its id."""
+        load = partial(self._store.load_item, self.thread_id, item.id, context=self._context)
+        try:
+            return item_to_json(await self._ask(load)) == item_to_json(item)
+        except NotFoundError:
+            return False
 
     async def _update_stored_item(self, effect: UpdateStoredItem) -> None:
         try:

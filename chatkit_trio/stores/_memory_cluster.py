@@ -189,7 +189,7 @@ class MemoryCluster:
         turn = self.turns.get(turn_id)
         known = turn or self._line.get(turn_id)
         if known is not None and known.owner != owner:
-            raise ConflictError(f"there is a turn {turn_id} already")
+            raise _known(turn_id)
         if turn is not None and (turn.node != node or turn.is_abandoned):
             raise _fenced(turn_id)
         return turn is not None
@@ -205,6 +205,13 @@ class MemoryCluster:
                 del self._line[place.turn_id]
             elif place.thread_id == thread_id:
                 yield place
+
+    def line_up(self, turn_id: str, thread_id: str, owner: str, node: str) -> None:
+        known = self.turns.get(turn_id) or self._line.get(turn_id)
+        if known is None:
+            self._line[turn_id] = TurnRow(turn_id, thread_id, owner, node)
+        elif known.owner != owner:
+            raise _known(turn_id)
 
     def withdraw(self, turn_id: str) -> None:
         place = self._line.pop(turn_id, None)
@@ -359,6 +366,10 @@ def _encoded(items: Iterable[ThreadItem]) -> dict[str, str]:
 
 def _no_thread(thread_id: str) -> NotFoundError:
     return NotFoundError(f"there is no thread {thread_id}")
+
+
+def _known(turn_id: str) -> ConflictError:
+    return ConflictError(f"there is a turn {turn_id} already")
 
 
 def _fenced(turn_id: str) -> TurnFencedError:

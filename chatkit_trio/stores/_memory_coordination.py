@@ -56,6 +56,11 @@ class MemoryCoordination(Coordination[TContext]):
         row = self._cluster.begin(opening, owner_of(self._owner, context), self.open_node())
         return None if row is None else row.record
 
+    async def line_up(self, turn_id: str, thread_id: str, context: TContext) -> None:
+        await trio.lowlevel.checkpoint()
+        owner = owner_of(self._owner, context)
+        self._cluster.line_up(turn_id, thread_id, owner, self.open_node())
+
     async def withdraw(self, turn_id: str) -> None:
         await trio.lowlevel.checkpoint()
         self._cluster.withdraw(turn_id)

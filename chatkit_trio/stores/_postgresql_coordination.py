@@ -57,6 +57,10 @@ class PostgreSQLCoordination(Coordination[TContext]):
         owner, node = owner_of(self._owner, context), self._database.node.id
         return await self._database.write(lambda tx: turns.begin(tx, owner, opening, node))
 
+    async def line_up(self, turn_id: str, thread_id: str, context: TContext) -> None:
+        owner, node = owner_of(self._owner, context), self._database.node.id
+        await self._database.write(lambda tx: turns.line_up(tx, owner, turn_id, thread_id, node))
+
     async def withdraw(self, turn_id: str) -> None:
         node = self._database.node.id
         thread_id = await self._database.write(lambda tx: turns.withdraw(tx, turn_id, node))

@@ -52,6 +52,16 @@ _TAKE_PLACE: LiteralString = """
     INSERT INTO places (turn_id, thread_id, owner, node)
     VALUES (%(turn)s, %(thread)s, %(owner)s, %(node)s)
 """
+_LINE_UP: LiteralString = """
+    INSERT INTO places (turn_id, thread_id, owner, node)
+    SELECT %(turn)s, %(thread)s, %(owner)s, %(node)s
+    WHERE NOT EXISTS (SELECT FROM turns WHERE id = %(turn)s)
+    ON CONFLICT (turn_id) DO NOTHING
+"""
+_OWNERS_OF_TURN: LiteralString = """
+    SELECT owner FROM turns WHERE id = %(turn)s
+    UNION ALL SELECT owner FROM places WHERE turn_id = %(turn)s
+"""
 _LEAVE_PLACE: LiteralString = "DELETE FROM places WHERE turn_id = %(turn)s"
 _WITHDRAW: LiteralString = """
     DELETE FROM places WHERE turn_id = %(turn)s AND node = %(node)s RETURNING thread_id
@@ -240,6 +250,14 @@ def _saved_attachments(owner: str, opening: Opening, owners: dict[str, str]) -> 
         data = encode_attachment(attachment)
         writes.append(Statement(sql, {"owner": owner, "id": attachment.id, "data": data}))
     return writes
+
+
+def line_up(tx: Transaction, owner: str, turn_id: str, thread_id: str, node: str) -> None:
+    """Take a place in line, unless the turn is recorded."""
+    mine = {"thread": thread_id, "turn": turn_id, "owner": owner, "node": node}
+    _, owners = tx.finish(Statement(_LINE_UP, mine), Statement(_OWNERS_OF_TURN, mine))
+    if any(known != (owner,) for known in owners):
+        raise _known(turn_id)
 
 
 def withdraw(tx: Transaction, turn_id: str, node: str) -> str | None:

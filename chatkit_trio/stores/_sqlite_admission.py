@@ -38,17 +38,31 @@ def begin(
     _check_thread(db, owner, opening)
     first = record(db, thread_id) or _first_in_line(db, thread_id, instance, is_live)
     if first is not None and first.turn_id != turn_id:
-        query = """
-            INSERT INTO line (turn_id, thread_id, owner, instance) VALUES (?, ?, ?, ?)
-            ON CONFLICT (turn_id) DO NOTHING
-        """
-        db.execute(query, (turn_id, thread_id, owner, instance))
+        _take_place(db, owner, turn_id, thread_id, instance)
         return first
     _carry_out(db, owner, opening)
     withdraw(db, turn_id)
     query = "INSERT INTO turns (id, thread_id, owner, instance, holds) VALUES (?, ?, ?, ?, ?)"
     db.execute(query, (turn_id, thread_id, owner, instance, thread_id))
     return None
+
+
+def line_up(
+    db: sqlite3.Connection, owner: str, turn_id: str, thread_id: str, instance: str
+) -> None:
+    """Take a place in line, unless the turn is recorded."""
+    if not _has_begun(db, owner, turn_id, instance):
+        _take_place(db, owner, turn_id, thread_id, instance)
+
+
+def _take_place(
+    db: sqlite3.Connection, owner: str, turn_id: str, thread_id: str, instance: str
+) -> None:
+    query = """
+        INSERT INTO line (turn_id, thread_id, owner, instance) VALUES (?, ?, ?, ?)
+        ON CONFLICT (turn_id) DO NOTHING
+    """
+    db.execute(query, (turn_id, thread_id, owner, instance))
 
 
 def _has_begun(db: sqlite3.Connection, owner: str, turn_id: str, instance: str) -> bool:

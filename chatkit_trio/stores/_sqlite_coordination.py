@@ -77,6 +77,15 @@ class SQLiteCoordination(Coordination[TContext]):
             self.tell(opening.thread_id)
         return blocking
 
+    async def line_up(self, turn_id: str, thread_id: str, context: TContext) -> None:
+        owner, instance = owner_of(self._owner, context), self._database.instance
+
+        def transaction(db: sqlite3.Connection) -> None:
+            self._database.keep_lock()
+            admission.line_up(db, owner, turn_id, thread_id, instance)
+
+        await self._database.write(transaction)
+
     async def withdraw(self, turn_id: str) -> None:
         thread_id = await self._database.write(lambda db: admission.withdraw(db, turn_id))
         if thread_id is not None:

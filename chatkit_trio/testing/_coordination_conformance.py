@@ -274,6 +274,34 @@ class CoordinationConformance(StoreUnderTest):
             assert record == TurnRecord("turn_1", "thr_1", _coordination(node).node)
             assert await self._begin(node, "turn_1") is None
 
+    async def test_who_comes_later_waits_behind_a_turn_that_has_lined_up(self) -> None:
+        async with self._nodes() as (node, other):
+            await self._begin(node, "turn_0")
+            for turn_id in ("turn_1", "turn_2", "turn_1"):
+                await _coordination(node).line_up(turn_id, "thr_1", self.context())
+            assert await self._begin(other, "turn_3") == "turn_0"
+            await self._settle(node, "turn_0")
+            assert await self._begin(other, "turn_3") == "turn_1"
+            assert await self._begin(node, "turn_2") == "turn_1"
+            assert await self._begin(node, "turn_1") is None
+            await _coordination(node).withdraw("turn_2")
+            await self._settle(node, "turn_1")
+            assert await self._begin(other, "turn_3") is None
+
+    async def test_a_live_turn_that_lines_up_gets_no_place(self) -> None:
+        async with self._nodes() as (node, other):
+            await self._begin(node, "turn_1")
+            await _coordination(node).line_up("turn_1", "thr_1", self.context())
+            await self._settle(node, "turn_1")
+            assert await self._begin(other, "turn_2") is None
+
+    async def test_a_turn_that_lines_up_writes_nothing_else(self) -> None:
+        async with self._nodes() as (node, other):
+            await _coordination(node).line_up("turn_1", "thr_1", self.context())
+            assert await snapshot(node, "thr_1", self.context()) == _PREPARED
+            assert await _coordination(other).record("thr_1") is None
+            assert await self._begin(other, "turn_2") == "turn_1"
+
     async def test_the_line_of_one_thread_holds_up_no_other(self) -> None:
         async with self._nodes() as (node, other):
             await prepare(node, "thr_2", self.context())
@@ -433,6 +461,8 @@ class CoordinationConformance(StoreUnderTest):
             for one in (node, other):
                 with pytest.raises(ConflictError):
                     await _coordination(one).begin(opening("turn_1", "thr_2"), theirs)
+                with pytest.raises(ConflictError):
+                    await _coordination(one).line_up("turn_1", "thr_2", theirs)
             assert await snapshot(node, "thr_2", theirs) == _PREPARED
             assert await _coordination(node).record("thr_2") is None
 

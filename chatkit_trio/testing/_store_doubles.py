@@ -230,6 +230,10 @@ class CoordinationWrapper(Coordination[TContext], Generic[TContext]):
         call = partial(self._coordination.begin, opening, context)
         return await self._store.around("coordination.begin", call)
 
+    async def line_up(self, turn_id: str, thread_id: str, context: TContext) -> None:
+        call = partial(self._coordination.line_up, turn_id, thread_id, context)
+        await self._store.around("coordination.line_up", call)
+
     async def withdraw(self, turn_id: str) -> None:
         call = partial(self._coordination.withdraw, turn_id)
         await self._store.around("coordination.withdraw", call)

@@ -22,18 +22,30 @@ from chatkit_trio.testing import (
     ChatClient,
     ClientTurn,
     RequestRefused,
+    Scene,
     ScriptedServer,
     SlowStore,
     StoreWrapper,
     do,
+    emit,
     pause,
     say,
     scripted_server,
     set_title,
 )
+from chatkit_trio.types import ThreadItemRemovedEvent, ThreadItemReplacedEvent
 from tests.transcript import lines, transcript
 
-from .parts import FOR_EVER, message_request, read_all, stream, thread_id_of, within
+from .parts import (
+    FOR_EVER,
+    begin,
+    finish,
+    message_request,
+    read_all,
+    stream,
+    thread_id_of,
+    within,
+)
 
 HOUR = 3600.0
 LEASE = 15.0
@@ -172,10 +184,12 @@ async def test_an_answer_that_its_client_may_not_cancel_is_waited_for(
         assert await nodes.transcript(turn.thread_id) == expected
 
 
+@pytest.mark.parametrize("nodes_in_order", ["hththt", "hhht", "hhtt", "hthhtt", "tthhht"])
 @within(HOUR)
 async def test_messages_to_all_nodes_are_answered_one_after_the_other(
-    hints: str, autojump_clock: trio.testing.MockClock
+    nodes_in_order: str, hints: str, autojump_clock: trio.testing.MockClock
 ) -> None:
+    """In the order of their arrival, h for one node and t for the other."""
     talk = [say("a", "b", "c", every=0.3)]
     async with two(talk, other=talk, on_busy="queue") as nodes:
         async with client(nodes.here).send("first") as turn:
@@ -187,15 +201,43 @@ async def test_messages_to_all_nodes_are_answered_one_after_the_other(
                 await later.read()
 
         async with trio.open_nursery() as nursery:
-            for number in range(6):
-                server = nodes.there if number % 2 else nodes.here
+            for number, name in enumerate(nodes_in_order):
+                server = nodes.there if name == "t" else nodes.here
                 nursery.start_soon(send, server, f"m{number}")
                 await trio.sleep(0.05)
         stored = await nodes.transcript(thread_id)
-        asked = [f"user: m{number}" for number in range(6)]
+        asked = [f"user: m{number}" for number in range(len(nodes_in_order))]
         answers = [line for line in stored if line.startswith("assistant")]
         assert stored[2::2] == asked
-        assert answers == ["assistant: abc"] * 7
+        assert answers == ["assistant: abc"] * (len(nodes_in_order) + 1)
+
+
+@within(HOUR)
+async def test_a_message_is_not_superseded_by_one_that_came_before_it(
+    hints: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first answer is slow to be stored; meanwhile two messages come, by two nodes."""
+
+    async def settle_slowly(*arguments: Any) -> None:
+        await trio.sleep(2.0)
+        await settle(*arguments)
+
+    async with two(SLOWLY, [say("Second")], other=[say("Third", "!", every=1.0)]) as nodes:
+        settle = nodes.here.store.settle
+        monkeypatch.setattr(nodes.here.store, "settle", settle_slowly)
+        async with streaming(nodes.here) as turn, trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+
+            async def send(server: ChatKitServer[Any], text: str) -> None:
+                async with client(server).send(text, turn.thread_id) as later:
+                    await later.read()
+
+            nursery.start_soon(send, nodes.here, "second")
+            await trio.sleep(1.0)
+            nursery.start_soon(send, nodes.there, "third")
+        stored = await nodes.transcript(turn.thread_id)
+        assert stored[-2:] == ["user: third", "assistant: Third!"]
+        assert "user: second" in stored
 
 
 @within(HOUR)
@@ -557,6 +599,48 @@ async def test_a_request_that_waits_on_two_nodes_is_carried_out_once(
 
 async def carried_out(server: ChatKitServer[Any], body: bytes) -> list[bytes]:
     return await read_all(await server.process(body, None, idempotency_key="k"))  # type: ignore
+
+
+@pytest.mark.parametrize("name", ["add_thread_item", "save_item", "delete_thread_item", "settle"])
+@pytest.mark.parametrize("is_begun", [True, False], ids=["begun", "only done"])
+@within(HOUR)
+async def test_a_write_whose_outcome_was_lost_is_made_once(
+    name: str, is_begun: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The connection breaks behind the commit: the store has it, and the turn tries again."""
+    store = LosingStore(MemoryStore[Any](cluster=MemoryCluster(lease_timeout=LEASE)), name)
+
+    begun = [begin("a"), begin("b")] if is_begun else []
+    done = [finish("a", "one"), finish("b", "two")]
+    script = [emit(*begun, *done, rewritten, ThreadItemRemovedEvent(item_id="a"))]
+    async with scripted_server(store, script) as server:
+        async with ChatClient.of_server(server).send("hi") as turn:
+            await turn.read()
+
+        assert await transcript(server.store, turn.thread_id) == ["user: hi", "assistant: zwei"]
+        assert turn.server_turn.cancel_reason is None
+    assert store.lost
+
+
+def rewritten(scene: Scene) -> ThreadItemReplacedEvent:
+    return ThreadItemReplacedEvent(item=finish("b", "zwei")(scene).item)
+
+
+class LosingStore(StoreWrapper[Any]):
+    """A store that makes every write of a kind, and raises after the first try of each."""
+
+    def __init__(self, store: MemoryStore[Any], name: str) -> None:
+        super().__init__(store)
+        self._name = name
+        self.lost = 0
+
+    async def around(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        answer = await call()
+        if name == self._name:
+            self.lost += 1
+            if self.lost % 2:
+                raise StoreError("the connection is lost")
+        return answer
 
 
 class AwayStore(StoreWrapper[Any]):

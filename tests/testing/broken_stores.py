@@ -1036,6 +1036,38 @@ class TestNeverWithdraws(ClusterKit):
     coordination = NeverWithdraws
 
 
+class LinesUpNobody(MemoryCoordination[str]):
+    async def line_up(self, turn_id: str, thread_id: str, context: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class TestLinesUpNobody(ClusterKit):
+    __test__ = True
+    coordination = LinesUpNobody
+
+
+class LinesUpAgain(MemoryCoordination[str]):
+    async def line_up(self, turn_id: str, thread_id: str, context: str) -> None:
+        await self.withdraw(turn_id)
+        await super().line_up(turn_id, thread_id, context)
+
+
+class TestLinesUpAgain(ClusterKit):
+    __test__ = True
+    coordination = LinesUpAgain
+
+
+class LinesUpTheLive(MemoryCluster):
+    def line_up(self, turn_id: str, thread_id: str, owner: str, node: str) -> None:
+        super().line_up(turn_id, thread_id, owner, node)
+        self._line.setdefault(turn_id, TurnRow(turn_id, thread_id, owner, node))
+
+
+class TestLinesUpTheLive(ClusterKit):
+    __test__ = True
+    cluster = LinesUpTheLive
+
+
 class WithdrawEndsTheTurn(MemoryCoordination[str]):
     async def withdraw(self, turn_id: str) -> None:
         await super().withdraw(turn_id)

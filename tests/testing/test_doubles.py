@@ -74,7 +74,8 @@ async def test_operations_of_coordination_pass_around_under_their_names() -> Non
             await coordination.post(coordination.node, b"message")
             await hint.wait(math.inf)
         news = await coordination.news()
-        await coordination.withdraw("turn_1")
+        await coordination.line_up("turn_2", "thr_1", None)
+        await coordination.withdraw("turn_2")
         await coordination.abandon("turn_1")
 
     assert news == News((b"message",), frozenset({"turn_1"}))
@@ -84,6 +85,7 @@ async def test_operations_of_coordination_pass_around_under_their_names() -> Non
         "coordination.checkpointed",
         "coordination.post",
         "coordination.news",
+        "coordination.line_up",
         "coordination.withdraw",
         "coordination.abandon",
     ]

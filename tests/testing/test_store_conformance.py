@@ -72,6 +72,9 @@ WHAT_FINDS_IT = {
     "LosesItsPlace": "turns_that_wait_begin_in_the_order_in_which_they_came",
     "OneLineForAllThreads": "the_line_of_one_thread_holds_up_no_other",
     "NeverWithdraws": "a_place_that_is_given_up_is_waited_for_no_more",
+    "LinesUpNobody": "who_comes_later_waits_behind_a_turn_that_has_lined_up",
+    "LinesUpAgain": "who_comes_later_waits_behind_a_turn_that_has_lined_up",
+    "LinesUpTheLive": "a_live_turn_that_lines_up_gets_no_place",
     "WithdrawEndsTheTurn": "withdrawing_doesnt_end_a_live_turn",
     "PlacesOfTheSilentCount": "the_places_of_a_silent_node_dont_count",
     "TurnsOfTheDeadDontCount": (
