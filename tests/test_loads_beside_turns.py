@@ -5,9 +5,18 @@ from __future__ import annotations
 import pytest
 import trio
 
-from chatkit_trio.stores import MemoryStore
-from chatkit_trio.testing import ChatClient, StoreWrapper, pause, say, scripted_server
-from chatkit_trio.types import AssistantMessageItem, ThreadItemUpdatedEvent
+from chatkit_trio.server import TurnPolicy
+from chatkit_trio.stores import MemoryCluster, MemoryStore
+from chatkit_trio.testing import ChatClient, StoreWrapper, emit, pause, say, scripted_server
+from chatkit_trio.types import (
+    AssistantMessageItem,
+    HiddenContextItem,
+    ThreadItemDoneEvent,
+    ThreadItemReplacedEvent,
+    ThreadItemUpdatedEvent,
+)
+from chatkit_trio.web import create_app
+from tests.engine.parts import NOW
 
 
 class LateAnswers(StoreWrapper):
@@ -48,3 +57,62 @@ async def test_an_item_that_is_stored_during_a_load_is_in_it(ending, autojump_cl
 
     answers = [item for item in loaded[0].items.data if isinstance(item, AssistantMessageItem)]
     assert [answer.content[0].text.split()[0] for answer in answers] == ["Hello"]
+
+
+class Hanging(StoreWrapper):
+    """A store that never ends an operation."""
+
+    def __init__(self, store, name):
+        super().__init__(store)
+        self.name = name
+
+    async def around(self, name, call):
+        if name == self.name:
+            await trio.sleep_forever()
+        return await call()
+
+
+def hide(scene):
+    return ThreadItemDoneEvent(
+        item=HiddenContextItem(
+            id="hidden", thread_id=scene.thread.id, created_at=NOW, content="The user is poor."
+        )
+    )
+
+
+def rewrite_hidden(scene):
+    return ThreadItemReplacedEvent(item=hide(scene).item)
+
+
+@pytest.mark.parametrize("asked", ["its node", "another node"])
+@pytest.mark.parametrize("hanging", ["add_thread_item", "save_item"])
+@pytest.mark.parametrize("kept_bytes", [1, 100_000])
+async def test_a_hidden_item_that_is_being_stored_is_told_to_nobody(
+    kept_bytes, hanging, asked, autojump_clock
+):
+    """With 1 byte of frames kept, who watches gets the state so far."""
+    cluster, policy = MemoryCluster(), TurnPolicy(max_replay_bytes=kept_bytes)
+    script = [say("Hello", every=0.1, finish=False), emit(hide, rewrite_hidden)]
+    async with (
+        scripted_server(
+            Hanging(MemoryStore(cluster=cluster), hanging), script, policy=policy
+        ) as here,
+        scripted_server(MemoryStore(cluster=cluster), [say("Fine")]) as there,
+        ChatClient.of_server(here) as client,
+        ChatClient.of_app(create_app(here if asked == "its node" else there)) as other,
+        client.send("Hi") as turn,
+    ):
+        await turn.wait_for(lambda event: "Hello" in event.model_dump_json())
+        await trio.sleep(1)
+        loaded = await other.thread(turn.thread_id)
+        listed = await other.items_page(turn.thread_id)
+        async with other.watch(turn.thread_id) as watched:
+            with trio.move_on_after(5):
+                await watched.read()
+        turn.server_turn.cancel()
+
+    kinds = ["user_message", "assistant_message"]
+    assert [item.type for item in loaded.items.data] == kinds
+    assert "hidden_context" not in [item.type for item in listed.data]
+    assert watched.events
+    assert "poor" not in "".join(event.model_dump_json() for event in watched.events)

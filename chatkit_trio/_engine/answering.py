@@ -8,6 +8,7 @@ forward.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from math import inf
 from typing import Any, get_args
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel
 
 from chatkit_trio.errors import BaseStreamError
 from chatkit_trio.store import JournalEntry, Store
-from chatkit_trio.types import ThreadItem, ThreadStreamEvent
+from chatkit_trio.types import ThreadItem, ThreadStreamEvent, is_hidden
 
 from .drafts import UnfitUpdate
 from .ending import Ending
@@ -75,8 +76,9 @@ class Answer:
 
         Empty ones are left out.
         """
-        unfinished = [*self.items.unconfirmed_additions(), *self.items.pending()]
-        return kept_items(unfinished), kept_items(self.items.changed())
+        new = [*self.items.unconfirmed_additions(), *self.items.pending()]
+        changed = self.items.changed()
+        return _kept_and_visible(new), _kept_and_visible(changed)
 
     def item_ids(self) -> list[str]:
         """Return the ids of the items that the client may see, in the order of the store.
@@ -240,3 +242,7 @@ def _refusal(event: object) -> TypeError:
     else:
         way_out = "yield the event classes of chatkit_trio.types"
     return TypeError(f"respond() yielded {kind}, which is not an event of this package: {way_out}")
+
+
+def _kept_and_visible(items: Iterable[ThreadItem]) -> list[ThreadItem]:
+    return kept_items(item for item in items if not is_hidden(item))

@@ -37,7 +37,7 @@ def events_so_far(
     return [
         *(ThreadItemDoneEvent(item=item) for item in items),
         *(ThreadItemReplacedEvent(item=item) for item in newest.values()),
-        *(ThreadItemAddedEvent(item=item) for item in new if not is_hidden(item)),
+        *(ThreadItemAddedEvent(item=item) for item in new),
     ]
 
 
