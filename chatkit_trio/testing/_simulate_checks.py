@@ -525,8 +525,11 @@ def _is_firm(view: _View, fact: Fact, reading: Reading) -> bool:
     """Say whether the thread must show it already: it is live, or was told to be stored."""
     if fact.is_done or reading.with_live:
         return True
+    # By turn and not by its id: one that was told to be over before it began may begin again.
+    body = view.bodies.get(fact.turn_id or "")
     complete = any(
         exchange.turn.id == fact.turn_id
+        and (body is None or _turn_read(view, exchange) is body.turn)
         and exchange.complete is not None
         and exchange.complete < reading.number
         for exchange in view.history.exchanges
