@@ -166,7 +166,7 @@ class OwnerLimits:
     """New attachments, whether their bytes arrive or not."""
 
     live_uploads: int | None = None
-    """Files that arrive at this server at the same time."""
+    """Files that arrive at the same time."""
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -191,8 +191,9 @@ class Rate:
 class OwnerUsage(Protocol):
     """Where the use of each owner is counted.
 
-    A server counts in its own memory. Before it is entered, set `ChatKitServer.owners.usage` to
-    another one that several processes share. `kind` is the name of a field of `OwnerLimits`.
+    Where several processes share a store, its `Coordination.usage` counts for all of them; else a
+    server counts in its own memory. Before a server is entered, `ChatKitServer.owners.usage` can be
+    set to another one. `kind` is the name of a field of `OwnerLimits`.
     """
 
     async def spend(

@@ -249,7 +249,8 @@ class ChatKitServer(ServerHooks[TContext]):
         self.journal_interval = journal_interval
         self.__node = node_of(store)
         self.live_turns = LiveTurns(partial(recover, store), self.__node)
-        self.owners = Owners(owner_limits)
+        coordination = store.coordination
+        self.owners = Owners(owner_limits, None if coordination is None else coordination.usage)
         self.__repeats = Repeats(self, idempotency_window)
         # Two underscores: a subclass has names of its own, and must not replace these by chance.
         self.__stack: AsyncExitStack | None = None

@@ -38,6 +38,7 @@ import trio
 from typing_extensions import TypeVar
 
 from .errors import NotFoundError
+from .limits import OwnerUsage
 from .types import Attachment, AttachmentCreateParams, Page, ThreadItem, ThreadMetadata
 
 __all__ = [
@@ -302,6 +303,9 @@ class Coordination(ABC, Generic[TContext]):
     """Seconds after which those who wait look again, if no hint comes."""
     engine: Any = None
     """What the engine keeps with this node; not for stores."""
+    usage: OwnerUsage | None = None
+    """Where the nodes count together what owners use; None: each counts for itself. Slots that a
+    dead node has taken are free."""
     spans_processes: bool = True
     """Whether nodes may be in different processes; `serve --workers` asks."""
 

@@ -145,9 +145,9 @@ class Slot:
 class Owners:
     """The limits of a server, and the use that is counted against them."""
 
-    def __init__(self, limits: OwnerLimits | None) -> None:
+    def __init__(self, limits: OwnerLimits | None, usage: OwnerUsage | None = None) -> None:
         self.limits = limits if limits is not None else OwnerLimits()
-        self.usage: OwnerUsage = LocalUsage()
+        self.usage: OwnerUsage = LocalUsage() if usage is None else usage
 
     @property
     def are_limited(self) -> bool:

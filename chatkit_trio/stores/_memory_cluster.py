@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from chatkit_trio._engine.owner_limits import LocalUsage
 from chatkit_trio.errors import ConflictError, NotFoundError, TurnFencedError
 from chatkit_trio.store import (
     Opening,
@@ -97,6 +98,7 @@ class MemoryCluster:
         self.attachments: dict[str, Row] = {}
         self.requests: dict[tuple[str, str], tuple[float, RequestRecord]] = {}
         self.set_aside_items: list[UnstorableItem] = []
+        self.usage = LocalUsage()
         self.turns: dict[str, TurnRow] = {}
         self._line: dict[str, TurnRow] = {}
         """The turns that wait, by id, in the order of their arrival."""

@@ -12,6 +12,7 @@ from contextlib import suppress
 import trio
 
 from chatkit_trio.errors import ConflictError, NotFoundError
+from chatkit_trio.limits import OwnerUsage, Rate
 from chatkit_trio.store import (
     Coordination,
     Journal,
@@ -37,6 +38,7 @@ class MemoryCoordination(Coordination[TContext]):
 
     def __init__(self, cluster: MemoryCluster, owner: Callable[[TContext], str]) -> None:
         super().__init__()
+        self.usage: NodeUsage = NodeUsage(cluster.usage)
         self.node = ""
         self.lease_timeout = cluster.lease_timeout
         self._cluster = cluster
@@ -49,6 +51,7 @@ class MemoryCoordination(Coordination[TContext]):
     def close(self) -> None:
         """Leave the cluster."""
         self._cluster.leave(self.node)
+        self.usage.free_all()
         self.node = ""
 
     async def begin(self, opening: Opening, context: TContext) -> TurnRecord | None:
@@ -99,6 +102,36 @@ class MemoryCoordination(Coordination[TContext]):
                 " (ChatKitServer does that for its own store)"
             )
         return self.node
+
+
+class NodeUsage(OwnerUsage):
+    """What owners use, as the cluster counts it; a node that leaves gives back its slots."""
+
+    def __init__(self, of_all: OwnerUsage) -> None:
+        self._of_all = of_all
+        self._slots: dict[str, tuple[str, str]] = {}
+
+    async def spend(
+        self, owner: str, kind: str, amount: float, rate: Rate, *, only_look: bool = False
+    ) -> float:
+        return await self._of_all.spend(owner, kind, amount, rate, only_look=only_look)
+
+    async def take_slot(
+        self, owner: str, kind: str, slot_id: str, most: int, replaces: str | None
+    ) -> bool:
+        return await self._of_all.take_slot(owner, kind, slot_id, most, replaces)
+
+    def keep_slot(self, owner: str, kind: str, slot_id: str) -> None:
+        self._slots[slot_id] = owner, kind
+        self._of_all.keep_slot(owner, kind, slot_id)
+
+    def free_slot(self, owner: str, kind: str, slot_id: str) -> None:
+        self._slots.pop(slot_id, None)
+        self._of_all.free_slot(owner, kind, slot_id)
+
+    def free_all(self) -> None:
+        for slot_id, (owner, kind) in list(self._slots.items()):
+            self.free_slot(owner, kind, slot_id)
 
 
 class MemoryJournal(Journal[TContext]):

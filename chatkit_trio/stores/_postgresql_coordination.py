@@ -23,6 +23,7 @@ from ._postgresql_database import Database
 from ._postgresql_journal import PostgreSQLJournal
 from ._postgresql_node import THREADS_CHANNEL
 from ._postgresql_statements import Statement
+from ._postgresql_usage import PostgreSQLUsage, slot_changes
 from ._records import check_opening, owner_of
 
 logger = logging.getLogger(__name__)
@@ -38,11 +39,13 @@ class PostgreSQLCoordination(Coordination[TContext]):
         self, database: Database, owner: Callable[[TContext], str], *, lease_timeout: float
     ) -> None:
         super().__init__()
+        self.usage: PostgreSQLUsage
         self.node = ""
         self.lease_timeout = lease_timeout
         self._database = database
         self._owner = owner
         self._journal = PostgreSQLJournal(database, owner, self.tell)
+        self.usage = PostgreSQLUsage(database, lambda: self.tell(self.node))
 
     @property
     def journal(self) -> PostgreSQLJournal[TContext]:
@@ -87,7 +90,10 @@ class PostgreSQLCoordination(Coordination[TContext]):
         self.tell(node)
 
     async def news(self) -> News:
-        messages, live = await self._database.keep(lambda node, call: node.renew(call))
+        changes = self.usage.changes()
+        others = slot_changes(changes, self._database.node.id)
+        messages, live = await self._database.keep(lambda node, call: node.renew(call, *others))
+        self.usage.written(changes)
         return News(messages, live)
 
     async def listen(self) -> None:

@@ -67,6 +67,11 @@ _BURY: LiteralString = f"DELETE FROM nodes AS node WHERE id <> %(node)s AND {IS_
 _CLEAR_LINES: LiteralString = """
     DELETE FROM places WHERE NOT EXISTS (SELECT FROM nodes WHERE nodes.id = places.node)
 """
+_CLEAR_SLOTS: LiteralString = """
+    DELETE FROM slots
+    WHERE until < clock_timestamp() OR NOT EXISTS (SELECT FROM nodes WHERE nodes.id = slots.node)
+"""
+_CLEAR_RATES: LiteralString = "DELETE FROM rates WHERE full_at < clock_timestamp()"
 _FORGET: LiteralString = "DELETE FROM settled WHERE settled_at < now() - interval '1 hour'"
 
 _LEAVE: LiteralString = "DELETE FROM nodes WHERE id = %(node)s"
@@ -78,6 +83,7 @@ _TELL_OF_LEAVING: LiteralString = f"""
     ) AS held
     WHERE octet_length(thread_id) < 8000
 """
+_LEAVE_SLOTS: LiteralString = "DELETE FROM slots WHERE node = %(node)s"
 _LEAVE_LINES: LiteralString = "DELETE FROM places WHERE node = %(node)s"
 
 
@@ -97,8 +103,11 @@ class Node:
         costs a message."""
         self._cleaned_at = time.monotonic()
 
-    def renew(self, call: Call) -> tuple[tuple[bytes, ...], frozenset[str]]:
-        """Renew the lease; return new messages, and the turns that are live here."""
+    def renew(self, call: Call, *others: Statement) -> tuple[tuple[bytes, ...], frozenset[str]]:
+        """Renew the lease; return new messages, and the turns that are live here.
+
+        Other statements are carried out in the same transaction.
+        """
         connection = self._connected()
         mine = {
             "node": self.id,
@@ -115,6 +124,7 @@ class Node:
                     Statement(_MESSAGES, mine),
                     Statement(_LIVE_TURNS, mine),
                     Statement(_RENEW, mine),
+                    *others,
                     Statement("COMMIT"),
                     # The session's, and so kept whatever becomes of the transaction.
                     *(() if self._has_lock else (Statement(_LOCK, mine),)),
@@ -124,7 +134,7 @@ class Node:
             live = frozenset(turn_id for (turn_id,) in cursors[3])
             if not self._has_lock:
                 # The server may not have noticed yet that our last session is gone.
-                self._has_lock = cursors[6].fetchall() == [(True,)]
+                self._has_lock = cursors[-1].fetchall() == [(True,)]
             self._is_back = False
             self._read_messages = [seq for seq, _ in messages]
             self._clean(connection)
@@ -142,6 +152,7 @@ class Node:
                             Statement("BEGIN"),
                             Statement(_TELL_OF_LEAVING, mine),
                             Statement(_LEAVE_LINES, mine),
+                            Statement(_LEAVE_SLOTS, mine),
                             Statement(_LEAVE, mine),
                             Statement("COMMIT"),
                         ),
@@ -168,5 +179,5 @@ class Node:
         self._cleaned_at = now
         mine = {"node": self.id}
         with suppress(psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
-            for sql in (_BURY, _CLEAR_LINES, _FORGET):
+            for sql in (_BURY, _CLEAR_LINES, _CLEAR_SLOTS, _CLEAR_RATES, _FORGET):
                 Statement(sql, mine).send(connection)

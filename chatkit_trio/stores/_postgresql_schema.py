@@ -131,7 +131,32 @@ _FIRST: tuple[LiteralString, ...] = (
     """,
 )
 
-MIGRATIONS: tuple[tuple[LiteralString, ...], ...] = (_FIRST,)
+_RATES_AND_SLOTS: tuple[LiteralString, ...] = (
+    # Not logged: no commit waits for the disk, and what a crash forgets is allowed once more.
+    """
+    CREATE UNLOGGED TABLE rates (
+        owner text COLLATE "C" NOT NULL,
+        kind text COLLATE "C" NOT NULL,
+        full_at timestamptz NOT NULL,
+        PRIMARY KEY (owner, kind)
+    ) WITH (fillfactor = 50)
+    """,
+    # until is NULL for a slot that is kept until it is freed.
+    """
+    CREATE UNLOGGED TABLE slots (
+        id text COLLATE "C" PRIMARY KEY,
+        owner text COLLATE "C" NOT NULL,
+        kind text COLLATE "C" NOT NULL,
+        node text COLLATE "C" NOT NULL,
+        replaces text,
+        until timestamptz
+    )
+    """,
+    "CREATE INDEX slots_of_owner ON slots (owner, kind)",
+    "CREATE INDEX slots_of_node ON slots (node)",
+)
+
+MIGRATIONS: tuple[tuple[LiteralString, ...], ...] = (_FIRST, _RATES_AND_SLOTS)
 """Step n takes a schema of version n to version n + 1; version 0 has no tables."""
 
 

@@ -29,6 +29,7 @@ from ._instance_lock import is_live
 from ._records import check_opening, owner_of
 from ._sqlite_database import Database
 from ._sqlite_journal import SQLiteJournal
+from ._sqlite_usage import SQLiteUsage, write_changes
 
 LOOK_INTERVAL = 0.05  # seconds
 _TALK_TIME = 5.0
@@ -47,9 +48,11 @@ class SQLiteCoordination(Coordination[TContext]):
         database: Database,
         journal: SQLiteJournal[TContext],
         owner: Callable[[TContext], str],
+        clock: Callable[[], float],
     ) -> None:
         super().__init__()
         self.node = ""
+        self.usage: SQLiteUsage = SQLiteUsage(database, clock, lambda: self.tell(self.node))
         self._database = database
         self._journal = journal
         self._owner = owner
@@ -116,20 +119,24 @@ class SQLiteCoordination(Coordination[TContext]):
 
     async def news(self) -> News:
         """Return what is new for this node. One read, if there is no message."""
-        instance = self._database.instance
+        instance, changes = self._database.instance, self.usage.changes()
 
         def look(db: sqlite3.Connection) -> News | None:
             if admission.has_messages(db, instance) or not self._database.lock_is_in_place:
+                return None
+            if changes:
                 return None
             return News((), admission.live_turns(db, instance))
 
         def take(db: sqlite3.Connection) -> News:
             self._database.keep_lock()
+            write_changes(db, changes, instance)
             return News(admission.take_messages(db, instance), admission.live_turns(db, instance))
 
         news = await self._database.read(look)
         if news is None:
             news = await self._database.write(take)
+            self.usage.written(changes)
             self._talk()
         self._has_turns = bool(news.live)
         return news

@@ -133,11 +133,41 @@ def _create_line_and_messages(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX messages_of_instance ON messages (instance)")
 
 
+def _create_rates_and_slots(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        """
+        CREATE TABLE rates (
+            owner TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            full_at REAL NOT NULL,
+            written_at REAL NOT NULL,
+            PRIMARY KEY (owner, kind)
+        ) WITHOUT ROWID
+        """
+    )
+    # until is NULL for a slot that is kept until it is freed.
+    connection.execute(
+        """
+        CREATE TABLE slots (
+            id TEXT PRIMARY KEY,
+            owner TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            instance TEXT NOT NULL,
+            replaces TEXT,
+            until REAL,
+            taken_at REAL NOT NULL
+        )
+        """
+    )
+    connection.execute("CREATE INDEX slots_of_owner ON slots (owner, kind)")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _create_threads_items_and_attachments,
     _create_turns,
     _create_requests_and_unstorable,
     _create_line_and_messages,
+    _create_rates_and_slots,
 )
 """Step n takes a file of version n to version n + 1."""
 

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Concatenate, Literal, ParamSpec, Self
@@ -33,6 +34,7 @@ from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 from . import _sqlite_admission as admission
 from . import _sqlite_queries as queries
 from ._counted_entry import CountedEntry
+from ._instance_lock import is_live
 from ._records import (
     check_page,
     check_settlement,
@@ -52,6 +54,7 @@ from ._records import (
 from ._sqlite_coordination import SQLiteCoordination
 from ._sqlite_database import Database
 from ._sqlite_journal import SQLiteJournal
+from ._sqlite_usage import forget
 
 __all__ = ["SQLiteStore"]
 
@@ -72,7 +75,7 @@ class SQLiteStore(Store[TContext]):
     commits, "FULL" nothing (see docs/reference/sqlite.md; killing the process costs nothing with
     either). `readers` is how many loads run at once, and `busy_timeout` how many seconds a write
     waits for another process's. `clock` returns seconds, the same in all processes, and tells how
-    old a request's record is.
+    old a request's record is and what owners have used.
 
         async with SQLiteStore[MyContext]("chat.db", owner=lambda c: c.user_id) as store:
             ...
@@ -106,7 +109,7 @@ class SQLiteStore(Store[TContext]):
         )
         self.journal = self._journal = SQLiteJournal(self._database, owner)
         self.coordination = self._coordination = SQLiteCoordination(
-            self._database, self._journal, owner
+            self._database, self._journal, owner, clock
         )
         self._entry = CountedEntry(self._open, self._database.close, close_timeout=_CLOSE_TIMEOUT)
 
@@ -130,6 +133,8 @@ class SQLiteStore(Store[TContext]):
     async def _open(self) -> None:
         await self._database.open()
         self._coordination.node = self._database.instance
+        is_live_here = partial(is_live, self._database.path)
+        await self._database.write(partial(forget, now=self._clock(), is_live=is_live_here))
 
     def get_owner(self, context: TContext) -> str:
         """Return what the store's `owner` function says."""

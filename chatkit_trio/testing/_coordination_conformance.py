@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from chatkit_trio.errors import ConflictError, NotFoundError, TurnFencedError
+from chatkit_trio.limits import OwnerUsage, Rate
 from chatkit_trio.store import (
     Coordination,
     Fence,
@@ -474,6 +475,97 @@ class CoordinationConformance(StoreUnderTest):
                 await node.settle(Settlement("thr_2", "turn_1"), theirs)
             assert await _coordination(node).record("thr_1") is not None
 
+    # --- What owners use
+
+    async def test_what_one_node_lets_an_owner_spend_is_missing_to_all(self) -> None:
+        async with self._nodes() as (node, other):
+            one, two = _usage(node), _usage(other)
+            assert await one.spend("Ann", "requests_per_minute", 4, _RATE) == 0
+            assert await two.spend("Ann", "requests_per_minute", 5, _RATE) == 0
+            assert await two.spend("Ann", "requests_per_minute", 1, _RATE, only_look=True) == 0
+            for usage in (one, two):
+                wait = await usage.spend("Ann", "requests_per_minute", 3, _RATE)
+                assert 0 < wait <= 2 * _RATE.seconds / _RATE.amount
+            assert await one.spend("Ann", "requests_per_minute", 1, _RATE) == 0
+            assert await two.spend("Ann", "requests_per_minute", 1, _RATE) > 0
+
+    async def test_rates_of_other_owners_and_kinds_are_others(self) -> None:
+        async with self._nodes(1) as (node,):
+            usage = _usage(node)
+            assert await usage.spend("Ann", "requests_per_minute", 10, _RATE) == 0
+            assert await usage.spend("Ben", "requests_per_minute", 10, _RATE) == 0
+            assert await usage.spend("Ann", "uploads_per_hour", 10, _RATE) == 0
+            assert await usage.spend("Ann", "requests_per_minute", 1, _RATE) > 0
+
+    async def test_more_than_a_rate_has_is_spent_when_nothing_was(self) -> None:
+        async with self._nodes(1) as (node,):
+            usage = _usage(node)
+            assert await usage.spend("Ann", "text_bytes_per_minute", 25, _RATE) == 0
+            wait = await usage.spend("Ann", "text_bytes_per_minute", 1, _RATE)
+            assert wait > 1.5 * _RATE.seconds
+
+    async def test_of_many_who_spend_at_once_no_more_is_let_pass_than_there_is(self) -> None:
+        async with self._nodes() as nodes:
+            waits: list[float] = []
+
+            async def spend(node: Store[Any]) -> None:
+                waits.append(await _usage(node).spend("Ann", "requests_per_minute", 1, _RATE))
+
+            async with trio.open_nursery() as nursery:
+                for number in range(15):
+                    nursery.start_soon(spend, nodes[number % 2])
+            assert sum(wait == 0 for wait in waits) == _RATE.amount
+
+    async def test_the_slots_that_one_node_has_taken_are_missing_to_all(self) -> None:
+        async with self._nodes() as (node, other):
+            one, two = _usage(node), _usage(other)
+            assert await one.take_slot("Ann", "live_turns", "slot_1", 2, None)
+            one.keep_slot("Ann", "live_turns", "slot_1")
+            assert await two.take_slot("Ann", "live_turns", "slot_2", 2, None)
+            for usage in (one, two):
+                assert not await usage.take_slot("Ann", "live_turns", "slot_3", 2, None)
+                assert await usage.take_slot("Ben", "live_turns", f"of {id(usage)}", 2, None)
+            two.free_slot("Ann", "live_turns", "slot_2")
+            two.free_slot("Ann", "live_turns", "slot_2")
+            await _coordination(other).news()
+            assert await one.take_slot("Ann", "live_turns", "slot_3", 2, None)
+            assert not await two.take_slot("Ann", "live_turns", "slot_4", 2, None)
+
+    async def test_a_slot_that_another_replaces_isnt_counted(self) -> None:
+        async with self._nodes() as (node, other):
+            one, two = _usage(node), _usage(other)
+            assert await one.take_slot("Ann", "live_turns", "slot_1", 1, None)
+            one.keep_slot("Ann", "live_turns", "slot_1")
+            await _coordination(node).news()
+            assert not await two.take_slot("Ann", "live_turns", "slot_2", 1, None)
+            assert await two.take_slot("Ann", "live_turns", "slot_2", 1, "slot_1")
+            assert not await one.take_slot("Ann", "live_turns", "slot_3", 1, None)
+            one.free_slot("Ann", "live_turns", "slot_1")
+            await _coordination(node).news()
+            assert not await one.take_slot("Ann", "live_turns", "slot_3", 1, None)
+
+    async def test_of_many_who_take_slots_at_once_no_more_get_one_than_there_are(self) -> None:
+        async with self._nodes() as nodes:
+            taken: list[str] = []
+
+            async def take(node: Store[Any], slot_id: str) -> None:
+                if await _usage(node).take_slot("Ann", "live_turns", slot_id, 3, None):
+                    taken.append(slot_id)
+
+            async with trio.open_nursery() as nursery:
+                for number in range(12):
+                    nursery.start_soon(take, nodes[number % 2], f"slot_{number}")
+            assert len(taken) == 3
+
+    async def test_the_slots_of_a_node_that_left_are_free(self) -> None:
+        async with self._nodes(1) as (node,):
+            async with self.open_store() as leaving:
+                assert await _usage(leaving).take_slot("Ann", "live_turns", "slot_1", 1, None)
+                _usage(leaving).keep_slot("Ann", "live_turns", "slot_1")
+                await _coordination(leaving).news()
+                assert not await _usage(node).take_slot("Ann", "live_turns", "slot_2", 1, None)
+            assert await _usage(node).take_slot("Ann", "live_turns", "slot_2", 1, None)
+
     # --- Nodes that are gone
 
     async def test_the_turn_of_a_node_that_left_holds_its_thread_until_it_is_settled(self) -> None:
@@ -790,6 +882,8 @@ class CoordinationConformance(StoreUnderTest):
             assert (await _coordination(node).news()).live == {"turn_2"}
 
 
+_RATE = Rate(10, 60.0)
+
 _PREPARED = Snapshot("before", tuple((f"i{n}", "before") for n in range(1, 5)), "before")
 
 _CRASHED = Settlement(
@@ -802,6 +896,14 @@ _STOPPED = Settlement(
     "turn_1",
     (note("i5", "thr_1", "whole"), ending_note("n2", "thr_1", "turn_1", "stopped")),
 )
+
+
+def _usage(store: Store[Any]) -> OwnerUsage:
+    """Return where the nodes count what owners use; skips if each counts for itself."""
+    usage = _coordination(store).usage
+    if usage is None:
+        pytest.skip("each node counts for itself what owners use: coordination.usage is None")
+    return usage
 
 
 def _coordination(store: Store[Any]) -> Coordination[Any]:

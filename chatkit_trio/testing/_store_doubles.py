@@ -15,6 +15,7 @@ import trio
 from typing_extensions import TypeVar
 
 from chatkit_trio.errors import StoreError
+from chatkit_trio.limits import OwnerUsage
 from chatkit_trio.store import (
     Coordination,
     Hint,
@@ -221,6 +222,10 @@ class CoordinationWrapper(Coordination[TContext], Generic[TContext]):
     @property
     def poll_interval(self) -> float:  # type: ignore[override]
         return self._coordination.poll_interval
+
+    @property
+    def usage(self) -> OwnerUsage | None:  # type: ignore[override]
+        return self._coordination.usage
 
     @property
     def spans_processes(self) -> bool:  # type: ignore[override]

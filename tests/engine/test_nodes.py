@@ -16,6 +16,7 @@ import trio
 
 from chatkit_trio._engine.node import node_of
 from chatkit_trio.errors import StoreError
+from chatkit_trio.limits import OwnerLimits
 from chatkit_trio.server import CancelReason, ChatKitServer, RemoteTurn, TurnPolicy
 from chatkit_trio.stores import MemoryCluster, MemoryStore
 from chatkit_trio.testing import (
@@ -726,3 +727,70 @@ async def test_a_request_repeated_on_another_node_reads_the_same_turn(
         assert repeated[: len(frames)] == frames
         assert "".join(map(delta_of, repeated)) == "".join(WORDS)
         assert await nodes.transcript(thread_id_of(frames)) == WHOLE
+
+
+# --- Limits by owner ---------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def two_with_limits(**limits: int) -> AsyncIterator[tuple[ScriptedServer, ScriptedServer]]:
+    cluster, owner_limits = MemoryCluster(lease_timeout=LEASE), OwnerLimits(**limits)
+    here, there = (
+        scripted_server(
+            MemoryStore[Any](owner=str, cluster=cluster), SLOWLY, owner_limits=owner_limits
+        )
+        for _ in range(2)
+    )
+    async with here, there:
+        yield here, there
+
+
+@within(HOUR)
+async def test_the_live_turns_of_an_owner_count_on_all_nodes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with two_with_limits(live_turns=1) as (here, there):
+        async with ChatClient.of_server(here, "Ann").send("hi") as turn:
+            await turn.wait_for(lambda event: WORDS[0] in event.model_dump_json())
+            with pytest.raises(RequestRefused) as refusal:
+                async with ChatClient.of_server(there, "Ann").send("and?"):
+                    pass
+            async with ChatClient.of_server(there, "Ben").send("hi") as other:
+                await other.wait_for(lambda event: WORDS[0] in event.model_dump_json())
+            await turn.stop()
+        async with ChatClient.of_server(there, "Ann").send("now?") as turn:
+            await turn.wait_for(lambda event: WORDS[0] in event.model_dump_json())
+
+    assert refusal.value.status == 429
+    assert len(await ChatClient.of_server(here, "Ann").threads()) == 2
+
+
+@within(HOUR)
+async def test_the_requests_of_an_owner_count_on_all_nodes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with two_with_limits(requests_per_minute=3) as (here, there):
+        for server in (here, there, here):
+            await ChatClient.of_server(server, "Ann").threads()
+        for server in (here, there):
+            with pytest.raises(RequestRefused, match="3 requests a minute"):
+                await ChatClient.of_server(server, "Ann").threads()
+        await ChatClient.of_server(there, "Ben").threads()
+        await trio.sleep(20)
+        await ChatClient.of_server(there, "Ann").threads()
+
+
+@within(HOUR)
+async def test_the_slots_of_a_node_that_leaves_are_free(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    limits = OwnerLimits(live_turns=1)
+    cluster = MemoryCluster(lease_timeout=LEASE)
+    async with scripted_server(
+        MemoryStore[Any](cluster=cluster), SLOWLY, owner_limits=limits
+    ) as there:
+        here = scripted_server(MemoryStore[Any](cluster=cluster), SLOWLY, owner_limits=limits)
+        async with here, ChatClient.of_server(here).send("hi") as turn:
+            await turn.wait_for(lambda event: WORDS[0] in event.model_dump_json())
+        async with ChatClient.of_server(there).send("and?") as turn:
+            await turn.wait_for(lambda event: WORDS[0] in event.model_dump_json())

@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 import trio
 
+from chatkit_trio.limits import OwnerLimits
 from chatkit_trio.server import ChatKitServer, TurnPolicy
 from chatkit_trio.stores.postgresql import PostgreSQLStore
-from chatkit_trio.testing import ChatClient, ClientTurn, ScriptedServer, say, scripted_server
+from chatkit_trio.testing import (
+    ChatClient,
+    ClientTurn,
+    RequestRefused,
+    ScriptedServer,
+    say,
+    scripted_server,
+)
 from tests.postgresql_server import Server
 from tests.transcript import transcript
 
@@ -77,3 +85,23 @@ async def test_an_answer_outlives_a_restart_of_the_database(
         await trio.to_thread.run_sync(lambda: postgresql_server.restart(at_once=at_once))
         await turn.read()
         assert await transcript(there.store, turn.thread_id) == WHOLE
+
+
+async def test_an_owner_has_so_many_answers_under_way_on_all_nodes(postgresql_url: str) -> None:
+    limits = OwnerLimits(live_turns=1)
+    here, there = (
+        scripted_server(PostgreSQLStore[Any](postgresql_url), SLOWLY, owner_limits=limits)
+        for _ in range(2)
+    )
+    with trio.fail_after(60):
+        async with here, there:
+            async with streaming(here) as turn:
+                with pytest.raises(RequestRefused) as refusal:
+                    async with streaming(there):
+                        pass
+                await turn.stop()
+            # What the one node gives back the other one has soon.
+            await trio.sleep(0.5)
+            async with streaming(there):
+                pass
+    assert refusal.value.status == 429

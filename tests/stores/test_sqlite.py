@@ -195,7 +195,7 @@ class TestSchema:
         async with SQLiteStore(path) as store:
             assert await store.load_thread("thr_1", None) == thread("thr_1")
             await store.journal.begin("turn_1", "thr_1", None)
-            assert writer(store).execute("PRAGMA user_version").fetchone() == (4,)
+            assert writer(store).execute("PRAGMA user_version").fetchone() == (5,)
 
     async def test_an_open_turn_in_a_file_of_version_2_is_recovered(self, path: Path) -> None:
         with closing(sqlite3.connect(path)) as old:

@@ -1,0 +1,102 @@
+"""What owners use, counted by all nodes together: the part that both SQL stores have.
+
+A slot is given back, or kept, without waiting. So these changes are collected, and written with the
+next slot that is taken or when the node asks for its news, whichever comes first.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from chatkit_trio.limits import OwnerUsage, Rate
+
+SLOT_LIFETIME = 15.0
+"""Seconds from taking a slot until it must be kept."""
+
+SlotChanges: TypeAlias = Mapping[str, tuple[str, str] | None]
+"""By id: the owner and kind of a slot that is kept, None for one that is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """An amount that is to be spent of a rate."""
+
+    owner: str
+    kind: str
+    seconds: float
+    """In how many seconds the amount comes back."""
+    room: float
+    """How many seconds at most may be missing to all of the rate before it is spent."""
+
+    @classmethod
+    def of(cls, owner: str, kind: str, amount: float, rate: Rate) -> Spending:
+        seconds_each = rate.seconds / rate.amount
+        # Sums of fractions are off by a little; a microsecond is no wait.
+        room = (rate.amount - min(amount, rate.amount)) * seconds_each + 1e-6
+        return cls(owner, kind, amount * seconds_each, room)
+
+
+@dataclass(frozen=True, slots=True)
+class WantedSlot:
+    """A slot that is to be taken, if fewer than `most` are."""
+
+    owner: str
+    kind: str
+    id: str
+    most: int
+    replaces: str | None
+
+
+class StoredUsage(OwnerUsage):
+    """Counts in a store. `tell` is called when a slot was given back and others should see it."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell = tell
+        self._changes: dict[str, tuple[str, str] | None] = {}
+
+    @abstractmethod
+    async def look(self, spending: Spending) -> float:
+        """Return how many seconds are missing until it can be spent; 0 or less if it can be now."""
+
+    @abstractmethod
+    async def pay(self, spending: Spending) -> float:
+        """Spend it if it can be spent now; else return how many seconds are missing."""
+
+    @abstractmethod
+    async def take(self, slot: WantedSlot, changes: SlotChanges) -> bool:
+        """Write the changes, then take the slot if it is to be had; say whether it was."""
+
+    async def spend(
+        self, owner: str, kind: str, amount: float, rate: Rate, *, only_look: bool = False
+    ) -> float:
+        spending = Spending.of(owner, kind, amount, rate)
+        missing = await (self.look if only_look or amount <= 0 else self.pay)(spending)
+        return max(0.0, missing)
+
+    async def take_slot(
+        self, owner: str, kind: str, slot_id: str, most: int, replaces: str | None
+    ) -> bool:
+        changes = self.changes()
+        is_taken = await self.take(WantedSlot(owner, kind, slot_id, most, replaces), changes)
+        self.written(changes)
+        return is_taken
+
+    def keep_slot(self, owner: str, kind: str, slot_id: str) -> None:
+        self._changes[slot_id] = owner, kind
+
+    def free_slot(self, owner: str, kind: str, slot_id: str) -> None:
+        self._changes[slot_id] = None
+        self._tell()
+
+    def changes(self) -> SlotChanges:
+        """Return what hasn't been written yet; call `written` with it afterwards."""
+        return dict(self._changes)
+
+    def written(self, changes: SlotChanges) -> None:
+        """Forget changes that have been written, unless they have changed again."""
+        for slot_id, change in changes.items():
+            if self._changes.get(slot_id) == change:
+                self._changes.pop(slot_id, None)
