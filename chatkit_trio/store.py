@@ -303,14 +303,19 @@ class Coordination(ABC, Generic[TContext]):
     """Seconds after which those who wait look again, if no hint comes."""
     engine: Any = None
     """What the engine keeps with this node; not for stores."""
-    usage: OwnerUsage | None = None
-    """Where the nodes count together what owners use; None: each counts for itself. Slots that a
-    dead node has taken are free."""
     spans_processes: bool = True
     """Whether nodes may be in different processes; `serve --workers` asks."""
 
     def __init__(self) -> None:
         self._hints: dict[str, list[Hint]] = {}
+
+    @property
+    def usage(self) -> OwnerUsage | None:
+        """Where the nodes count together what owners use; None: each counts for itself.
+
+        Slots that a dead node has taken are free.
+        """
+        return None
 
     @abstractmethod
     async def begin(self, opening: Opening, context: TContext) -> TurnRecord | None:

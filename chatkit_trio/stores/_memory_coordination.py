@@ -38,11 +38,15 @@ class MemoryCoordination(Coordination[TContext]):
 
     def __init__(self, cluster: MemoryCluster, owner: Callable[[TContext], str]) -> None:
         super().__init__()
-        self.usage: NodeUsage = NodeUsage(cluster.usage)
+        self._usage = NodeUsage(cluster.usage)
         self.node = ""
         self.lease_timeout = cluster.lease_timeout
         self._cluster = cluster
         self._owner = owner
+
+    @property
+    def usage(self) -> NodeUsage:
+        return self._usage
 
     def open(self) -> None:
         """Join the cluster under a new id."""
@@ -51,7 +55,7 @@ class MemoryCoordination(Coordination[TContext]):
     def close(self) -> None:
         """Leave the cluster."""
         self._cluster.leave(self.node)
-        self.usage.free_all()
+        self._usage.free_all()
         self.node = ""
 
     async def begin(self, opening: Opening, context: TContext) -> TurnRecord | None:

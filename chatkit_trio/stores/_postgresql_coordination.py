@@ -39,17 +39,20 @@ class PostgreSQLCoordination(Coordination[TContext]):
         self, database: Database, owner: Callable[[TContext], str], *, lease_timeout: float
     ) -> None:
         super().__init__()
-        self.usage: PostgreSQLUsage
         self.node = ""
         self.lease_timeout = lease_timeout
         self._database = database
         self._owner = owner
         self._journal = PostgreSQLJournal(database, owner, self.tell)
-        self.usage = PostgreSQLUsage(database, lambda: self.tell(self.node))
+        self._usage = PostgreSQLUsage(database, lambda: self.tell(self.node))
 
     @property
     def journal(self) -> PostgreSQLJournal[TContext]:
         return self._journal
+
+    @property
+    def usage(self) -> PostgreSQLUsage:
+        return self._usage
 
     async def begin(self, opening: Opening, context: TContext) -> TurnRecord | None:
         """Carry out a turn's first writes and record it as live here, in two round trips.
@@ -90,10 +93,10 @@ class PostgreSQLCoordination(Coordination[TContext]):
         self.tell(node)
 
     async def news(self) -> News:
-        changes = self.usage.changes()
+        changes = self._usage.changes()
         others = slot_changes(changes, self._database.node.id)
         messages, live = await self._database.keep(lambda node, call: node.renew(call, *others))
-        self.usage.written(changes)
+        self._usage.written(changes)
         return News(messages, live)
 
     async def listen(self) -> None:

@@ -52,13 +52,17 @@ class SQLiteCoordination(Coordination[TContext]):
     ) -> None:
         super().__init__()
         self.node = ""
-        self.usage: SQLiteUsage = SQLiteUsage(database, clock, lambda: self.tell(self.node))
+        self._usage = SQLiteUsage(database, clock, lambda: self.tell(self.node))
         self._database = database
         self._journal = journal
         self._owner = owner
         self._has_turns = False
         self._talked_at = -math.inf
         self._wanted = trio.Event()
+
+    @property
+    def usage(self) -> SQLiteUsage:
+        return self._usage
 
     async def begin(self, opening: Opening, context: TContext) -> TurnRecord | None:
         """Carry out a turn's first writes and record it, in one transaction."""
@@ -119,7 +123,7 @@ class SQLiteCoordination(Coordination[TContext]):
 
     async def news(self) -> News:
         """Return what is new for this node. One read, if there is no message."""
-        instance, changes = self._database.instance, self.usage.changes()
+        instance, changes = self._database.instance, self._usage.changes()
 
         def look(db: sqlite3.Connection) -> News | None:
             if admission.has_messages(db, instance) or not self._database.lock_is_in_place:
@@ -136,7 +140,7 @@ class SQLiteCoordination(Coordination[TContext]):
         news = await self._database.read(look)
         if news is None:
             news = await self._database.write(take)
-            self.usage.written(changes)
+            self._usage.written(changes)
             self._talk()
         self._has_turns = bool(news.live)
         return news

@@ -224,7 +224,7 @@ class CoordinationWrapper(Coordination[TContext], Generic[TContext]):
         return self._coordination.poll_interval
 
     @property
-    def usage(self) -> OwnerUsage | None:  # type: ignore[override]
+    def usage(self) -> OwnerUsage | None:
         return self._coordination.usage
 
     @property
