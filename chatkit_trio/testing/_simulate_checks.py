@@ -398,7 +398,11 @@ def _was_caused(
         and cause.turn_id in (None, turn_id)
         and cause.life in (None, life)
         and not _is_own(history, cause.request, turn_id)
-        and (cause.request is None or (cause.request.ended or written) > began)
+        and (
+            cause.request is None
+            or (cause.request.ended or written) > began
+            or _may_wait_elsewhere(history, cause.request)
+        )
     ]
     first = min((cause.number for cause in causes if cause.reason is reason), default=None)
     if first is None or body is None or history.settings.nodes > 1:
@@ -412,6 +416,11 @@ def _was_caused(
         and cause.request.operation.do != "delete"  # this looks for the thread first
     )
     return not any(body.number < stop < min(first, body.ended or written) for stop in stops)
+
+
+def _may_wait_elsewhere(history: History, request: Request) -> bool:
+    """Say whether the turn of a request may wait on another server, though its client has left."""
+    return history.settings.nodes > 1 and request.operation.reading != "all"
 
 
 def _is_own(history: History, request: Request | None, turn_id: str) -> bool:

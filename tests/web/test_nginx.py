@@ -21,7 +21,7 @@ from chatkit_trio.web import create_app
 from tests.nginx import NGINX, nginx_command, running_nginx
 
 from .http import IDS
-from .sockets import ROOT, Caller, served_app, until
+from .sockets import ROOT, Caller, served_app
 from .talker import Talker
 
 pytestmark = pytest.mark.skipif(
@@ -60,13 +60,23 @@ async def behind_nginx(app, config):
             server = config.replace("listen 80;", f"listen unix:{path};")
             server = server.replace("127.0.0.1:8000", f"127.0.0.1:{port}")
             async with running_nginx(nginx_command(Path(name), server)):
-                with trio.fail_after(10):
-                    await until(lambda: Path(path).exists())
 
                 async def connect():
                     return await trio.open_unix_socket(path)
 
+                with trio.fail_after(10):
+                    while not await is_served(connect):  # noqa: ASYNC110  (it is another process)
+                        await trio.sleep(0.01)
                 yield connect
+
+
+async def is_served(connect):
+    try:
+        stream = await connect()
+    except OSError:  # there is no socket yet, or nginx doesn't listen yet
+        return False
+    await stream.aclose()
+    return True
 
 
 @asynccontextmanager
