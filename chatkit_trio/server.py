@@ -7,7 +7,7 @@ The work is done elsewhere: `_requests` has a function for every request, `_stre
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -39,6 +39,7 @@ from ._engine.policy import TurnPolicy
 from ._engine.reading import as_bytes, read_request
 from ._engine.remote import RemoteReader, RemoteTurn
 from ._engine.repeats import Repeats
+from ._engine.replay import state_so_far
 from ._engine.requests import (
     ANSWERED,
     ANSWERED_WITH_ENDINGS,
@@ -56,7 +57,7 @@ from ._settings import check_seconds
 from .errors import ConflictError, FramesLost, ServerNotRunningError, StoreError
 from .limits import OwnerLimits, RequestLimits
 from .store import AttachmentStore, Journal, Store
-from .types import AnswerEnding, ChatKitReq
+from .types import AnswerEnding, ChatKitReq, ThreadItem, ThreadStreamEvent
 
 __all__ = [
     "DEFAULT_PAGE_SIZE",
@@ -147,6 +148,16 @@ class StreamingResult:
     def is_ready(self) -> bool:
         """Whether `receive` has something to return, or to raise, without waiting."""
         return self._started()[1].is_ready
+
+    async def state_so_far(
+        self, load: Callable[[], Awaitable[Iterable[ThreadItem]]]
+    ) -> list[ThreadStreamEvent]:
+        """Return events that rebuild what the turn has told before the next frame.
+
+        `load` loads the items that the thread has. The frames go on with what these events don't
+        tell. A checkpoint.
+        """
+        return await state_so_far(*self._started(), load)
 
     async def receive(self, max_bytes: int = 65536) -> list[bytes]:
         """Return all frames that are ready, at least one and about `max_bytes` at most.

@@ -7,16 +7,26 @@ import trio
 
 from chatkit_trio.server import TurnPolicy
 from chatkit_trio.stores import MemoryCluster, MemoryStore
-from chatkit_trio.testing import ChatClient, StoreWrapper, emit, pause, say, scripted_server
+from chatkit_trio.testing import (
+    ChatClient,
+    ScriptedServer,
+    StoreWrapper,
+    emit,
+    pause,
+    say,
+    scripted_server,
+)
 from chatkit_trio.types import (
     AssistantMessageItem,
     HiddenContextItem,
     ThreadItemDoneEvent,
     ThreadItemReplacedEvent,
     ThreadItemUpdatedEvent,
+    WidgetItem,
+    WidgetStreamingTextValueDelta,
 )
 from chatkit_trio.web import create_app
-from tests.engine.parts import NOW
+from tests.engine.parts import NOW, card, text_of
 
 
 class LateAnswers(StoreWrapper):
@@ -26,7 +36,7 @@ class LateAnswers(StoreWrapper):
 
     async def around(self, name, call):
         answer = await call()
-        if name == "load_thread_items":
+        if name in ("load_thread_items", "load_item"):
             await trio.sleep(self.late)
         return answer
 
@@ -116,3 +126,72 @@ async def test_a_hidden_item_that_is_being_stored_is_told_to_nobody(
     assert "hidden_context" not in [item.type for item in listed.data]
     assert watched.events
     assert "poor" not in "".join(event.model_dump_json() for event in watched.events)
+
+
+def grown(count):
+    """Show a finished widget, and stream words into it, one a second."""
+
+    async def respond(thread, message, context):
+        item = WidgetItem(id="grows", thread_id=thread.id, created_at=NOW, widget=card(""))
+        yield ThreadItemDoneEvent(item=item)
+        for number in range(count):
+            await trio.sleep(1)
+            delta = WidgetStreamingTextValueDelta(
+                component_id="body", delta=f"{number} ", done=False
+            )
+            yield ThreadItemUpdatedEvent(item_id="grows", update=delta)
+
+    return respond
+
+
+@pytest.mark.parametrize("late", [0, 0.5, 1.5, 3])
+@pytest.mark.parametrize("comes_back", ["by a watch", "by a repeat"])
+async def test_text_that_comes_while_the_state_so_far_is_loaded_is_told_once(
+    comes_back, late, autojump_clock
+):
+    store, policy = LateAnswers(MemoryStore()), TurnPolicy(max_replay_bytes=900)
+    async with (
+        ScriptedServer(store, grown(9), policy=policy) as server,
+        ChatClient.of_app(create_app(server)) as client,
+        client.send("Hi", idempotency_key="k") as turn,
+    ):
+        await turn.wait_for(lambda event: "2 " in event.model_dump_json())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+            store.late = late
+            again = (
+                client.watch(turn.thread_id)
+                if comes_back == "by a watch"
+                else client.send("Hi", idempotency_key="k")
+            )
+            async with again as returned:
+                await returned.read()
+        store.late = 0
+        stored = await server.store.load_item(turn.thread_id, "grows", context=None)
+
+    whole = "0 1 2 3 4 5 6 7 8 "
+    assert text_of(stored) == whole
+    assert [text_of(item) for item in returned.items if item.id == "grows"] == [whole]
+
+
+async def test_text_that_waits_for_a_slow_reader_is_told_once_to_one_who_comes_later(
+    autojump_clock,
+):
+    """The state so far has the text already; its frame comes later, and only for the first."""
+    policy = TurnPolicy(max_unread_bytes=1, max_replay_bytes=1)
+    async with (
+        ScriptedServer(MemoryStore(), grown(9), policy=policy) as server,
+        ChatClient.of_server(server, can_return=True) as client,
+        client.send("Hi", idempotency_key="k") as turn,
+    ):
+        await turn.wait_for(lambda event: "2 " in event.model_dump_json())
+        await trio.sleep(3)
+        async with client.send("Hi", idempotency_key="k") as returned:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(returned.read)
+                await trio.sleep(1)
+                nursery.start_soon(turn.read)
+
+    whole = "0 1 2 3 4 5 6 7 8 "
+    for reader in (turn, returned):
+        assert [text_of(item) for item in reader.items if item.id == "grows"] == [whole]

@@ -80,6 +80,11 @@ class Answer:
         changed = self.items.changed()
         return _kept_and_visible(new), _kept_and_visible(changed)
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether the frames tell all that `items_so_far` does: no event waits to be sent."""
+        return self.handover.is_idle and (not self._left or self._log.is_closed)
+
     def item_ids(self) -> list[str]:
         """Return the ids of the items that the client may see, in the order of the store.
 

@@ -25,6 +25,9 @@ _MAX_ROUNDS = 32
 _MAX_SECONDS = 0.02
 """And for how long, in real time: a round in which somebody computes takes longer."""
 
+_OF_ITEM = b'data: {"type":"thread.item.'
+"""How a frame begins that tells of an item."""
+
 _MANY_FRAMES = 64
 """With this many frames ready, send at once."""
 
@@ -130,16 +133,24 @@ class FrameLog:
         # By index, not by iterating over those before it: it costs little near either end.
         for place in range(reader.number - self._first, len(self._frames)):
             frame = self._frames[place]
-            if taken and size + len(frame) > max_bytes:
+            if taken and (size + len(frame) > max_bytes or reader.passes_over(frame, len(taken))):
                 break
             taken.append(frame)
             size += len(frame)
         reader.number += len(taken)
+        self._pass_over(reader)
         if reader is self._leader:
             self._unread -= size
             self._drop_old_frames()
             self._waiting_writer.unpark_all()
         return taken
+
+    def _pass_over(self, reader: FrameReader) -> None:
+        """Take a reader to the next frame that isn't told by what it has begun with."""
+        while reader.number >= self._first and reader.number < self.next_number:
+            if not reader.passes_over(self._frames[reader.number - self._first]):
+                return
+            reader.number += 1
 
     def _leave(self, reader: FrameReader) -> None:
         if reader in self._readers:
@@ -162,6 +173,8 @@ class FrameReader:
         self.number = number
         """The number of the frame that is read next."""
         self._opening: Callable[[], Awaitable[bytes]] | None = None
+        self._items_from = 0
+        """Frames before this one tell nothing new of items."""
 
     @property
     def is_ready(self) -> bool:
@@ -175,6 +188,24 @@ class FrameReader:
         It comes as one piece, so that a reader which has all of it goes on with `number`.
         """
         self._opening = opening
+
+    def knows_items(self) -> None:
+        """Pass over the frames of items that there are: the reader's state has all they tell.
+
+        A frame that adds a piece of text isn't to be told twice.
+        """
+        self._items_from = self._log.next_number
+        self._log._pass_over(self)
+
+    def passes_over(self, frame: bytes, distance: int = 0) -> bool:
+        """Say whether a frame, so many behind the next one, is to be passed over."""
+        is_known = self.number + distance < self._items_from
+        return is_known and frame.startswith(_OF_ITEM)
+
+    async def wait_for_more(self) -> None:
+        """Wait until another frame has been written, or the last one has been."""
+        if not self._log.is_closed:
+            await self._log._waiting_readers.park()
 
     async def receive(self, max_bytes: int = 65536) -> list[bytes]:
         """Return all frames that are ready, at least one and about `max_bytes` at most.

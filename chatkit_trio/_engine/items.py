@@ -107,6 +107,8 @@ class TurnItems:
         self._stored: dict[str, bool] = {}  # in the order of their writes; the value: is visible
         self.version = 0
         """Grows with every event that changes what the journal must know."""
+        self.writes = 0
+        """Grows when the store has got another state of an item."""
 
     def feed(self, event: ThreadStreamEvent) -> StoreEffect | None:
         """Take an event in and return what the store has to do before the event is sent.
@@ -132,6 +134,7 @@ class TurnItems:
 
     def confirm(self, effect: StoreEffect) -> None:
         """Note that the store has carried out the effect."""
+        self.writes += not isinstance(effect, RequireNew | UpdateStoredItem)
         match effect:
             case AddItem() | SaveItem():
                 # A later event may have put another state of the item in its place.
@@ -213,6 +216,7 @@ class TurnItems:
 
     def settled(self) -> None:
         """Note that the store has all that is kept."""
+        self.writes += 1
         for item in self._unconfirmed.values():
             self._stored[item.id] = not is_hidden(item)
         self._pending.clear()

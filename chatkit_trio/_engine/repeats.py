@@ -60,7 +60,7 @@ from .pages import encode_events
 from .policy import TurnPolicy
 from .reading import digest
 from .remote import RemoteReader, RemoteTurn
-from .replay import events_so_far, items_behind, items_by_id
+from .replay import items_behind, items_by_id, state_so_far
 from .settling import Outcome, ending_events
 from .turn import Turn, TurnState, new_turn_id
 from .wire import thread_answer
@@ -322,8 +322,7 @@ class KeyedRequest(CheckedRequest):
             return turn, turn.open_reader(0, can_return=can_return)
         except FramesLost:
             reader = turn.open_reader(can_return=can_return)
-            # Taken in the same step as the place in the frames: nothing falls between them.
-            reader.begin_with(partial(self._opening, turn, *turn.items_so_far()))
+            reader.begin_with(partial(self._opening, turn, reader))
             return turn, reader
 
     async def _has_begun(self) -> bool:
@@ -367,15 +366,15 @@ class KeyedRequest(CheckedRequest):
         thread = await self._server.store.load_thread(self.thread_id, context=self._context)
         return [ThreadCreatedEvent(thread=thread_answer(thread))] if self.makes_thread else []
 
-    async def _opening(
-        self, turn: Turn[Any], new: list[ThreadItem], changed: list[ThreadItem]
-    ) -> bytes:
-        stored = await self._load([*self._message_ids, *turn.item_ids()])
+    async def _opening(self, turn: Turn[Any], reader: FrameReader) -> bytes:
+        async def load() -> list[ThreadItem]:
+            return await self._load([*self._message_ids, *turn.item_ids()])
+
         options = StreamOptions(allow_cancel=turn.allow_cancel)
         events = [
             *await self._thread_created(),
             StreamOptionsEvent(stream_options=options),
-            *events_so_far(stored, new, changed),
+            *await state_so_far(turn, reader, load),
         ]
         return b"".join(await encode_events(events, self._server.big_work))
 

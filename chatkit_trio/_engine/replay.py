@@ -5,9 +5,11 @@ The items come from the store. Nothing here knows of requests or keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
+
+import trio
 
 from chatkit_trio.errors import NotFoundError
 from chatkit_trio.store import Store
@@ -22,16 +24,46 @@ from chatkit_trio.types import (
     is_hidden,
 )
 
+from .frames import FrameReader
+from .remote import RemoteReader, RemoteTurn
+from .turn import Turn
+
 _PAGE_SIZE = 50
+
+
+_TRIES, _PATIENCE = 10, 0.2
+"""How often, and with how many seconds in between, it is tried to meet a turn at rest."""
+
+
+async def state_so_far(
+    turn: Turn[Any] | RemoteTurn,
+    reader: FrameReader | RemoteReader,
+    load: Callable[[], Awaitable[Iterable[ThreadItem]]],
+) -> list[ThreadStreamEvent]:
+    """Return events that rebuild a live turn; the reader goes on with what they don't tell.
+
+    `load` loads the stored items. What the store has must not be newer than the place in the
+    frames, or a piece of text would be told twice.
+    """
+    if isinstance(turn, RemoteTurn) or isinstance(reader, RemoteReader):
+        new, changed = turn.items_so_far()
+        return events_so_far(await load(), new, changed)
+    for _ in range(_TRIES):
+        writes = turn.writes
+        stored = await load()
+        if turn.is_shown and turn.writes == writes:
+            break
+        with trio.move_on_after(0 if turn.is_shown else _PATIENCE):
+            await reader.wait_for_more()
+    new, changed = turn.items_so_far()
+    reader.knows_items()
+    return events_so_far(stored, new, changed)
 
 
 def events_so_far(
     stored: Iterable[ThreadItem], new: Iterable[ThreadItem], changed: Iterable[ThreadItem]
 ) -> list[ThreadStreamEvent]:
-    """Return events that rebuild a live turn; applying one twice is harmless.
-
-    `new` and `changed` are what `Turn.items_so_far` has returned before `stored` was loaded.
-    """
+    """Return events that rebuild a live turn from what is stored and what isn't yet."""
     newest = {item.id: item for item in changed}
     items = [newest.pop(item.id, item) for item in stored]
     return [

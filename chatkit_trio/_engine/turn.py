@@ -250,6 +250,16 @@ class Turn(Generic[TContext]):
         """Return what clients have seen and the store lacks: new items, and changed ones."""
         return ([], []) if self.answer is None else self.answer.items_so_far()
 
+    @property
+    def writes(self) -> int:
+        """How often the store has got another state of an item of this turn."""
+        return 0 if self.answer is None else self.answer.items.writes
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the frames tell all that `items_so_far` does."""
+        return self.answer is None or self.answer.is_shown
+
     def item_ids(self) -> list[str]:
         """Return the ids of the turn's items that a client may see; some may have been dropped."""
         return [] if self.answer is None else self.answer.item_ids()

@@ -8,13 +8,13 @@ and not before, because a reader of a response that is never sent would stay ope
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 from chatkit_trio._engine.pages import encode_events
-from chatkit_trio._engine.replay import events_so_far, latest_items
+from chatkit_trio._engine.replay import latest_items
 from chatkit_trio.errors import InvalidRequestError
 from chatkit_trio.server import ChatKitServer, FramesLost, StreamingResult
-from chatkit_trio.types import ThreadItem
 
 from ._event_stream import RELOAD, EventStreamBody, numbered
 from ._sending import Sending
@@ -60,7 +60,7 @@ class WatchBody(EventStreamBody):
         self._last = last
         self._context = context
         self._preamble = RETRY
-        self._so_far: tuple[list[ThreadItem], list[ThreadItem]] | None = None
+        self._begins_with_state = False
 
     async def __aenter__(self) -> Self:
         self._result = await self._watch()
@@ -73,9 +73,9 @@ class WatchBody(EventStreamBody):
         if self._preamble:
             chunk, self._preamble = self._preamble, b""
             return chunk
-        if self._so_far is not None and self._result is not None:
-            (new, changed), self._so_far = self._so_far, None
-            return await self._state_so_far(self._result, new, changed)
+        if self._begins_with_state and self._result is not None:
+            self._begins_with_state = False
+            return await self._state_so_far(self._result)
         return await super().__anext__()
 
     async def _watch(self) -> StreamingResult | None:
@@ -88,17 +88,13 @@ class WatchBody(EventStreamBody):
             return None if self._last is not None else await self._watch_from_now()
 
     async def _watch_from_now(self) -> StreamingResult | None:
-        result = await self._server.follow(self._thread_id, start=None)
-        if result is not None:
-            # Read in the same step as the reader was opened, so that no event is missed between.
-            self._so_far = result.turn.items_so_far()
-        return result
+        self._begins_with_state = True
+        return await self._server.follow(self._thread_id, start=None)
 
-    async def _state_so_far(
-        self, result: StreamingResult, new: list[ThreadItem], changed: list[ThreadItem]
-    ) -> bytes:
-        """Return events that rebuild the part that isn't kept; applying one twice is harmless."""
-        last_lost = result.next_frame_number - 1
-        stored = await latest_items(self._server.store, self._thread_id, self._context)
-        frames = await encode_events(events_so_far(stored, new, changed), self._server.big_work)
-        return b"".join(numbered(result.turn.id, last_lost, [each]) for each in frames)
+    async def _state_so_far(self, result: StreamingResult) -> bytes:
+        """Return events that rebuild the part that isn't kept."""
+        load = partial(latest_items, self._server.store, self._thread_id, self._context)
+        events = await result.state_so_far(load)
+        last_told = result.next_frame_number - 1
+        frames = await encode_events(events, self._server.big_work)
+        return b"".join(numbered(result.turn.id, last_told, [each]) for each in frames)
