@@ -186,11 +186,13 @@ async def test_text_that_waits_for_a_slow_reader_is_told_once_to_one_who_comes_l
     ):
         await turn.wait_for(lambda event: "2 " in event.model_dump_json())
         await trio.sleep(3)
-        async with client.send("Hi", idempotency_key="k") as returned:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(returned.read)
-                await trio.sleep(1)
-                nursery.start_soon(turn.read)
+        async with (
+            client.send("Hi", idempotency_key="k") as returned,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(returned.read)
+            await trio.sleep(1)
+            nursery.start_soon(turn.read)
 
     whole = "0 1 2 3 4 5 6 7 8 "
     for reader in (turn, returned):

@@ -48,10 +48,13 @@ async def state_so_far(
     if isinstance(turn, RemoteTurn) or isinstance(reader, RemoteReader):
         new, changed = turn.items_so_far()
         return events_so_far(await load(), new, changed)
-    for _ in range(_TRIES):
+    tries_left = _TRIES
+    while True:
+        tries_left -= 1
         writes = turn.writes
         stored = await load()
-        if turn.is_shown and turn.writes == writes:
+        is_at_rest = turn.is_shown and turn.writes == writes
+        if is_at_rest or not tries_left:
             break
         with trio.move_on_after(0 if turn.is_shown else _PATIENCE):
             await reader.wait_for_more()
