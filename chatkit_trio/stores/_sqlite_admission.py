@@ -35,6 +35,8 @@ def begin(
     turn_id, thread_id = opening.turn_id, opening.thread_id
     if _has_begun(db, owner, turn_id, instance):
         return None
+    if db.execute("SELECT 1 FROM settled WHERE turn_id = ?", (turn_id,)).fetchone():
+        raise _fenced(turn_id)
     _check_thread(db, owner, opening)
     first = record(db, thread_id) or _first_in_line(db, thread_id, instance, is_live)
     if first is not None and first.turn_id != turn_id:

@@ -41,6 +41,11 @@ _ADD_ITEM_UNLESS_THERE = """
     INSERT INTO items (thread, id, data) VALUES (?, ?, ?) ON CONFLICT (thread, id) DO NOTHING
 """
 
+_FORGET_SETTLED = """
+    DELETE FROM settled WHERE settled_at < CAST(strftime('%s', 'now') AS INTEGER) - 3600
+"""
+"""A repeated request begins its turn again within minutes, or never."""
+
 
 def load_thread(db: sqlite3.Connection, owner: str, thread_id: str) -> str:
     query = "SELECT data FROM threads WHERE id = ? AND owner = ?"
@@ -147,6 +152,9 @@ def settle(db: sqlite3.Connection, owner: str, settlement: Settlement) -> bool:
     A thread that is gone isn't an error here, for an error would undo the closing of the entry.
     """
     db.execute("DELETE FROM turns WHERE id = ? AND owner = ?", (settlement.turn_id, owner))
+    if settlement.turn_id is not None:
+        db.execute(_FORGET_SETTLED)
+        db.execute("INSERT OR IGNORE INTO settled (turn_id) VALUES (?)", (settlement.turn_id,))
     try:
         thread = _thread_seq(db, owner, settlement.thread_id)
     except NotFoundError:

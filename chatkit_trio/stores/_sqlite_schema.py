@@ -133,7 +133,7 @@ def _create_line_and_messages(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX messages_of_instance ON messages (instance)")
 
 
-def _create_rates_and_slots(connection: sqlite3.Connection) -> None:
+def _create_rates_slots_and_settled(connection: sqlite3.Connection) -> None:
     connection.execute(
         """
         CREATE TABLE rates (
@@ -160,6 +160,15 @@ def _create_rates_and_slots(connection: sqlite3.Connection) -> None:
         """
     )
     connection.execute("CREATE INDEX slots_of_owner ON slots (owner, kind)")
+    connection.execute(
+        """
+        CREATE TABLE settled (
+            turn_id TEXT PRIMARY KEY,
+            settled_at INTEGER NOT NULL DEFAULT (CAST(strftime('%s', 'now') AS INTEGER))
+        ) WITHOUT ROWID
+        """
+    )
+    connection.execute("CREATE INDEX settled_by_age ON settled (settled_at)")
 
 
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
@@ -167,7 +176,7 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _create_turns,
     _create_requests_and_unstorable,
     _create_line_and_messages,
-    _create_rates_and_slots,
+    _create_rates_slots_and_settled,
 )
 """Step n takes a file of version n to version n + 1."""
 

@@ -191,6 +191,17 @@ class CoordinationConformance(StoreUnderTest):
             assert await snapshot(node, "thr_1", self.context()) == before
             assert await _coordination(node).record("thr_1") is None
 
+    async def test_a_turn_that_wrote_nothing_at_first_doesnt_begin_again_either(self) -> None:
+        """An action, say: nothing else tells that it was carried out."""
+        async with self._nodes() as (node, other):
+            action = Opening("thr_1", "turn_1")
+            assert await _coordination(node).begin(action, self.context()) is None
+            await self._settle(node, "turn_1")
+            for one in (other, node):
+                with pytest.raises(TurnFencedError):
+                    await _coordination(one).begin(action, self.context())
+            assert await _coordination(node).record("thr_1") is None
+
     async def test_a_turn_that_is_refused_is_told_who_holds_the_thread(self) -> None:
         async with self._nodes() as (node, other):
             await self._begin(node, "turn_1")

@@ -979,6 +979,16 @@ class TestBeginsTwice(ClusterKit):
     cluster = BeginsTwice
 
 
+class ForgetsTheSettled(MemoryCluster):
+    def _remember(self, turn_id: str, digest: str) -> None:
+        return
+
+
+class TestForgetsTheSettled(ClusterKit):
+    __test__ = True
+    cluster = ForgetsTheSettled
+
+
 class NoLine(MemoryCluster):
     """Whoever comes to a free thread has it."""
 

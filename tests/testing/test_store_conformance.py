@@ -67,6 +67,7 @@ WHAT_FINDS_IT = {
     "RecordsThenWrites": "a_cancelled_beginning_is_made_whole_or_not_at_all",
     "BeginsWhenCancelled": "a_cancelled_beginning_is_made_whole_or_not_at_all",
     "BeginsTwice": "a_turn_that_has_begun_here_begins_once",
+    "ForgetsTheSettled": "a_turn_that_wrote_nothing_at_first_doesnt_begin_again_either",
     "NoLine": "who_comes_to_a_free_thread_waits_behind_those_who_wait",
     "LastComesFirst": "turns_that_wait_begin_in_the_order_in_which_they_came",
     "LosesItsPlace": "turns_that_wait_begin_in_the_order_in_which_they_came",
