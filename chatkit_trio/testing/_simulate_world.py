@@ -747,7 +747,10 @@ class _World:
             self._note_thread(exchange, turn.thread_id)
         match event:
             case ThreadItemAddedEvent() | ThreadItemDoneEvent() | ThreadItemReplacedEvent():
-                is_done = not isinstance(event, ThreadItemAddedEvent)
+                # The state so far has items that were updated when they were done: those updates
+                # are in the journal, and in the store only when the turn has ended.
+                is_state = exchange.is_repeat and exchange.first_frame > 0
+                is_done = not (is_state or isinstance(event, ThreadItemAddedEvent))
                 self._note_fact(exchange, event.item.id, event, is_done=is_done)
                 if isinstance(event.item, UserMessageItem):
                     exchange.accepted = event.item.id
