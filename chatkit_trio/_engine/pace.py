@@ -49,8 +49,12 @@ class Pace:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._has_turn:
-            self._turn.release()
+        if not self._has_turn:
+            return
+        self._turn.release()
+        if exc_type is None:
+            # What the caller does next is work on what came of this one.
+            await self._rest()
 
     async def before(self, size: int) -> None:
         """Announce work on so many bytes or characters. A checkpoint, unless little is done yet."""
@@ -61,5 +65,9 @@ class Pace:
         if not self._has_turn:
             await self._turn.acquire()
             self._has_turn = True
+        await self._rest()
+
+    async def _rest(self) -> None:
+        """Let other tasks run."""
         for _ in range(_ROUNDS):
             await trio.lowlevel.checkpoint()

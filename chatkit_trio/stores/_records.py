@@ -31,6 +31,12 @@ _ATTACHMENT: TypeAdapter[Attachment] = TypeAdapter(Attachment)
 PAGE_CHARS = 8 * 1024 * 1024
 """How long the stored texts of a page may be together; a page has one at least."""
 
+_CHARS_OF_OBJECT = 64
+"""As so much text counts a list or an object, for the garbage collector goes over all of them."""
+
+_COUNTED_CHARS = 512 * 1024
+"""In so much of a text they are counted. Where they are many, no more of it is decoded."""
+
 ORDERS = ("asc", "desc")
 
 
@@ -98,16 +104,21 @@ def encode_attachment(attachment: Attachment) -> str:
 def cut_page(rows: Iterable[tuple[str, str]], limit: int) -> tuple[list[tuple[str, str]], bool]:
     """Return the (id, text) of one page, and whether more follow: one more row says so.
 
-    A page has up to `limit` rows, and fewer if their texts together are too long.
+    A page has up to `limit` rows, and fewer if their texts together are too long or hold too much.
     """
     page: list[tuple[str, str]] = []
     size = 0
     for row in rows:
-        size += len(row[1])
+        size += _weight(row[1])
         if len(page) == limit or (page and size > PAGE_CHARS):
             return page, True
         page.append(row)
     return page, False
+
+
+def _weight(text: str) -> int:
+    counted = sum(text.count(bracket, 0, _COUNTED_CHARS) for bracket in "[{")
+    return len(text) + _CHARS_OF_OBJECT * counted
 
 
 async def decode_page(

@@ -129,6 +129,28 @@ async def test_an_item_that_is_longer_than_a_page_is_a_page(store: Store[Any]) -
     assert await pages(server, order="asc") == [["i0"], ["i1"], ["i2"]]
 
 
+async def test_a_page_holds_only_so_many_objects(store: Store[Any]) -> None:
+    """A text of objects alone is short; what is made of it holds up the garbage collector."""
+    many = 1000 * [[{}] * 50]  # so many objects weigh as 3.3 MB of text
+    calls = [
+        ClientToolCallItem(
+            id=f"i{number}",
+            thread_id=THREAD,
+            created_at=NOW,
+            status="completed",
+            call_id=f"c{number}",
+            name="look",
+            arguments={},
+            output=many,
+        )
+        for number in range(5)
+    ]
+    server = ReadingServer(store)
+    await add(store, *calls)
+
+    assert await pages(server, order="asc") == [["i0", "i1"], ["i2", "i3"], ["i4"]]
+
+
 async def test_hidden_items_take_no_room_and_are_on_no_page(store: Store[Any]) -> None:
     server = ReadingServer(store, limits=RequestLimits(page_bytes=1000))
     await add(store, hidden("h0", 5000), text_message("i1", 600), hidden("h2", 5000))
