@@ -81,12 +81,13 @@ class LiveTurns:
     def holder(self, thread_id: str) -> Turn[Any] | None:
         """Return the turn that holds a thread, from its first writes until it is settled.
 
-        One that waits for another process's turn doesn't hold it.
+        One that waits for another process's turn doesn't hold it, nor does one that was lost:
+        whose the thread is then, says the store.
         """
         turn = self._by_thread.get(thread_id)
         if turn is None or turn.settled.is_set() or turn.state is TurnState.WAITING:
             return None
-        return turn
+        return None if turn.is_lost and self._node is not None else turn
 
     def on_thread(self, thread_id: str) -> Turn[Any] | None:
         """Return the live turn of a thread, if its first writes have been made."""
@@ -225,11 +226,8 @@ class LiveTurns:
         Raises `StoreError` if the store can't say whether that is so.
         """
         turn = self.holder(thread_id)
-        if turn is None or self._node is None or self._node.is_heard:
-            return
-        await self._node.hear()
-        if turn.cancel_reason is CancelReason.CRASHED:
-            await turn.wait_settled()
+        if turn is not None and self._node is not None and not self._node.is_heard:
+            await self._node.hear()
 
     async def _begin(self, node: Node, turn: Turn[Any]) -> PreparedRequest:
         return await node.begin(turn, self._beginning[turn.thread_id].has_lined_up.set)

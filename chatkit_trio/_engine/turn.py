@@ -216,6 +216,11 @@ class Turn(Generic[TContext]):
         return self.ending.is_cut or self.state not in _BEFORE_SETTLING
 
     @property
+    def is_lost(self) -> bool:
+        """Whether another process settles this turn, or may: this one was silent for too long."""
+        return self.ending.reason is CancelReason.CRASHED
+
+    @property
     def end_reason(self) -> str:
         """How the turn ended, for clients that ask: "finished", or the `CancelReason`."""
         return "finished" if self.cancel_reason is None else self.cancel_reason.value

@@ -700,6 +700,43 @@ async def test_a_node_that_was_paused_knows_of_the_turns_that_began_elsewhere(
         assert second.server_turn.cancel_reason is CancelReason.STOPPED
 
 
+@within(HOUR)
+async def test_a_turn_that_was_lost_hides_no_other_while_it_ends(
+    hints: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node that was taken for dead knows it, and its store is slow to refuse the rest."""
+    async with (
+        two(SLOWLY, other=SLOWLY) as nodes,
+        streaming(nodes.here) as turn,
+        AsyncExitStack() as stack,
+    ):
+        coordination = nodes.here.store.coordination
+        assert coordination is not None
+        thread_id = turn.thread_id or ""
+        settle = nodes.here.store.settle
+
+        async def settle_late(*arguments: Any) -> None:
+            await trio.sleep(4.0)
+            await settle(*arguments)
+
+        monkeypatch.setattr(nodes.here.store, "settle", settle_late)
+        nodes.cluster.abandon(turn.server_turn.id, coordination.node)
+        second = await stack.enter_async_context(client(nodes.there).send("and?", thread_id))
+        await second.wait_for(lambda event: WORDS[0] in event.model_dump_json())
+        await trio.sleep(2 * coordination.poll_interval)
+        assert turn.server_turn.cancel_reason is CancelReason.CRASHED
+        assert not turn.server_turn.settled.is_set()
+        with trio.fail_after(1.5):
+            live_id = await nodes.here.live_turns.watchable(thread_id)
+            thread = await client(nodes.here).thread(thread_id)
+        stopped = await nodes.here.stop(thread_id)
+
+        assert live_id == second.server_turn.id
+        assert lines(list(thread.items.data))[-1].startswith("assistant: word0 ")
+        assert stopped
+        assert second.server_turn.cancel_reason is CancelReason.STOPPED
+
+
 def wakes_up(server: ChatKitServer[Any]) -> None:
     """Make the server believe that it wakes up from a pause longer than its lease."""
     node = node_of(server.store)
