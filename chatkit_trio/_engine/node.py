@@ -119,12 +119,14 @@ class Node:
             self._registries.remove(turns)
 
     async def _run(self) -> None:
-        try:
-            async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self._keep_listening)
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                nursery.start_soon(self._keep_listening)
                 await self._keep_asking()
-        finally:
-            self._nursery = None
+            finally:
+                # Before its tasks have ended: then it takes no more.
+                self._nursery = None
 
     async def finish(self) -> None:
         """Send those who watch a turn from elsewhere its end; bounded, for the server leaves."""

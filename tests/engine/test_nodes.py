@@ -22,6 +22,7 @@ from chatkit_trio.stores import MemoryCluster, MemoryStore
 from chatkit_trio.testing import (
     ChatClient,
     ClientTurn,
+    Operation,
     RequestRefused,
     Scene,
     ScriptedServer,
@@ -33,6 +34,7 @@ from chatkit_trio.testing import (
     say,
     scripted_server,
     set_title,
+    simulate,
 )
 from chatkit_trio.types import ThreadItemRemovedEvent, ThreadItemReplacedEvent
 from tests.transcript import lines, transcript
@@ -735,6 +737,23 @@ async def test_a_turn_that_was_lost_hides_no_other_while_it_ends(
         assert lines(list(thread.items.data))[-1].startswith("assistant: word0 ")
         assert stopped
         assert second.server_turn.cancel_reason is CancelReason.STOPPED
+
+
+def test_a_watch_of_another_node_may_end_while_its_own_server_leaves() -> None:
+    """Found by a seed: it raised that the nursery is closed."""
+    simulate(
+        nodes=3,
+        seeds=[10362],
+        operations=[
+            Operation(0.0, "send", text="rewrite say:1:0.2 tool"),
+            Operation(0.273, "answer", client=1, text="labor:2:0", node=2),
+            Operation(0.283, "feedback", client=1, node=1),
+            Operation(0.409, "watch", node=1),
+            Operation(0.515, "hold", text="pause", seconds=8.0, node=1),
+            Operation(1.164, "watch", client=1, node=2),
+            Operation(2.097, "restart", seconds=1.0, node=1),
+        ],
+    )
 
 
 def wakes_up(server: ChatKitServer[Any]) -> None:
