@@ -267,8 +267,9 @@ class Judge:
         self._judge_shown(sent, texts, reason, node)
         gone_at = self._lives.gone_at.get(turn_id, 0.0)
         # A node that can't reach the store tells that it has ended the turn before anybody can
-        # settle it.
-        if sent.end_reason != "crashed" and sent.is_over and gone_at > sent.over_at + SEEN_LATE:
+        # settle it; to a client that can't come back it only ends the stream.
+        is_lost = sent.end_reason == "crashed" or (reason == "crashed" and sent.way in PLAIN)
+        if not is_lost and sent.is_over and gone_at > sent.over_at + SEEN_LATE:
             self._trace(sent, "over too early")
             found.add(
                 "over too early",
