@@ -54,7 +54,7 @@ class Pace:
         self._turn.release()
         if exc_type is None:
             # What the caller does next is work on what came of this one.
-            await self._rest()
+            await self._rest()  # noqa: ASYNC102  (nothing was raised)
 
     async def before(self, size: int) -> None:
         """Announce work on so many bytes or characters. A checkpoint, unless little is done yet."""
