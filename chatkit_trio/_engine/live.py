@@ -257,6 +257,7 @@ class LiveTurns:
                     self._by_thread[thread_id] = turn
                     yield
                 finally:
+                    # With the lock: who gets it next must not wait for a place that is given up.
                     await self._leave_line(beginning)  # noqa: ASYNC102  (it shields itself)
         finally:
             await self._leave_line(beginning)  # noqa: ASYNC102

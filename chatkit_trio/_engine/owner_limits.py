@@ -46,6 +46,25 @@ _WORDS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """An amount that is to be spent of a rate."""
+
+    owner: str
+    kind: str
+    seconds: float
+    """In how many seconds the amount comes back."""
+    room: float
+    """How many seconds at most may be missing to all of the rate before it is spent."""
+
+    @classmethod
+    def of(cls, owner: str, kind: str, amount: float, rate: Rate) -> Spending:
+        seconds_each = rate.seconds / rate.amount
+        # Sums of fractions are off by a little; a microsecond is no wait.
+        room = (rate.amount - min(amount, rate.amount)) * seconds_each + 1e-6
+        return cls(owner, kind, amount * seconds_each, room)
+
+
 class LocalUsage(OwnerUsage):
     """Counts in this process, on Trio's clock. No method waits."""
 
@@ -60,14 +79,12 @@ class LocalUsage(OwnerUsage):
         now = trio.current_time()
         owners = self._full_at.setdefault(kind, OrderedDict())
         full_at = max(now, owners.get(owner, now))
-        seconds_each = rate.seconds / rate.amount
-        needed = min(amount, rate.amount)
-        wait = full_at - now - (rate.amount - needed) * seconds_each
-        # Sums of fractions are off by a little; a microsecond is no wait.
-        if wait > 1e-6:
-            return wait
+        spending = Spending.of(owner, kind, amount, rate)
+        missing = full_at - now - spending.room
+        if missing > 0:
+            return missing
         if not only_look and amount > 0:
-            owners[owner] = full_at + amount * seconds_each
+            owners[owner] = full_at + spending.seconds
             owners.move_to_end(owner)
             _forget(owners, now)
         return 0.0

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import LiteralString
 
+from chatkit_trio._engine.owner_limits import SLOT_LIFETIME, Spending
+
 from ._postgresql_database import Database, Transaction
 from ._postgresql_node import IS_DEAD
 from ._postgresql_statements import Statement
-from ._usage import SLOT_LIFETIME, SlotChanges, Spending, StoredUsage, WantedSlot
+from ._usage import SlotChanges, StoredUsage, WantedSlot
 
 _PAY: LiteralString = """
     INSERT INTO rates (owner, kind, full_at)

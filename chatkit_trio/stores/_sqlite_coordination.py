@@ -128,8 +128,6 @@ class SQLiteCoordination(Coordination[TContext]):
         def look(db: sqlite3.Connection) -> News | None:
             if admission.has_messages(db, instance) or not self._database.lock_is_in_place:
                 return None
-            if changes:
-                return None
             return News((), admission.live_turns(db, instance))
 
         def take(db: sqlite3.Connection) -> News:
@@ -137,7 +135,7 @@ class SQLiteCoordination(Coordination[TContext]):
             write_changes(db, changes, instance)
             return News(admission.take_messages(db, instance), admission.live_turns(db, instance))
 
-        news = await self._database.read(look)
+        news = None if changes else await self._database.read(look)
         if news is None:
             news = await self._database.write(take)
             self._usage.written(changes)

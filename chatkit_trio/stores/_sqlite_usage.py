@@ -9,9 +9,11 @@ import sqlite3
 from collections.abc import Callable
 from functools import partial
 
+from chatkit_trio._engine.owner_limits import SLOT_LIFETIME, Spending
+
 from ._instance_lock import is_live
 from ._sqlite_database import Database
-from ._usage import SLOT_LIFETIME, SlotChanges, Spending, StoredUsage, WantedSlot
+from ._usage import SlotChanges, StoredUsage, WantedSlot
 
 
 class SQLiteUsage(StoredUsage):

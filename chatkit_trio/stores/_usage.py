@@ -11,32 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from chatkit_trio._engine.owner_limits import Spending
 from chatkit_trio.limits import OwnerUsage, Rate
-
-SLOT_LIFETIME = 15.0
-"""Seconds from taking a slot until it must be kept."""
 
 SlotChanges: TypeAlias = Mapping[str, tuple[str, str] | None]
 """By id: the owner and kind of a slot that is kept, None for one that is free."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """An amount that is to be spent of a rate."""
-
-    owner: str
-    kind: str
-    seconds: float
-    """In how many seconds the amount comes back."""
-    room: float
-    """How many seconds at most may be missing to all of the rate before it is spent."""
-
-    @classmethod
-    def of(cls, owner: str, kind: str, amount: float, rate: Rate) -> Spending:
-        seconds_each = rate.seconds / rate.amount
-        # Sums of fractions are off by a little; a microsecond is no wait.
-        room = (rate.amount - min(amount, rate.amount)) * seconds_each + 1e-6
-        return cls(owner, kind, amount * seconds_each, room)
 
 
 @dataclass(frozen=True, slots=True)

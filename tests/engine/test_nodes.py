@@ -672,6 +672,22 @@ async def with_outage(seconds: float) -> AsyncIterator[tuple[ScriptedServer, Awa
         yield server, store
 
 
+async def is_live_for(
+    server: ChatKitServer[Any], turn: ClientTurn, *, within: float = HOUR
+) -> None:
+    """Check that a server finds another node's turn on its thread, in so long, and can stop it."""
+    thread_id = turn.server_turn.thread_id
+    with trio.fail_after(within):
+        live_id = await server.live_turns.watchable(thread_id)
+        thread = await client(server).thread(thread_id)
+    stopped = await server.stop(thread_id)
+
+    assert live_id == turn.server_turn.id
+    assert lines(list(thread.items.data))[-1].startswith("assistant: word0 ")
+    assert stopped
+    assert turn.server_turn.cancel_reason is CancelReason.STOPPED
+
+
 @within(HOUR)
 async def test_a_node_that_was_paused_knows_of_the_turns_that_began_elsewhere(
     hints: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
@@ -691,15 +707,7 @@ async def test_a_node_that_was_paused_knows_of_the_turns_that_began_elsewhere(
             second = await stack.enter_async_context(second_turn)
             await second.wait_for(lambda event: WORDS[0] in event.model_dump_json())
             wakes_up(nodes.here)
-        thread_id = turn.thread_id or ""
-        live_id = await nodes.here.live_turns.watchable(thread_id)
-        thread = await client(nodes.here).thread(thread_id)
-        stopped = await nodes.here.stop(thread_id)
-
-        assert live_id == second.server_turn.id
-        assert lines(list(thread.items.data))[-1].startswith("assistant: word0 ")
-        assert stopped
-        assert second.server_turn.cancel_reason is CancelReason.STOPPED
+        await is_live_for(nodes.here, second)
 
 
 @within(HOUR)
@@ -728,15 +736,7 @@ async def test_a_turn_that_was_lost_hides_no_other_while_it_ends(
         await trio.sleep(2 * coordination.poll_interval)
         assert turn.server_turn.cancel_reason is CancelReason.CRASHED
         assert not turn.server_turn.settled.is_set()
-        with trio.fail_after(1.5):
-            live_id = await nodes.here.live_turns.watchable(thread_id)
-            thread = await client(nodes.here).thread(thread_id)
-        stopped = await nodes.here.stop(thread_id)
-
-        assert live_id == second.server_turn.id
-        assert lines(list(thread.items.data))[-1].startswith("assistant: word0 ")
-        assert stopped
-        assert second.server_turn.cancel_reason is CancelReason.STOPPED
+        await is_live_for(nodes.here, second, within=1.5)
 
 
 def test_a_watch_of_another_node_may_end_while_its_own_server_leaves() -> None:
