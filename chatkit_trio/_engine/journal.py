@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -23,6 +24,9 @@ has coordination."""
 
 
 _SETTLED_AT_ONCE = 4
+
+_SETTLED_BEFORE_A_LOOK = 16
+"""After so many turns the store is asked again which are left: other nodes settle them too."""
 
 
 class Journaled(Protocol):
@@ -93,32 +97,53 @@ async def recover(store: Store[Any], thread_id: str | None = None) -> None:
     Without a journal there is nothing to find. Each is tried. Raises `StoreError` at the end if the
     store couldn't be used for one of them. An entry that can't be settled for another reason is
     logged: it must not keep the server from starting, nor the thread from being read.
+
+    A node that dies may leave hundreds, and all other nodes find them at the same time. Each node
+    takes them in an order of its own, some at a time, so that they share the work.
     """
     if (journal := store.journal) is None:
         return
-    entries = await journal.abandoned(thread_id)
-    recovery = _Recovery(journal, iter(entries))
-    async with trio.open_nursery() as nursery:
-        for _ in range(min(len(entries), _SETTLED_AT_ONCE)):
-            nursery.start_soon(recovery.run)
+    recovery = _Recovery(journal)
+    tried: set[str] = set()
+    left = 1
+    while left:
+        found = [
+            entry for entry in await journal.abandoned(thread_id) if entry.turn_id not in tried
+        ]
+        found.sort(key=_order_of(store))
+        some = found[:_SETTLED_BEFORE_A_LOOK]
+        left = len(found) - len(some)
+        tried.update(entry.turn_id for entry in some)
+        await recovery.settle(some)
     if recovery.settled:
         logger.warning("settled %d turns that a crash had cut short", recovery.settled)
     if recovery.store_error is not None:
         raise recovery.store_error
 
 
-class _Recovery:
-    """The settling of several turns, by several tasks: a dead node may have left hundreds."""
+def _order_of(store: Store[Any]) -> Callable[[JournalEntry], bytes]:
+    """Return a key that sorts turns differently for each node."""
+    node = "" if store.coordination is None else store.coordination.node
+    return lambda entry: hashlib.sha256(f"{node} {entry.turn_id}".encode()).digest()
 
-    def __init__(self, journal: Journal[Any], entries: Iterator[JournalEntry]) -> None:
+
+class _Recovery:
+    """The settling of several turns, by several tasks."""
+
+    def __init__(self, journal: Journal[Any]) -> None:
         self._journal = journal
-        self._entries = entries
         self.settled = 0
         self.store_error: StoreError | None = None
 
-    async def run(self) -> None:
-        """Settle until no entry is left."""
-        for entry in self._entries:
+    async def settle(self, entries: Sequence[JournalEntry]) -> None:
+        """Settle all of these turns; `store_error` says whether the store couldn't be used."""
+        left = iter(entries)
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(len(entries), _SETTLED_AT_ONCE)):
+                nursery.start_soon(self._settle_each, left)
+
+    async def _settle_each(self, entries: Iterator[JournalEntry]) -> None:
+        for entry in entries:
             await self._settle(entry)
 
     async def _settle(self, entry: JournalEntry) -> None:
