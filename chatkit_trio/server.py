@@ -7,7 +7,7 @@ The work is done elsewhere: `_requests` has a function for every request, `_stre
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -39,7 +39,7 @@ from ._engine.policy import TurnPolicy
 from ._engine.reading import as_bytes, read_request
 from ._engine.remote import RemoteReader, RemoteTurn
 from ._engine.repeats import Repeats
-from ._engine.replay import state_so_far
+from ._engine.replay import frames_so_far
 from ._engine.requests import (
     ANSWERED,
     ANSWERED_WITH_ENDINGS,
@@ -57,7 +57,7 @@ from ._settings import check_seconds
 from .errors import ConflictError, FramesLost, ServerNotRunningError, StoreError
 from .limits import OwnerLimits, RequestLimits
 from .store import AttachmentStore, Journal, Store
-from .types import AnswerEnding, ChatKitReq, ThreadItem, ThreadStreamEvent
+from .types import AnswerEnding, ChatKitReq
 
 __all__ = [
     "DEFAULT_PAGE_SIZE",
@@ -148,16 +148,6 @@ class StreamingResult:
     def is_ready(self) -> bool:
         """Whether `receive` has something to return, or to raise, without waiting."""
         return self._started()[1].is_ready
-
-    async def state_so_far(
-        self, load: Callable[[], Awaitable[Iterable[ThreadItem]]]
-    ) -> list[ThreadStreamEvent]:
-        """Return events that rebuild what the turn has told before the next frame.
-
-        `load` loads the items that the thread has. The frames go on with what these events don't
-        tell. A checkpoint.
-        """
-        return await state_so_far(*self._started(), load)
 
     async def receive(self, max_bytes: int = 65536) -> list[bytes]:
         """Return all frames that are ready, at least one and about `max_bytes` at most.
@@ -525,7 +515,7 @@ class ChatKitServer(ServerHooks[TContext]):
         *,
         can_return: bool,
     ) -> StreamingResult:
-        self.__require_running()
+        nursery = self.__require_running()
         checked = STREAMING[type(request)](self, request, context)
         policy = self.get_turn_policy(request, context)
         await toll.ask_for_turn(self.__superseded(checked.thread_id, policy))
@@ -540,9 +530,8 @@ class ChatKitServer(ServerHooks[TContext]):
                 return StreamingResult(partial(start, checked, self.live_turns.run), toll.slot)
             keyed = await self.__repeats.open(*key, checked, context)
             start_keyed = partial(start, keyed, partial(self.__repeats.run, keyed))
-            return StreamingResult(
-                await keyed.reading(policy, check, start_keyed, can_return=can_return), toll.slot
-            )
+            read = await keyed.reading(policy, check, start_keyed, nursery, can_return=can_return)
+            return StreamingResult(read, toll.slot)
         except BaseException:
             toll.free_slot()
             raise
@@ -629,24 +618,35 @@ class ChatKitServer(ServerHooks[TContext]):
         the next frame. Raises `FramesLost` if `start` isn't kept any more. A watcher doesn't slow
         the turn down, and counts as a reader for `on_disconnect`.
         """
-        turn = self.live_turns.on_thread(thread_id)
-        if turn is None or turn.is_ending or (turn_id is not None and turn.id != turn_id):
-            return None
-        return _begun((turn, turn.open_reader(start)))
+        reading = self.__reading_here(thread_id, turn_id, start)
+        return None if reading is None else _begun(reading)
 
     async def follow(
         self, thread_id: str, *, turn_id: str | None = None, start: int | None = 0
     ) -> StreamingResult | None:
         """Do as `watch`, also for a turn that another process of the same store runs.
 
+        `start=None` begins with events that rebuild what the turn has told before its next frame.
         A turn of this process is watched at once, without waiting. Leave the result, by
-        `async with` or `aclose`, or else the turn counts as being read. Raises `FramesLost`, and
-        `StoreError` if the store can't be asked.
+        `async with` or `aclose`, or else the turn counts as being read. Raises `FramesLost`,
+        and `StoreError` if the store can't be asked.
         """
-        if self.__node is None or self.live_turns.on_thread(thread_id) is not None:
-            return self.watch(thread_id, turn_id=turn_id, start=start)
-        reading = await self.__node.watch(thread_id, turn_id, start, self.policy)
+        if self.__node is not None and self.live_turns.on_thread(thread_id) is None:
+            elsewhere = await self.__node.watch(thread_id, turn_id, start, self.policy)
+            return None if elsewhere is None else _begun(elsewhere)
+        reading = self.__reading_here(thread_id, turn_id, start)
+        if reading is not None and start is None:
+            assert self.__nursery is not None  # a turn is live in it
+            reading[1].begin_with(partial(frames_so_far, *reading), self.__nursery)
         return None if reading is None else _begun(reading)
+
+    def __reading_here(
+        self, thread_id: str, turn_id: str | None, start: int | None
+    ) -> tuple[Turn[TContext], FrameReader] | None:
+        turn = self.live_turns.on_thread(thread_id)
+        if turn is None or turn.is_ending or (turn_id is not None and turn.id != turn_id):
+            return None
+        return turn, turn.open_reader(start)
 
 
 def _begun(reading: _Reading) -> StreamingResult:

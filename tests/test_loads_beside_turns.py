@@ -30,13 +30,17 @@ from tests.engine.parts import NOW, card, text_of
 
 
 class LateAnswers(StoreWrapper):
-    """A store that reads items at once, and hands them over late."""
+    """A store that waits before it reads items, and before it hands them over."""
 
+    before = 0.0
     late = 0.0
 
     async def around(self, name, call):
+        is_load = name in ("load_thread_items", "load_item")
+        if is_load:
+            await trio.sleep(self.before)
         answer = await call()
-        if name in ("load_thread_items", "load_item"):
+        if is_load:
             await trio.sleep(self.late)
         return answer
 
@@ -144,34 +148,46 @@ def grown(count):
     return respond
 
 
-@pytest.mark.parametrize("late", [0, 0.5, 1.5, 3])
-@pytest.mark.parametrize("comes_back", ["by a watch", "by a repeat"])
+@pytest.mark.parametrize("begins", ["before its first word", "after some words"])
+@pytest.mark.parametrize(
+    ("before", "late"), [(0, 0), (0, 0.5), (0, 1.5), (0, 3), (0.5, 0), (3, 0), (8, 0), (12, 0)]
+)
+@pytest.mark.parametrize("comes_back", ["by a watch", "by a watch elsewhere", "by a repeat"])
 async def test_text_that_comes_while_the_state_so_far_is_loaded_is_told_once(
-    comes_back, late, autojump_clock
+    comes_back, before, late, begins, autojump_clock
 ):
-    store, policy = LateAnswers(MemoryStore()), TurnPolicy(max_replay_bytes=900)
+    cluster, policy = MemoryCluster(), TurnPolicy(max_replay_bytes=1)
+    store, store_there = (LateAnswers(MemoryStore(cluster=cluster)) for _ in range(2))
     async with (
         ScriptedServer(store, grown(9), policy=policy) as server,
+        scripted_server(store_there, []) as there,
         ChatClient.of_app(create_app(server)) as client,
+        ChatClient.of_app(create_app(there)) as client_there,
         client.send("Hi", idempotency_key="k") as turn,
     ):
-        await turn.wait_for(lambda event: "2 " in event.model_dump_json())
+        sign = "grows" if begins == "before its first word" else "2 "
+        await turn.wait_for(lambda event: sign in event.model_dump_json())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(turn.read)
-            store.late = late
-            again = (
-                client.watch(turn.thread_id)
-                if comes_back == "by a watch"
-                else client.send("Hi", idempotency_key="k")
-            )
+            store.before = store_there.before = before
+            store.late = store_there.late = late
+            if comes_back == "by a repeat":
+                again = client.send("Hi", idempotency_key="k")
+            elif comes_back == "by a watch":
+                again = client.watch(turn.thread_id)
+            else:
+                again = client_there.watch(turn.thread_id)
             async with again as returned:
                 await returned.read()
-        store.late = 0
+        store.before = store.late = store_there.before = store_there.late = 0
+        told = returned.items
+        if ("reload", {}) in returned.signals:  # the turn was over before there was a state
+            told = (await client_there.thread(turn.thread_id)).items.data
         stored = await server.store.load_item(turn.thread_id, "grows", context=None)
 
     whole = "0 1 2 3 4 5 6 7 8 "
     assert text_of(stored) == whole
-    assert [text_of(item) for item in returned.items if item.id == "grows"] == [whole]
+    assert [text_of(item) for item in told if item.id == "grows"] == [whole]
 
 
 async def test_text_that_waits_for_a_slow_reader_is_told_once_to_one_who_comes_later(

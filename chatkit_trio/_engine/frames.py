@@ -163,6 +163,47 @@ class FrameLog:
             self._waiting_writer.unpark_all()
 
 
+class Prelude:
+    """What a reader is told before any frame, made in a task of its own.
+
+    A read may be given up and begun again, because a heartbeat is due; this goes on meanwhile.
+    """
+
+    def __init__(self, make: Callable[[], Awaitable[bytes]], nursery: trio.Nursery) -> None:
+        self._scope = trio.CancelScope()
+        self._made = trio.Event()
+        self._told: bytes | None = None
+        self._error: Exception | None = None
+        nursery.start_soon(self._run, make)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `receive` doesn't wait."""
+        return self._made.is_set()
+
+    async def receive(self) -> bytes:
+        """Return what has been made. Raises what making it has raised."""
+        await self._made.wait()
+        if self._error is not None:
+            raise self._error
+        if self._told is None:
+            raise FramesLost("the server is about to leave; load the thread instead")
+        return self._told
+
+    def leave(self) -> None:
+        """Give up making it."""
+        self._scope.cancel()
+
+    async def _run(self, make: Callable[[], Awaitable[bytes]]) -> None:
+        try:
+            with self._scope:
+                self._told = await make()
+        except Exception as error:
+            self._error = error
+        finally:
+            self._made.set()
+
+
 class FrameReader:
     """A place in a `FrameLog`."""
 
@@ -172,22 +213,23 @@ class FrameReader:
         """Whether the client behind it knows how to come back to the turn."""
         self.number = number
         """The number of the frame that is read next."""
-        self._opening: Callable[[], Awaitable[bytes]] | None = None
+        self._prelude: Prelude | None = None
         self._items_from = 0
         """Frames before this one tell nothing new of items."""
 
     @property
     def is_ready(self) -> bool:
         """Whether `receive` has something to return, or to raise, without waiting."""
-        is_open = self._opening is None
-        return is_open and (self.number < self._log.next_number or self._log.is_closed)
+        if self._prelude is not None:
+            return self._prelude.is_ready
+        return self.number < self._log.next_number or self._log.is_closed
 
-    def begin_with(self, opening: Callable[[], Awaitable[bytes]]) -> None:
-        """Before any frame, return what `opening` makes, in place of frames that aren't kept.
+    def begin_with(self, make: Callable[[], Awaitable[bytes]], nursery: trio.Nursery) -> None:
+        """Before any frame, return what `make` makes, in place of frames that aren't kept.
 
         It comes as one piece, so that a reader which has all of it goes on with `number`.
         """
-        self._opening = opening
+        self._prelude = Prelude(make, nursery)
 
     def knows_items(self) -> None:
         """Pass over the frames of items that there are: the reader's state has all they tell.
@@ -213,9 +255,9 @@ class FrameReader:
         Always a checkpoint; a cancelled call has read nothing. Raises `trio.EndOfChannel` behind
         the last frame and `FramesLost` when this reader has fallen too far behind.
         """
-        if self._opening is not None:
-            state = await self._opening()
-            self._opening = None
+        if self._prelude is not None:
+            state = await self._prelude.receive()
+            self._prelude = None
             return [state]
         if self.is_ready:
             await trio.lowlevel.checkpoint()
@@ -251,4 +293,6 @@ class FrameReader:
 
     def close(self) -> None:
         """Stop reading. Closing twice is allowed."""
+        if self._prelude is not None:
+            self._prelude.leave()
         self._log._leave(self)

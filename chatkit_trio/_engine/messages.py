@@ -28,7 +28,7 @@ class Ask(BaseModel):
     """Whether a turn whose client may not end it goes on."""
     title: str = ""
     start: int | None = None
-    """The first frame to watch; None: the next one."""
+    """The first frame to watch; None: the next one, behind `Reply.state`."""
 
 
 class Reply(BaseModel):
@@ -41,7 +41,9 @@ class Reply(BaseModel):
     allowed: bool = True
     """Whether the turn may be ended by its client."""
     number: int = 0
-    """The number of the first frame that isn't in `new` and `changed`."""
+    """The number of the first frame that follows."""
+    state: str = ""
+    """Frames that rebuild what the turn has told before that one."""
     new: list[ThreadItem] = []
     """The items that clients have seen and the store lacks."""
     changed: list[ThreadItem] = []

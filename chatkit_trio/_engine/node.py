@@ -35,6 +35,7 @@ from .messages import Ask, Deed, Frames, Over, Reply, Taken, decode, encode
 from .opening import PreparedRequest
 from .policy import TurnPolicy
 from .remote import RemoteReader, RemoteTurn
+from .replay import frames_so_far
 from .thread_state import as_metadata
 from .turn import Turn, TurnState
 
@@ -247,7 +248,7 @@ class Node:
                 asked.came.set()
                 if said.id in self._watched:
                     # Its first frames may come with the same news.
-                    self._watched[said.id].number = said.number
+                    self._watched[said.id].begin_with(said.number, said.state.encode())
             case Frames() if said.id in self._watched:
                 frames = [frame.encode() for frame in said.frames]
                 self._watched[said.id].put(said.first, frames)
@@ -474,8 +475,8 @@ class Node:
     ) -> tuple[RemoteTurn, RemoteReader] | None:
         """Return another node's live turn and a reader from frame `start`, or None.
 
-        Raises `FramesLost` if that frame isn't kept any more. With `start=None` the turn tells
-        what there is so far, and the reader begins behind it.
+        Raises `FramesLost` if that frame isn't kept any more. With `start=None` the reader begins
+        with frames that rebuild what there is so far.
         """
         record = await self._coordination.record(thread_id)
         if record is None or (turn_id is not None and record.turn_id != turn_id):
@@ -493,13 +494,15 @@ class Node:
             reply = await self._ask(record, patience, watch_id, do="watch", start=start)
             if reply is None or not reply.found:
                 return None
+            if reply.error:
+                raise StoreError(reply.error)
             if start is not None and reply.number != start:
                 raise FramesLost(f"frame {start} isn't kept any more; load the thread instead")
             is_watched = True
         finally:
             if not is_watched:
                 reader.close()
-        return RemoteTurn(record, policy, reader, (reply.new, reply.changed)), reader
+        return RemoteTurn(record, policy, reader), reader
 
     def _say(self, node: str, watch_id: str, *, leaves: bool = False) -> None:
         """Tell the node of a watched turn that its frames have been taken, or that it's enough."""
@@ -515,13 +518,22 @@ class Node:
             if turn is None or turn.settled.is_set():
                 reply.found = False
             else:
-                await _DEEDS[ask.do](self, ask, turn, reply)
+                await self._do(ask, turn, reply)
+            await self._post(ask.sender, reply)
+            if turn is not None and ask.id in self._published and not reply.error:
+                await self._publish(ask, turn)
+        finally:
+            publication = self._published.pop(ask.id, None)
+            if turn is not None and publication is not None:
+                turn.close_reader(publication.reader)
+                publication.ended.set()
+
+    async def _do(self, ask: Ask, turn: Turn[Any], reply: Reply) -> None:
+        try:
+            await _DEEDS[ask.do](self, ask, turn, reply)
         except Exception as error:
             logger.exception("what another node wants of %s can't be done", ask.turn_id)
             reply.error = str(error)
-        await self._post(ask.sender, reply)
-        if ask.do == "watch" and ask.id in self._published and turn is not None:
-            await self._publish(ask, turn)
 
     async def _end(self, ask: Ask, turn: Turn[Any], reply: Reply) -> None:
         if ask.by_client and not turn.options_known.is_set():
@@ -551,25 +563,20 @@ class Node:
         try:
             reader = turn.open_reader(ask.start)
         except FramesLost:
-            reader = turn.open_reader()
-        reply.number = reader.number
-        if ask.start is None or reply.number != ask.start:
-            # In the same step as the place in the frames: nothing falls between them.
-            reply.new, reply.changed = turn.items_so_far()
+            reply.number = turn.log.next_number  # which isn't the one that was asked for
+            return
         self._published[ask.id] = _Publication(reader)
+        if ask.start is None:
+            reply.state = (await frames_so_far(turn, reader)).decode()
+        reply.number = reader.number
 
     async def _publish(self, ask: Ask, turn: Turn[Any]) -> None:
         """Send the frames of a turn to the node of a watcher, until the end or until it leaves."""
         publication = self._published[ask.id]
-        try:
-            with publication.scope:
-                over = await self._send_frames(ask, turn, publication)
-                if over is not None:
-                    await self._post(ask.sender, over)
-        finally:
-            turn.close_reader(publication.reader)
-            del self._published[ask.id]
-            publication.ended.set()
+        with publication.scope:
+            over = await self._send_frames(ask, turn, publication)
+            if over is not None:
+                await self._post(ask.sender, over)
 
     async def _send_frames(
         self, ask: Ask, turn: Turn[Any], publication: _Publication

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from chatkit_trio.store import Opening, Store
 from chatkit_trio.types import StreamOptions, ThreadItem, ThreadMetadata, ThreadStreamEvent
 
+from .pace import BigWork
+
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
@@ -69,6 +71,7 @@ class TurnHooks(Protocol):
     """What a turn needs of the server that it belongs to."""
 
     store: Store[Any]
+    big_work: BigWork
 
     def get_stream_options(self, thread: ThreadMetadata, context: Any) -> StreamOptions:
         """Return the options of a turn."""

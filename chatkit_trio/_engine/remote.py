@@ -10,7 +10,6 @@ import trio
 
 from chatkit_trio.errors import FramesLost
 from chatkit_trio.store import TurnRecord
-from chatkit_trio.types import ThreadItem
 
 from .policy import TurnPolicy
 
@@ -39,6 +38,7 @@ class RemoteReader:
         self._patience = patience
         self._taken = taken
         self._leave = leave
+        self._state = b""
         self._frames: deque[bytes] = deque()
         self.is_over = False
         """Whether no more frames come."""
@@ -47,7 +47,11 @@ class RemoteReader:
     @property
     def is_ready(self) -> bool:
         """Whether `receive` has something to return, or to raise, without waiting."""
-        return bool(self._frames) or self.is_over
+        return bool(self._state or self._frames) or self.is_over
+
+    def begin_with(self, number: int, state: bytes) -> None:
+        """Begin with this frame; before it, return frames in place of those that aren't kept."""
+        self.number, self._state = number, state
 
     async def receive(self, max_bytes: int = 65536) -> list[bytes]:
         """Return frames that have come, at least one and about `max_bytes` at most.
@@ -57,6 +61,9 @@ class RemoteReader:
         been heard of the other node for too long.
         """
         await trio.lowlevel.checkpoint()
+        if self._state:
+            state, self._state = self._state, b""
+            return [state]
         while not self._frames:
             if self.is_over and self.end_reason is not None:
                 raise trio.EndOfChannel
@@ -105,13 +112,7 @@ class RemoteReader:
 class RemoteTurn:
     """What a reader asks of the turn that it reads."""
 
-    def __init__(
-        self,
-        record: TurnRecord,
-        policy: TurnPolicy,
-        reader: RemoteReader,
-        so_far: tuple[list[ThreadItem], list[ThreadItem]],
-    ) -> None:
+    def __init__(self, record: TurnRecord, policy: TurnPolicy, reader: RemoteReader) -> None:
         self.id = record.turn_id
         self.thread_id = record.thread_id
         self.policy = policy
@@ -119,16 +120,11 @@ class RemoteTurn:
         self.settled = trio.Event()
         self.longest_settling = 0.0
         self._reader = reader
-        self._so_far = so_far
 
     @property
     def end_reason(self) -> str:
         """How the turn ended, for clients that ask."""
         return self._reader.end_reason or "crashed"
-
-    def items_so_far(self) -> tuple[list[ThreadItem], list[ThreadItem]]:
-        """Return what the turn's readers had seen, and the store lacked, when this one came."""
-        return self._so_far
 
     def close_reader(self, reader: Reader) -> None:
         """Tell the other node that this reader has left."""

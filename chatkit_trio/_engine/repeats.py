@@ -250,13 +250,15 @@ class KeyedRequest(CheckedRequest):
         policy: TurnPolicy,
         check: Callable[[], Awaitable[None]],
         start: Callable[[], Reading],
+        nursery: trio.Nursery,
         *,
         can_return: bool,
     ) -> Callable[[], Reading | RemoteReading]:
         """Return what opens the stream, when its first frame is asked for.
 
         Waits for a turn that is being settled. A request that hasn't been carried out is checked,
-        and raises what `check` raises; its turn is started by the first that reads it.
+        and raises what `check` raises; its turn is started by the first that reads it. In the
+        nursery there is loaded what later ones have missed.
         """
         if (elsewhere := await self._elsewhere(policy)) is not None:
             return lambda: elsewhere
@@ -269,7 +271,7 @@ class KeyedRequest(CheckedRequest):
                 # What has changed the thread meanwhile may be the turn of this very request.
                 if not self._has_turn:
                     raise
-        return partial(self._read, start, can_return=can_return)
+        return partial(self._read, start, nursery, can_return=can_return)
 
     @property
     def _has_turn(self) -> bool:
@@ -311,7 +313,9 @@ class KeyedRequest(CheckedRequest):
         turn.recall(frames, reason)
         return turn, reader
 
-    def _read(self, start: Callable[[], Reading], *, can_return: bool) -> Reading:
+    def _read(
+        self, start: Callable[[], Reading], nursery: trio.Nursery, *, can_return: bool
+    ) -> Reading:
         """Return the request's turn, started if need be, and a reader from its first event."""
         if self._turn is None or not self._has_turn:
             reading = start()
@@ -322,7 +326,7 @@ class KeyedRequest(CheckedRequest):
             return turn, turn.open_reader(0, can_return=can_return)
         except FramesLost:
             reader = turn.open_reader(can_return=can_return)
-            reader.begin_with(partial(self._opening, turn, reader))
+            reader.begin_with(partial(self._opening, turn, reader), nursery)
             return turn, reader
 
     async def _has_begun(self) -> bool:

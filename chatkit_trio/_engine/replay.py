@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import trio
@@ -25,7 +26,7 @@ from chatkit_trio.types import (
 )
 
 from .frames import FrameReader
-from .remote import RemoteReader, RemoteTurn
+from .pages import encode_events
 from .turn import Turn
 
 _PAGE_SIZE = 50
@@ -35,9 +36,16 @@ _TRIES, _PATIENCE = 10, 0.2
 """How often, and with how many seconds in between, it is tried to meet a turn at rest."""
 
 
+async def frames_so_far(turn: Turn[Any], reader: FrameReader) -> bytes:
+    """Return frames that rebuild a live turn; the reader goes on with what they don't tell."""
+    hooks = turn.hooks
+    load = partial(latest_items, hooks.store, turn.thread_id, turn.context)
+    return b"".join(await encode_events(await state_so_far(turn, reader, load), hooks.big_work))
+
+
 async def state_so_far(
-    turn: Turn[Any] | RemoteTurn,
-    reader: FrameReader | RemoteReader,
+    turn: Turn[Any],
+    reader: FrameReader,
     load: Callable[[], Awaitable[Iterable[ThreadItem]]],
 ) -> list[ThreadStreamEvent]:
     """Return events that rebuild a live turn; the reader goes on with what they don't tell.
@@ -45,9 +53,6 @@ async def state_so_far(
     `load` loads the stored items. What the store has must not be newer than the place in the
     frames, or a piece of text would be told twice.
     """
-    if isinstance(turn, RemoteTurn) or isinstance(reader, RemoteReader):
-        new, changed = turn.items_so_far()
-        return events_so_far(await load(), new, changed)
     tries_left = _TRIES
     while True:
         tries_left -= 1
@@ -60,13 +65,6 @@ async def state_so_far(
             await reader.wait_for_more()
     new, changed = turn.items_so_far()
     reader.knows_items()
-    return events_so_far(stored, new, changed)
-
-
-def events_so_far(
-    stored: Iterable[ThreadItem], new: Iterable[ThreadItem], changed: Iterable[ThreadItem]
-) -> list[ThreadStreamEvent]:
-    """Return events that rebuild a live turn from what is stored and what isn't yet."""
     newest = {item.id: item for item in changed}
     items = [newest.pop(item.id, item) for item in stored]
     return [

@@ -130,6 +130,8 @@ class Turn(Generic[TContext]):
         policy: TurnPolicy,
         context: TContext,
     ) -> None:
+        self.hooks = hooks
+        """The server's."""
         self.id = request.turn_id or new_turn_id()
         self.thread_id = request.thread_id
         self.context = context
@@ -149,7 +151,6 @@ class Turn(Generic[TContext]):
         """What there is of the turn from its first write on."""
         self.slot: Slot | None = None
         """The owner's slot that this turn has until it is settled, if turns are limited."""
-        self._hooks = hooks
         self._options: StreamOptions | None = None
         self._fence: Fence | None = None
 
@@ -370,14 +371,14 @@ class Turn(Generic[TContext]):
             fence.set(self._fence)
         self.answer = Answer(
             self.id,
-            self._hooks.store,
+            self.hooks.store,
             self.context,
             self.policy,
             self.ending,
             self.log,
             prepared,
         )
-        journal = self._hooks.store.journal
+        journal = self.hooks.store.journal
         if journal is not None:
             # Before the call: when it fails, there may be an entry all the same.
             self.answer.settling.left.in_journal = True
@@ -390,7 +391,7 @@ class Turn(Generic[TContext]):
     async def _make_first_writes(self) -> PreparedRequest:
         self.first_write_begins()
         prepared = await self.ending.read(partial(self.request.prepare, self.id))
-        begin = partial(self._hooks.store.begin_turn, prepared.opening, self.context)
+        begin = partial(self.hooks.store.begin_turn, prepared.opening, self.context)
         await self.ending.write(begin)
         return prepared
 
@@ -423,7 +424,7 @@ class Turn(Generic[TContext]):
             cut = await answer.perform(tasks)
             # Here, inside of the nursery, because leaving it waits for the user's cleanup.
             self.state = TurnState.SETTLING
-            outcome = await answer.settle(self._hooks.handle_stream_cancelled)
+            outcome = await answer.settle(self.hooks.handle_stream_cancelled)
             answer.announce(outcome)
             self.log.close()
             if outcome.is_stored or await answer.settling.storing.until_stored():
@@ -437,7 +438,7 @@ class Turn(Generic[TContext]):
         try:
             for event in prepared.first_events:
                 self.log.append(frame(event))
-            self._options = self._hooks.get_stream_options(self.thread, self.context)
+            self._options = self.hooks.get_stream_options(self.thread, self.context)
             self.options_known.set()
             if prepared.sends_options:
                 self.log.append(frame(StreamOptionsEvent(stream_options=self._options)))

@@ -108,7 +108,7 @@ class Endpoint(Generic[TContext]):
         if turn_id is None or (last is not None and last.turn_id != turn_id):
             return await self._no_turn(thread_id, context)
         sending = GuardedRequest.of(request).sending
-        return event_stream(WatchBody(self._server, thread_id, last, context, sending))
+        return event_stream(WatchBody(self._server, thread_id, last, sending))
 
     async def _no_turn(self, thread_id: str, context: TContext) -> Response:
         """Answer a client that has nothing to go on with: its turn is over."""

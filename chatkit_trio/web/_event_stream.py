@@ -28,11 +28,20 @@ RELOAD = b"event: reload\ndata: {}\n\n"
 
 
 def numbered(turn_id: str, first: int, frames: Iterable[bytes]) -> bytes:
-    """Return frames with their ids, `<turn id>.<number of the frame in its turn>`."""
+    """Return frames with their ids, `<turn id>.<number of the frame in its turn>`.
+
+    Of events that come as one piece the last has the id: a client that has lost some of them comes
+    back to their beginning. What is before the first frame has no id.
+    """
     return b"".join(
-        b"id: %s.%d\n%s" % (turn_id.encode(), number, each)
+        _with_id(b"id: %s.%d\n" % (turn_id.encode(), number), each) if number >= 0 else each
         for number, each in enumerate(frames, first)
     )
+
+
+def _with_id(identifier: bytes, events: bytes) -> bytes:
+    last = events.rfind(b"\n\n", 0, -2) + 2 if b"\n\n" in events[:-2] else 0
+    return events[:last] + identifier + events[last:] if events else b""
 
 
 def end_event(reason: str) -> bytes:

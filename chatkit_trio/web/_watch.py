@@ -8,15 +8,12 @@ and not before, because a reader of a response that is never sent would stay ope
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple, Self
 
-from chatkit_trio._engine.pages import encode_events
-from chatkit_trio._engine.replay import latest_items
 from chatkit_trio.errors import InvalidRequestError
 from chatkit_trio.server import ChatKitServer, FramesLost, StreamingResult
 
-from ._event_stream import RELOAD, EventStreamBody, numbered
+from ._event_stream import RELOAD, EventStreamBody
 from ._sending import Sending
 
 RETRY = b"retry: 1000\n\n"
@@ -51,16 +48,13 @@ class WatchBody(EventStreamBody):
         server: ChatKitServer[Any],
         thread_id: str,
         last: EventId | None,
-        context: Any,
         sending: Sending,
     ) -> None:
         super().__init__(None, sending, with_ids=True)
         self._server = server
         self._thread_id = thread_id
         self._last = last
-        self._context = context
         self._preamble = RETRY
-        self._begins_with_state = False
 
     async def __aenter__(self) -> Self:
         self._result = await self._watch()
@@ -73,9 +67,6 @@ class WatchBody(EventStreamBody):
         if self._preamble:
             chunk, self._preamble = self._preamble, b""
             return chunk
-        if self._begins_with_state and self._result is not None:
-            self._begins_with_state = False
-            return await self._state_so_far(self._result)
         return await super().__anext__()
 
     async def _watch(self) -> StreamingResult | None:
@@ -85,16 +76,6 @@ class WatchBody(EventStreamBody):
             turn_id, number = self._last
             return await self._server.follow(self._thread_id, turn_id=turn_id, start=number + 1)
         except FramesLost:
-            return None if self._last is not None else await self._watch_from_now()
-
-    async def _watch_from_now(self) -> StreamingResult | None:
-        self._begins_with_state = True
-        return await self._server.follow(self._thread_id, start=None)
-
-    async def _state_so_far(self, result: StreamingResult) -> bytes:
-        """Return events that rebuild the part that isn't kept."""
-        load = partial(latest_items, self._server.store, self._thread_id, self._context)
-        events = await result.state_so_far(load)
-        last_told = result.next_frame_number - 1
-        frames = await encode_events(events, self._server.big_work)
-        return b"".join(numbered(result.turn.id, last_told, [each]) for each in frames)
+            if self._last is not None:
+                return None
+            return await self._server.follow(self._thread_id, start=None)
