@@ -127,7 +127,7 @@ async def speeds(database: Server, events: int, rounds: int) -> list[list[Any]]:
     with database.database() as url:
         async with workers(database, url, 1) as one, workers(database, url, 4) as four:
             for name, pause, share in (
-                ("never awaits", None, 1.0), ("a checkpoint an event", 0, 1.0),
+                ("never awaits", None, 3.0), ("a checkpoint an event", 0, 1.0),
                 ("10 ms an event", 0.01, 0.25),
             ):  # fmt: skip
                 found: dict[int, list[tuple[float, float, float]]] = {1: [], 4: []}
