@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
+from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -50,6 +51,7 @@ from ._engine.requests import (
     last_ending,
 )
 from ._engine.streaming import stream_text, stream_widget
+from ._engine.ticker import Ticker
 from ._engine.turn import Turn, TurnState, current_turn
 from ._engine.widget_diff import diff_widget
 from ._engine.wire import to_json
@@ -115,8 +117,11 @@ class StreamingResult:
                 await send(frame)
     """
 
-    def __init__(self, start: Callable[[], _Reading], slot: Slot | None = None) -> None:
+    def __init__(
+        self, start: Callable[[], _Reading], ticker: Ticker, slot: Slot | None = None
+    ) -> None:
         self._start = start
+        self._ticker = ticker
         self._slot = slot
         self._reading: _Reading | None = None
         self._is_entered = False
@@ -163,6 +168,22 @@ class StreamingResult:
             if not self._is_entered:
                 await self.aclose()
             raise
+
+    async def receive_in_time(self) -> list[bytes]:
+        """Return frames when the policy says that they are to be sent.
+
+            async with result:
+                while True:
+                    frames = await result.receive_in_time()
+                    await send(b"".join(frames) or b": ping\n\n")
+
+        An empty list means that a heartbeat is due. Raises `trio.EndOfChannel` behind the last
+        frame, and `FramesLost` as `receive` does. Use it inside `async with`: a cancelled call has
+        read nothing and changes nothing.
+        """
+        turn, reader = self._started()
+        heartbeat = inf if turn.policy.heartbeat is None else turn.policy.heartbeat
+        return await reader.receive_in_time(self._ticker, turn.policy.flush_interval, heartbeat)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
@@ -257,6 +278,7 @@ class ChatKitServer(ServerHooks[TContext]):
         self.__stack: AsyncExitStack | None = None
         self.__nursery_manager: AbstractAsyncContextManager[trio.Nursery] | None = None
         self.__nursery: trio.Nursery | None = None
+        self.__ticker = Ticker()
         self.__is_draining = False
         self.__settle_by: float | None = None
         self.held_up = trio.Event()
@@ -286,6 +308,7 @@ class ChatKitServer(ServerHooks[TContext]):
         self.__settle_by = None
         self.held_up = trio.Event()
         self.given_up = 0
+        nursery.start_soon(self.__ticker.run)
         if self.store.journal is not None:
             nursery.start_soon(
                 keep_journal, self.store.journal, self.live_turns.answers, self.journal_interval
@@ -527,11 +550,14 @@ class ChatKitServer(ServerHooks[TContext]):
             await self.__refuse_unless_known(toll, None if key is None else key[0], context)
             if key is None:
                 await check()
-                return StreamingResult(partial(start, checked, self.live_turns.run), toll.slot)
+                read = partial(start, checked, self.live_turns.run)
+                return StreamingResult(read, self.__ticker, toll.slot)
             keyed = await self.__repeats.open(*key, checked, context)
             start_keyed = partial(start, keyed, partial(self.__repeats.run, keyed))
-            read = await keyed.reading(policy, check, start_keyed, nursery, can_return=can_return)
-            return StreamingResult(read, toll.slot)
+            reading = await keyed.reading(
+                policy, check, start_keyed, nursery, can_return=can_return
+            )
+            return StreamingResult(reading, self.__ticker, toll.slot)
         except BaseException:
             toll.free_slot()
             raise
@@ -619,7 +645,7 @@ class ChatKitServer(ServerHooks[TContext]):
         the turn down, and counts as a reader for `on_disconnect`.
         """
         reading = self.__reading_here(thread_id, turn_id, start)
-        return None if reading is None else _begun(reading)
+        return None if reading is None else self.__result(reading)
 
     async def follow(
         self, thread_id: str, *, turn_id: str | None = None, start: int | None = 0
@@ -633,12 +659,12 @@ class ChatKitServer(ServerHooks[TContext]):
         """
         if self.__node is not None and self.live_turns.on_thread(thread_id) is None:
             elsewhere = await self.__node.watch(thread_id, turn_id, start, self.policy)
-            return None if elsewhere is None else _begun(elsewhere)
+            return None if elsewhere is None else self.__result(elsewhere)
         reading = self.__reading_here(thread_id, turn_id, start)
         if reading is not None and start is None:
             assert self.__nursery is not None  # a turn is live in it
             reading[1].begin_with(partial(frames_so_far, *reading), self.__nursery)
-        return None if reading is None else _begun(reading)
+        return None if reading is None else self.__result(reading)
 
     def __reading_here(
         self, thread_id: str, turn_id: str | None, start: int | None
@@ -648,9 +674,8 @@ class ChatKitServer(ServerHooks[TContext]):
             return None
         return turn, turn.open_reader(start)
 
-
-def _begun(reading: _Reading) -> StreamingResult:
-    """Return a result that counts as a reader from now on: closing it unread has to tell."""
-    result = StreamingResult(lambda: reading)
-    result._started()
-    return result
+    def __result(self, reading: _Reading) -> StreamingResult:
+        """Return a result that counts as a reader from now on: closing it unread has to tell."""
+        result = StreamingResult(lambda: reading, self.__ticker)
+        result._started()
+        return result

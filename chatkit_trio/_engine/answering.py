@@ -17,7 +17,12 @@ from pydantic import BaseModel
 
 from chatkit_trio.errors import BaseStreamError
 from chatkit_trio.store import JournalEntry, Store
-from chatkit_trio.types import ThreadItem, ThreadStreamEvent, is_hidden
+from chatkit_trio.types import (
+    ThreadItem,
+    ThreadItemUpdatedEvent,
+    ThreadStreamEvent,
+    is_hidden,
+)
 
 from .drafts import UnfitUpdate
 from .ending import Ending
@@ -29,6 +34,7 @@ from .keeping import CancelReason, kept_items
 from .opening import PreparedRequest
 from .policy import TurnPolicy
 from .settling import Hook, Outcome, Settling, ending_events
+from .text_deltas import TextDeltas
 from .thread_state import ThreadWatch
 from .wire import frame
 from .writing import Rename, Step, ThreadWriter
@@ -59,6 +65,7 @@ class Answer:
         self._ending = ending
         self._log = log
         self._watch = ThreadWatch(thread)
+        self._text_deltas = TextDeltas()
         name = f"{turn_id} of thread {thread.id}"
         self._writer = ThreadWriter(store, context, ending, self.items, self._watch, name)
         self.settling = Settling(
@@ -123,6 +130,8 @@ class Answer:
 
         Raises for what isn't an event, and for what can't be sent or stored.
         """
+        if type(event) is ThreadItemUpdatedEvent and self._accept_text(event):
+            return None
         if not isinstance(event, _EVENT_CLASSES):
             raise _refusal(event)
         thread_has_changed = self._watch.changed()
@@ -145,6 +154,19 @@ class Answer:
         if step.frame is not None:
             self._log.append(step.frame)
         return None
+
+    def _accept_text(self, event: ThreadItemUpdatedEvent) -> bool:
+        """Accept a text delta that nothing has to wait for, as most events are.
+
+        Say whether it was one. It does what `_accept` would do, with less work.
+        """
+        if not self.handover.is_idle or not self._log.has_room or self._watch.changed():
+            return False
+        encoded = self._text_deltas.encode(event)
+        if encoded is None or not self.items.add_text(event):
+            return False
+        self._log.append(encoded)
+        return True
 
     # --- In the turn's own task ----------------------------------------------------------------
 

@@ -110,16 +110,24 @@ class _Part:
 
 
 @_draft.register(AssistantMessageItem)
-class _MessageDraft:
+class MessageDraft:
+    """An assistant message."""
+
     def __init__(self, item: AssistantMessageItem) -> None:
         self._base = item
         self._parts = [_Part(content) for content in item.content]
+
+    def add_text(self, index: int, text: str) -> None:
+        """Take a text delta in. Raises `ValueError` for an index that no part may have."""
+        parts = self._parts
+        part = parts[index] if 0 <= index < len(parts) else self._part(index)
+        part.pieces.append(text)
 
     def apply(self, update: ThreadItemUpdate) -> None:
         match update:
             case AssistantMessageContentPartTextDelta():
                 _require(update.delta, str, "delta")
-                self._part(update.content_index).pieces.append(update.delta)
+                self.add_text(update.content_index, update.delta)
             case AssistantMessageContentPartAdded() | AssistantMessageContentPartDone():
                 _require(update.content, AssistantMessageContent, "content")
                 self._part(update.content_index)

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from math import inf
 from time import perf_counter
 
 import trio
 
 from chatkit_trio.errors import FramesLost
+
+from .ticker import Ticker
 
 _MAX_ROUNDS = 32
 """How many rounds of the scheduler a reader gives way to a busy writer. A round is some 10 µs."""
@@ -29,7 +32,10 @@ _OF_ITEM = b'data: {"type":"thread.item.'
 """How a frame begins that tells of an item."""
 
 _MANY_FRAMES = 64
-"""With this many frames ready, send at once."""
+"""With this many frames ready, give way no longer."""
+
+_MOST_HELD_BACK = 256
+"""With this many frames ready, don't wait for the end of a window."""
 
 
 class FrameLog:
@@ -44,6 +50,8 @@ class FrameLog:
         self._unread = 0
         self._leader: FrameReader | None = None
         self._readers: set[FrameReader] = set()
+        self._pacing: dict[FrameReader, None] = {}
+        """The readers that wait for their time to send."""
         self._waiting_readers = trio.lowlevel.ParkingLot()
         self._waiting_writer = trio.lowlevel.ParkingLot()
         self.closed = trio.Event()
@@ -77,19 +85,26 @@ class FrameLog:
         return self.closed.is_set()
 
     def append(self, frame: bytes) -> None:
-        """Write a frame and wake the readers. Never waits; ask `has_room` first."""
+        """Write a frame and tell the readers. Never waits; ask `has_room` first."""
         self._frames.append(frame)
         self._size += len(frame)
         if self._leader is not None:
             self._unread += len(frame)
-        self._drop_old_frames()
-        self._waiting_readers.unpark_all()
+        if self._size > self._max_kept:
+            self._drop_old_frames()
+        if self._waiting_readers:
+            self._waiting_readers.unpark_all()
+        if self._pacing:
+            for reader in tuple(self._pacing):
+                reader.frame_came()
 
     def close(self) -> None:
         """Write the end: readers get what is left, then `trio.EndOfChannel`."""
         self.closed.set()
         self._waiting_readers.unpark_all()
         self._waiting_writer.unpark_all()
+        for reader in tuple(self._pacing):
+            reader.wake()
 
     async def wait_for_room(self) -> None:
         """Wait until the leading reader has read something, or is gone, or `wake_writer`."""
@@ -207,6 +222,16 @@ class Prelude:
 class FrameReader:
     """A place in a `FrameLog`."""
 
+    _ticker: Ticker
+    _window = 0.0
+    _heartbeat = inf
+    _sent_at = -inf
+    _silent_since = 0.0
+    _has_window = False
+    """Whether the ticker knows when the frames that wait are to be sent."""
+    _has_beat = False
+    """Whether the ticker knows of this reader's heartbeats."""
+
     def __init__(self, log: FrameLog, number: int, *, can_return: bool) -> None:
         self._log = log
         self.can_return = can_return
@@ -214,6 +239,7 @@ class FrameReader:
         self.number = number
         """The number of the frame that is read next."""
         self._prelude: Prelude | None = None
+        self._time = trio.lowlevel.ParkingLot()
         self._items_from = 0
         """Frames before this one tell nothing new of items."""
 
@@ -271,6 +297,101 @@ class FrameReader:
             # Another task that reads the same result may have taken them.
             if frames := self._log._take(self, max_bytes):
                 return frames
+
+    async def receive_in_time(
+        self, ticker: Ticker, window: float, heartbeat: float, max_bytes: int = 65536
+    ) -> list[bytes]:
+        """Return frames when they are to be sent, or an empty list when a heartbeat is due.
+
+        Frames that come within `window` seconds of the last ones are held back so long. A
+        heartbeat is due after so many seconds without a frame. A checkpoint; a cancelled call has
+        read nothing. Raises what `receive` does.
+        """
+        if self._prelude is not None:
+            with trio.move_on_after(heartbeat):
+                return await self.receive(max_bytes)
+            return []
+        self._ticker, self._window, self._heartbeat = ticker, window, heartbeat
+        self._silent_since = trio.current_time()
+        if self._is_due(self._silent_since):
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._wait_for_time()
+        if not self.is_ready:
+            return []
+        if not window and self._log.next_number - self.number > 1:
+            await self._let_writer_go_on()
+        if not (frames := self._log._take(self, max_bytes)):
+            raise trio.EndOfChannel
+        self._sent_at = trio.current_time()
+        return frames
+
+    @property
+    def _window_end(self) -> float:
+        return self._sent_at + self._window * self._ticker.stretch
+
+    def _is_due(self, now: float) -> bool:
+        """Say whether there is something that can't wait any longer."""
+        log = self._log
+        if self.number == log.next_number:
+            return log.is_closed
+        return now >= self._window_end or log.is_closed or self._has_much
+
+    @property
+    def _has_much(self) -> bool:
+        log = self._log
+        return log.next_number - self.number >= _MOST_HELD_BACK or not log.has_room
+
+    async def _wait_for_time(self) -> None:
+        """Wait until frames are to be sent, or a heartbeat."""
+        if self.number < self._log.next_number:
+            self._begin_window()
+        if not self._has_beat and self._heartbeat < inf:
+            self._has_beat = True
+            self._ticker.at_beat(self._silent_since + self._heartbeat, self)
+        self._log._pacing[self] = None
+        try:
+            await self._time.park()
+        finally:
+            self._log._pacing.pop(self, None)
+
+    def frame_came(self) -> None:
+        """Take note of a frame while this reader waits for its time."""
+        if self._has_much if self._has_window else self._is_due(trio.current_time()):
+            self.wake()
+        else:
+            self._begin_window()
+
+    def _begin_window(self) -> None:
+        if not self._has_window:
+            self._has_window = True
+            self._ticker.at_window_end(self._window_end, self)
+
+    def windows_end(self, until: float) -> None:
+        """Send what has waited, if this reader's window ends until then. Called by the ticker."""
+        self._has_window = False
+        if self._is_due(until):
+            self.wake()
+        elif self.number < self._log.next_number:
+            self._begin_window()
+
+    def beat_may_be_due(self) -> float | None:
+        """Send a heartbeat if one is due; return when the next one may be, None if nobody waits."""
+        if self not in self._log._pacing:
+            self._has_beat = False
+            return None
+        due = self._silent_since + self._heartbeat
+        if due > trio.current_time():
+            return due
+        self._has_beat = False
+        self.wake()
+        return None
+
+    def wake(self) -> None:
+        """End the wait of `receive_in_time`, if there is one."""
+        if self in self._log._pacing:
+            del self._log._pacing[self]
+            self._time.unpark_all()
 
     async def _let_writer_go_on(self) -> None:
         """Give way for as long as rounds of the scheduler bring frames, some rounds at most.

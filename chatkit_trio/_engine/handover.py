@@ -68,6 +68,7 @@ class Handover:
         self._events_this_round = 0
         self._round_began = 0.0
         self._is_closed = False
+        self._silence_counts = False
         self._silent_since = inf  # infinite while respond isn't computing an event
         self._tasks: trio.Nursery | None = None
         self._tasks_running = 0
@@ -97,6 +98,7 @@ class Handover:
         await tasks.start(self._keep_nursery)
         tasks.start_soon(self._drive, respond)
         if idle_timeout is not None:
+            self._silence_counts = True
             tasks.start_soon(self._watch_silence, idle_timeout)
 
     async def next_step(self) -> Step | None:
@@ -308,18 +310,19 @@ class Handover:
             step = self._accept(event)
             if step is not None:
                 return await self.ask(step)
-            await self._give_way_sometimes()
+            # A respond that never awaits must not starve the server.
+            self._events_this_round += 1
+            now = perf_counter()
+            if (
+                self._events_this_round >= _EVENTS_A_ROUND
+                or now - self._round_began > _SECONDS_A_ROUND
+            ):
+                self._events_this_round, self._round_began = 0, now
+                await trio.lowlevel.checkpoint()
             return True
         finally:
-            self._silent_since = trio.current_time()
-
-    async def _give_way_sometimes(self) -> None:
-        """Checkpoint now and then: a respond that never awaits must not starve the server."""
-        self._events_this_round += 1
-        now = perf_counter()
-        if self._events_this_round >= _EVENTS_A_ROUND or now - self._round_began > _SECONDS_A_ROUND:
-            self._events_this_round, self._round_began = 0, now
-            await trio.lowlevel.checkpoint()
+            if self._silence_counts:
+                self._silent_since = trio.current_time()
 
     async def _close(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
         aclose = getattr(iterator, "aclose", None)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from chatkit_trio.errors import ConflictError
 from chatkit_trio.types import (
+    AssistantMessageContentPartTextDelta,
     GeneratedImageUpdated,
     ThreadItem,
     ThreadItemAddedEvent,
@@ -26,7 +27,7 @@ from chatkit_trio.types import (
     is_hidden,
 )
 
-from .drafts import Draft, draft_of
+from .drafts import Draft, MessageDraft, draft_of
 from .keeping import kept_items
 
 
@@ -131,6 +132,20 @@ class TurnItems:
                 return self._remove(event.item_id)
             case _:
                 return None
+
+    def add_text(self, event: ThreadItemUpdatedEvent) -> bool:
+        """Take in a text delta of a message that was begun; say whether it was one.
+
+        If not, `feed` it. Raises `ValueError` for an index that no part may have.
+        """
+        draft, update = self._pending.get(event.item_id), event.update
+        if type(draft) is not MessageDraft:
+            return False
+        if type(update) is not AssistantMessageContentPartTextDelta:
+            return False
+        draft.add_text(update.content_index, update.delta)
+        self.version += 1
+        return True
 
     def confirm(self, effect: StoreEffect) -> None:
         """Note that the store has carried out the effect."""

@@ -50,6 +50,11 @@ class TurnPolicy:
     heartbeat: float | None = 15.0
     """After so long without an event, send an SSE comment, so that proxies keep the connection."""
 
+    flush_interval: float = 0.033
+    """Events that follow the last ones within so long go out together, over HTTP. The first one
+    after a pause goes out at once. A server that can't keep up makes it up to four times longer.
+    0: nothing is held back, and each send costs the server as much as many events."""
+
     max_unread_bytes: int = 256 * 1024
     """How much may wait for a slow client before `respond` has to wait for it too."""
 
@@ -64,6 +69,7 @@ class TurnPolicy:
             check_seconds("on_disconnect", self.on_disconnect, or_zero=True, instead=instead)
         check_choice("on_busy", self.on_busy, ("supersede", "queue", "reject"))
         check_seconds("return_timeout", self.return_timeout, or_zero=True)
+        check_seconds("flush_interval", self.flush_interval, or_zero=True)
         # Zero would give up an answer before it is stored.
         check_seconds("settle_timeout", self.settle_timeout)
         for name in ("turn_timeout", "idle_timeout", "stall_timeout", "heartbeat"):

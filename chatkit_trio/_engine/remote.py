@@ -12,6 +12,7 @@ from chatkit_trio.errors import FramesLost
 from chatkit_trio.store import TurnRecord
 
 from .policy import TurnPolicy
+from .ticker import Ticker
 
 
 class Reader(Protocol):
@@ -79,6 +80,15 @@ class RemoteReader:
         if not self._frames:
             self._taken()
         return taken
+
+    async def receive_in_time(self, ticker: Ticker, window: float, heartbeat: float) -> list[bytes]:
+        """Return frames, or an empty list when a heartbeat is due.
+
+        Frames come in messages, so nothing is held back.
+        """
+        with trio.move_on_after(heartbeat):
+            return await self.receive()
+        return []
 
     def close(self) -> None:
         """Stop reading. Closing twice is allowed."""

@@ -26,6 +26,8 @@ class ThreadWatch:
 
     def __init__(self, thread: ThreadMetadata) -> None:
         self.thread = thread
+        self._status: object = None
+        """The thread's own status, once it was found to be as the store has it."""
         self._saved = copy.deepcopy(_fields(thread))
 
     def changed(self) -> bool:
@@ -35,7 +37,20 @@ class ThreadWatch:
         as a second one.
         """
         fields = self.thread.__dict__  # asked after every event: no dictionary is built for it
-        if not any(fields[name] != value for name, value in self._saved.items()):
+        saved, status = self._saved, fields["status"]
+        # A status is compared by its fields: as an object of pydantic's it takes longer than all.
+        if status is self._status and status.__dict__ == saved["status"].__dict__:
+            has_status = True
+        elif has_status := status == saved["status"]:
+            self._status = status
+        if (
+            has_status
+            and fields["title"] == saved["title"]
+            and fields["metadata"] == saved["metadata"]
+            and fields["allowed_image_domains"] == saved["allowed_image_domains"]
+            and fields["id"] == saved["id"]
+            and fields["created_at"] == saved["created_at"]
+        ):
             return False
         if fields["id"] != self._saved["id"]:
             wrong, self.thread.id = self.thread.id, self._saved["id"]
@@ -49,3 +64,4 @@ class ThreadWatch:
     def saved(self, snapshot: ThreadMetadata) -> None:
         """Note that the store has this state of the thread."""
         self._saved = _fields(snapshot)
+        self._status = None

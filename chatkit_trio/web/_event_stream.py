@@ -1,7 +1,7 @@
 """The body of a streamed answer: all frames that are ready are one chunk, and silence is filled.
 
-The server takes as long to send one frame as to send fifty, so a chunk holds all frames that are
-ready. No frame waits for a chunk to fill. Frames are sent unchanged, unless the client asked for
+The server takes as long to send one frame as to send fifty, so a chunk holds all frames that have
+come within the policy's `flush_interval`. Frames are sent unchanged, unless the client asked for
 ids.
 """
 
@@ -106,14 +106,8 @@ class EventStreamBody(ResponseBody):
 
     async def _next_chunk(self, result: StreamingResult) -> bytes:
         self._bound_sending(result.turn)
-        if result.is_ready:
-            return self._encoded(result, await result.receive())
-        heartbeat = result.turn.policy.heartbeat
-        # Safe inside the result's `async with`: a cancelled receive() has read nothing.
-        with trio.move_on_after(math.inf if heartbeat is None else heartbeat):
-            frames = await result.receive()
-            return self._encoded(result, frames)
-        return HEARTBEAT
+        frames = await result.receive_in_time()
+        return self._encoded(result, frames) if frames else HEARTBEAT
 
     def _bound_sending(self, turn: Turn[Any] | RemoteTurn) -> None:
         """Have a client that reads nothing hung up on, once its turn has ended.

@@ -60,26 +60,30 @@ class Sending:
             with self._patience:
                 await trio.sleep_forever()
             self._patience = trio.CancelScope()
-            counts_from = 0.0
-            if self.excuse is not None:
-                await self.excuse()
-                counts_from = trio.current_time()
-            deadline = max(self._since, counts_from) + self.timeout
-            if self._since == inf:
-                continue  # the piece has left meanwhile
+            deadline = self._since + self.timeout
             if deadline <= trio.current_time():
-                self._hang_up()
-                return
-            self._patience.deadline = deadline
-            self.excuse = None
+                counts_from = 0.0
+                if self.excuse is not None:
+                    await self.excuse()
+                    counts_from = trio.current_time()
+                deadline = max(self._since, counts_from) + self.timeout
+                if deadline <= trio.current_time():
+                    self._hang_up()
+                    return
+                self.excuse = None
+            if self._since != inf:  # else the piece has left
+                self._patience.deadline = deadline
 
     async def _send_piece(self, message: Any) -> None:
         self._since = trio.current_time()
-        self._patience.deadline = self._since + self.timeout
+        # One that is due sooner stays, and `watch` looks what it was for: setting it costs more
+        # than all else here.
+        if self._patience.deadline > self._since + self.timeout:
+            self._patience.deadline = self._since + self.timeout
         try:
             await self._send(message)
         finally:
-            self._since = self._patience.deadline = inf
+            self._since = inf
 
 
 def connection_behind(send: Send) -> trio.SocketStream | None:

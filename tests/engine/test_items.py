@@ -34,12 +34,14 @@ from chatkit_trio.types import (
     AssistantMessageContentPartTextDelta,
     AssistantMessageItem,
     ClientToolCallItem,
+    ClosedStatus,
     CustomTask,
     EndOfTurnItem,
     GeneratedImage,
     GeneratedImageItem,
     GeneratedImageUpdated,
     HiddenContextItem,
+    LockedStatus,
     Page,
     ProgressUpdateEvent,
     SDKHiddenContextItem,
@@ -338,6 +340,21 @@ def test_changes_inside_the_threads_metadata_are_noticed() -> None:
     watch.saved(as_metadata(thread))
 
     assert (unchanged, changed, watch.changed()) == (False, True, False)
+
+
+def test_a_status_that_changes_in_its_place_is_noticed() -> None:
+    """Asked twice before: what hasn't changed is looked at less closely."""
+    thread = ThreadMetadata(id="t1", created_at=NOW, status=LockedStatus(reason="soon"))
+    watch = ThreadWatch(thread)
+    unchanged = [watch.changed(), watch.changed()]
+    assert isinstance(thread.status, LockedStatus)
+    thread.status.reason = "over"
+    changed = watch.changed()
+    watch.saved(as_metadata(thread))
+    saved = watch.changed()
+    thread.status = ClosedStatus(reason="over")
+
+    assert (unchanged, changed, saved, watch.changed()) == ([False, False], True, False, True)
 
 
 def test_a_changed_id_of_the_thread_is_set_back_and_refused() -> None:

@@ -1,0 +1,100 @@
+"""When readers send what they have: one timer for all connections of a server.
+
+A send costs many times what a frame does, and as much whatever it holds. So frames that follow each
+other within a short window go out together. The first one after a pause goes out at once. The same
+timer tells readers that have been silent for too long to send a heartbeat.
+
+A server that can't keep up sees its timer come late. Then the windows grow, up to a bound, and
+shrink again when it isn't late any more: a full server becomes a little slower for all.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
+from typing import Protocol, TypeAlias
+from weakref import ref
+
+import trio
+
+_SLACK = 0.004
+"""Windows that end within so many seconds end together."""
+
+_LATE = 0.01
+"""So many seconds late, the server has more to do than it can."""
+
+_GROWTH, _SHRINKAGE, _MOST = 1.25, 0.97, 4.0
+"""What the windows are multiplied by when the timer is late, and when it isn't; and at most."""
+
+
+class Ticked(Protocol):
+    """A reader, as the ticker sees it."""
+
+    def windows_end(self, until: float) -> None:
+        """Send what has waited, if the window ends until then."""
+
+    def beat_may_be_due(self) -> float | None:
+        """Send a heartbeat if one is due; return when the next one may be, None if nobody waits."""
+
+
+_Entry: TypeAlias = "tuple[float, int, ref[Ticked]]"
+
+
+class Ticker:
+    """Wakes readers when their window ends, and when a heartbeat is due."""
+
+    def __init__(self) -> None:
+        # Readers that have left aren't kept: each holds the frames of a turn.
+        self._windows: list[_Entry] = []
+        self._beats: list[_Entry] = []
+        self._numbers = count()
+        self._wakes_at = inf
+        self._sooner = trio.lowlevel.ParkingLot()
+        self.stretch = 1.0
+        """What windows are multiplied by."""
+
+    def at_window_end(self, when: float, reader: Ticked) -> None:
+        """Call `windows_end` at about this time. Not a checkpoint."""
+        self._push(self._windows, when, reader)
+
+    def at_beat(self, when: float, reader: Ticked) -> None:
+        """Call `beat_may_be_due` at this time. Not a checkpoint."""
+        self._push(self._beats, when, reader)
+
+    def _push(self, entries: list[_Entry], when: float, reader: Ticked) -> None:
+        heappush(entries, (when, next(self._numbers), ref(reader)))
+        if when < self._wakes_at:
+            self._wakes_at = when
+            self._sooner.unpark_all()
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        while True:
+            now = trio.current_time()
+            self._end_windows(now + _SLACK)
+            self._beat(now)
+            self._wakes_at = min(_first(self._windows), _first(self._beats))
+            with trio.move_on_at(self._wakes_at) as waiting:
+                await self._sooner.park()
+            if waiting.cancelled_caught:
+                self._adapt(trio.current_time() - self._wakes_at)
+
+    def _end_windows(self, until: float) -> None:
+        while _first(self._windows) <= until:
+            if (reader := heappop(self._windows)[2]()) is not None:
+                reader.windows_end(until)
+
+    def _beat(self, now: float) -> None:
+        while _first(self._beats) <= now:
+            reader = heappop(self._beats)[2]()
+            if reader is not None and (again := reader.beat_may_be_due()) is not None:
+                self._push(self._beats, again, reader)
+
+    def _adapt(self, late: float) -> None:
+        factor = _GROWTH if late > _LATE else _SHRINKAGE
+        self.stretch = min(max(self.stretch * factor, 1.0), _MOST)
+
+
+def _first(entries: list[_Entry]) -> float:
+    return entries[0][0] if entries else inf

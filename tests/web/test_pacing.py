@@ -1,0 +1,208 @@
+"""When events go out over HTTP: the first at once, those that follow shortly together."""
+
+from __future__ import annotations
+
+import gc
+from itertools import pairwise
+from weakref import ref
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from chatkit_trio._engine.frames import FrameLog, FrameReader
+from chatkit_trio._engine.ticker import Ticker
+from chatkit_trio.server import TurnPolicy
+from chatkit_trio.stores import MemoryStore
+from chatkit_trio.testing import pause, say, scripted_server
+from chatkit_trio.web import create_app
+
+from .http import CREATE, client_of
+
+WINDOW = 0.05
+SLACK = 0.005
+
+
+async def chunks_of(*script, **settings) -> list[tuple[float, int, bytes]]:
+    """Return each chunk of an answer: when it came, how many events it has, its bytes."""
+    server = scripted_server(MemoryStore(), [*script], policy=TurnPolicy(**settings))
+    chunks = []
+    async with (
+        client_of(create_app(server)) as client,
+        client.open("POST", "/chatkit", CREATE) as response,
+    ):
+        begun = trio.current_time()
+        while True:
+            try:
+                chunk = await response.connection.receive()
+            except trio.EndOfChannel:
+                return chunks
+            chunks.append((trio.current_time() - begun, chunk.count(b"data: "), chunk))
+
+
+def words(count: int) -> list[str]:
+    return [f"word{number} " for number in range(count)]
+
+
+def times_of(chunks, text: bytes) -> list[float]:
+    return [when for when, _, chunk in chunks if text in chunk]
+
+
+async def test_events_that_follow_shortly_go_out_together(autojump_clock: MockClock) -> None:
+    chunks = await chunks_of(say(*words(100), every=0.01), flush_interval=WINDOW)
+
+    gaps = [later[0] - earlier[0] for earlier, later in pairwise(chunks)]
+    assert min(gaps[:-1]) >= WINDOW - SLACK
+    for number in range(100):
+        (came,) = times_of(chunks, b'"word%d "' % number)
+        assert 0 <= came - 0.01 * number - 0.01 <= WINDOW + SLACK
+    assert len(chunks) <= 1 / WINDOW + 3
+
+
+async def test_the_first_event_after_a_pause_goes_out_at_once(autojump_clock: MockClock) -> None:
+    chunks = await chunks_of(pause(1), say(*words(5), every=1), flush_interval=WINDOW)
+
+    for number in range(5):
+        (came,) = times_of(chunks, b'"word%d "' % number)
+        assert came == pytest.approx(number + 2)
+
+
+async def test_the_end_waits_for_no_window(autojump_clock: MockClock) -> None:
+    chunks = await chunks_of(say(*words(5), every=0.01), flush_interval=30)
+
+    assert chunks[-1][0] == pytest.approx(0.05)
+    assert b"thread.item.done" in chunks[-1][2]
+
+
+async def test_without_a_window_each_event_goes_out_at_once(autojump_clock: MockClock) -> None:
+    chunks = await chunks_of(say(*words(50), every=0.01), flush_interval=0)
+
+    for number in range(50):
+        (came,) = times_of(chunks, b'"word%d "' % number)
+        assert came == pytest.approx(0.01 * (number + 1))
+
+
+async def test_much_text_does_not_wait_for_the_end_of_a_window(autojump_clock: MockClock) -> None:
+    """An hour of window: what may wait in memory is bounded all the same."""
+    chunks = await chunks_of(say(*words(2000)), flush_interval=3600)
+
+    assert max(count for _, count, _ in chunks) <= 400
+    assert chunks[-1][0] == pytest.approx(0)
+
+
+async def test_a_client_that_may_hold_little_back_gets_it_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    """`respond` waits for the client there: it must not wait for the window's end too."""
+    chunks = await chunks_of(say(*words(50)), flush_interval=3600, max_unread_bytes=400)
+
+    assert chunks[-1][0] == pytest.approx(0)
+    assert max(len(chunk) for _, _, chunk in chunks) < 2000
+
+
+async def test_a_heartbeat_comes_after_silence_and_not_after_an_event(
+    autojump_clock: MockClock,
+) -> None:
+    chunks = await chunks_of(
+        pause(10), say("one ", "two ", every=10), pause(25), flush_interval=WINDOW, heartbeat=7
+    )
+
+    beats = [when for when, count, _ in chunks if count == 0]
+    # The item begins at 10 and its text at 20; "done" follows the last text within its window.
+    assert beats == pytest.approx([7, 17, 27, 37, 44, 51], abs=WINDOW + SLACK)
+
+
+# --- The ticker --------------------------------------------------------------------------------
+
+
+async def receive_into(reader: FrameReader, ticker: Ticker, came: list[float]) -> None:
+    while True:
+        try:
+            frames = await reader.receive_in_time(ticker, WINDOW, 15.0)
+        except trio.EndOfChannel:
+            return
+        if frames:
+            came.append(trio.current_time())
+
+
+@pytest.fixture
+def log() -> FrameLog:
+    return FrameLog(max_unread=1_000_000, max_kept=1_000_000)
+
+
+async def test_readers_whose_windows_end_shortly_after_each_other_are_woken_together(
+    autojump_clock: MockClock,
+) -> None:
+    ticker = Ticker()
+    logs = [FrameLog(max_unread=10_000, max_kept=10_000) for _ in range(100)]
+    came: list[float] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run)
+        for each in logs:
+            nursery.start_soon(receive_into, each.open_reader(leads=True), ticker, came)
+        for _ in range(100):
+            await trio.sleep(0.01)
+            for each in logs:
+                each.append(b"data: {}\n\n")
+        for each in logs:
+            each.close()
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+
+    assert 1800 <= len(came) <= 2200  # each of 100 readers, 20 times a second
+    assert len(set(came)) <= 30  # together, although each has a window of its own
+
+
+async def test_the_windows_of_a_server_that_is_late_grow_and_shrink_again(
+    mock_clock: MockClock, log: FrameLog
+) -> None:
+    ticker = Ticker()
+    mock_clock.rate = 0
+
+    async def pass_time(late: float) -> None:
+        for _ in range(2):  # the first one goes out, and the second one has to wait
+            log.append(b"data: {}\n\n")
+            await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(WINDOW * ticker.stretch + late)
+        await trio.testing.wait_all_tasks_blocked()
+
+    came: list[float] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run)
+        nursery.start_soon(receive_into, log.open_reader(leads=True), ticker, came)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(20):
+            await pass_time(0.1)
+        assert ticker.stretch == 4
+        for _ in range(200):
+            await pass_time(0)
+        assert ticker.stretch == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_reader_that_has_left_is_not_kept_by_its_timers(
+    autojump_clock: MockClock, log: FrameLog
+) -> None:
+    """Each has the frames of a turn; its next heartbeat may be an hour away."""
+    ticker = Ticker()
+    left: list[ref[FrameReader]] = []
+
+    async def read_a_little() -> None:
+        reader = log.open_reader(leads=True)
+        left.append(ref(reader))
+        with trio.move_on_after(1):
+            await reader.receive_in_time(ticker, WINDOW, 3600.0)
+        log.append(b"data: {}\n\n")
+        await reader.receive_in_time(ticker, WINDOW, 3600.0)
+        log.append(b"data: {}\n\n")
+        with trio.move_on_after(0.001):
+            await reader.receive_in_time(ticker, WINDOW, 3600.0)
+        reader.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run)
+        async with trio.open_nursery() as readers:
+            readers.start_soon(read_a_little)
+        gc.collect()
+        assert [each() for each in left] == [None]
+        nursery.cancel_scope.cancel()
