@@ -35,7 +35,7 @@ from .opening import PreparedRequest
 from .policy import TurnPolicy
 from .settling import Hook, Outcome, Settling, ending_events
 from .text_deltas import TextDeltas
-from .thread_state import ThreadWatch
+from .thread_state import ThreadWatch, as_metadata
 from .wire import frame
 from .writing import Rename, Step, ThreadWriter
 
@@ -118,6 +118,10 @@ class Answer:
     def _version(self) -> int:
         # When the turn is cut, the reason belongs into the journal too.
         return self.items.version + (self.settling.left.reason is not None)
+
+    def thread_is_as_stored(self) -> None:
+        """Take note that the thread has been loaded again."""
+        self._watch.saved(as_metadata(self.thread))
 
     def forget_checkpoint(self) -> None:
         """Take note that the last journal entry wasn't written."""

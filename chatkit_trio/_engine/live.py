@@ -250,10 +250,10 @@ class LiveTurns:
                     if self._admission[thread_id].statistics().tasks_waiting:
                         turn.ending.hurry()
                     await turn.ending.read(partial(self._recover, thread_id))
-                    await turn.ending.read(turn.request.check)
                     if (holder := self.holder(thread_id)) is not None:
-                        await self._make_way(turn, holder)
+                        # A request that can't be carried out mustn't end another one's turn.
                         await turn.ending.read(turn.request.check)
+                        await self._make_way(turn, holder)
                     self._by_thread[thread_id] = turn
                     yield
                 finally:

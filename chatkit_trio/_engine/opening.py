@@ -62,6 +62,13 @@ class CheckedRequest(ABC):
         Called again if another process was faster: what it reads may have changed.
         """
 
+    @abstractmethod
+    async def refresh(self, thread: ThreadMetadata) -> None:
+        """Put what the store has of a thread into this object.
+
+        Called when the turn has the thread: until then another process may have changed it.
+        """
+
     async def began(self) -> None:
         """Take note that the first writes have been made, and that `respond` is called next."""
         return

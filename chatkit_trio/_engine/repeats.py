@@ -49,6 +49,7 @@ from chatkit_trio.types import (
     ThreadCreatedEvent,
     ThreadItem,
     ThreadItemDoneEvent,
+    ThreadMetadata,
     ThreadStreamEvent,
 )
 
@@ -215,6 +216,9 @@ class KeyedRequest(CheckedRequest):
 
     async def prepare(self, turn_id: str) -> PreparedRequest:
         return await self._request.prepare(turn_id)
+
+    async def refresh(self, thread: ThreadMetadata) -> None:
+        await self._request.refresh(thread)
 
     async def began(self) -> None:
         """Record that the request has been carried out; a failure is logged."""

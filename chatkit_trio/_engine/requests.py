@@ -113,6 +113,12 @@ class _StreamingRequest(CheckedRequest):
             )
         return thread
 
+    async def refresh(self, thread: ThreadMetadata) -> None:
+        if not self.makes_thread:
+            stored = await self.load_thread()
+            for name in ThreadMetadata.model_fields:
+                setattr(thread, name, getattr(stored, name))
+
     def respond(self, thread: ThreadMetadata, message: UserMessageItem | None) -> Callable[[], Any]:
         return partial(self.server.respond, thread, message, self.context)
 
@@ -177,7 +183,7 @@ class ThreadsAddUserMessage(_StreamingRequest):
         await _load_attachments(self.server, self.params.input, self.context)
 
     async def prepare(self, turn_id: str) -> PreparedRequest:
-        thread = await self.load_thread()
+        thread = _require_active(await self.load_thread())
         message = await self.user_message(thread)
         opening = self.opening_with(message, turn_id)
         done = ThreadItemDoneEvent(item=message)
@@ -236,7 +242,7 @@ class ThreadsRetryAfterItem(_StreamingRequest):
         await self._load_user_message()
 
     async def prepare(self, turn_id: str) -> PreparedRequest:
-        thread = await self.load_thread()
+        thread = _require_active(await self.load_thread())
         message = await self._load_user_message()
         opening = Opening(self.thread_id, turn_id, delete_after=message.id)
         return PreparedRequest(opening, thread, self.respond(thread, message))
@@ -273,9 +279,10 @@ class ThreadsCustomAction(_StreamingRequest):
 # --- What streaming requests share -------------------------------------------------------------
 
 
-def _require_active(thread: ThreadMetadata) -> None:
+def _require_active(thread: ThreadMetadata) -> ThreadMetadata:
     if thread.status.type != "active":
         raise ConflictError(f"thread {thread.id} is {thread.status.type}: it takes no new messages")
+    return thread
 
 
 async def _load_attachments(

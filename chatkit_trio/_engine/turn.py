@@ -386,6 +386,9 @@ class Turn(Generic[TContext]):
                 begin_entry = partial(journal.begin, self.id, self.thread_id, self.context)
                 await self.ending.write(begin_entry)
         await self.ending.write(self.request.began)
+        if begin is not None:
+            await self.ending.read(partial(self.request.refresh, prepared.thread))
+            self.answer.thread_is_as_stored()
         self.ending.stop_hurrying()
 
     async def _make_first_writes(self) -> PreparedRequest:

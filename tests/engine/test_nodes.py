@@ -36,7 +36,11 @@ from chatkit_trio.testing import (
     set_title,
     simulate,
 )
-from chatkit_trio.types import ThreadItemRemovedEvent, ThreadItemReplacedEvent
+from chatkit_trio.types import (
+    ProgressUpdateEvent,
+    ThreadItemRemovedEvent,
+    ThreadItemReplacedEvent,
+)
 from tests.transcript import lines, transcript
 
 from .parts import (
@@ -157,6 +161,39 @@ async def test_a_message_to_another_node_waits_if_the_policy_says_so(
 
         expected = [*WHOLE, "user: and?", "assistant: Fine"]
         assert await nodes.transcript(turn.thread_id) == expected
+
+
+class LateThreads(StoreWrapper[Any]):
+    """A store that reads threads at once, and hands them over late."""
+
+    async def around(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        answer = await call()
+        if name == "load_thread":
+            await trio.sleep(2)
+        return answer
+
+
+@within(HOUR)
+@pytest.mark.parametrize("seconds", [1.5, 3, 5, 7])
+async def test_a_turn_begins_with_what_the_one_before_it_on_another_node_has_made_of_the_thread(
+    seconds: float, hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    def note(scene: Scene) -> ProgressUpdateEvent:
+        scene.thread.metadata["noted"] = scene.thread.title
+        return ProgressUpdateEvent(text="noted")
+
+    cluster, policy = MemoryCluster(lease_timeout=LEASE), TurnPolicy(on_busy="queue")
+    first = [say(*WORDS[:5], every=0.1), pause(seconds), set_title("Greetings")]
+    here = scripted_server(MemoryStore[Any](cluster=cluster), first, policy=policy)
+    store_there = LateThreads(MemoryStore[Any](cluster=cluster))
+    there = scripted_server(store_there, [emit(note)], policy=policy)
+    async with here, there, streaming(here) as turn, trio.open_nursery() as nursery:
+        nursery.start_soon(turn.read)
+        async with client(there).send("and?", turn.thread_id) as second:
+            await second.read()
+        thread = await here.store.load_thread(turn.thread_id or "", None)
+
+    assert (thread.title, thread.metadata) == ("Greetings", {"noted": "Greetings"})
 
 
 @within(HOUR)
