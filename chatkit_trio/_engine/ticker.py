@@ -49,8 +49,7 @@ class Ticker:
         self._windows: list[_Entry] = []
         self._beats: list[_Entry] = []
         self._numbers = count()
-        self._wakes_at = inf
-        self._sooner = trio.lowlevel.ParkingLot()
+        self._waiting = trio.CancelScope()
         self.stretch = 1.0
         """What windows are multiplied by."""
 
@@ -64,9 +63,8 @@ class Ticker:
 
     def _push(self, entries: list[_Entry], when: float, reader: Ticked) -> None:
         heappush(entries, (when, next(self._numbers), ref(reader)))
-        if when < self._wakes_at:
-            self._wakes_at = when
-            self._sooner.unpark_all()
+        if when < self._waiting.deadline:
+            self._waiting.deadline = when
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -74,11 +72,10 @@ class Ticker:
             now = trio.current_time()
             self._end_windows(now + _SLACK)
             self._beat(now)
-            self._wakes_at = min(_first(self._windows), _first(self._beats))
-            with trio.move_on_at(self._wakes_at) as waiting:
-                await self._sooner.park()
-            if waiting.cancelled_caught:
-                self._adapt(trio.current_time() - self._wakes_at)
+            wakes_at = min(_first(self._windows), _first(self._beats))
+            with trio.CancelScope(deadline=wakes_at) as self._waiting:
+                await trio.sleep_forever()
+            self._adapt(trio.current_time() - self._waiting.deadline)
 
     def _end_windows(self, until: float) -> None:
         while _first(self._windows) <= until:

@@ -1,0 +1,141 @@
+"""What an answer costs, counted: a change that makes each event dearer fails here, on any machine.
+
+The same conversation is held with a short and a long answer. The difference is what events cost,
+the rest is what an answer costs whatever its length. Numbers that shrink are good news: put the new
+ones here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+from pydantic import BaseModel
+from trio.testing import MockClock
+
+from chatkit_trio.server import TurnPolicy
+from chatkit_trio.stores import MemoryStore
+from chatkit_trio.testing import StoreWrapper, say, scripted_server
+from chatkit_trio.testing._transport import HTTPResponse
+from chatkit_trio.web import create_app
+
+from .web.http import CREATE, client_of
+
+SHORT, LONG = 100, 400
+PACE = 0.01  # seconds an event, as models send them
+WINDOW = 0.033
+
+
+class CountingStore(StoreWrapper[Any]):
+    def __init__(self, counts: Counter[str]) -> None:
+        super().__init__(MemoryStore())
+        self.counts = counts
+
+    async def around(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        self.counts[f"store: {name}"] += 1
+        return await call()
+
+
+class Steps(trio.abc.Instrument):
+    """Counts how often each task runs on, by the name of its function; but for the tests' own."""
+
+    def __init__(self, counts: Counter[str]) -> None:
+        self.counts = counts
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        name = task.name.rpartition(".")[2]
+        if "test" in name:
+            return
+        self.counts[f"steps of {'turn' if name.startswith('chatkit_trio turn') else name}"] += 1
+
+
+def counting(function: Callable[..., Any], name: str, counts: Counter[str]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        counts[name] += 1
+        return function(*args, **kwargs)
+
+    return call
+
+
+async def chunks_of(response: HTTPResponse) -> int:
+    """Read an answer to its end; return in how many chunks it came."""
+    chunks = 0
+    while True:
+        try:
+            await response.connection.receive()
+        except trio.EndOfChannel:
+            return chunks
+        chunks += 1
+
+
+async def costs(events: int, every: float | None, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    words = [f"word{number:04} " for number in range(events)]
+    server = scripted_server(
+        CountingStore(counts), [say(*words, every=every)], policy=TurnPolicy(flush_interval=WINDOW)
+    )
+    steps = Steps(counts)
+    async with (
+        client_of(create_app(server)) as client,
+        client.open("POST", "/chatkit", CREATE) as response,
+    ):
+        trio.lowlevel.add_instrument(steps)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                BaseModel, "model_copy", counting(BaseModel.model_copy, "model copies", counts)
+            )
+            counts["sends"] = await chunks_of(response)
+        trio.lowlevel.remove_instrument(steps)
+    return counts
+
+
+def grown(short: Counter[str], long: Counter[str]) -> dict[str, int]:
+    """Return what more events have made more; by one more or less, tasks meet by chance."""
+    return {name: long[name] - short[name] for name in long if long[name] - short[name] > 1}
+
+
+async def test_what_events_cost_that_come_as_models_send_them(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but `respond` itself runs for each event; sends come once a window."""
+    short, long = [await costs(count, PACE, monkeypatch) for count in (SHORT, LONG)]
+
+    windows = round((LONG - SHORT) * PACE / WINDOW)
+    assert grown(short, long) == {
+        # Each event wakes respond up. Every 16th it gives way once more, in case it never awaits.
+        "steps of _drive": (LONG - SHORT) + (LONG // 16 - SHORT // 16),
+        "steps of run": windows,  # the ticker's, for all streams of the server
+        "steps of handle_request": 2 * windows,
+        "sends": windows,
+    }
+
+
+async def test_what_events_cost_that_rush(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A send takes as many as there are."""
+    short, long = [await costs(count, 0, monkeypatch) for count in (SHORT, LONG)]
+
+    assert grown(short, long) == {
+        "steps of _drive": (LONG - SHORT) + (LONG // 16 - SHORT // 16),
+        "steps of handle_request": 2,
+    }
+
+
+async def test_what_an_answer_costs_whatever_its_length(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = await costs(0, None, monkeypatch)
+
+    assert {name: count for name, count in counts.items() if name.startswith("store")} == {
+        "store: save_thread": 1,
+        "store: add_thread_item": 2,  # the message and the answer
+        "store: load_item": 1,  # is the answer's id free?
+    }
+    assert counts["sends"] == 2
+    assert counts["model copies"] <= 3
+    assert counts["steps of turn"] <= 13
+    assert counts["steps of handle_request"] <= 6
