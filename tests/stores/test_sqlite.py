@@ -799,7 +799,9 @@ class TestRemovedLockFile:
 
 
 @pytest.mark.parametrize("kind", ["write", "read"])
-async def test_an_owner_with_many_calls_is_overtaken_by_another_one(tmp_path, kind):
+async def test_an_owner_with_many_calls_is_overtaken_by_another_one(tmp_path, kind, monkeypatch):
+    """Writes that take long aren't committed together with others."""
+    monkeypatch.setattr("chatkit_trio.stores._sqlite_writes._SECONDS", -1.0)
     database = Database(
         tmp_path / "chat.sqlite3", synchronous="NORMAL", readers=1, busy_timeout=5.0
     )
