@@ -1,19 +1,23 @@
 """A client that only counts: it opens streams over raw sockets and reads all of them to the end.
 
 Started by `throughput` as a process of its own, so that reading costs the server nothing. Prints
-the seconds from the first request sent to the last stream's end, and the frames counted. JSON and
-HTTP's chunk headers contain no two line feeds in a row, so that counting those counts frames.
+the seconds from the first request sent to the last stream's end, the frames counted, how long each
+stream's first frame took, and how old timed pieces of text were when they came. JSON and HTTP's
+chunk headers contain no two line feeds in a row, so that counting those counts frames.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import selectors
 import socket
 import time
 
-from benchmarks.measuring import message
+from benchmarks.measuring import message, percentile
+
+_TIME = re.compile(rb'"delta":"(\d+\.\d+) ')
 
 
 class Stream:
@@ -21,15 +25,24 @@ class Stream:
 
     def __init__(self, port: int, request: bytes) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
+        self._asked_at = time.monotonic()
         self.socket.sendall(request)
         self.frames = 0
+        self.first_frame = 0.0
+        """Seconds."""
+        self.delays: list[float] = []
         self._tail = b""
 
     def read(self) -> bool:
         """Count what has come; return whether the answer has ended."""
         data = self.socket.recv(1 << 18)
+        now = time.monotonic()
         if not data:
             raise ConnectionError("the server broke the stream off")
+        if not self.first_frame and b"data: " in data:
+            self.first_frame = now - self._asked_at
+        # A time that is cut in two is left out of the delays.
+        self.delays += [now - float(made_at) for made_at in _TIME.findall(data)]
         data = self._tail + data
         self.frames += data.count(b"\n\n")
         self._tail = data[-1:] if data.endswith(b"\n") and not data.endswith(b"\n\n") else b""
@@ -50,7 +63,7 @@ def main() -> None:
     parser.add_argument("--command", type=json.loads, required=True)
     arguments = parser.parse_args()
     start = time.perf_counter()
-    frames = 0
+    ended: list[Stream] = []
     with selectors.DefaultSelector() as selector:
         for _ in range(arguments.streams):
             stream = Stream(arguments.port, request(arguments.path, arguments.command))
@@ -60,8 +73,18 @@ def main() -> None:
                 if key.data.read():
                     selector.unregister(key.data.socket)
                     key.data.socket.close()
-                    frames += key.data.frames
-    print(json.dumps({"seconds": time.perf_counter() - start, "frames": frames}))
+                    ended.append(key.data)
+    seconds = time.perf_counter() - start
+    found = {"seconds": seconds, "frames": sum(stream.frames for stream in ended)}
+    for name, values in (
+        ("first_frame", [stream.first_frame for stream in ended]),
+        ("delay", [delay for stream in ended for delay in stream.delays] or [0.0]),
+    ):
+        found[f"{name}_p50"], found[f"{name}_p99"] = (
+            percentile(values, 0.5),
+            percentile(values, 0.99),
+        )
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ def make_app(server: ScriptedServer) -> FastAPI:
 
     @app.post("/bare")
     async def bare(request: Request) -> Response:
-        frames = bare_frames(await request.body(), asyncio.sleep)
+        frames = bare_frames(await request.body(), asyncio.sleep, window=0)
         return StreamingResponse(frames, media_type="text/event-stream")
 
     @app.get("/bench")

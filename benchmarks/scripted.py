@@ -3,6 +3,7 @@
 The user's message is a command in JSON, so that one running server serves every measurement:
 
     {"deltas": 200, "size": 8, "pause": 0.01, "deadline": 1.0}   stream so many pieces of text
+    {"deltas": 200, "pause": 0.01, "timed": true}               each piece says when it was made
     {"recall": true}                                            say what the history holds
 
 `pause` is in seconds; null means that nothing is awaited between events, 0 means a checkpoint.
@@ -12,11 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+_MOST_TOGETHER = 256  # frames, as many as chatkit_trio sends at once
 BARE_FRAME = b"data: " + b"." * 180 + b"\n\n"  # as long as a short delta's
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -30,6 +33,7 @@ class Command:
     size: int = 8
     pause: float | None = None
     deadline: float | None = None
+    timed: bool = False
     recall: bool = False
 
 
@@ -43,6 +47,11 @@ def piece(number: int, size: int) -> str:
     return f"{number:07d} ".ljust(size, ".")
 
 
+def time_now() -> str:
+    """Return the time by the machine's monotonic clock, which all processes read alike."""
+    return f"{time.monotonic():.6f} "
+
+
 def text_of(count: int, size: int) -> str:
     """Return the text of the first `count` deltas."""
     return "".join(piece(number, size) for number in range(count))
@@ -53,13 +62,26 @@ def fingerprint(text: str) -> list[int | str]:
     return [len(text), hashlib.sha256(text.encode()).hexdigest()]
 
 
-async def bare_frames(body: bytes, sleep: Sleep) -> AsyncIterator[bytes]:
-    """Yield as many frames as the answer to this request has, without any SDK: the floor."""
+async def bare_frames(body: bytes, sleep: Sleep, window: float) -> AsyncIterator[bytes]:
+    """Yield the frames of an answer without any SDK, in as few pieces as `window` seconds allow.
+
+    This is the floor: no server on this web stack can send as many frames for less.
+    """
     command = Command(**json.loads(json.loads(body)["params"]["input"]["content"][0]["text"]))
-    for number in range(-5, command.deltas):
-        if command.pause is not None and number >= 0:
+    waiting, sent_at = [BARE_FRAME] * 5, 0.0
+    for _ in range(command.deltas):
+        now = time.monotonic()
+        if now - sent_at >= window or len(waiting) >= _MOST_TOGETHER:
+            yield b"".join(waiting)
+            waiting, sent_at = [], now
+        if command.pause is not None:
             await sleep(command.pause)
-        yield BARE_FRAME
+        frame = BARE_FRAME
+        if command.timed:
+            frame = b'data: {"delta":"%s"}' % time_now().encode()
+            frame = frame.ljust(len(BARE_FRAME) - 2, b" ") + b"\n\n"
+        waiting.append(frame)
+    yield b"".join(waiting)
 
 
 class Script:
@@ -80,7 +102,8 @@ class Script:
         for number in range(command.deltas):
             if command.pause is not None:
                 await self.sleep(command.pause)
-            yield self._delta(item.id, piece(number, command.size))
+            text = time_now() if command.timed else piece(number, command.size)
+            yield self._delta(item.id, text)
         text = text_of(command.deltas, command.size)
         done = item.model_copy(update={"content": [self._content(text)]})
         yield self.types.ThreadItemDoneEvent(item=done)

@@ -10,12 +10,12 @@ import dataclasses
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 import hypercorn
 import hypercorn.trio
 import trio
-from quart import Response, request
 
 import chatkit_trio.types as types
 from benchmarks.scripted import Script, bare_frames, command_of
@@ -78,20 +78,37 @@ async def sleep(seconds: float) -> None:
 def make_app(server: ScriptedServer) -> Any:
     app = create_app(server, context=lambda _: None)
 
-    @app.post("/bare")
-    async def bare() -> Response:
-        frames = bare_frames(await request.get_data(), sleep)
-        response = Response(frames, content_type="text/event-stream")
-        response.timeout = None
-        return response
-
     @app.get("/bench")
     async def bench() -> dict[str, Any]:
         noted_at = getattr(server.store, "noted_at", {})
         tasks = trio.lowlevel.current_statistics().tasks_living
         return {"tasks": tasks, "turns": len(server.live_turns), "noted_at": noted_at}
 
+    quart = app.asgi_app
+
+    async def with_floor(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http" and scope["path"] == "/bare":
+            await bare(receive, send, server.policy.flush_interval)
+        else:
+            await quart(scope, receive, send)
+
+    app.asgi_app = with_floor
     return app
+
+
+async def bare(receive: Any, send: Any, window: float) -> None:
+    """Answer as an ASGI app that does nothing but to send the frames."""
+    body, is_whole = b"", False
+    while not is_whole:
+        message = await receive()
+        body += message.get("body", b"")
+        is_whole = not message.get("more_body", False)
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    async with aclosing(bare_frames(body, sleep, window)) as frames:
+        async for chunk in frames:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def serve(app: Any, config: hypercorn.Config) -> None:
