@@ -61,15 +61,22 @@ def main() -> None:
     parser.add_argument("--path", default="/chatkit")
     parser.add_argument("--streams", type=int, required=True)
     parser.add_argument("--command", type=json.loads, required=True)
+    parser.add_argument("--ramp", type=float, default=0, help="seconds in which streams begin")
     arguments = parser.parse_args()
     start = time.perf_counter()
     ended: list[Stream] = []
     with selectors.DefaultSelector() as selector:
-        for _ in range(arguments.streams):
-            stream = Stream(arguments.port, request(arguments.path, arguments.command))
-            selector.register(stream.socket, selectors.EVENT_READ, stream)
-        while selector.get_map():
-            for key, _ in selector.select():
+        begun = 0
+        while begun < arguments.streams or selector.get_map():
+            wait = None
+            if begun < arguments.streams:
+                wait = start + arguments.ramp * begun / arguments.streams - time.perf_counter()
+                if wait <= 0:
+                    stream = Stream(arguments.port, request(arguments.path, arguments.command))
+                    selector.register(stream.socket, selectors.EVENT_READ, stream)
+                    begun += 1
+                    wait = 0
+            for key, _ in selector.select(wait):
                 if key.data.read():
                     selector.unregister(key.data.socket)
                     key.data.socket.close()

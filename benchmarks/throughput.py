@@ -44,7 +44,9 @@ HEAD = (
     "delay, ms p50/p99: original", "ours",
 )  # fmt: skip
 STREAMS = (1, 4, 100, 1000)
-PACED_SECONDS = 3.0
+PACED_SECONDS = 6.0
+MOST_PACED = 200_000  # events a run
+RAMP = 1.0  # seconds in which paced streams begin: people don't all ask in the same moment
 _IDS = re.compile(r"\b(thr|msg|turn)_[0-9a-f]+")
 _TIMES = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)?")
 
@@ -59,7 +61,7 @@ class Load:
     def deltas(self, events: int, streams: int) -> int:
         """Return how many each stream has: so many events in all, or some seconds' worth."""
         if self.pause:
-            return min(round(PACED_SECONDS / self.pause), events)
+            return min(round(PACED_SECONDS / self.pause), MOST_PACED // streams, events)
         return max(events // streams, 1)
 
 
@@ -94,6 +96,7 @@ async def count(server: Server, path: str, load: Load, streams: int, deltas: int
         [
             sys.executable, "-m", "benchmarks.counting_client", "--port", str(server.port),
             "--path", path, "--streams", str(streams), "--command", json.dumps(command),
+            "--ramp", str(RAMP if load.pause else 0),
         ],
         cwd=ROOT,
         capture_stdout=True,
