@@ -139,7 +139,7 @@ class TurnItems:
         If not, `feed` it. Raises `ValueError` for an index that no part may have.
         """
         draft, update = self._pending.get(event.item_id), event.update
-        if type(draft) is not MessageDraft:
+        if not isinstance(draft, MessageDraft):
             return False
         if type(update) is not AssistantMessageContentPartTextDelta:
             return False

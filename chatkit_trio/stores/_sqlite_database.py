@@ -231,7 +231,7 @@ class Database:
         try:
             with self._as_store_errors():
                 raise error
-        except BaseException as told:
+        except Exception as told:
             return told
 
     def _probe(self) -> None:

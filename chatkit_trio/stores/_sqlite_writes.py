@@ -100,7 +100,7 @@ class WriteLine:
         """Wait until a write has its outcome, or is to lead."""
         try:
             await write.called.wait()
-        except trio.Cancelled:
+        except trio.Cancelled:  # noqa: ASYNC103 (it has happened, so its outcome counts)
             if write.claim():
                 self._withdraw(write)
                 if write.called.is_set():
@@ -171,12 +171,12 @@ class WriteLine:
         ran: list[_Write[Any]] = []
         try:
             self._run_together(self._connection(), writes, ran)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103 (no task, a worker thread)
             # Nothing of them is stored.
             if len(ran) > 1:
                 for write in ran:
                     self._run_alone(write)
-                return
+                return  # noqa: ASYNC104
             for write in ran or [each for each in writes if each.claim()]:
                 # Each caller raises an error of its own.
                 write.outcome = outcome.Error(self._in_words(copy(error)))
@@ -195,7 +195,7 @@ class WriteLine:
                 db.execute("SAVEPOINT one")
                 try:
                     write.outcome = outcome.Value(write.run(db))
-                except BaseException as error:
+                except BaseException as error:  # noqa: ASYNC103
                     if not db.in_transaction:
                         raise  # SQLite has undone all of them
                     db.execute("ROLLBACK TO one")
@@ -208,7 +208,7 @@ class WriteLine:
             with transaction_of(db, "IMMEDIATE"):
                 value = write.run(db)
             write.outcome = outcome.Value(value)
-        except BaseException as error:
+        except BaseException as error:  # noqa: ASYNC103
             write.outcome = outcome.Error(self._in_words(error))
 
 
