@@ -109,7 +109,6 @@ class _Part:
         return AssistantMessageContent(text=self.pieces[0], annotations=list(self.annotations))
 
 
-@_draft.register(AssistantMessageItem)
 class MessageDraft:
     """An assistant message."""
 
@@ -151,6 +150,10 @@ class MessageDraft:
     def item(self) -> ThreadItem:
         content = [part.content() for part in self._parts]
         return self._base.model_copy(update={"content": content})
+
+
+# Not as a decorator: then type checkers would take the class for a function.
+_draft.register(AssistantMessageItem)(MessageDraft)
 
 
 @_draft.register(WorkflowItem)
