@@ -20,7 +20,7 @@ class Server(ChatKitServer):
         raise NotImplementedError
 
 
-NO_NUMBER = [True, "5", b"5", [5], object()]
+NO_NUMBER = [True, "5", b"5", [5], {}]
 NO_TIME = [-1, -0.001, nan, inf, -inf]
 NO_COUNT = [0, -1, 1.5, 5.0, nan, inf, True, "5", None]
 NO_TURN = [*NO_NUMBER, *NO_TIME]

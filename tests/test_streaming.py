@@ -87,7 +87,11 @@ async def test_pieces_of_an_async_iterator_become_one_message() -> None:
     ]
 
 
-@pytest.mark.parametrize("chunks", [["a", "b"], ("a", "b"), iter(["a", "b"])], ids=str)
+@pytest.mark.parametrize(
+    "chunks",
+    [["a", "b"], ("a", "b"), iter(["a", "b"])],
+    ids=["a list", "a tuple", "an iterator"],
+)
 async def test_pieces_may_come_from_a_list_or_any_iterable(chunks: Iterable[str]) -> None:
     assert told(await events_of(chunks)) == [
         ("added", ""),
@@ -105,7 +109,11 @@ async def test_empty_pieces_are_skipped() -> None:
     assert told(await events_of(["", "a", "", "b"])) == told(await events_of(["a", "b"]))
 
 
-@pytest.mark.parametrize("chunks", [[], [""], Pieces(), Pieces("", "")], ids=str)
+@pytest.mark.parametrize(
+    "chunks",
+    [[], [""], Pieces(), Pieces("", "")],
+    ids=["nothing", "an empty piece", "no pieces", "empty pieces"],
+)
 async def test_without_text_there_is_no_message(chunks: Any) -> None:
     assert await events_of(chunks) == []
 
