@@ -492,6 +492,11 @@ class AttachmentStore(ABC, Generic[TContext]):
         return None
 
 
+def _writable(text: str) -> str:
+    """Return a text that a log can be written with: half of a pair of surrogates is spelt out."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class Store(ABC, Generic[TContext]):
     """Threads, their items and the metadata of attachments, scoped by the caller's context."""
 
@@ -667,8 +672,8 @@ class Store(ABC, Generic[TContext]):
             item.item_id,
             item.thread_id,
             item.turn_id,
-            item.error,
-            item.text,
+            _writable(item.error),
+            _writable(item.text),
         )
 
     async def begin_request(

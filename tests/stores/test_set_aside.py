@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from chatkit_trio.cli import main
-from chatkit_trio.store import UnstorableItem
+from chatkit_trio.store import Store, UnstorableItem
 from chatkit_trio.stores import MemoryStore, SQLiteStore
 from chatkit_trio.testing._store_samples import prepare
 
@@ -88,3 +89,18 @@ async def test_the_doctor_says_that_something_could_not_be_stored(tmp_path: Path
     run = CliRunner().invoke(main, ["doctor", "--database", str(path)])
     assert "BAD  1 items couldn't be stored; their text is in the table `unstorable`" in run.output
     assert run.exit_code == 1
+
+
+async def test_the_log_that_has_the_only_copy_can_be_written_whatever_is_in_it(tmp_path):
+    """Half a character isn't UTF-8: logging would drop the line, and the text with it."""
+    handler = logging.FileHandler(tmp_path / "log", encoding="utf-8")
+    logger = logging.getLogger("chatkit_trio.store")
+    logger.addHandler(handler)
+    try:
+        item = UnstorableItem("thr_1", "msg_1", "turn_1", "half \ud83d of it", "refused: \ud83d")
+        await Store.set_aside(MemoryStore(), item, None)
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+    assert "half \\ud83d of it" in (tmp_path / "log").read_text("utf-8")
