@@ -74,8 +74,8 @@ async def journal_costs(events: int, runs: int, directory: Path) -> list[list[An
         running("chatkit_trio", "--database", str(off), "--no-journal") as without,
     ):
         for _ in range(runs + 1):
-            found["on"].append(await count(with_journal, LOAD, 100, events // 100))
-            found["off"].append(await count(without, LOAD, 100, events // 100))
+            found["on"].append(await count(with_journal, "/chatkit", LOAD, 100, events // 100))
+            found["off"].append(await count(without, "/chatkit", LOAD, 100, events // 100))
     cpu = {key: statistics.median(s.cpu_per_event for s in found[key][1:]) for key in found}
     speed = {key: statistics.median(s.events_per_second for s in found[key][1:]) for key in found}
     return [

@@ -250,7 +250,7 @@ async def test_one_that_comes_back_during_the_first_writes_gets_the_turn(autojum
         message = {**CREATE["params"], "thread_id": thread_id}
         body = {"type": "threads.add_user_message", "params": message}
         async with client.open("POST", "/chatkit", body, IDS):
-            await trio.sleep(2.5)
+            await trio.sleep(1.5)
             assert [turn.has_begun for turn in server.live_turns] == [False]
         answer = await client.ask("GET", f"/chatkit/threads/{thread_id}/turn")
 
