@@ -104,18 +104,17 @@ async def recover(store: Store[Any], thread_id: str | None = None) -> None:
     """
     if (journal := store.journal) is None:
         return
-    recovery = _Recovery(journal)
+    recovery, order = _Recovery(journal), _order_of(store)
     tried: set[str] = set()
-    left = 1
-    while left:
+    has_more = True
+    while has_more:
         found = [
             entry for entry in await journal.abandoned(thread_id) if entry.turn_id not in tried
         ]
-        found.sort(key=_order_of(store))
         # Of few that are left, nodes would pick the same ones.
         count = min(max(len(found) // 4, _SETTLED_AT_ONCE), _SETTLED_BEFORE_A_LOOK)
-        some = found[:count]
-        left = len(found) - len(some)
+        some = sorted(found, key=order)[:count]
+        has_more = len(found) > count
         tried.update(entry.turn_id for entry in some)
         await recovery.settle(some)
     if recovery.settled:

@@ -37,24 +37,26 @@ class ThreadWatch:
         as a second one.
         """
         fields = self.thread.__dict__  # asked after every event: no dictionary is built for it
-        saved, status = self._saved, fields["status"]
-        # A status is compared by its fields: as an object of pydantic's it takes longer than all.
-        if status is self._status and status.__dict__ == saved["status"].__dict__:
-            has_status = True
-        elif has_status := status == saved["status"]:
-            self._status = status
-        if (
-            has_status
-            and fields["title"] == saved["title"]
-            and fields["metadata"] == saved["metadata"]
-            and fields["allowed_image_domains"] == saved["allowed_image_domains"]
-            and fields["id"] == saved["id"]
-            and fields["created_at"] == saved["created_at"]
-        ):
+        for name, value in self._saved.items():
+            if name == "status":
+                if not self._has_status(fields[name], value):
+                    break
+            elif fields[name] != value:
+                break
+        else:
             return False
         if fields["id"] != self._saved["id"]:
             wrong, self.thread.id = self.thread.id, self._saved["id"]
             raise ValueError(f"the id of thread {self.thread.id} was changed to {wrong!r}")
+        return True
+
+    def _has_status(self, status: Any, saved: Any) -> bool:
+        # By its fields: comparing it as an object of pydantic's takes longer than all the rest.
+        if status is self._status:
+            return bool(status.__dict__ == saved.__dict__)
+        if status != saved:
+            return False
+        self._status = status
         return True
 
     def as_saved(self) -> ThreadMetadata:

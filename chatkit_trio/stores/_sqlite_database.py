@@ -65,10 +65,10 @@ class Database:
         self._readers: list[sqlite3.Connection] = []
         self._watcher: sqlite3.Connection | None = None
         self._watching = trio.CapacityLimiter(1)
-        # An owner can take all readers, but not the places in front of them.
         self._limiter = trio.CapacityLimiter(1)
         """Who has its token may use the connection that writes."""
         self._writes = WriteLine(self._connection_that_writes, self._in_words, self._limiter)
+        # An owner can take all readers, but not the places in front of them.
         self._reading = FairLimiter(readers, each=readers)
 
     @property

@@ -157,12 +157,9 @@ class WriteLine:
 
     def _pass_on(self) -> None:
         """Have the next one lead, if any waits."""
-        self._is_led = False
-        for writes in self._waiting.values():
-            for write in writes:
-                self._is_led = True
-                write.called.set()
-                return
+        self._is_led = bool(self._waiting)
+        if self._waiting:
+            next(iter(self._waiting.values()))[0].called.set()
 
     # --- In the worker thread ------------------------------------------------------------------
 

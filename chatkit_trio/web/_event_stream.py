@@ -40,7 +40,8 @@ def numbered(turn_id: str, first: int, frames: Iterable[bytes]) -> bytes:
 
 
 def _with_id(identifier: bytes, events: bytes) -> bytes:
-    last = events.rfind(b"\n\n", 0, -2) + 2 if b"\n\n" in events[:-2] else 0
+    end = events.rfind(b"\n\n", 0, -2)  # of the event before the last one
+    last = 0 if end < 0 else end + 2
     return events[:last] + identifier + events[last:] if events else b""
 
 
