@@ -27,6 +27,7 @@ import psycopg
 import trio
 
 from benchmarks.cluster_parts import System, running_system
+from benchmarks.counting_client import request
 from benchmarks.measuring import cpu_time, print_conditions, print_table
 from chatkit_trio.server import ChatKitServer, stream_text
 from chatkit_trio.store import Opening, Settlement
@@ -176,13 +177,11 @@ async def speed(
     system: System, streams: int, events: int, pause: float | None
 ) -> tuple[float, float, float]:
     """Return events a second, and the processors that the workers and this process had."""
-    command = {"label": "x", "pieces": events, "parts": 1, "pause": pause}
-    content = [{"type": "input_text", "text": json.dumps(command)}]
-    given = {"content": content, "attachments": [], "inference_options": {}}
-    body = json.dumps({"type": "threads.create", "params": {"input": given}}).encode()
+    command: dict[str, object] = {"label": "x", "pieces": events, "parts": 1, "pause": pause}
     used, own = cpu_of(system), time.process_time()
     begun = time.perf_counter()
-    answers = await trio.to_thread.run_sync(read_all, system.port, body, streams)
+    sent = request("/chatkit", command, "connection: close")
+    answers = await trio.to_thread.run_sync(read_all, system.port, sent, streams)
     seconds = time.perf_counter() - begun
     had, own = cpu_of(system) - used, time.process_time() - own
     counted = sum(answer.count(b"thread.item.updated") for answer in answers)
@@ -190,22 +189,18 @@ async def speed(
     return counted / seconds, had / seconds, own / seconds
 
 
-def read_all(port: int, body: bytes, count: int) -> list[bytes]:
+def read_all(port: int, sent: bytes, count: int) -> list[bytes]:
     """Send a request on so many connections; return what comes on each until it is closed.
 
     It needs as little of the workers' processors as it can: it only looks at a socket where much
     has come, and at nothing in it.
     """
-    head = (
-        "POST /chatkit HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    )
     answers: list[list[bytes]] = []
     with selectors.DefaultSelector() as selector:
         for _ in range(count):
             connection = socket.create_connection(("127.0.0.1", port))
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, READ_AT_ONCE)
-            connection.sendall(head.encode() + body)
+            connection.sendall(sent)
             answers.append([])
             selector.register(connection, selectors.EVENT_READ, answers[-1])
         while selector.get_map():

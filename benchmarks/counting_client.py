@@ -49,10 +49,11 @@ class Stream:
         return data.endswith(b"0\r\n\r\n")
 
 
-def request(path: str, command: dict[str, object]) -> bytes:
+def request(path: str, command: dict[str, object], *headers: str) -> bytes:
+    """Return the bytes of a POST with a user message that is this command."""
     body = json.dumps(message(None, **command)).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    lines = [f"POST {path} HTTP/1.1", "host: localhost", f"content-length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
 
-from benchmarks.scripted import Script, bare_frames, command_of
+from benchmarks.scripted import Script, command_of
 
 ITEM: TypeAdapter[Any] = TypeAdapter(types.ThreadItem)
 MAX = 2**63 - 1
@@ -189,11 +189,6 @@ def make_app(server: ScriptedServer) -> FastAPI:
         deadline = deadline_in(body)
         stream = result if deadline is None else with_deadline(result, deadline)
         return StreamingResponse(stream, media_type="text/event-stream")
-
-    @app.post("/bare")
-    async def bare(request: Request) -> Response:
-        frames = bare_frames(await request.body(), asyncio.sleep, window=0)
-        return StreamingResponse(frames, media_type="text/event-stream")
 
     @app.get("/bench")
     async def bench() -> dict[str, Any]:

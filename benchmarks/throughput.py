@@ -53,7 +53,7 @@ _TIMES = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)?")
 
 @dataclass(frozen=True)
 class Load:
-    """How a respond streams; on the path /bare the same frames go out without either SDK."""
+    """How a respond streams."""
 
     name: str
     pause: float | None
@@ -104,8 +104,8 @@ async def count(server: Server, path: str, load: Load, streams: int, deltas: int
     counted = json.loads(result.stdout)
     # Beside the deltas: thread.created, the user's message, stream_options, added, done.
     events = streams * (deltas + 5)
-    if counted.pop("frames") != events:
-        raise RuntimeError(f"{server.system} sent another number of frames than {events}")
+    if (frames := counted.pop("frames")) != events:
+        raise RuntimeError(f"{server.system} sent {frames} frames, not {events}")
     cpu = server.cpu_time - cpu_before
     return Speed(events / counted.pop("seconds"), cpu / events, **counted)
 

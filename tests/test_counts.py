@@ -19,10 +19,9 @@ from trio.testing import MockClock
 from chatkit_trio.server import TurnPolicy
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import StoreWrapper, say, scripted_server
-from chatkit_trio.testing._transport import HTTPResponse
 from chatkit_trio.web import create_app
 
-from .web.http import CREATE, client_of
+from .web.http import CREATE, chunks_of, client_of
 
 SHORT, LONG = 100, 400
 PACE = 0.01  # seconds an event, as models send them
@@ -60,17 +59,6 @@ def counting(function: Callable[..., Any], name: str, counts: Counter[str]) -> C
     return call
 
 
-async def chunks_of(response: HTTPResponse) -> int:
-    """Read an answer to its end; return in how many chunks it came."""
-    chunks = 0
-    while True:
-        try:
-            await response.connection.receive()
-        except trio.EndOfChannel:
-            return chunks
-        chunks += 1
-
-
 async def costs(events: int, every: float | None, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
     words = [f"word{number:04} " for number in range(events)]
@@ -87,7 +75,7 @@ async def costs(events: int, every: float | None, monkeypatch: pytest.MonkeyPatc
             patch.setattr(
                 BaseModel, "model_copy", counting(BaseModel.model_copy, "model copies", counts)
             )
-            counts["sends"] = await chunks_of(response)
+            counts["sends"] = len(await chunks_of(response))
         trio.lowlevel.remove_instrument(steps)
     return counts
 

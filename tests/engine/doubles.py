@@ -56,6 +56,17 @@ def takes(seconds: float) -> Trouble:
     return trouble
 
 
+def tells_late(seconds: float) -> Trouble:
+    """Carry the operation out at once, and tell its outcome so much later."""
+
+    async def trouble(call: Callable[[], Awaitable[Any]]) -> Any:
+        answer = await call()
+        await trio.sleep(seconds)
+        return answer
+
+    return trouble
+
+
 hangs = takes(HANGING)
 
 

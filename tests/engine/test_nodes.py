@@ -18,6 +18,7 @@ from chatkit_trio._engine.node import node_of
 from chatkit_trio.errors import StoreError
 from chatkit_trio.limits import OwnerLimits
 from chatkit_trio.server import CancelReason, ChatKitServer, RemoteTurn, TurnPolicy
+from chatkit_trio.store import Coordination
 from chatkit_trio.stores import MemoryCluster, MemoryStore
 from chatkit_trio.testing import (
     ChatClient,
@@ -43,6 +44,7 @@ from chatkit_trio.types import (
 )
 from tests.transcript import lines, transcript
 
+from .doubles import TroubledStore, tells_late
 from .parts import (
     FOR_EVER,
     begin,
@@ -163,16 +165,6 @@ async def test_a_message_to_another_node_waits_if_the_policy_says_so(
         assert await nodes.transcript(turn.thread_id) == expected
 
 
-class LateThreads(StoreWrapper[Any]):
-    """A store that reads threads at once, and hands them over late."""
-
-    async def around(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
-        answer = await call()
-        if name == "load_thread":
-            await trio.sleep(2)
-        return answer
-
-
 @within(HOUR)
 @pytest.mark.parametrize("seconds", [1.5, 3, 5, 7])
 async def test_a_turn_begins_with_what_the_one_before_it_on_another_node_has_made_of_the_thread(
@@ -185,7 +177,8 @@ async def test_a_turn_begins_with_what_the_one_before_it_on_another_node_has_mad
     cluster, policy = MemoryCluster(lease_timeout=LEASE), TurnPolicy(on_busy="queue")
     first = [say(*WORDS[:5], every=0.1), pause(seconds), set_title("Greetings")]
     here = scripted_server(MemoryStore[Any](cluster=cluster), first, policy=policy)
-    store_there = LateThreads(MemoryStore[Any](cluster=cluster))
+    store_there = TroubledStore(MemoryStore[Any](cluster=cluster))
+    store_there.give(tells_late(2), "load_thread")
     there = scripted_server(store_there, [emit(note)], policy=policy)
     async with here, there, streaming(here) as turn, trio.open_nursery() as nursery:
         nursery.start_soon(turn.read)
@@ -709,6 +702,29 @@ async def with_outage(seconds: float) -> AsyncIterator[tuple[ScriptedServer, Awa
         yield server, store
 
 
+@asynccontextmanager
+async def overtaken() -> AsyncIterator[
+    tuple[Two, Coordination[Any], ClientTurn, Callable[[], Awaitable[ClientTurn]]]
+]:
+    """Let one node answer, and give what has the other node take it for dead and answer too."""
+    async with (
+        two(SLOWLY, other=SLOWLY) as nodes,
+        streaming(nodes.here) as turn,
+        AsyncExitStack() as stack,
+    ):
+        coordination = nodes.here.store.coordination
+        assert coordination is not None
+
+        async def take_over() -> ClientTurn:
+            nodes.cluster.abandon(turn.server_turn.id, coordination.node)
+            sending = client(nodes.there).send("and?", turn.thread_id)
+            second = await stack.enter_async_context(sending)
+            await second.wait_for(lambda event: WORDS[0] in event.model_dump_json())
+            return second
+
+        yield nodes, coordination, turn, take_over
+
+
 async def is_live_for(
     server: ChatKitServer[Any], turn: ClientTurn, *, within: float = HOUR
 ) -> None:
@@ -729,20 +745,11 @@ async def is_live_for(
 async def test_a_node_that_was_paused_knows_of_the_turns_that_began_elsewhere(
     hints: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with (
-        two(SLOWLY, other=SLOWLY) as nodes,
-        streaming(nodes.here) as turn,
-        AsyncExitStack() as stack,
-    ):
-        coordination = nodes.here.store.coordination
-        assert coordination is not None
+    async with overtaken() as (nodes, coordination, _, take_over):
         with monkeypatch.context() as pause:
             pause.setattr(coordination, "news", trio.sleep_forever)
             await trio.sleep(coordination.poll_interval)
-            nodes.cluster.abandon(turn.server_turn.id, coordination.node)
-            second_turn = client(nodes.there).send("and?", turn.thread_id)
-            second = await stack.enter_async_context(second_turn)
-            await second.wait_for(lambda event: WORDS[0] in event.model_dump_json())
+            second = await take_over()
             wakes_up(nodes.here)
         await is_live_for(nodes.here, second)
 
@@ -752,14 +759,7 @@ async def test_a_turn_that_was_lost_hides_no_other_while_it_ends(
     hints: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node that was taken for dead knows it, and its store is slow to refuse the rest."""
-    async with (
-        two(SLOWLY, other=SLOWLY) as nodes,
-        streaming(nodes.here) as turn,
-        AsyncExitStack() as stack,
-    ):
-        coordination = nodes.here.store.coordination
-        assert coordination is not None
-        thread_id = turn.thread_id or ""
+    async with overtaken() as (nodes, coordination, turn, take_over):
         settle = nodes.here.store.settle
 
         async def settle_late(*arguments: Any) -> None:
@@ -767,9 +767,7 @@ async def test_a_turn_that_was_lost_hides_no_other_while_it_ends(
             await settle(*arguments)
 
         monkeypatch.setattr(nodes.here.store, "settle", settle_late)
-        nodes.cluster.abandon(turn.server_turn.id, coordination.node)
-        second = await stack.enter_async_context(client(nodes.there).send("and?", thread_id))
-        await second.wait_for(lambda event: WORDS[0] in event.model_dump_json())
+        second = await take_over()
         await trio.sleep(2 * coordination.poll_interval)
         assert turn.server_turn.cancel_reason is CancelReason.CRASHED
         assert not turn.server_turn.settled.is_set()

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import trio
 from quart import Quart
 
 from chatkit_trio.testing._asgi import ASGITransport
@@ -102,6 +103,17 @@ def _event(block: bytes) -> Event:
     fields = dict(line.split(b": ", 1) for line in block.split(b"\n"))
     number = fields[b"id"].decode() if b"id" in fields else None
     return Event(fields.get(b"event", b"message").decode(), parse_json(fields[b"data"]), number)
+
+
+async def chunks_of(response: HTTPResponse) -> list[tuple[float, bytes]]:
+    """Read an answer to its end; return its chunks, each with the time at which it came."""
+    chunks: list[tuple[float, bytes]] = []
+    while True:
+        try:
+            chunk = await response.connection.receive()
+        except trio.EndOfChannel:
+            return chunks
+        chunks.append((trio.current_time(), chunk))
 
 
 async def read_until(response: HTTPResponse, text: bytes) -> bytes:

@@ -17,27 +17,24 @@ from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import pause, say, scripted_server
 from chatkit_trio.web import create_app
 
-from .http import CREATE, client_of
+from .http import CREATE, chunks_of, client_of
 
 WINDOW = 0.05
 SLACK = 0.005
 
 
-async def chunks_of(*script, **settings) -> list[tuple[float, int, bytes]]:
+async def paced(*script, **settings) -> list[tuple[float, int, bytes]]:
     """Return each chunk of an answer: when it came, how many events it has, its bytes."""
     server = scripted_server(MemoryStore(), [*script], policy=TurnPolicy(**settings))
-    chunks = []
     async with (
         client_of(create_app(server)) as client,
         client.open("POST", "/chatkit", CREATE) as response,
     ):
         begun = trio.current_time()
-        while True:
-            try:
-                chunk = await response.connection.receive()
-            except trio.EndOfChannel:
-                return chunks
-            chunks.append((trio.current_time() - begun, chunk.count(b"data: "), chunk))
+        return [
+            (came - begun, chunk.count(b"data: "), chunk)
+            for came, chunk in await chunks_of(response)
+        ]
 
 
 def words(count: int) -> list[str]:
@@ -49,7 +46,7 @@ def times_of(chunks, text: bytes) -> list[float]:
 
 
 async def test_events_that_follow_shortly_go_out_together(autojump_clock: MockClock) -> None:
-    chunks = await chunks_of(say(*words(100), every=0.01), flush_interval=WINDOW)
+    chunks = await paced(say(*words(100), every=0.01), flush_interval=WINDOW)
 
     gaps = [later[0] - earlier[0] for earlier, later in pairwise(chunks)]
     assert min(gaps[:-1]) >= WINDOW - SLACK
@@ -60,7 +57,7 @@ async def test_events_that_follow_shortly_go_out_together(autojump_clock: MockCl
 
 
 async def test_the_first_event_after_a_pause_goes_out_at_once(autojump_clock: MockClock) -> None:
-    chunks = await chunks_of(pause(1), say(*words(5), every=1), flush_interval=WINDOW)
+    chunks = await paced(pause(1), say(*words(5), every=1), flush_interval=WINDOW)
 
     for number in range(5):
         (came,) = times_of(chunks, b'"word%d "' % number)
@@ -68,14 +65,14 @@ async def test_the_first_event_after_a_pause_goes_out_at_once(autojump_clock: Mo
 
 
 async def test_the_end_waits_for_no_window(autojump_clock: MockClock) -> None:
-    chunks = await chunks_of(say(*words(5), every=0.01), flush_interval=30)
+    chunks = await paced(say(*words(5), every=0.01), flush_interval=30)
 
     assert chunks[-1][0] == pytest.approx(0.05)
     assert b"thread.item.done" in chunks[-1][2]
 
 
 async def test_without_a_window_each_event_goes_out_at_once(autojump_clock: MockClock) -> None:
-    chunks = await chunks_of(say(*words(50), every=0.01), flush_interval=0)
+    chunks = await paced(say(*words(50), every=0.01), flush_interval=0)
 
     for number in range(50):
         (came,) = times_of(chunks, b'"word%d "' % number)
@@ -84,7 +81,7 @@ async def test_without_a_window_each_event_goes_out_at_once(autojump_clock: Mock
 
 async def test_much_text_does_not_wait_for_the_end_of_a_window(autojump_clock: MockClock) -> None:
     """An hour of window: what may wait in memory is bounded all the same."""
-    chunks = await chunks_of(say(*words(2000)), flush_interval=3600)
+    chunks = await paced(say(*words(2000)), flush_interval=3600)
 
     assert max(count for _, count, _ in chunks) <= 400
     assert chunks[-1][0] == pytest.approx(0)
@@ -94,7 +91,7 @@ async def test_a_client_that_may_hold_little_back_gets_it_at_once(
     autojump_clock: MockClock,
 ) -> None:
     """`respond` waits for the client there: it must not wait for the window's end too."""
-    chunks = await chunks_of(say(*words(50)), flush_interval=3600, max_unread_bytes=400)
+    chunks = await paced(say(*words(50)), flush_interval=3600, max_unread_bytes=400)
 
     assert chunks[-1][0] == pytest.approx(0)
     assert max(len(chunk) for _, _, chunk in chunks) < 2000
@@ -103,7 +100,7 @@ async def test_a_client_that_may_hold_little_back_gets_it_at_once(
 async def test_a_heartbeat_comes_after_silence_and_not_after_an_event(
     autojump_clock: MockClock,
 ) -> None:
-    chunks = await chunks_of(
+    chunks = await paced(
         pause(10), say("one ", "two ", every=10), pause(25), flush_interval=WINDOW, heartbeat=7
     )
 
