@@ -230,7 +230,14 @@ class LiveTurns:
             await self._node.hear()
 
     async def _begin(self, node: Node, turn: Turn[Any]) -> PreparedRequest:
-        return await node.begin(turn, self._beginning[turn.thread_id].has_lined_up.set)
+        def waits_behind(turn_id: str) -> bool:
+            # This turn has the admission lock, so all others of its thread come later.
+            return any(
+                each.id == turn_id and each is not turn and not each.has_begun for each in self
+            )
+
+        has_lined_up = self._beginning[turn.thread_id].has_lined_up.set
+        return await node.begin(turn, has_lined_up, waits_behind)
 
     @asynccontextmanager
     async def _admitted(self, turn: Turn[Any]) -> AsyncIterator[None]:

@@ -316,11 +316,17 @@ class Node:
             self._in_line.discard(turn.id)
             await self._withdraw(turn)
 
-    async def begin(self, turn: Turn[Any], has_lined_up: Callable[[], None]) -> PreparedRequest:
+    async def begin(
+        self,
+        turn: Turn[Any],
+        has_lined_up: Callable[[], None],
+        waits_behind: Callable[[str], bool],
+    ) -> PreparedRequest:
         """Make the first writes of a turn when no other node's turn is on its thread.
 
-        Calls `has_lined_up` as soon as others will wait behind it. Raises `BusyError` if the policy
-        says so, and what the request and the store raise; then call `leave_line`.
+        Calls `has_lined_up` as soon as others will wait behind it. `waits_behind` says whether a
+        turn of that id waits in this process until this one has ended. Raises `BusyError` if the
+        policy says so, and what the request and the store raise; then call `leave_line`.
         """
         coordination = self._coordination
         asked = ""
@@ -337,6 +343,12 @@ class Node:
                     if asked:
                         turn.first_write_begins()
                     return prepared
+                if waits_behind(blocking.turn_id):
+                    # While this node was taken for dead its places were lost, and that turn has
+                    # taken a new one before this turn has. It takes another when its time comes.
+                    withdraw = partial(coordination.withdraw, blocking.turn_id)
+                    await turn.ending.write(withdraw)
+                    continue
                 turn.has_to_wait()
                 if blocking.turn_id != asked:
                     asked = blocking.turn_id

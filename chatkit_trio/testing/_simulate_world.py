@@ -617,14 +617,28 @@ class _World:
         client: ChatClient,
         stream: AbstractAsyncContextManager[ClientTurn],
     ) -> None:
-        async with stream as turn:
-            exchange = self._exchange(request, turn)
+        async with self._exchanging(request, stream) as (exchange, turn):
             mode, *arguments = request.operation.reading.split(":")
             numbers = [float(argument) for argument in arguments]
             await getattr(self, f"_read_{mode}")(exchange, client, turn, *numbers)
-            await self._hang_up(exchange, turn)
         if exchange.complete is not None and exchange.thread_id is not None:
             await self._load_items(client, exchange.thread_id)
+
+    @asynccontextmanager
+    async def _exchanging(
+        self, request: Request, stream: AbstractAsyncContextManager[ClientTurn]
+    ) -> AsyncIterator[tuple[Exchange, ClientTurn]]:
+        """Give the stream and its record; whatever fails, the client leaves it."""
+        async with stream as turn:
+            exchange = self._exchange(request, turn)
+            failure: Exception | None = None
+            try:
+                yield exchange, turn
+            except Exception as error:
+                failure = error
+            await self._hang_up(exchange, turn)
+            if failure is not None:
+                raise failure
 
     def _exchange(self, request: Request, turn: ClientTurn) -> Exchange:
         connection = turn.connection
@@ -692,11 +706,9 @@ class _World:
         await self._hang_up(exchange, turn)
         request = exchange.request
         if request.operation.do == "send" and request.life.is_up:
-            async with self._send(request, client) as again:
-                repeated = self._exchange(request, again)
+            async with self._exchanging(request, self._send(request, client)) as (repeated, again):
                 repeated.is_repeat = True
                 await self._read(repeated, again)
-                await self._hang_up(repeated, again)
 
     def _send(
         self, request: Request, client: ChatClient
@@ -717,10 +729,9 @@ class _World:
         await trio.sleep(seconds)
         last = exchange.first_frame + len(exchange.frames) - 1
         try:
-            async with client.watch(thread_id, f"{exchange.turn.id}.{last}") as again:
-                resumed = self._exchange(exchange.request, again)
+            watch = client.watch(thread_id, f"{exchange.turn.id}.{last}")
+            async with self._exchanging(exchange.request, watch) as (resumed, again):
                 await self._read(resumed, again)
-                await self._hang_up(resumed, again)
         except RequestRefused as refusal:
             if refusal.status not in (404, 410):
                 raise

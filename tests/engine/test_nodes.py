@@ -245,6 +245,35 @@ async def test_messages_to_all_nodes_are_answered_one_after_the_other(
         assert answers == ["assistant: abc"] * (len(nodes_in_order) + 1)
 
 
+@pytest.mark.parametrize("on_busy", ["queue", "supersede"])
+@within(HOUR)
+async def test_messages_are_answered_in_the_order_of_their_arrival_when_one_has_lost_its_place(
+    on_busy: str, hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The node was taken for dead for a moment, so the first that waits has lost its place."""
+    answers = [[say(text)] for text in ("One", "Two")]
+    async with two(SLOWLY, *answers, on_busy=on_busy) as nodes:
+        nodes.here.allow_cancel = nodes.there.allow_cancel = False
+        async with streaming(nodes.here) as turn, trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+
+            async def send(server: ChatKitServer[Any], text: str) -> None:
+                async with client(server).send(text, turn.thread_id) as later:
+                    await later.read()
+
+            nursery.start_soon(send, nodes.here, "one")
+            await trio.sleep(1)
+            [waiting] = [each for each in nodes.here.live_turns if not each.has_begun]
+            nodes.cluster.withdraw(waiting.id)
+            nursery.start_soon(send, nodes.here, "two")
+            await trio.sleep(1)
+            nursery.start_soon(send, nodes.there, "three")
+        stored = await nodes.transcript(turn.thread_id)
+    for elsewhere in ("user: three", "assistant: Fine"):
+        stored.remove(elsewhere)
+    assert stored == [*WHOLE, "user: one", "assistant: One", "user: two", "assistant: Two"]
+
+
 @within(HOUR)
 async def test_a_message_is_not_superseded_by_one_that_came_before_it(
     hints: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch

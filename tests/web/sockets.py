@@ -31,8 +31,9 @@ TALKER = "tests.web.talker:server"
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until something is so of which no event tells, such as what a process has logged."""
-    while not condition():  # noqa: ASYNC110
-        await trio.sleep(0.02)
+    with trio.fail_after(60):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.02)
 
 
 class Caller:

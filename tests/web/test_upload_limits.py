@@ -14,6 +14,7 @@ from chatkit_trio.testing import ScriptedRespond, ScriptedServer, say
 from chatkit_trio.web import create_app
 
 from .http import Client, client_of
+from .sockets import until
 
 SITE = "http://chat.test"
 
@@ -145,18 +146,21 @@ async def test_new_files_an_hour_are_counted_whether_their_bytes_come_or_not(tmp
 async def test_files_that_arrive_at_once_are_counted(tmp_path):
     async with site(tmp_path, live_uploads=1) as client:
         url = await created_url(client, 10)
-        arriving, app = trio.Event(), client._transport._app
+        app, files = client._transport._app, tmp_path / "files"
+        pieces = [b"x"]
 
         async def receive():
-            arriving.set()
-            await trio.sleep_forever()
+            if not pieces:
+                await trio.sleep_forever()
+            return {"type": "http.request", "body": pieces.pop(), "more_body": True}
 
         async def send(message):
             raise AssertionError("it never arrives")
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(app, scope_of("PUT", url), receive, send)
-            await arriving.wait()
+            # It counts from before its bytes are kept.
+            await until(lambda: any(files.glob("*.part")))
             second = await put(client, 10)
             other = await put(client, 10, "ben")
             nursery.cancel_scope.cancel()

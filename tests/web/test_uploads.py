@@ -28,6 +28,8 @@ from chatkit_trio.types import ThreadMetadata, ThreadStreamEvent, UserMessageIte
 from chatkit_trio.web import chatkit_blueprint, create_app
 from chatkit_trio.web.uploads import uploads_blueprint
 
+from .sockets import until
+
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 HTML = b"<!doctype html><script>alert(1)</script>".ljust(len(PNG))
 MEGABYTE = 1024 * 1024
@@ -402,13 +404,6 @@ async def hang_up_half_way(web: Site, target: str, size: int) -> None:
         head += f"Content-Length: {size}\r\n"
         await stream.send_all(head.encode() + b"\r\n" + PNG)
         await until(lambda: any(name.endswith(".part") for name in web.stored()))
-
-
-async def until(condition: Any) -> None:
-    """Wait for what another task does to real files."""
-    with trio.fail_after(10):
-        while not condition():  # noqa: ASYNC110 (a directory sends no events)
-            await trio.sleep(0.01)
 
 
 async def test_hanging_up_half_way_leaves_nothing_and_the_url_stays_good(tmp_path: Path) -> None:
