@@ -41,6 +41,9 @@ CREDIT = 256
 THREAD_NAME = "chatkit_trio asyncio"
 """The name of the thread, and of the system task that keeps it."""
 
+CALL_NAME = "chatkit_trio call from asyncio"
+"""The name of the system tasks that carry out calls from asyncio."""
+
 _home: ContextVar[AsyncioThread] = ContextVar("chatkit_trio_home")
 _running: ContextVar[AsyncioTask[Any]] = ContextVar("chatkit_trio_asyncio_task")
 _thread_var: trio.lowlevel.RunVar[AsyncioThread | None] = trio.lowlevel.RunVar(
@@ -454,7 +457,7 @@ class _CallOnTrio(Generic[T]):
 
     def _spawn(self) -> None:
         try:
-            trio.lowlevel.spawn_system_task(self._run, context=self._context)
+            trio.lowlevel.spawn_system_task(self._run, name=CALL_NAME, context=self._context)
         except RuntimeError:
             # The trio run has ended and takes no new tasks.
             self._send(self._future.cancel)
