@@ -19,10 +19,11 @@ EXAMPLES = sorted(
 )
 
 
-def test_there_are_six_examples():
+def test_there_are_seven_examples():
     assert EXAMPLES == [
         "cancel_lab",
         "cat_lounge",
+        "langgraph_agent",
         "metro_map",
         "minimal",
         "support_desk",
@@ -32,6 +33,8 @@ def test_there_are_six_examples():
 
 @pytest.mark.parametrize("name", EXAMPLES)
 async def test_an_example_starts_and_answers(name, tmp_path):
+    if name == "langgraph_agent":
+        pytest.importorskip("langgraph", reason="the extra `langgraph` isn't installed")
     with serving(name, tmp_path) as url, trio.fail_after(30):
         async with SocketTransport(url, ()).exchange("GET", "/healthz", b"", ()) as response:
             health = json.loads(await response.body())

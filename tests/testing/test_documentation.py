@@ -12,6 +12,7 @@ import pytest
 
 import chatkit_trio.testing
 from chatkit_trio.testing import JumpClock
+from tests.agents.threads import new_context
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
@@ -38,6 +39,20 @@ async def test_the_situations_of_the_page_are_as_it_says(
     name: str, page: dict[str, Any], jump_clock: JumpClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     await page[name](jump_clock)
+
+
+async def test_the_run_that_the_page_makes_up_is_read(
+    page: dict[str, Any], jump_clock: JumpClock
+) -> None:
+    context = await new_context()
+    stream = page["stream_agent_response"](context, page["MadeUpRun"]())
+
+    events = [event async for event in stream]
+
+    assert [event.update.delta for event in events if event.type == "thread.item.updated"] == [
+        "Hello ",
+        "there",
+    ]
 
 
 def test_the_reference_names_everything_public() -> None:
