@@ -638,7 +638,8 @@ async def threads_sync_custom_action(
     sender = await _load_sender(server, params.thread_id, params.item_id, context)
     if sender is not None and not isinstance(sender, WidgetItem):
         raise InvalidRequestError(f"item {sender.id} is not a widget: it can't send an action")
-    answer = await server.sync_action(thread, params.action, sender, context)
+    given = await server.sync_action(thread, params.action, sender, context)
+    answer = server.foreign_models.own(SyncCustomActionResponse, given, "sync_action()")
     return await _stored_answer(server, thread, answer, context)
 
 
