@@ -116,6 +116,25 @@ class StoreConformance(CoordinationConformance):
             loaded = await store.load_thread("thr_1", self.context())
             assert plain(loaded) == plain(full_thread("thr_1"))
 
+    async def test_times_come_back_in_whatever_zone_the_process_is(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A time that was kept without its zone is read as local time."""
+        if not hasattr(time, "tzset"):
+            pytest.skip("this system can't change the zone of a process")
+        async with self.open_store() as store:
+            try:
+                with monkeypatch.context() as patch:
+                    patch.setenv("TZ", "TEST+05")
+                    time.tzset()
+                    await store.save_thread(thread("thr_1"), self.context())
+                    await store.add_thread_item("thr_1", note("i1", "thr_1"), self.context())
+                    loaded = await store.load_thread("thr_1", self.context())
+                    item = await store.load_item("thr_1", "i1", self.context())
+            finally:
+                time.tzset()
+            assert [loaded.created_at, item.created_at] == [NOON, NOON]
+
     async def test_an_updated_thread_is_replaced_in_its_place(self) -> None:
         async with self.open_store() as store:
             for thread_id in ("thr_1", "thr_2"):
