@@ -52,6 +52,7 @@ LAYERS = [
         "_engine.hooks",
         "_engine.journal",
         "_engine.live",
+        "_engine.loading",
         "_engine.node",
         "_engine.opening",
         "_engine.owner_limits",
