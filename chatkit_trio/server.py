@@ -19,6 +19,7 @@ from typing_extensions import TypeVar
 
 from . import errors, store, types, widgets
 from ._engine.answering import Answer
+from ._engine.foreign import ForeignModels
 from ._engine.frames import FrameReader
 from ._engine.groups import split_cancelled
 from ._engine.hooks import ServerHooks
@@ -268,6 +269,7 @@ class ChatKitServer(ServerHooks[TContext]):
         self.policy = policy if policy is not None else TurnPolicy()
         self.limits = limits if limits is not None else RequestLimits()
         self.big_work = BigWork()
+        self.foreign_models = ForeignModels()
         self.journal_interval = journal_interval
         self.__node = node_of(store)
         self.live_turns = LiveTurns(partial(recover, store), self.__node)

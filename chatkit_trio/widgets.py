@@ -36,6 +36,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict, deprecated
 
+from ._model import Model
 from ._widget_templates import TemplateFile
 from .actions import ActionConfig
 from .errors import WidgetTemplateError
@@ -272,7 +273,7 @@ class XAxisConfig(TypedDict):
 # --- Components
 
 
-class WidgetComponentBase(BaseModel):
+class WidgetComponentBase(Model):
     """The base of every component.
 
     Dumps leave out props that are None, at any depth (except `children`), and always have the
@@ -424,7 +425,7 @@ class Badge(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class BoxBase(BaseModel, metaclass=_NamedMeta):
+class BoxBase(Model, metaclass=_NamedMeta):
     """Props of the containers; `size` props set width and height at once."""
 
     children: list[WidgetComponent] | None = None
@@ -716,7 +717,7 @@ class Transition(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class BarSeries(BaseModel, metaclass=_NamedMeta):
+class BarSeries(Model, metaclass=_NamedMeta):
     """Bars of a `Chart`, from the field `dataKey` of each row; equal `stack`s are stacked."""
 
     model_config = _KEEP_UNKNOWN
@@ -729,7 +730,7 @@ class BarSeries(BaseModel, metaclass=_NamedMeta):
 
 
 @_named
-class AreaSeries(BaseModel, metaclass=_NamedMeta):
+class AreaSeries(Model, metaclass=_NamedMeta):
     """An area of a `Chart`, from the field `dataKey` of each row; equal `stack`s are stacked."""
 
     model_config = _KEEP_UNKNOWN
@@ -743,7 +744,7 @@ class AreaSeries(BaseModel, metaclass=_NamedMeta):
 
 
 @_named
-class LineSeries(BaseModel, metaclass=_NamedMeta):
+class LineSeries(Model, metaclass=_NamedMeta):
     """A line of a `Chart`, from the field `dataKey` of each row."""
 
     model_config = _KEEP_UNKNOWN

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "chatkit_trio"
 LAYERS = [
     {
         "_settings",
+        "_model",
         "icons",
         "actions",
         "errors",
@@ -29,6 +30,7 @@ LAYERS = [
     {
         "_engine.drafts",
         "_engine.endings",
+        "_engine.foreign",
         "_engine.input_limits",
         "_engine.items",
         "_engine.keeping",
@@ -50,6 +52,7 @@ LAYERS = [
         "_engine.hooks",
         "_engine.journal",
         "_engine.live",
+        "_engine.loading",
         "_engine.node",
         "_engine.opening",
         "_engine.owner_limits",

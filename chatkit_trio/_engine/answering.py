@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from math import inf
-from typing import Any, get_args
+from typing import Any
 
 import trio
-from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from chatkit_trio.errors import BaseStreamError
 from chatkit_trio.store import JournalEntry, Store
@@ -26,6 +26,7 @@ from chatkit_trio.types import (
 
 from .drafts import UnfitUpdate
 from .ending import Ending
+from .foreign import ForeignModels, is_event
 from .frames import FrameLog
 from .groups import ends_process, split_cancelled
 from .handover import Handover
@@ -41,8 +42,6 @@ from .writing import Rename, Step, ThreadWriter
 
 logger = logging.getLogger(__name__)
 
-_EVENT_CLASSES: tuple[type[BaseModel], ...] = get_args(get_args(ThreadStreamEvent)[0])
-
 
 class Answer:
     """What there is of a turn from its first write on."""
@@ -56,6 +55,7 @@ class Answer:
         ending: Ending,
         log: FrameLog,
         prepared: PreparedRequest,
+        foreign: ForeignModels,
     ) -> None:
         self.turn_id = turn_id
         self.prepared = prepared
@@ -64,6 +64,7 @@ class Answer:
         self._policy = policy
         self._ending = ending
         self._log = log
+        self._foreign = foreign
         self._watch = ThreadWatch(thread)
         self._text_deltas = TextDeltas()
         name = f"{turn_id} of thread {thread.id}"
@@ -136,11 +137,15 @@ class Answer:
         """
         if type(event) is ThreadItemUpdatedEvent and self._accept_text(event):
             return None
-        if not isinstance(event, _EVENT_CLASSES):
-            raise _refusal(event)
+        if not is_event(event):
+            event = self._foreign.own_event(event)
         thread_has_changed = self._watch.changed()
         # Encoded before the items take it in: what can't be JSON couldn't be stored either.
-        encoded = frame(event)
+        try:
+            encoded = frame(event, odd_parts="error")
+        except PydanticSerializationError:
+            event = self._foreign.own_event(event)
+            encoded = frame(event)
         try:
             effect = self.items.feed(event)
         except UnfitUpdate as unfit:
@@ -263,16 +268,6 @@ class Answer:
         for event in ending_events(outcome):
             if is_visible(event):
                 self._log.append(frame(event))
-
-
-def _refusal(event: object) -> TypeError:
-    """Say what `respond` has yielded instead of an event, and what to do."""
-    kind = f"{type(event).__module__}.{type(event).__qualname__}"
-    if isinstance(event, BaseModel) and type(event).__name__.endswith("Item"):
-        way_out = "wrap an item in an event, such as ThreadItemDoneEvent(item=...)"
-    else:
-        way_out = "yield the event classes of chatkit_trio.types"
-    return TypeError(f"respond() yielded {kind}, which is not an event of this package: {way_out}")
 
 
 def _kept_and_visible(items: Iterable[ThreadItem]) -> list[ThreadItem]:

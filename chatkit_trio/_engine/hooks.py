@@ -24,6 +24,7 @@ from chatkit_trio.types import (
     WidgetItem,
 )
 
+from .foreign import ForeignModels
 from .live import LiveTurns
 from .owner_limits import Owners
 from .pace import BigWork
@@ -45,6 +46,8 @@ class ServerHooks(ABC, Generic[TContext]):
     """The turns in progress in this process."""
     owners: Owners
     """The limits of owners, and what each has used."""
+    foreign_models: ForeignModels
+    """Reads the models of other packages that hooks yield or return."""
 
     @abstractmethod
     def respond(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from chatkit_trio.store import Opening, Store
 from chatkit_trio.types import StreamOptions, ThreadItem, ThreadMetadata, ThreadStreamEvent
 
+from .foreign import ForeignModels
 from .pace import BigWork
 
 
@@ -78,6 +79,7 @@ class TurnHooks(Protocol):
     """What a turn needs of the server that it belongs to."""
 
     store: Store[Any]
+    foreign_models: ForeignModels
     big_work: BigWork
 
     def get_stream_options(self, thread: ThreadMetadata, context: Any) -> StreamOptions:

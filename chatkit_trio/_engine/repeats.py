@@ -56,6 +56,7 @@ from chatkit_trio.types import (
 from .frames import FrameReader
 from .hooks import ServerHooks
 from .keeping import CancelReason
+from .loading import load_thread
 from .opening import CheckedRequest, PreparedRequest
 from .pages import encode_events
 from .policy import TurnPolicy
@@ -371,7 +372,7 @@ class KeyedRequest(CheckedRequest):
 
     async def _thread_created(self) -> list[ThreadStreamEvent]:
         """Return the event that tells of a new thread; a deleted thread is a `NotFoundError`."""
-        thread = await self._server.store.load_thread(self.thread_id, context=self._context)
+        thread = await load_thread(self._server.store, self.thread_id, self._context)
         return [ThreadCreatedEvent(thread=thread_answer(thread))] if self.makes_thread else []
 
     async def _opening(self, turn: Turn[Any], reader: FrameReader) -> bytes:

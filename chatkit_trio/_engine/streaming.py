@@ -122,12 +122,13 @@ async def stream_widget(
     last: WidgetRoot | None = None
     try:
         async for state in widget:
+            shown = item(state)  # its widget is of our classes, whatever the state is
             if last is None:
-                yield ThreadItemAddedEvent(item=item(state))
+                yield ThreadItemAddedEvent(item=shown)
             else:
-                for update in diff_widget(last, state):
+                for update in diff_widget(last, shown.widget):
                     yield ThreadItemUpdatedEvent(item_id=item_id, update=update)
-            last = state
+            last = shown.widget
     finally:
         await _close(widget)  # noqa: ASYNC102 (see _close)
     if last is not None:

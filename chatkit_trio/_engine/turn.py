@@ -377,6 +377,7 @@ class Turn(Generic[TContext]):
             self.ending,
             self.log,
             prepared,
+            self.hooks.foreign_models,
         )
         journal = self.hooks.store.journal
         if journal is not None:
@@ -441,7 +442,10 @@ class Turn(Generic[TContext]):
         try:
             for event in prepared.first_events:
                 self.log.append(frame(event))
-            self._options = self.hooks.get_stream_options(self.thread, self.context)
+            options = self.hooks.get_stream_options(self.thread, self.context)
+            self._options = self.hooks.foreign_models.own(
+                StreamOptions, options, "get_stream_options()"
+            )
             self.options_known.set()
             if prepared.sends_options:
                 self.log.append(frame(StreamOptionsEvent(stream_options=self._options)))

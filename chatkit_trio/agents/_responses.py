@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from chatkit_trio._engine.foreign import read_event
 from chatkit_trio.types import (
     Annotation,
     AssistantMessageContent,
@@ -225,13 +226,14 @@ class ResponseTranslator:
     def pass_on(self, event: ThreadStreamEvent) -> _Events:
         """Return a tool's thread event, and before it what it ends."""
         events: _Events = []
-        if isinstance(event, ThreadItemAddedEvent | ThreadItemDoneEvent):
-            events += self._close_workflow_for(event.item)
-            self._produced[event.item.id] = None
-            if isinstance(event.item, WorkflowItem):
-                is_open = isinstance(event, ThreadItemAddedEvent)
-                self._open_workflow = self._live(event.item) if is_open else None
-        elif isinstance(event, ThreadItemUpdatedEvent) and self._comes_late(event):
+        own = read_event(event)  # what is no event, the turn refuses
+        if isinstance(own, ThreadItemAddedEvent | ThreadItemDoneEvent):
+            events += self._close_workflow_for(own.item)
+            self._produced[own.item.id] = None
+            if isinstance(own.item, WorkflowItem):
+                is_open = isinstance(own, ThreadItemAddedEvent)
+                self._open_workflow = self._live(own.item) if is_open else None
+        elif isinstance(own, ThreadItemUpdatedEvent) and self._comes_late(own):
             return []
         return [*events, event]
 

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from chatkit_trio._engine.foreign import own_error
 from chatkit_trio.errors import BaseStreamError
 
 from ._context import AgentContext
@@ -49,12 +50,12 @@ class Tool:
         """
         try:
             return await self.call(context, arguments)
-        except BaseStreamError:
-            raise
         except ValidationError as error:
             problems = error.json(include_url=False, include_input=False)
             return f"The arguments don't fit the tool's schema: {problems}"
-        except Exception:
+        except Exception as error:
+            if isinstance(own_error(error), BaseStreamError):
+                raise
             logger.exception("tool %s failed", self.name)
             return _FAILED
 

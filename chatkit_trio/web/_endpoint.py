@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeAlias, cast
 from quart import Request, Response, request
 from werkzeug.exceptions import Forbidden, ServiceUnavailable
 
+from chatkit_trio._engine.loading import load_thread
 from chatkit_trio.errors import ChatKitError, TooLargeError
 from chatkit_trio.server import ChatKitServer, StreamingResult
 from chatkit_trio.store import TContext
@@ -103,7 +104,7 @@ class Endpoint(Generic[TContext]):
         last = parse_event_id(
             request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
         )
-        await self._server.store.load_thread(thread_id, context=context)
+        await load_thread(self._server.store, thread_id, context)
         turn_id = await self._server.live_turns.watchable(thread_id)
         if turn_id is None or (last is not None and last.turn_id != turn_id):
             return await self._no_turn(thread_id, context)
@@ -122,7 +123,7 @@ class Endpoint(Generic[TContext]):
     async def stop(self, thread_id: str) -> Response:
         """End the thread's live turn; its answer so far is kept."""
         context = await self._context()
-        await self._server.store.load_thread(thread_id, context=context)
+        await load_thread(self._server.store, thread_id, context)
         stopped = await self._server.stop(thread_id, by_client=True)
         return json_response(json.dumps({"stopped": stopped}).encode())
 

@@ -798,9 +798,9 @@ class Foreign(BaseModel):
 
 
 class Lookalike(BaseModel):
-    """Has all that an event of ours has, and is none."""
+    """Has all that an event of ours has, but for the type of one."""
 
-    type: str = "thread.item.done"
+    type: str = "thread.item.gone"
     item: Any = None
     text: str = "foreign"
 
