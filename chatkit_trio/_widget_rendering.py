@@ -141,7 +141,7 @@ class DataSchema:
         self._validator: Any = None
         self.flaw: SchemaFlaw | None = None
         """Why the schema can't be used; then it refuses nothing."""
-        if not schema and schema is not False:
+        if schema is None or schema == {}:
             return
         try:
             validator_class = validator_for(schema, default=jsonschema.Draft202012Validator)

@@ -50,6 +50,7 @@ from ._engine.requests import (
     costs,
     last_ending,
 )
+from ._engine.runner import check_runs_on_trio
 from ._engine.streaming import stream_text, stream_widget
 from ._engine.ticker import Ticker
 from ._engine.turn import Turn, TurnState, current_turn
@@ -292,8 +293,9 @@ class ChatKitServer(ServerHooks[TContext]):
     async def __aenter__(self) -> Self:
         """Open the stores, settle what a crash left behind, and begin to accept streams.
 
-        Raises what the store raises if it can't be opened.
+        Raises what the store raises if it can't be opened, and `RuntimeError` outside of Trio.
         """
+        check_runs_on_trio(type(self).__name__)
         if self.__stack is not None:
             raise RuntimeError("this server is running already; enter it once")
         async with AsyncExitStack() as stack:
@@ -495,6 +497,7 @@ class ChatKitServer(ServerHooks[TContext]):
         cancelled non-streaming request has either been carried out or not, and its key can be used
         again.
         """
+        check_runs_on_trio(type(self).__name__)
         if not is_counted:
             await self.count_request(context)
         body = as_bytes(request)
