@@ -51,6 +51,7 @@ from ._engine.requests import (
     costs,
     last_ending,
 )
+from ._engine.runner import check_runs_on_trio
 from ._engine.streaming import stream_text, stream_widget
 from ._engine.ticker import Ticker
 from ._engine.turn import Turn, TurnState, current_turn
@@ -294,8 +295,9 @@ class ChatKitServer(ServerHooks[TContext]):
     async def __aenter__(self) -> Self:
         """Open the stores, settle what a crash left behind, and begin to accept streams.
 
-        Raises what the store raises if it can't be opened.
+        Raises what the store raises if it can't be opened, and `RuntimeError` outside of Trio.
         """
+        check_runs_on_trio(type(self).__name__)
         if self.__stack is not None:
             raise RuntimeError("this server is running already; enter it once")
         async with AsyncExitStack() as stack:
@@ -464,6 +466,7 @@ class ChatKitServer(ServerHooks[TContext]):
         can_return: bool = False,
         idempotency_key: str | None = None,
         with_endings: bool = False,
+        component_updates: bool = False,
         is_counted: bool = False,
     ) -> StreamingResult | NonStreamingResult:
         """Answer one request of the ChatKit protocol.
@@ -477,7 +480,8 @@ class ChatKitServer(ServerHooks[TContext]):
 
         `can_return` says that the client knows how to come back to its turn (`watch`): when it
         leaves, the turn has the policy's `return_timeout`. `with_endings` adds to a page of items,
-        as `endings`, how its cut answers ended (`types.AnswerEnding`).
+        as `endings`, how its cut answers ended (`types.AnswerEnding`). `component_updates` says
+        that the client can take updates of single components of a widget; else it gets the whole.
 
         `idempotency_key` is the client's name for this request, which it sends again with the
         request if it has lost the response. A repeat reads along the turn of the first request, or
@@ -495,6 +499,7 @@ class ChatKitServer(ServerHooks[TContext]):
         cancelled non-streaming request has either been carried out or not, and its key can be used
         again.
         """
+        check_runs_on_trio(type(self).__name__)
         if not is_counted:
             await self.count_request(context)
         body = as_bytes(request)
@@ -502,7 +507,14 @@ class ChatKitServer(ServerHooks[TContext]):
         toll = self.owners.toll(self.owner_if_limited(context), costs(self, parsed, len(body)))
         if type(parsed) in STREAMING:
             key = None if idempotency_key is None else (idempotency_key, body)
-            return await self.__open(parsed, context, key, toll, can_return=can_return)
+            return await self.__open(
+                parsed,
+                context,
+                key,
+                toll,
+                can_return=can_return,
+                component_updates=component_updates,
+            )
         answer = partial(self.__answer, parsed, context, toll, with_endings=with_endings)
         if idempotency_key is None or type(parsed) in READS:
             return NonStreamingResult(await answer())
@@ -539,6 +551,7 @@ class ChatKitServer(ServerHooks[TContext]):
         toll: Toll,
         *,
         can_return: bool,
+        component_updates: bool,
     ) -> StreamingResult:
         nursery = self.__require_running()
         checked = STREAMING[type(request)](self, request, context)
@@ -546,7 +559,12 @@ class ChatKitServer(ServerHooks[TContext]):
         await toll.ask_for_turn(self.__superseded(checked.thread_id, policy))
         check = partial(self.__check, checked, policy, toll)
         start = partial(
-            self.__start, toll.slot, policy=policy, context=context, can_return=can_return
+            self.__start,
+            toll.slot,
+            policy=policy,
+            context=context,
+            can_return=can_return,
+            component_updates=component_updates,
         )
         try:
             await self.__refuse_unless_known(toll, None if key is None else key[0], context)
@@ -557,7 +575,12 @@ class ChatKitServer(ServerHooks[TContext]):
             keyed = await self.__repeats.open(*key, checked, context)
             start_keyed = partial(start, keyed, partial(self.__repeats.run, keyed))
             reading = await keyed.reading(
-                policy, check, start_keyed, nursery, can_return=can_return
+                policy,
+                check,
+                start_keyed,
+                nursery,
+                can_return=can_return,
+                component_updates=component_updates,
             )
             return StreamingResult(reading, self.__ticker, toll.slot)
         except BaseException:
@@ -594,6 +617,7 @@ class ChatKitServer(ServerHooks[TContext]):
         context: TContext,
         *,
         can_return: bool,
+        component_updates: bool,
     ) -> tuple[Turn[TContext], FrameReader]:
         nursery = self.__require_running()
         turn = Turn(self, checked, policy, context)
@@ -601,7 +625,9 @@ class ChatKitServer(ServerHooks[TContext]):
             slot.keep()
             turn.slot = slot
         self.live_turns.add(turn)
-        reader = turn.open_reader(leads=True, can_return=can_return)
+        reader = turn.open_reader(
+            leads=True, can_return=can_return, component_updates=component_updates
+        )
         nursery.start_soon(run, turn, name=f"chatkit_trio {turn.id}")
         return turn, reader
 
@@ -638,19 +664,30 @@ class ChatKitServer(ServerHooks[TContext]):
         return await last_ending(self, thread_id, context)
 
     def watch(
-        self, thread_id: str, *, turn_id: str | None = None, start: int | None = 0
+        self,
+        thread_id: str,
+        *,
+        turn_id: str | None = None,
+        start: int | None = 0,
+        component_updates: bool = False,
     ) -> StreamingResult | None:
         """Return the frames of the thread's live turn from number `start`, or None.
 
         None means that no turn is live, or another one than `turn_id`. `start=None` begins with
         the next frame. Raises `FramesLost` if `start` isn't kept any more. A watcher doesn't slow
-        the turn down, and counts as a reader for `on_disconnect`.
+        the turn down, and counts as a reader for `on_disconnect`. `component_updates` is as for
+        `process`.
         """
-        reading = self.__reading_here(thread_id, turn_id, start)
+        reading = self.__reading_here(thread_id, turn_id, start, component_updates)
         return None if reading is None else self.__result(reading)
 
     async def follow(
-        self, thread_id: str, *, turn_id: str | None = None, start: int | None = 0
+        self,
+        thread_id: str,
+        *,
+        turn_id: str | None = None,
+        start: int | None = 0,
+        component_updates: bool = False,
     ) -> StreamingResult | None:
         """Do as `watch`, also for a turn that another process of the same store runs.
 
@@ -660,21 +697,23 @@ class ChatKitServer(ServerHooks[TContext]):
         and `StoreError` if the store can't be asked.
         """
         if self.__node is not None and self.live_turns.on_thread(thread_id) is None:
-            elsewhere = await self.__node.watch(thread_id, turn_id, start, self.policy)
+            elsewhere = await self.__node.watch(
+                thread_id, turn_id, start, self.policy, component_updates=component_updates
+            )
             return None if elsewhere is None else self.__result(elsewhere)
-        reading = self.__reading_here(thread_id, turn_id, start)
+        reading = self.__reading_here(thread_id, turn_id, start, component_updates)
         if reading is not None and start is None:
             assert self.__nursery is not None  # a turn is live in it
             reading[1].begin_with(partial(frames_so_far, *reading), self.__nursery)
         return None if reading is None else self.__result(reading)
 
     def __reading_here(
-        self, thread_id: str, turn_id: str | None, start: int | None
+        self, thread_id: str, turn_id: str | None, start: int | None, component_updates: bool
     ) -> tuple[Turn[TContext], FrameReader] | None:
         turn = self.live_turns.on_thread(thread_id)
         if turn is None or turn.is_ending or (turn_id is not None and turn.id != turn_id):
             return None
-        return turn, turn.open_reader(start)
+        return turn, turn.open_reader(start, component_updates=component_updates)
 
     def __result(self, reading: _Reading) -> StreamingResult:
         """Return a result that counts as a reader from now on: closing it unread has to tell."""

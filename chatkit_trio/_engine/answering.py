@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from math import inf
-from typing import Any
+from typing import Any, TypeGuard
 
 import trio
 from pydantic_core import PydanticSerializationError
@@ -21,6 +21,7 @@ from chatkit_trio.types import (
     ThreadItem,
     ThreadItemUpdatedEvent,
     ThreadStreamEvent,
+    WidgetComponentUpdated,
     is_hidden,
 )
 
@@ -38,7 +39,7 @@ from .settling import Hook, Outcome, Settling, ending_events
 from .text_deltas import TextDeltas
 from .thread_state import ThreadWatch, as_metadata
 from .wire import frame
-from .writing import Rename, Step, ThreadWriter
+from .writing import Rename, Step, ThreadWriter, for_each_client
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +152,8 @@ class Answer:
         except UnfitUpdate as unfit:
             logger.warning("in thread %s: %s", self.thread.id, unfit)
             return None
+        if effect is None and _is_of_component(event):
+            encoded = for_each_client(encoded, self.items.begun(event.item_id))
         step = Step(encoded if is_visible(event) else None, effect)
         must_wait = (
             effect is not None
@@ -268,6 +271,12 @@ class Answer:
         for event in ending_events(outcome):
             if is_visible(event):
                 self._log.append(frame(event))
+
+
+def _is_of_component(event: ThreadStreamEvent) -> TypeGuard[ThreadItemUpdatedEvent]:
+    if not isinstance(event, ThreadItemUpdatedEvent):
+        return False
+    return isinstance(event.update, WidgetComponentUpdated)
 
 
 def _kept_and_visible(items: Iterable[ThreadItem]) -> list[ThreadItem]:

@@ -258,6 +258,7 @@ class KeyedRequest(CheckedRequest):
         nursery: trio.Nursery,
         *,
         can_return: bool,
+        component_updates: bool,
     ) -> Callable[[], Reading | RemoteReading]:
         """Return what opens the stream, when its first frame is asked for.
 
@@ -265,7 +266,8 @@ class KeyedRequest(CheckedRequest):
         and raises what `check` raises; its turn is started by the first that reads it. In the
         nursery there is loaded what later ones have missed.
         """
-        if (elsewhere := await self._elsewhere(policy)) is not None:
+        elsewhere = await self._elsewhere(policy, component_updates=component_updates)
+        if elsewhere is not None:
             return lambda: elsewhere
         if (recalled := await self._recalled(policy)) is not None:
             return lambda: recalled
@@ -276,7 +278,13 @@ class KeyedRequest(CheckedRequest):
                 # What has changed the thread meanwhile may be the turn of this very request.
                 if not self._has_turn:
                     raise
-        return partial(self._read, start, nursery, can_return=can_return)
+        return partial(
+            self._read,
+            start,
+            nursery,
+            can_return=can_return,
+            component_updates=component_updates,
+        )
 
     @property
     def _has_turn(self) -> bool:
@@ -285,13 +293,15 @@ class KeyedRequest(CheckedRequest):
             self._record.begun or not self._turn.is_ending or self._turn.state in _MAY_BEGIN
         )
 
-    async def _elsewhere(self, policy: TurnPolicy) -> RemoteReading | None:
+    async def _elsewhere(
+        self, policy: TurnPolicy, *, component_updates: bool
+    ) -> RemoteReading | None:
         """Return the turn if another process runs it, and a reader from its first frame."""
         if self._turn is not None or not self._is_repeat:
             return None
         try:
             return await self._server.live_turns.watch_elsewhere(
-                self.thread_id, self.turn_id, policy
+                self.thread_id, self.turn_id, policy, component_updates=component_updates
             )
         except FramesLost:
             return None
@@ -319,7 +329,12 @@ class KeyedRequest(CheckedRequest):
         return turn, reader
 
     def _read(
-        self, start: Callable[[], Reading], nursery: trio.Nursery, *, can_return: bool
+        self,
+        start: Callable[[], Reading],
+        nursery: trio.Nursery,
+        *,
+        can_return: bool,
+        component_updates: bool,
     ) -> Reading:
         """Return the request's turn, started if need be, and a reader from its first event."""
         if self._turn is None or not self._has_turn:
@@ -327,10 +342,13 @@ class KeyedRequest(CheckedRequest):
             self._turn = reading[0]
             return reading
         turn = self._turn
+        open_reader = partial(
+            turn.open_reader, can_return=can_return, component_updates=component_updates
+        )
         try:
-            return turn, turn.open_reader(0, can_return=can_return)
+            return turn, open_reader(0)
         except FramesLost:
-            reader = turn.open_reader(can_return=can_return)
+            reader = open_reader()
             reader.begin_with(partial(self._opening, turn, reader), nursery)
             return turn, reader
 

@@ -72,6 +72,7 @@ from .owner_limits import Slot
 from .policy import TurnPolicy
 from .remote import Reader
 from .settling import told_at_end
+from .streaming import takes_component_updates
 from .wire import error_event, frame, refusal_event
 
 logger = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ class Turn(Generic[TContext]):
         self.slot: Slot | None = None
         """The owner's slot that this turn has until it is settled, if turns are limited."""
         self._options: StreamOptions | None = None
+        self._leader_takes_components = False
         self._fence: Fence | None = None
 
     # --- What user code may ask and do ---------------------------------------------------------
@@ -271,10 +273,19 @@ class Turn(Generic[TContext]):
         return [] if self.answer is None else self.answer.item_ids()
 
     def open_reader(
-        self, start: int | None = None, *, leads: bool = False, can_return: bool = True
+        self,
+        start: int | None = None,
+        *,
+        leads: bool = False,
+        can_return: bool = True,
+        component_updates: bool = False,
     ) -> FrameReader:
         """Return a reader of this turn's frames; see `FrameLog.open_reader`."""
-        reader = self.log.open_reader(start, leads=leads, can_return=can_return)
+        reader = self.log.open_reader(
+            start, leads=leads, can_return=can_return, component_updates=component_updates
+        )
+        if leads:
+            self._leader_takes_components = component_updates
         self.ending.limit(CancelReason.DISCONNECTED, None)
         return reader
 
@@ -322,6 +333,7 @@ class Turn(Generic[TContext]):
         writes, and records it, where several processes share the store.
         """
         _current_turn.set(self)
+        takes_component_updates.set(self._leader_takes_components)
         try:
             with self.cancel_scope:
                 await self._begin_and_answer(admission, begin)

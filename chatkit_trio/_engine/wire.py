@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from chatkit_trio._http_errors import http_error_of
 from chatkit_trio.errors import (
     ChatKitError,
     CustomStreamError,
@@ -117,8 +118,11 @@ def error_event(error: BaseException) -> ErrorEvent:
             return ErrorEvent(code="custom", message=message, allow_retry=error.allow_retry)
         case StreamError() if isinstance(error.code, ErrorCode):
             return ErrorEvent(code=error.code, allow_retry=error.allow_retry)
-        case _:
-            return ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True)
+    http_error = http_error_of(error)
+    if http_error is not None and http_error.is_of_client and isinstance(http_error.detail, str):
+        # Its author wrote it for the client, and the request would be at fault again.
+        return ErrorEvent(code="custom", message=_sendable(http_error.detail), allow_retry=False)
+    return ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True)
 
 
 def _sendable(message: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, cast
 
 import trio
@@ -71,38 +71,67 @@ def chatkit_blueprint(
     The server is entered when the app starts, unless it is running already, and left when the app
     ends: live turns are then settled before the app's shutdown is complete.
     """
+    return blueprint_at(
+        [path],
+        server,
+        context=context,
+        health_path=health_path,
+        liveness_path=liveness_path,
+        max_body_bytes=max_body_bytes,
+        cors_origins=cors_origins,
+        allowed_hosts=allowed_hosts,
+        name=name,
+    )
+
+
+def blueprint_at(
+    paths: Sequence[str],
+    server: ChatKitServer[TContext],
+    *,
+    context: ContextFunction[TContext] | None,
+    health_path: str | None,
+    liveness_path: str | None,
+    max_body_bytes: int | None,
+    cors_origins: CorsOrigins,
+    allowed_hosts: HostNames,
+    name: str = "chatkit",
+) -> Blueprint:
+    """Return a blueprint as `chatkit_blueprint` does, with the endpoint at each of these paths."""
     if max_body_bytes is not None:
         check_count("max_body_bytes", max_body_bytes)
-    if path is None:
+    if None in paths:
         raise ValueError("path must be a path such as '/chat', not None")
-    _check_paths(path=path, health_path=health_path, liveness_path=liveness_path)
+    for path in paths:
+        _check_paths(path=path, health_path=health_path, liveness_path=liveness_path)
     blueprint = Blueprint(name, __name__)
     longest_body = max_body_bytes or server.limits.longest_body
     endpoint = Endpoint(server, context, longest_body)
     health = Health(server)
     gate = Gate(allowed_hosts, Cors.of(cors_origins))
 
-    def route(rule: str, method: str, view: View, use: Use = "call") -> None:
-        blueprint.add_url_rule(
-            rule,
-            endpoint=view.__name__,
-            view_func=with_middleware(view, method=method, gate=gate, use=use),
-            methods=ALL_METHODS,
-            provide_automatic_options=False,
-        )
+    def route(rules: Iterable[str], method: str, view: View, use: Use = "call") -> None:
+        function = with_middleware(view, method=method, gate=gate, use=use)
+        for rule in rules:
+            blueprint.add_url_rule(
+                rule or "/",
+                endpoint=view.__name__,
+                view_func=function,
+                methods=ALL_METHODS,
+                provide_automatic_options=False,
+            )
 
-    path = "/" + path.strip("/")
-    route(path, "POST", endpoint.process)
-    route(f"{path}/threads/<thread_id>/turn", "GET", endpoint.watch)
-    route(f"{path}/threads/<thread_id>/stop", "POST", endpoint.stop)
+    places = ["/" + path.strip("/") if path.strip("/") else "" for path in paths]
+    route(places, "POST", endpoint.process)
+    route([f"{place}/threads/<thread_id>/turn" for place in places], "GET", endpoint.watch)
+    route([f"{place}/threads/<thread_id>/stop" for place in places], "POST", endpoint.stop)
     if health_path is not None:
-        route(health_path, "GET", health.health, "probe")
+        route([health_path], "GET", health.health, "probe")
     if liveness_path is not None:
-        route(liveness_path, "GET", health.liveness, "probe")
+        route([liveness_path], "GET", health.liveness, "probe")
     blueprint.record_once(
         lambda state: state.app.extensions.setdefault(_GATES, []).append(gate.hosts)
     )
-    _tie(blueprint, server, health, path, longest_body)
+    _tie(blueprint, server, health, places, longest_body)
     return blueprint
 
 
@@ -179,32 +208,43 @@ async def _first_of(*events: trio.Event) -> None:
             nursery.start_soon(wait, event)
 
 
+def require_quart_trio(app: object) -> QuartTrio:
+    """Return the app that a blueprint is registered with. Raises `TypeError` for a plain Quart."""
+    if not isinstance(app, QuartTrio):
+        raise TypeError(
+            f"this blueprint runs on Trio, and {type(app).__name__} is an app for asyncio: make"
+            " the app with quart_trio.QuartTrio"
+        )
+    return app
+
+
 def servers_of(app: Quart) -> list[ChatKitServer[Any]]:
     """Return the ChatKit servers whose blueprints an app has."""
     return list(app.extensions.get(EXTENSION, ()))
 
 
-def allowed_by(app: object) -> list[AllowedHosts]:
-    """Return what each ChatKit blueprint of an app allows; nothing for other ASGI apps."""
-    return list(app.extensions.get(_GATES, ())) if isinstance(app, Quart) else []
+def allowed_by(app: Quart) -> list[AllowedHosts]:
+    """Return what each ChatKit blueprint of an app allows."""
+    return list(app.extensions.get(_GATES, ()))
 
 
 def _tie(
     blueprint: Blueprint,
     server: ChatKitServer[Any],
     health: Health,
-    path: str,
+    places: Iterable[str],
     max_body_bytes: int,
 ) -> None:
     lifespan = ServerLifespan(server)
 
     def list_server(state: BlueprintSetupState) -> None:
-        app = cast(Quart, state.app)
+        app = require_quart_trio(state.app)
         app.extensions.setdefault(EXTENSION, []).append(server)
-        full_path = (state.url_prefix or "").rstrip("/") + path
+        full_paths = [(state.url_prefix or "").rstrip("/") + place or "/" for place in places]
         # Inside of the delivery, which sees the body's messages as they are read.
-        Guard.around(app).add_path(full_path, max_body_bytes)
-        Delivery.around(app).add_endpoint(full_path, server)
+        for full_path in full_paths:
+            Guard.around(app).add_path(full_path, max_body_bytes)
+        Delivery.around(app).add_endpoints(full_paths, server)
 
     async def start() -> None:
         nursery = cast(QuartTrio, current_app).nursery

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Generic, TypeAlias, cast
 
 from quart import Request, Response, request
@@ -38,6 +39,10 @@ _UNFINISHED_BYTES = 64 * 1024 * 1024  # that all bodies on their way hold togeth
 
 def _wants_endings() -> bool:
     return "ChatKit-Endings" in request.headers
+
+
+def _takes_component_updates() -> bool:
+    return "ChatKit-Component-Updates" in request.headers
 
 
 class RequestContext(Generic[TContext]):
@@ -86,6 +91,7 @@ class Endpoint(Generic[TContext]):
             can_return=with_ids,
             idempotency_key=request.headers.get("Idempotency-Key"),
             with_endings=_wants_endings(),
+            component_updates=_takes_component_updates(),
             is_counted=True,
         )
         if isinstance(result, StreamingResult):
@@ -109,7 +115,10 @@ class Endpoint(Generic[TContext]):
         if turn_id is None or (last is not None and last.turn_id != turn_id):
             return await self._no_turn(thread_id, context)
         sending = GuardedRequest.of(request).sending
-        return event_stream(WatchBody(self._server, thread_id, last, sending))
+        follow = partial(
+            self._server.follow, thread_id, component_updates=_takes_component_updates()
+        )
+        return event_stream(WatchBody(follow, last, sending))
 
     async def _no_turn(self, thread_id: str, context: TContext) -> Response:
         """Answer a client that has nothing to go on with: its turn is over."""

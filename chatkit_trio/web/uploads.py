@@ -15,7 +15,7 @@ from typing import Any, Generic, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import trio
-from quart import Blueprint, Quart, Response, current_app, request
+from quart import Blueprint, Response, current_app, request
 from quart.blueprints import BlueprintSetupState
 from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
@@ -31,7 +31,7 @@ from chatkit_trio.stores._signed_attachments import Count, Redirect, SignedAttac
 from chatkit_trio.stores.attachments import DiskAttachmentStore
 from chatkit_trio.types import Attachment
 
-from ._blueprint import CorsOrigins
+from ._blueprint import CorsOrigins, require_quart_trio
 from ._cors import Cors
 from ._delivery import Delivery
 from ._endpoint import ContextFunction, RequestContext
@@ -311,7 +311,7 @@ def _tie(blueprint: Blueprint, store: SignedAttachmentStore[Any], path: str) -> 
 
     def guard(state: BlueprintSetupState) -> None:
         guarded = f"{(state.url_prefix or '').rstrip('/')}{path}"
-        app = cast(Quart, state.app)
+        app = require_quart_trio(state.app)
         Guard.around(app).add_path(guarded, store.max_bytes + _FORM_BYTES)
         Delivery.around(app)
 
