@@ -12,6 +12,7 @@ from chatkit_trio.errors import ModelError
 from chatkit_trio.server import stream_widget
 
 from ._agents_sdk import AgentRun, Runner, stream_agent_response
+from ._asyncio_iteration import iterate_on_asyncio
 from ._asyncio_thread import run_on_asyncio, run_on_trio
 from ._context import AgentContext, ClientToolCall
 from ._converter import ThreadItemConverter, simple_to_agent_input
@@ -35,6 +36,7 @@ __all__ = [
     "ThreadItemConverter",
     "Tool",
     "accumulate_text",
+    "iterate_on_asyncio",
     "run_model",
     "run_on_asyncio",
     "run_on_trio",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from ._asyncio_thread import in_trio, run_on_asyncio
 from ._context import AgentContext
 from ._queue import EventQueue
-from ._reading import AsyncioSource, EventStream, ModelEvents
+from ._reading import AsyncioSource, EventStream, Unchanged
 from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator, require
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class AgentRun:
 
     def stream_events(self) -> AsyncIterator[StreamEvent]:
         """Return the SDK's events, to be read on trio instead of `stream_agent_response`."""
-        return ModelEvents(EventQueue(), self.source())
+        return Unchanged(EventQueue(), self.source())
 
     def cancel(self, mode: Literal["immediate", "after_turn"] = "immediate") -> None:
         """End the run early; its stream then ends without an error.

@@ -5,18 +5,23 @@ run. Three things cross between the threads: a coroutine and its outcome, a stre
 credits, and calls from asyncio into trio. Context variables cross with them. A coroutine never
 outlives the task that waits for it: if the task stops waiting, it first cancels the coroutine and
 all tasks that the coroutine has started.
+
+The thread knows whether work is in flight, so that the clock of tests can stand still meanwhile.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import selectors
 import threading
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
+from math import inf
 from typing import Any, Generic, TypeVar, TypeVarTuple
 
 import outcome
@@ -33,8 +38,14 @@ CLOSE_TIMEOUT = 2.0
 CREDIT = 256
 """How many entries of a stream may be sent and not yet taken before its producer waits."""
 
-_home: ContextVar[trio.lowlevel.TrioToken] = ContextVar("chatkit_trio_home")
-_family: ContextVar[set[asyncio.Task[Any]]] = ContextVar("chatkit_trio_family")
+THREAD_NAME = "chatkit_trio asyncio"
+"""The name of the thread, and of the system task that keeps it."""
+
+CALL_NAME = "chatkit_trio call from asyncio"
+"""The name of the system tasks that carry out calls from asyncio."""
+
+_home: ContextVar[AsyncioThread] = ContextVar("chatkit_trio_home")
+_running: ContextVar[AsyncioTask[Any]] = ContextVar("chatkit_trio_asyncio_task")
 _thread_var: trio.lowlevel.RunVar[AsyncioThread | None] = trio.lowlevel.RunVar(
     "chatkit_trio_asyncio", None
 )
@@ -45,17 +56,62 @@ def in_trio() -> bool:
     return trio.lowlevel.in_trio_task()
 
 
+class _Selector(selectors.DefaultSelector):
+    """Where the loop waits; it tells whether it does, and until when."""
+
+    def __init__(self, told_asleep: Callable[[], None]) -> None:
+        super().__init__()
+        self.is_asleep = False
+        """Whether the loop has nothing to do but to wait."""
+        self.wakes_at = inf
+        """When, by `time.monotonic()`, its next timer wakes it."""
+        self._told_asleep = told_asleep
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and timeout <= 0:
+            return super().select(timeout)
+        self.wakes_at = inf if timeout is None else time.monotonic() + timeout
+        self.is_asleep = True
+        self._told_asleep()
+        try:
+            return super().select(timeout)
+        finally:
+            self.is_asleep = False
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """A plain loop, and not the default one, which trio-asyncio patches. It counts its threads."""
+
+    jobs = 0
+    """How many functions run in threads that the loop waits for."""
+
+    def run_in_executor(
+        self, executor: Any, func: Callable[[*Ts], T], *args: *Ts
+    ) -> asyncio.Future[T]:
+        job = super().run_in_executor(executor, func, *args)
+        self.jobs += 1
+        job.add_done_callback(self._job_done)
+        return job
+
+    def _job_done(self, job: asyncio.Future[Any]) -> None:
+        self.jobs -= 1
+
+
 class AsyncioThread:
     """The thread, its loop, and the token of the trio run it belongs to."""
 
     def __init__(self) -> None:
         self.token = trio.lowlevel.current_trio_token()
-        self.loop: asyncio.AbstractEventLoop
+        self.loop: _Loop
+        self._selector = _Selector(self._tell_asleep)
         self._started = trio.Event()
         self._stop: asyncio.Event
-        self._thread = threading.Thread(
-            target=self._run_loop, name="chatkit_trio asyncio", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run_loop, name=THREAD_NAME, daemon=True)
+        self._live: set[AsyncioTask[Any]] = set()
+        # Each counter is changed on one thread only, so they need no lock.
+        self._posted = self._handled = self._sent = self._arrived = 0
+        self._crossed_at = time.monotonic()
+        self._is_asked_about = False
 
     async def wait_started(self) -> None:
         """Wait until the loop takes work."""
@@ -75,17 +131,90 @@ class AsyncioThread:
                     self._thread.join, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
                 )
 
+    def post(
+        self, function: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> None:
+        """Call a function on the loop. To be called on the trio thread.
+
+        Raises `RuntimeError` if the loop is closed, so that the trio run is about to end.
+        """
+        self.loop.call_soon_threadsafe(self._handle, function, args, context=context)
+        self._posted += 1
+        self._crossed_at = time.monotonic()
+
+    def send(self, function: Callable[[], object]) -> None:
+        """Call a function on the trio thread. To be called on the loop.
+
+        Raises `trio.RunFinishedError` if the trio run has ended.
+        """
+        self._sent += 1
+        self._crossed_at = time.monotonic()
+        self.token.run_sync_soon(self._arrive, function)
+
+    def add(self, task: AsyncioTask[Any]) -> None:
+        """Note that a coroutine is in flight."""
+        self._live.add(task)
+
+    def discard(self, task: AsyncioTask[Any]) -> None:
+        """Note that a coroutine has ended."""
+        self._live.discard(task)
+
+    def may_act_within(self, seconds: float) -> bool:
+        """Say whether the loop may do something for trio within `seconds` in which trio does
+        nothing. To be called on the trio thread, which is woken when the answer may have changed.
+
+        So it is while something crosses between the threads, and while a coroutine is in flight
+        that doesn't wait for trio. Of those that wait for trio, some tasks may go on: they count if
+        they wait for a thread, or for a timer that is due within `seconds`.
+        """
+        if not self._thread.is_alive():
+            return False
+        # Before the look at the selector: of the two threads one sees what the other has set.
+        self._is_asked_about = True
+        if not self._selector.is_asleep:
+            return True
+        if self._posted != self._handled or self._sent != self._arrived:
+            return True
+        if not all(task.is_waiting_for_trio for task in self._live):
+            return True
+        has_timer = self._selector.wakes_at - time.monotonic() < seconds
+        return bool(self._live) and (self.loop.jobs > 0 or has_timer)
+
+    @property
+    def silence(self) -> float:
+        """For how many seconds of real time the loop has waited and nothing has crossed."""
+        return time.monotonic() - self._crossed_at if self._selector.is_asleep else 0.0
+
+    def _handle(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self._handled += 1
+        function(*args)
+
+    def _arrive(self, function: Callable[[], object]) -> None:
+        self._arrived += 1
+        function()
+
+    def _tell_asleep(self) -> None:
+        if self._is_asked_about:
+            self._is_asked_about = False
+            with suppress(trio.RunFinishedError):
+                self.token.run_sync_soon(_look_again)
+
     def _run_loop(self) -> None:
-        # A plain loop and not the default one, which trio-asyncio patches.
-        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        with asyncio.Runner(loop_factory=lambda: _Loop(self._selector)) as runner:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        self.loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _Loop)
+        self.loop = loop
         self.loop.set_task_factory(_new_task)
         self._stop = asyncio.Event()
-        self.token.run_sync_soon(self._started.set)
+        self.send(self._started.set)
         await self._stop.wait()
+
+
+def _look_again() -> None:
+    """Wake trio, so that its clock asks again."""
 
 
 def _new_task(
@@ -93,11 +222,16 @@ def _new_task(
 ) -> asyncio.Task[Any]:
     """Make a task and note it in its family, because libraries don't await all they cancel."""
     task = asyncio.Task(coro, loop=loop, context=context)
-    family = _family.get(None) if context is None else context.get(_family)
-    if family is not None:
-        family.add(task)
-        task.add_done_callback(family.discard)
+    running = _running.get(None) if context is None else context.get(_running)
+    if running is not None:
+        running.family.add(task)
+        task.add_done_callback(running.family.discard)
     return task
+
+
+def running_asyncio_thread() -> AsyncioThread | None:
+    """Return this trio run's asyncio thread, None if nothing has asked for it."""
+    return _thread_var.get()
 
 
 async def asyncio_thread() -> AsyncioThread:
@@ -107,7 +241,7 @@ async def asyncio_thread() -> AsyncioThread:
         thread = AsyncioThread()
         _thread_var.set(thread)
         # A system task, because the thread outlives the task that asks for it first.
-        trio.lowlevel.spawn_system_task(thread.keep, context=Context())
+        trio.lowlevel.spawn_system_task(thread.keep, name=THREAD_NAME, context=Context())
     await thread.wait_started()
     return thread
 
@@ -125,18 +259,35 @@ class AsyncioTask(Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self._is_cancelled = False
         self._outcome: outcome.Outcome[T] | None = None
-        self._family: set[asyncio.Task[Any]] = set()
+        self._waits = 0
+        self.family: set[asyncio.Task[Any]] = set()
+        """The tasks that the coroutine has started and that haven't ended."""
         self.ended = trio.Event()
         context = copy_context()
-        context.run(_home.set, thread.token)
-        context.run(_family.set, self._family)
-        thread.loop.call_soon_threadsafe(self._start, context=context)
+        context.run(_home.set, thread)
+        context.run(_running.set, self)
+        thread.post(self._start, context=context)
+        thread.add(self)
+
+    @property
+    def is_waiting_for_trio(self) -> bool:
+        """Whether one of its tasks waits for something that trio does."""
+        return self._waits > 0
+
+    @contextmanager
+    def waiting_for_trio(self) -> Iterator[None]:
+        """Note, in a block on the loop, that one of its tasks waits for something that trio does."""
+        self._waits += 1
+        try:
+            yield
+        finally:
+            self._waits -= 1
 
     def cancel(self) -> None:
-        """Cancel the coroutine, without waiting; callable from any thread, also more than once."""
+        """Cancel the coroutine, without waiting, from trio; also more than once."""
         # RuntimeError: the loop is closed, so the trio run and the coroutine are over.
         with suppress(RuntimeError):
-            self._thread.loop.call_soon_threadsafe(self._cancel)
+            self._thread.post(self._cancel)
 
     async def aclose(self) -> None:
         """Cancel the coroutine and wait for its end, for `CLOSE_TIMEOUT` at most."""
@@ -178,7 +329,7 @@ class AsyncioTask(Generic[T]):
                 await self._end_family()  # noqa: ASYNC102  (asyncio cancels once)
 
     async def _end_family(self) -> None:
-        while others := self._family - {self._task}:
+        while others := self.family - {self._task}:
             for task in others:
                 task.cancel()
             await asyncio.wait(others)
@@ -190,7 +341,11 @@ class AsyncioTask(Generic[T]):
         elif (error := task.exception()) is not None:
             self._outcome = outcome.Error(error)
         with suppress(trio.RunFinishedError):
-            self._thread.token.run_sync_soon(self.ended.set)
+            self._thread.send(self._end)
+
+    def _end(self) -> None:
+        self._thread.discard(self)
+        self.ended.set()
 
 
 class Outlet(Generic[T]):
@@ -215,7 +370,8 @@ class Outlet(Generic[T]):
         """Send an entry; wait while too many aren't acknowledged. To be called on the loop."""
         while self._credit == 0:
             self._refilled = asyncio.Event()
-            await self._refilled.wait()
+            with _running.get().waiting_for_trio():
+                await self._refilled.wait()
         self._credit -= 1
         self.send_last(entry)
 
@@ -224,7 +380,7 @@ class Outlet(Generic[T]):
         self._crossing.append(entry)
         # If there were entries already, the wake-up for them is under way and takes this one too.
         if len(self._crossing) == 1:
-            self._thread.token.run_sync_soon(self._land)
+            self._thread.send(self._land)
 
     def acknowledge(self) -> None:
         """Note that the receiver has taken an entry. To be called on the trio thread."""
@@ -232,7 +388,7 @@ class Outlet(Generic[T]):
         if self._taken == self._refill_size:
             self._taken = 0
             with suppress(RuntimeError):
-                self._thread.loop.call_soon_threadsafe(self._refill)
+                self._thread.post(self._refill)
 
     def _land(self) -> None:
         while self._crossing:
@@ -266,36 +422,34 @@ async def run_on_trio(async_fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
     """
     if in_trio():
         return await async_fn(*args)
-    token = _home.get(None)
-    if token is None:
+    thread = _home.get(None)
+    if thread is None:
         raise RuntimeError(
             "there is no trio to go to: call this in a trio task, or in code that a run started"
             " by chatkit_trio.agents (Runner.run_streamed, run_on_asyncio) runs"
         )
-    call = _CallOnTrio(token, partial(async_fn, *args))
-    return await call.result()
+    call = _CallOnTrio(thread, partial(async_fn, *args))
+    with _running.get().waiting_for_trio():
+        return await call.result()
 
 
 class _CallOnTrio(Generic[T]):
     """A call from the asyncio loop to trio."""
 
-    def __init__(
-        self, token: trio.lowlevel.TrioToken, async_fn: Callable[[], Awaitable[T]]
-    ) -> None:
-        self._token = token
+    def __init__(self, thread: AsyncioThread, async_fn: Callable[[], Awaitable[T]]) -> None:
+        self._thread = thread
         self._async_fn = async_fn
         self._scope = trio.CancelScope()
-        self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[T] = self._loop.create_future()
+        self._future: asyncio.Future[T] = thread.loop.create_future()
         self._context = copy_context()
 
     async def result(self) -> T:
-        self._token.run_sync_soon(self._spawn)
+        self._thread.send(self._spawn)
         try:
             return await asyncio.shield(self._future)
         except asyncio.CancelledError:
             if not self._future.done():
-                self._token.run_sync_soon(self._scope.cancel)
+                self._thread.send(self._scope.cancel)
                 await asyncio.wait([self._future])  # noqa: ASYNC102  (asyncio cancels once)
             if not self._future.cancelled():
                 self._future.exception()  # so that asyncio doesn't log it as never retrieved
@@ -303,7 +457,7 @@ class _CallOnTrio(Generic[T]):
 
     def _spawn(self) -> None:
         try:
-            trio.lowlevel.spawn_system_task(self._run, context=self._context)
+            trio.lowlevel.spawn_system_task(self._run, name=CALL_NAME, context=self._context)
         except RuntimeError:
             # The trio run has ended and takes no new tasks.
             self._send(self._future.cancel)
@@ -320,7 +474,7 @@ class _CallOnTrio(Generic[T]):
 
     def _send(self, answer: Callable[[], object]) -> None:
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._answer, answer)
+            self._thread.post(self._answer, answer)
 
     def _answer(self, answer: Callable[[], object]) -> None:
         if not self._future.done():

@@ -90,7 +90,7 @@ class Translator(Protocol):
 
 
 @asynccontextmanager
-async def _closing(events: AsyncIterator[Any]) -> AsyncIterator[AsyncIterator[Any]]:
+async def closing(events: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
     """Close the iterator at the end of the block, if it can be closed."""
     try:
         yield events
@@ -204,7 +204,7 @@ class AsyncioSource(Source):
 
     async def _pump(self, outlet: Outlet[FromModel | RunEnded]) -> None:
         try:
-            async with _closing(self._iterate()) as events:
+            async with closing(self._iterate()) as events:
                 async for event in events:
                     await outlet.send(FromModel(self, event))
         except Exception as error:
@@ -327,10 +327,10 @@ def _abandon(source: Source, queue: EventQueue) -> None:
     queue.detach_reader()
 
 
-class ModelEvents(RunReader[Any]):
-    """The events of a run, unchanged."""
+class Unchanged(RunReader[T]):
+    """What a run yields, as it is."""
 
-    async def _convert(self, event: Any) -> Iterable[Any]:
+    async def _convert(self, event: Any) -> Iterable[T]:
         return (event,)
 
 

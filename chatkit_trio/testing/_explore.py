@@ -56,6 +56,7 @@ def explore_cancellations(
     reasons: Collection[str] = EVERY_REASON,
     troubles: Collection[str] = EVERY_TROUBLE,
     expects_note: bool = True,
+    may_fail: bool = False,
     check: Callable[[Aftermath], None] | None = None,
     at: int | None = None,
     step: int = 1,
@@ -70,8 +71,9 @@ def explore_cancellations(
 
     `make_server` is called with a store and returns a server that isn't running; it must behave
     the same in every run. The last of `messages` starts the turn that is cut, those before it are
-    answered first, all in one new thread. A first run isn't cut, and has to finish; then runs are
-    made for each of `reasons`:
+    answered first, all in one new thread. A first run isn't cut, and no answer of it may fail: an
+    exploration of a `respond` that always fails would show nothing. Then runs are made for each of
+    `reasons`:
 
     - stopped, disconnected, deadline, shutdown, superseded (another tab sends a message): at each
       checkpoint of the turn, the moments at which one of its tasks gives up control;
@@ -98,8 +100,9 @@ def explore_cancellations(
     read the thread at the moment of the cut saw its final state; the turn was settled within
     `Turn.longest_settling`; what a store, a hook or a task raised was told to the client or logged
     as an error; nothing was written after the turn; no task is left and no async generator open;
-    the next turn runs and finds all that. `check` adds what you want to assert.
-    `expects_note=False` is for a server whose `handle_stream_cancelled` leaves no note on purpose.
+    the next turn runs, finds all that, and doesn't fail. `check` adds what you want to assert.
+    `expects_note=False` is for a server whose `handle_stream_cancelled` leaves no note on purpose,
+    `may_fail=True` for one whose `respond` fails by itself on purpose, sometimes or always.
 
     Call it from a test that isn't async: each run has a Trio run of its own on virtual time, a new
     store from `make_store`, wrapped so that a write takes `store_seconds` and a read a tenth of
@@ -122,6 +125,7 @@ def explore_cancellations(
         time_limit,
         seed,
         expects_note,
+        may_fail,
     )
     course = _run(scenario, None, check).course
     exploration = Exploration(len(course.checkpoints))
@@ -171,7 +175,7 @@ def _report(scenario: Scenario, aftermath: Aftermath, found: Sequence[str]) -> s
     lines += [
         f"the client had got: {_listed([event.type for event in aftermath.received_events])}",
         f"stored: {_listed([describe(item) for item in aftermath.stored])}",
-        _replay(scenario, aftermath.cut),
+        _replay(scenario, aftermath),
     ]
     return "\n".join(lines)
 
@@ -198,7 +202,8 @@ def _listed(words: Sequence[str]) -> str:
     return ", ".join(words) if words else "nothing"
 
 
-def _replay(scenario: Scenario, cut: Cut | None) -> str:
+def _replay(scenario: Scenario, aftermath: Aftermath) -> str:
+    cut = aftermath.cut
     if cut is None:
         return f"seed {scenario.seed}"
     troubles = [] if cut.trouble is None else [cut.trouble]
@@ -206,6 +211,8 @@ def _replay(scenario: Scenario, cut: Cut | None) -> str:
         f"replay with: reasons=[{str(cut.reason)!r}], troubles={troubles}, at={cut.at},"
         f" seed={scenario.seed}"
     )
-    if can_repeat_schedules():
-        return replay
-    return replay + " (this version of Trio doesn't let a seed decide: it may take several tries)"
+    if not can_repeat_schedules():
+        return replay + " (no seed decides in this version of Trio: it may take several tries)"
+    if aftermath.used_asyncio:
+        return replay + " (no seed decides when asyncio does what: it may take several tries)"
+    return replay

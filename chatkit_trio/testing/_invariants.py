@@ -42,7 +42,14 @@ def problems(aftermath: Aftermath) -> list[str]:
     found = list(aftermath.problems)
     if found:
         return found
-    always = (_uncut_finished, _true_reason, _settled_in_time, _faults_are_told, _nothing_leaks)
+    always = (
+        _uncut_finished,
+        _others_answered,
+        _true_reason,
+        _settled_in_time,
+        _faults_are_told,
+        _nothing_leaks,
+    )
     begun = _INVARIANTS if aftermath.has_begun else (_nothing_begun,)
     for invariant in (*always, *begun):
         found += invariant(aftermath)
@@ -54,10 +61,23 @@ def problems(aftermath: Aftermath) -> list[str]:
 
 def _uncut_finished(aftermath: Aftermath) -> Iterator[str]:
     """The turn that nothing cuts finishes; one that fails by itself shows nothing about cuts."""
-    if aftermath.cut is None and aftermath.reason is not None:
-        errors = [f"{type(error).__name__}: {error}" for error in aftermath.told]
-        why = "; ".join([*errors, *([] if errors else aftermath.logged)]) or "nothing was logged"
-        yield f"it ended as {aftermath.reason}, so its cuts would show nothing: {why}"
+    if aftermath.cut is not None or aftermath.may_fail:
+        return
+    if aftermath.reason is not None:
+        yield f"it ended as {aftermath.reason}, so its cuts would show nothing: {_why(aftermath)}"
+    elif any(isinstance(event, ErrorEvent) for event in aftermath.received_events):
+        yield f"it ended with an error event, so its cuts would show nothing: {_why(aftermath)}"
+
+
+def _others_answered(aftermath: Aftermath) -> Iterator[str]:
+    """The answers before the turn don't fail, nor does the next one: what was cut is no poison."""
+    if not aftermath.may_fail:
+        yield from (f"{what}: {_why(aftermath)}" for what in aftermath.failed_beside)
+
+
+def _why(aftermath: Aftermath) -> str:
+    errors = [f"{type(error).__name__}: {error}" for error in aftermath.told]
+    return "; ".join(dict.fromkeys(errors or aftermath.logged)) or "nothing was logged"
 
 
 def _true_reason(aftermath: Aftermath) -> Iterator[str]:
@@ -72,6 +92,8 @@ def _true_reason(aftermath: Aftermath) -> Iterator[str]:
         allowed.add(CancelReason.FAILED)
     if name in (RESPOND_RAISES, TASK_RAISES) and aftermath.faults:
         allowed = {expected}
+    if aftermath.may_fail:
+        allowed.add(CancelReason.FAILED)
     if aftermath.reason not in allowed:
         wanted = "finished" if expected is None else f"ended as {expected}"
         yield f"the turn should have {wanted}, and it ended {_end(aftermath)}"

@@ -21,6 +21,10 @@ import trio
 from trio.abc import Instrument
 from trio.lowlevel import Task
 
+from chatkit_trio.agents._asyncio_thread import CALL_NAME, THREAD_NAME
+
+from ._trial_store import turn_of_task
+
 __all__ = ["Probe", "can_repeat_schedules", "same_schedule"]
 
 _TURN_TASK = "chatkit_trio turn_"
@@ -102,10 +106,16 @@ class Probe(Instrument):
         if self._is_armed and not self._found_turn and task.name.startswith(_TURN_TASK):
             self._found_turn = True
             self.living.add(task)
-        elif parent in self.living:
+        elif parent in self.living or (task.name == CALL_NAME and self._is_called_by_turn(task)):
             self.living.add(task)
+        elif task.name == THREAD_NAME:
+            return  # it serves the whole trio run
         elif self._is_armed and parent is not None and parent.parent_nursery is None:
             self.system_tasks.add(task)
+
+    def _is_called_by_turn(self, task: Task) -> bool:
+        turn = _turn_of(task)
+        return any(_turn_of(living) is turn for living in self.living)
 
     def task_exited(self, task: Task) -> None:
         """Take note of a task's end."""
@@ -132,6 +142,10 @@ class Probe(Instrument):
             function()
         except Exception as error:
             self.failure = error
+
+
+def _turn_of(task: Task) -> Any:
+    return task.context.copy().run(turn_of_task)  # a copy: one that is entered can't be run
 
 
 def _where(task: Task) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import trio
 
 from chatkit_trio._engine.thread_state import as_metadata
+from chatkit_trio.agents._asyncio_thread import running_asyncio_thread
 from chatkit_trio.server import CancelReason, ChatKitServer, Turn, TurnPolicy
 from chatkit_trio.store import Store
 from chatkit_trio.types import (
@@ -68,6 +69,7 @@ class Scenario:
     time_limit: float
     seed: int
     expects_note: bool = True
+    may_fail: bool = False
 
 
 @dataclass(slots=True)
@@ -78,6 +80,10 @@ class Aftermath:
     """How it was cut; None for the run that counts."""
     expects_note: bool = True
     """Whether a turn that was cut short has to leave a hidden note."""
+    may_fail: bool = False
+    """Whether an answer may fail by itself."""
+    failed_beside: list[str] = field(default_factory=list)
+    """The answers before the turn and behind it that failed, in words."""
     reason: CancelReason | None = None
     """Why the turn ended, None if it finished."""
     has_begun: bool = False
@@ -145,6 +151,8 @@ class Aftermath:
     """Tasks that are left, and generators that are open."""
     place: list[str] = field(default_factory=list)
     """Where the turn was waiting when it was cut."""
+    used_asyncio: bool = False
+    """Whether something has run on the asyncio thread."""
     uses_default_hook: bool = True
     """Whether the server leaves `handle_stream_cancelled` as it is."""
     course: Course = field(default_factory=Course)
@@ -205,7 +213,7 @@ def _errors_in(record: logging.LogRecord) -> Iterator[BaseException]:
 
 class _Trial:
     def __init__(self, scenario: Scenario, cut: Cut | None) -> None:
-        self.aftermath = Aftermath(cut, scenario.expects_note)
+        self.aftermath = Aftermath(cut, scenario.expects_note, scenario.may_fail)
         self._scenario = scenario
         self._cut = cut
         counts_checkpoints = cut is not None and cut.reason not in _CUT_ELSEWHERE
@@ -250,6 +258,7 @@ class _Trial:
                 self.aftermath.problems.append(
                     f"it didn't end within {self._scenario.time_limit} s of virtual time"
                 )
+        self.aftermath.used_asyncio = running_asyncio_thread() is not None
         if self.probe.failure is not None:
             raise self.probe.failure
 
@@ -428,6 +437,7 @@ class _Trial:
         for message in self._scenario.messages[:-1]:
             async with self._client.send(message, self._thread_id) as turn:
                 await turn.read()
+            self._note_failure(turn, f"the answer to {message!r}, before the turn")
             self._thread_id = turn.thread_id
 
     async def _prepare(self) -> None:
@@ -772,12 +782,18 @@ class _Trial:
             self.aftermath.stored_after_next = await self._stored_items(thread_id)
         if turn is None or not turn.is_complete:
             self.aftermath.problems.append("the next turn's stream didn't end")
+        else:
+            self._note_failure(turn, f"the next turn's answer, to {_NEXT_MESSAGE!r},")
         if self._next_recording is not None:
             self.aftermath.changed_by_next = {
                 item_id
                 for event in self._next_recording.events
                 if (item_id := _item_of(event)) is not None
             }
+
+    def _note_failure(self, turn: ClientTurn, name: str) -> None:
+        if turn.error is not None:
+            self.aftermath.failed_beside.append(f"{name} failed")
 
 
 def _page(known: Sequence[ThreadItem], events: Sequence[ThreadStreamEvent]) -> list[ThreadItem]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trio
 
+from chatkit_trio.errors import CustomStreamError
 from chatkit_trio.server import ChatKitServer, current_turn
 from chatkit_trio.store import Settlement, Store
 from chatkit_trio.stores import MemoryStore
@@ -33,7 +34,9 @@ from chatkit_trio.testing import (
 )
 from chatkit_trio.types import (
     AssistantMessageItem,
+    ErrorEvent,
     HiddenContextItem,
+    ProgressUpdateEvent,
     ThreadItem,
     ThreadItemRemovedEvent,
     ThreadItemReplacedEvent,
@@ -65,6 +68,100 @@ def note_of(thread: ThreadMetadata, content: str) -> HiddenContextItem:
     return HiddenContextItem(
         id=note_id, thread_id=thread.id, created_at=datetime.now(UTC), content=content
     )
+
+
+# --- Servers that fail by themselves -----------------------------------------------------------
+
+
+def failing(yields: Sequence[Any] = (), error: Exception | None = None) -> Callable[..., Any]:
+    """Return a `respond` that yields these events and then fails."""
+
+    async def respond(
+        thread: ThreadMetadata, message: Any, context: Any
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        await trio.lowlevel.checkpoint()
+        for event in yields:
+            yield event
+        if error is not None:
+            raise error
+
+    return respond
+
+
+async def fails_in_a_task(
+    thread: ThreadMetadata, message: Any, context: Any
+) -> AsyncIterator[ThreadStreamEvent]:
+    async def task() -> None:
+        await trio.lowlevel.checkpoint()
+        raise ValueError("in a task")
+
+    current_turn().nursery.start_soon(task)
+    yield ProgressUpdateEvent(text="one moment")
+
+
+ALWAYS_FAILING = [
+    failing(error=NameError("no such name")),
+    failing([ProgressUpdateEvent(text="one moment")], ValueError("too late")),
+    failing(error=CustomStreamError("no model today")),
+    failing([ErrorEvent(message="no model today")]),
+    fails_in_a_task,
+]
+
+
+@pytest.mark.parametrize("respond", ALWAYS_FAILING)
+def test_an_answer_that_always_fails_shows_nothing_about_cuts(respond: Any) -> None:
+    def make_server(store: Store[Any]) -> ScriptedServer:
+        return ScriptedServer(store, respond)
+
+    with pytest.raises(CancellationBroken, match="its cuts would show nothing"):
+        explore_cancellations(make_server, "hi", reasons=["stopped"], troubles=[])
+
+
+@pytest.mark.parametrize("respond", ALWAYS_FAILING)
+def test_an_answer_may_always_fail_if_its_author_says_so(respond: Any) -> None:
+    exploration = explore_cancellations(
+        lambda store: ScriptedServer(store, respond), "one", "two", may_fail=True, step=3
+    )
+
+    assert exploration.ends["failed"] > 0 or respond is ALWAYS_FAILING[3]
+    assert exploration.ends["stopped"] > 0
+
+
+@pytest.mark.parametrize(
+    ("failing_text", "told"),
+    [("one", "the answer to 'one', before the turn failed"), ("And now?", "the next turn's answer")],
+)
+def test_an_answer_that_fails_beside_the_turn_is_found(failing_text: str, told: str) -> None:
+    async def respond(
+        thread: ThreadMetadata, message: Any, context: Any
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        yield ProgressUpdateEvent(text="one moment")
+        if message.content[0].text == failing_text:
+            raise KeyError(failing_text)
+
+    def make_server(store: Store[Any]) -> ScriptedServer:
+        return ScriptedServer(store, respond)
+
+    with pytest.raises(CancellationBroken, match=told):
+        explore_cancellations(make_server, "one", "two", reasons=["stopped"], troubles=[])
+
+
+def test_a_thread_that_a_cut_has_poisoned_is_found() -> None:
+    """As with a model that refuses a call of a tool without its output."""
+
+    class RefusesNotes(Talker):
+        async def respond(
+            self, thread: ThreadMetadata, message: Any, context: Any
+        ) -> AsyncIterator[ThreadStreamEvent]:
+            page = await self.store.load_thread_items(thread.id, None, 20, "asc", context)
+            if any(item.type == "sdk_hidden_context" for item in page.data):
+                raise ValueError("the model refuses this input")
+            async with aclosing(super().respond(thread, message, context)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    yield event
+
+    with pytest.raises(CancellationBroken, match="ValueError: the model refuses this input"):
+        explore_cancellations(RefusesNotes, "hi", reasons=["stopped"], troubles=[])
 
 
 # --- Servers -----------------------------------------------------------------------------------
