@@ -558,9 +558,7 @@ async def test_a_stop_in_an_approved_tool_is_told_and_not_repeated(rig: Rig) -> 
 async def test_what_a_tool_returned_is_kept_when_the_answer_fails(rig: Rig) -> None:
     """The model is away when the tool has run: the tool's result is in the next turn's input."""
     rig.plays(REFUND)
-    rig.model.answers.append(
-        [{"type": "response.failed", "sequence_number": 0, "response": failed}]
-    )
+    rig.model.answers.append(FAILED)
     rig.plays(script.message("m", "It was done"))
     async with rig.open() as (server, client):
         turn = await send(client, "hi")
@@ -579,9 +577,7 @@ async def test_what_a_tool_returned_is_kept_when_the_answer_fails(rig: Rig) -> N
 async def test_a_run_that_is_taken_up_again_repeats_no_call(rig: Rig) -> None:
     """A server may go on after a crash by calling `respond` again without a message."""
     rig.plays(REFUND)
-    rig.model.answers.append(
-        [{"type": "response.failed", "sequence_number": 0, "response": failed}]
-    )
+    rig.model.answers.append(FAILED)
     rig.plays(script.message("m", "Done"))
     async with rig.open() as (server, client):
         turn = await send(client, "hi")
