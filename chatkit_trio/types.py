@@ -477,16 +477,48 @@ class HiddenContextItem(ThreadItemBase):
     content: Any
 
 
+class ApprovalCall(BaseModel):
+    """A call of a tool that a person is asked about, and what has become of it."""
+
+    id: str
+    """What the model calls it."""
+    name: str
+    """The tool's name."""
+    arguments: str
+    """The arguments as the model has written them: JSON text."""
+    state: Literal["asked", "refused", "begun", "done"] = "asked"
+    """`begun` is stored before the tool runs. A call that is still `begun` when its turn is over
+    was cut short: nobody knows whether it took effect."""
+    comment: str = ""
+    """What the person said."""
+    output: str = ""
+    """What the model gets for the call, once it is done."""
+
+
+class Approval(BaseModel):
+    """What a model run has asked a person, and what it needs to go on."""
+
+    item_id: str
+    """The item with the questions: one for each call, in this order."""
+    run: str
+    """Which run asks: only that one goes on."""
+    calls: list[ApprovalCall]
+    state: str = ""
+    """The state of the run, JSON text; empty once the run won't go on any more."""
+
+
 class SDKHiddenContextItem(ThreadItemBase):
     """A note of this package for the model, such as why an answer ended. No client sees it.
 
-    The note of a turn that was cut has the `ending` beside its text. `ending` is no part of the
-    protocol: it is left out of the JSON schema, and out of dumps when it is None.
+    The note of a turn that was cut has the `ending` beside its text, and that of a run which waits
+    for a person, or has waited, the `approval`. Both are no part of the protocol: they are left out
+    of the JSON schema, and out of dumps when they are None.
     """
 
     type: Literal["sdk_hidden_context"] = "sdk_hidden_context"
     content: str
     ending: SkipJsonSchema[TurnEnding | None] = Field(default=None, exclude_if=_is_none)
+    approval: SkipJsonSchema[Approval | None] = Field(default=None, exclude_if=_is_none)
 
 
 ThreadItem = Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, Generic
 
 from chatkit_trio.actions import Action
@@ -18,6 +19,9 @@ from chatkit_trio.types import (
     SyncCustomActionResponse,
     ThreadItem,
     ThreadMetadata,
+    ThreadsAddClientToolOutputReq,
+    ThreadsAddStructuredInputReq,
+    ThreadsCustomActionReq,
     ThreadStreamEvent,
     TranscriptionResult,
     UserMessageItem,
@@ -30,6 +34,9 @@ from .owner_limits import Owners
 from .pace import BigWork
 from .policy import TurnPolicy
 from .turn import current_turn
+
+_ANSWERS = ThreadsAddClientToolOutputReq | ThreadsAddStructuredInputReq | ThreadsCustomActionReq
+"""Requests that react to what is there already. They don't supersede a live turn by default."""
 
 
 class ServerHooks(ABC, Generic[TContext]):
@@ -127,16 +134,22 @@ class ServerHooks(ABC, Generic[TContext]):
         return self.store.get_owner(context)
 
     def get_turn_policy(self, request: ChatKitReq, context: TContext) -> TurnPolicy:
-        """Return the policy of the turn that this request starts. The default is `policy`.
+        """Return the policy of the turn that this request starts.
 
             def get_turn_policy(self, request, context):
-                if request.type == "threads.custom_action":
-                    return replace(self.policy, on_busy="queue")
-                return self.policy
+                if request.type == "threads.retry_after_item":
+                    return replace(self.policy, on_busy="reject")
+                return super().get_turn_policy(request, context)
+
+        The default is `policy`, but only messages and retries supersede a live turn. Actions and
+        answers (of a client tool, of a person who was asked) queue behind it instead: a second
+        click on a button must not cut short what the first one has begun.
 
         Called before the request is checked; must not wait. What it raises is the answer to the
         request.
         """
+        if isinstance(request, _ANSWERS) and self.policy.on_busy == "supersede":
+            return replace(self.policy, on_busy="queue")
         return self.policy
 
     async def handle_stream_cancelled(

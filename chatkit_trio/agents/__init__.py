@@ -12,6 +12,7 @@ from chatkit_trio.errors import ModelError
 from chatkit_trio.server import stream_widget
 
 from ._agents_sdk import AgentRun, Runner, stream_agent_response
+from ._approval import ApprovalWords
 from ._asyncio_iteration import iterate_on_asyncio
 from ._asyncio_thread import run_on_asyncio, run_on_trio
 from ._context import AgentContext, ClientToolCall
@@ -26,6 +27,7 @@ from ._tools import Tool, tool
 __all__ = [
     "AgentContext",
     "AgentRun",
+    "ApprovalWords",
     "ClientToolCall",
     "EventStream",
     "ModelError",

@@ -8,11 +8,16 @@ ends when its reader does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from chatkit_trio.types import Approval, ApprovalCall, ThreadStreamEvent
+
+from ._approval import DEFAULT_WORDS, Approvals, ApprovalWanted, ApprovalWords, outcome
 from ._asyncio_thread import in_trio, run_on_asyncio
 from ._context import AgentContext
 from ._queue import EventQueue
@@ -55,7 +60,29 @@ class Runner:
         """Return a run that starts when it is first read, by `stream_agent_response`."""
         run = require("agents").Runner.run_streamed
         start = partial(run, starting_agent, input, *args, **options)
-        return AgentRun(start) if in_trio() else cast("AgentRun", start())
+        if not in_trio():
+            return cast("AgentRun", start())
+
+        def start_from(state: Any) -> RunResultStreaming:
+            return cast("RunResultStreaming", run(starting_agent, state, *args, **options))
+
+        return AgentRun(start, _Restart(starting_agent, input, options, start_from))
+
+
+@dataclass(frozen=True, slots=True)
+class _Restart:
+    """What it takes to go on with a run that has asked a person."""
+
+    agent: Agent[Any]
+    input: Any
+    options: Mapping[str, Any]
+    start_from: Callable[[Any], RunResultStreaming]
+
+    @property
+    def remembers(self) -> bool:
+        """Whether somebody else keeps the conversation, with the calls that nobody answered."""
+        keepers = ("session", "previous_response_id", "conversation_id")
+        return any(self.options.get(keeper) is not None for keeper in keepers)
 
 
 class AgentRun:
@@ -65,8 +92,12 @@ class AgentRun:
     `to_input_list()`) from the run's start on.
     """
 
-    def __init__(self, start: Callable[[], RunResultStreaming]) -> None:
+    def __init__(
+        self, start: Callable[[], RunResultStreaming], restart: _Restart | None = None
+    ) -> None:
         self._start = start
+        self._restart = restart
+        self._approvals: Approvals | None = None
         self._is_read = False
         self._cancel_mode: Literal["immediate", "after_turn"] | None = None
         self._started: tuple[RunResultStreaming, asyncio.AbstractEventLoop] | None = None
@@ -86,6 +117,13 @@ class AgentRun:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(result.cancel, mode)
 
+    def approvals(self, context: AgentContext[Any], words: ApprovalWords) -> Approvals | None:
+        """Let the run ask the user, and go on from the answers; before its `source` is read."""
+        if self._restart is not None:
+            name = f"Runner.run_streamed of {self._restart.agent.name}"
+            self._approvals = Approvals(context, name, words)
+        return self._approvals
+
     def source(self) -> AsyncioSource:
         """Return what a reader reads. Raises `RuntimeError` the second time."""
         if self._is_read:
@@ -103,7 +141,7 @@ class AgentRun:
 
     async def _iterate(self) -> AsyncIterator[StreamEvent]:
         """Run the agent on the asyncio thread; closing this early leaves no task behind."""
-        result = self._start()
+        result = await self._begin()
         self._started = (result, asyncio.get_running_loop())
         if self._cancel_mode is not None:
             result.cancel(self._cancel_mode)
@@ -112,12 +150,80 @@ class AgentRun:
             async for event in result.stream_events():
                 yield event
             is_over = True
+            if self._approvals is not None and result.interruptions:
+                yield cast("StreamEvent", _wanted(result))
         except Exception:
             is_over = True
             raise
         finally:
             if not is_over:
                 await _cancel(result)
+
+    async def _begin(self) -> RunResultStreaming:
+        """Start the run, or go on with the one that the user was asked for."""
+        approvals, restart = self._approvals, self._restart
+        if approvals is None or restart is None:
+            return self._start()
+        if approvals.resumed is not None:
+            return restart.start_from(await _state(restart, approvals.resumed, approvals))
+        if approvals.dropped is not None and restart.remembers:
+            # The conversation that is kept ends with these calls: they need results first.
+            state = await _state(restart, approvals.dropped, approvals)
+            state.add_input(restart.input)
+            return restart.start_from(state)
+        return self._start()
+
+
+def _wanted(result: RunResultStreaming) -> ApprovalWanted:
+    """Return the question about the calls for which the run has been interrupted."""
+    calls = [
+        ApprovalCall(
+            id=_call_id(item), name=item.name or "a tool", arguments=_arguments(item.arguments)
+        )
+        for item in result.interruptions
+    ]
+    # The context isn't the run's: the turn that goes on has one of its own.
+    state = result.to_state().to_json(context_serializer=lambda _context: {})
+    return ApprovalWanted(calls, json.dumps(state))
+
+
+def _call_id(item: Any) -> str:
+    """Return the id of a call; the requests of hosted MCP servers have one of another name."""
+    raw = item.raw_item
+
+    def get(name: str) -> Any:
+        return raw.get(name) if isinstance(raw, dict) else getattr(raw, name, None)
+
+    return str(get("call_id") or get("id") or "")
+
+
+def _arguments(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments or {}, default=str)
+
+
+async def _state(restart: _Restart, approval: Approval, approvals: Approvals) -> Any:
+    """Return the state of an interrupted run with the user's decisions. To be run on asyncio."""
+    sdk = require("agents")
+    state = await sdk.RunState.from_json(
+        restart.agent,
+        json.loads(approval.state),
+        context_override=sdk.RunContextWrapper(context=restart.options.get("context")),
+    )
+    calls = {call.id: call for call in approval.calls}
+    comments = []
+    for item in state.get_interruptions():
+        call = calls.get(_call_id(item))
+        if call is not None and call in approvals.approved:
+            state.approve(item)
+            comments += [call.comment] if call.comment else []
+        else:
+            message = "This call wasn't allowed." if call is None else outcome(call)
+            state.reject(item, rejection_message=message)
+    for comment in dict.fromkeys(comments):
+        # An agent that ends with a tool's result takes no more input: then nobody reads it.
+        with suppress(sdk.UserError):
+            state.add_input(f"(The user allowed this and said: {comment})")
+    return state
 
 
 async def _cancel(result: RunResultStreaming) -> None:
@@ -126,6 +232,21 @@ async def _cancel(result: RunResultStreaming) -> None:
     with suppress(Exception):
         async for _event in result.stream_events():
             pass
+
+
+class _AgentEvents(EventStream):
+    """The thread events of a run, which note what approved tools return."""
+
+    async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
+        approvals = self._approvals
+        if approvals is not None and approvals.approved and _is_output(event):
+            await approvals.done_by_id(_call_id(event.item), str(event.item.output))
+        return await super()._convert(event)
+
+
+def _is_output(event: Any) -> bool:
+    is_item = getattr(event, "type", None) == "run_item_stream_event"
+    return is_item and event.name == "tool_output"
 
 
 class _AgentSource(AsyncioSource):
@@ -144,6 +265,7 @@ def stream_agent_response(
     result: AgentRun,
     *,
     converter: ResponseStreamConverter = DEFAULT_CONVERTER,
+    approval_words: ApprovalWords = DEFAULT_WORDS,
 ) -> EventStream:
     """Turn a streamed run of the Agents SDK into thread events.
 
@@ -153,13 +275,20 @@ def stream_agent_response(
 
     The first read starts the run. Errors of the run, guardrail tripwires among them, are raised
     unchanged; before a tripwire is raised, every item of the run is removed. When the returned
-    stream is cancelled, closed or dropped, the run is cancelled and leaves no task behind. Raises
-    `TypeError` for a run of the SDK's own `Runner`, and `RuntimeError` if the context or the run is
-    being read already.
+    stream is cancelled, closed or dropped, the run is cancelled and leaves no task behind.
+
+    A run that is interrupted because a tool needs approval ends with a question to the user, in
+    `approval_words`. When they have answered, `respond` is called without a message; the run it
+    starts with the same agent then goes on from the interruption, and ignores its own input.
+
+    Raises `TypeError` for a run of the SDK's own `Runner`, and `RuntimeError` if the context or the
+    run is being read already.
     """
     if not isinstance(result, AgentRun):
         raise TypeError(
             f"stream_agent_response() reads runs of chatkit_trio.agents.Runner, not"
             f" {type(result).__module__}.{type(result).__name__}: import Runner from there"
         )
-    return EventStream(context, result.source(), ResponseTranslator(context, converter))
+    approvals = result.approvals(context, approval_words)
+    translator = ResponseTranslator(context, converter)
+    return _AgentEvents(context, result.source(), translator, approvals)

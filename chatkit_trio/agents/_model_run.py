@@ -7,15 +7,27 @@ connection at once.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import pydantic_core
 import trio
+from pydantic import BaseModel
 
 from chatkit_trio.errors import ModelError
 from chatkit_trio.server import current_turn
+from chatkit_trio.types import Approval, ApprovalCall
 
+from ._approval import (
+    DEFAULT_WORDS,
+    Approvals,
+    ApprovalWanted,
+    ApprovalWords,
+    outcome,
+    with_comment,
+)
 from ._context import AgentContext
 from ._reading import EventStream, FromModel, Pulled, Worker
 from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator
@@ -56,6 +68,7 @@ def run_model(
     converter: ResponseStreamConverter = DEFAULT_CONVERTER,
     max_rounds: int = 10,
     nursery: trio.Nursery | None = None,
+    approval_words: ApprovalWords = DEFAULT_WORDS,
     **request: Any,
 ) -> ModelRun:
     """Let a model answer, calling tools, and return the thread events of its answer.
@@ -71,12 +84,26 @@ def run_model(
     times at most, and not again after a tool has set `context.client_tool_call`. Each round sends
     the whole input and all outputs so far, so any server that speaks the Responses API will do.
 
+    If a tool or an MCP server needs approval, the run ends with a question to the user, in
+    `approval_words`. When they have answered, `respond` is called without a message; the run it
+    starts then goes on from that point, and ignores its own `input`. If they send a message
+    instead, the calls are refused and the run starts with its `input` as usual.
+
     Raises `ModelError`, and whatever the client raises. When the returned stream is cancelled,
     closed or dropped, the model's connection is closed and the tools are cancelled.
     """
-    loop = _ToolLoop(context, client, input, tools, max_rounds, request)
+    approvals = Approvals(context, "run_model", approval_words) if _may_ask(tools) else None
+    loop = _ToolLoop(context, client, input, tools, max_rounds, request, approvals)
     return ModelRun(
-        context, loop, nursery or _turn_nursery(), ResponseTranslator(context, converter)
+        context, loop, nursery or _turn_nursery(), ResponseTranslator(context, converter), approvals
+    )
+
+
+def _may_ask(tools: Sequence[Tool | dict[str, Any]]) -> bool:
+    """Say whether the run may have to ask a person; one that can't needs no look for answers."""
+    return any(
+        tool.get("type") == "mcp" if isinstance(tool, dict) else tool.needs_approval is not False
+        for tool in tools
     )
 
 
@@ -96,8 +123,9 @@ class ModelRun(EventStream):
         loop: _ToolLoop,
         nursery: trio.Nursery,
         translator: ResponseTranslator,
+        approvals: Approvals | None,
     ) -> None:
-        super().__init__(context, Worker(nursery, loop.run), translator)
+        super().__init__(context, Worker(nursery, loop.run), translator, approvals)
         self._loop = loop
 
     @property
@@ -117,8 +145,10 @@ class _ToolLoop:
         tools: Sequence[Tool | dict[str, Any]],
         max_rounds: int,
         request: dict[str, Any],
+        approvals: Approvals | None,
     ) -> None:
         self._context = context
+        self._approvals = approvals
         self._client = client
         self._items: list[Any] = (
             [{"type": "message", "role": "user", "content": input}]
@@ -134,13 +164,22 @@ class _ToolLoop:
         self.last_response: Response | None = None
 
     async def run(self, emit: _Emit) -> None:
+        if self._approvals is not None and self._approvals.resumed is not None:
+            await self._go_on(self._approvals, self._approvals.resumed)
         for _round in range(self._max_rounds):
             output = await self._ask(emit)
-            calls = [item for item in output if item.type == "function_call"]
-            results = await self._call_tools(calls)
+            calls = [item for item in output if item.type in _CALLS]
+            asked = [await self._asks_first(call) for call in calls]
+            results = await self._call_tools(
+                [None if waits else call for call, waits in zip(calls, asked, strict=True)]
+            )
+            # A function of the page comes first: its call ends the answer.
             if not calls or self._context.client_tool_call is not None:
                 return
             self._items += [item.model_dump(mode="json", exclude_unset=True) for item in output]
+            if any(asked):
+                await emit(self._wanted(calls, results))
+                return
             self._items += results
         raise ModelError(f"the model still called tools when asked {self._max_rounds} times")
 
@@ -158,32 +197,126 @@ class _ToolLoop:
                 check_failure(event)
                 if event.type == "response.output_item.done":
                     output.append(event.item)
+                    await self._note_mcp_call(event.item)
                 elif event.type == "response.completed" or event.type == "response.incomplete":
                     self.last_response = event.response
                 await emit(event)
         return output
 
     async def _call_tools(self, calls: Sequence[Any]) -> list[Any]:
-        """Run the tools at once and return their results in the order of the calls."""
+        """Run the tools at once and return their results in the order of the calls.
+
+        For None, a call that isn't made, the result is None.
+        """
         results: list[Any] = [None] * len(calls)
 
-        async def call(index: int) -> None:
-            results[index] = {
-                "type": "function_call_output",
-                "call_id": calls[index].call_id,
-                "output": await self._call_tool(calls[index]),
-            }
+        async def run(index: int, call: Any) -> None:
+            results[index] = _function_result(call.call_id, await self._call_tool(call))
 
         async with trio.open_nursery() as nursery:
-            for index in range(len(calls)):
-                nursery.start_soon(call, index)
+            for index, call in enumerate(calls):
+                if call is not None:
+                    nursery.start_soon(run, index, call)
         return results
+
+    # --- Asking a person first -----------------------------------------------------------------
+
+    async def _asks_first(self, call: Any) -> bool:
+        if call.type == "mcp_approval_request":
+            return True
+        tool = self._tools.get(call.name)
+        return tool is not None and await tool.asks_first(self._context, call.arguments)
+
+    def _wanted(self, calls: Sequence[Any], results: Sequence[Any]) -> ApprovalWanted:
+        """Return the question about the calls without a result, and all it takes to go on."""
+        waiting = [call for call, result in zip(calls, results, strict=True) if result is None]
+        state = {
+            "items": [_as_json(item) for item in self._items],
+            "results": list(results),
+            "kinds": [call.type for call in waiting],
+            "previous_response_id": self._request.get("previous_response_id"),
+        }
+        return ApprovalWanted(
+            [
+                ApprovalCall(
+                    id=call.id if call.type == "mcp_approval_request" else call.call_id,
+                    name=call.name,
+                    arguments=call.arguments or "{}",
+                )
+                for call in waiting
+            ],
+            json.dumps(state),
+        )
+
+    async def _go_on(self, approvals: Approvals, approval: Approval) -> None:
+        """Take up the run that has asked: make the approved calls, and give the model all results.
+
+        The results are put in the order of the calls, as if nobody had been asked.
+        """
+        state = json.loads(approval.state)
+        self._items = state["items"]
+        # The app may have noted the response that asked; what follows it is in the items.
+        self._request.pop("previous_response_id", None)
+        if state["previous_response_id"] is not None:
+            self._request["previous_response_id"] = state["previous_response_id"]
+        decided: list[Any] = [None] * len(approval.calls)
+
+        async def decide(index: int, call: ApprovalCall, kind: str) -> None:
+            decide_one = self._decided_mcp if kind == "mcp_approval_request" else self._decided
+            decided[index] = await decide_one(approvals, call)
+
+        async with trio.open_nursery() as nursery:
+            for index, call in enumerate(approval.calls):
+                nursery.start_soon(decide, index, call, state["kinds"][index])
+        late = iter(decided)
+        self._items += [next(late) if result is None else result for result in state["results"]]
+
+    async def _decided(self, approvals: Approvals, call: ApprovalCall) -> Any:
+        if call not in approvals.approved:
+            return _function_result(call.id, outcome(call))
+        output = with_comment(await self._call_tool(call), call)
+        await approvals.done(call, output)
+        return _function_result(call.id, output)
+
+    async def _note_mcp_call(self, item: Any) -> None:
+        """Store what an approved call of an MCP server has returned."""
+        if item.type == "mcp_call" and self._approvals is not None:
+            request_id = getattr(item, "approval_request_id", None)
+            if request_id is not None:
+                output = item.output or item.error or ""
+                await self._approvals.done_by_id(request_id, str(output))
+
+    async def _decided_mcp(self, approvals: Approvals, call: ApprovalCall) -> Any:
+        """Return the answer for an MCP server, whose tool the model's provider calls."""
+        is_approved = call in approvals.approved
+        answer: dict[str, Any] = {
+            "type": "mcp_approval_response",
+            "approval_request_id": call.id,
+            "approve": is_approved,
+        }
+        reason = call.comment if is_approved else outcome(call)
+        return answer | ({"reason": reason} if reason else {})
 
     async def _call_tool(self, call: Any) -> str:
         tool = self._tools.get(call.name)
         if tool is None:
             return f"There is no tool {call.name}."
         return await tool.answer(self._context, call.arguments)
+
+
+_CALLS = frozenset(("function_call", "mcp_approval_request"))
+"""The items of an answer that the model waits for a result of."""
+
+
+def _as_json(item: Any) -> Any:
+    if isinstance(item, BaseModel):
+        # What wasn't set must not be sent: the API refuses nulls in places.
+        return item.model_dump(mode="json", exclude_unset=True)
+    return pydantic_core.to_jsonable_python(item)
+
+
+def _function_result(call_id: str, output: str) -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": call_id, "output": output}
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """Runs of pydantic-ai, which needs asyncio, read from trio.
 
 The parts of a run become events of a Responses stream, which the same translator turns into thread
-events. pydantic-ai itself is never imported: the agent comes from the caller.
+events. Importing this module doesn't import pydantic-ai: the agent comes from the caller.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from chatkit_trio.types import ThreadStreamEvent
+from chatkit_trio.types import Approval, ApprovalCall, ThreadStreamEvent
 
+from ._approval import DEFAULT_WORDS, Approvals, ApprovalWanted, ApprovalWords, outcome
 from ._context import AgentContext
 from ._reading import AsyncioSource, EventStream
-from ._responses import DEFAULT_CONVERTER, ResponseTranslator
+from ._responses import DEFAULT_CONVERTER, ResponseTranslator, require
 
 if TYPE_CHECKING:
     from pydantic_ai import Agent
@@ -24,13 +25,21 @@ if TYPE_CHECKING:
 class PydanticAIRun(EventStream):
     """The thread events of `run_pydantic_ai`."""
 
-    def __init__(self, context: AgentContext[Any], source: AsyncioSource) -> None:
-        super().__init__(context, source, ResponseTranslator(context, DEFAULT_CONVERTER))
+    def __init__(
+        self, context: AgentContext[Any], source: AsyncioSource, approvals: Approvals
+    ) -> None:
+        translator = ResponseTranslator(context, DEFAULT_CONVERTER)
+        super().__init__(context, source, translator, approvals)
         self._parts = _Parts()
         self.result: Any = None
         """pydantic-ai's result (`output`, `new_messages()`) when the run is over, else None."""
 
     async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
+        if isinstance(event, ApprovalWanted):
+            return await super()._convert(event)
+        if event.event_kind == "function_tool_result" and self._approvals is not None:
+            part = event.part
+            await self._approvals.done_by_id(part.tool_call_id, part.model_response_str())
         if event.event_kind == "agent_run_result":
             self.result = event.result
         return [
@@ -41,7 +50,12 @@ class PydanticAIRun(EventStream):
 
 
 def run_pydantic_ai(
-    context: AgentContext[Any], agent: Agent[Any, Any], user_prompt: Any = None, **options: Any
+    context: AgentContext[Any],
+    agent: Agent[Any, Any],
+    user_prompt: Any = None,
+    *,
+    approval_words: ApprovalWords = DEFAULT_WORDS,
+    **options: Any,
 ) -> PydanticAIRun:
     """Run an agent of pydantic-ai on the asyncio thread and return its thread events.
 
@@ -53,17 +67,86 @@ def run_pydantic_ai(
     further events through the context, which they can get as `deps`. Errors of the run are raised
     unchanged. When the returned stream is cancelled, closed or dropped, the run is cancelled and
     leaves no task behind.
+
+    A run whose output is `DeferredToolRequests` with approvals, and no calls to be carried out
+    elsewhere, asks the user, in `approval_words`. When they have answered, `respond` is called
+    without a message; the run it starts with the same agent then goes on from there, and ignores
+    its own prompt and `message_history`.
     """
-    events = partial(_events, agent, user_prompt, options)
-    return PydanticAIRun(context, AsyncioSource(events))
+    approvals = Approvals(context, f"run_pydantic_ai of {agent.name}", approval_words)
+    events = partial(_events, agent, user_prompt, options, approvals)
+    return PydanticAIRun(context, AsyncioSource(events), approvals)
 
 
 async def _events(
-    agent: Agent[Any, Any], user_prompt: Any, options: dict[str, Any]
+    agent: Agent[Any, Any], user_prompt: Any, options: dict[str, Any], approvals: Approvals
 ) -> AsyncIterator[Any]:
+    user_prompt, options = _going_on(user_prompt, options, approvals)
+    result: Any = None
     async with agent.run_stream_events(user_prompt, **options) as events:
         async for event in events:
+            if event.event_kind == "agent_run_result":
+                result = event.result
             yield event  # noqa: ASYNC119  (AsyncioSource closes this)
+    if (wanted := _wanted(result)) is not None:
+        yield wanted
+
+
+def _wanted(result: Any) -> ApprovalWanted | None:
+    """Return the question about the calls that a run has left for approval, if it has."""
+    if result is None:
+        return None
+    requests = result.output
+    if not isinstance(requests, require("pydantic_ai").DeferredToolRequests):
+        return None
+    if requests.calls or not requests.approvals:
+        return None  # the application has to carry out the calls, so it has to go on as well
+    calls = [
+        ApprovalCall(
+            id=part.tool_call_id, name=part.tool_name, arguments=part.args_as_json_str() or "{}"
+        )
+        for part in requests.approvals
+    ]
+    return ApprovalWanted(calls, result.all_messages_json().decode())
+
+
+def _going_on(
+    user_prompt: Any, options: dict[str, Any], approvals: Approvals
+) -> tuple[Any, dict[str, Any]]:
+    """Return the prompt and options with which a run goes on that the user was asked for."""
+    resumed, dropped = approvals.resumed, approvals.dropped
+    if resumed is not None:
+        messages = require("pydantic_ai.messages").ModelMessagesTypeAdapter
+        comments = [call.comment for call in approvals.approved if call.comment]
+        said = "; ".join(dict.fromkeys(comments))
+        prompt = f"(The user allowed this and said: {said})" if said else None
+        return prompt, options | {
+            "message_history": messages.validate_json(resumed.state),
+            "deferred_tool_results": _results(resumed, approvals),
+        }
+    history = options.get("message_history") or ()
+    if dropped is not None and history and _waits_for(history[-1], dropped):
+        # The history that the application keeps ends with these calls: they need results first.
+        return user_prompt, options | {"deferred_tool_results": _results(dropped, approvals)}
+    return user_prompt, options
+
+
+def _results(approval: Approval, approvals: Approvals) -> Any:
+    library = require("pydantic_ai")
+    return library.DeferredToolResults(
+        approvals={
+            call.id: True
+            if call in approvals.approved
+            else library.ToolDenied(message=outcome(call))
+            for call in approval.calls
+        }
+    )
+
+
+def _waits_for(message: Any, approval: Approval) -> bool:
+    """Say whether this last message of a history has calls that the user was asked about."""
+    asked = {call.id for call in approval.calls}
+    return any(getattr(part, "tool_call_id", None) in asked for part in message.parts)
 
 
 class _Parts:

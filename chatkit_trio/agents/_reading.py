@@ -22,6 +22,7 @@ import trio
 from chatkit_trio._engine.groups import unwrapped
 from chatkit_trio.types import ThreadStreamEvent
 
+from ._approval import Approvals, ApprovalWanted
 from ._asyncio_thread import CLOSE_TIMEOUT, AsyncioTask, Outlet, asyncio_thread
 from ._context import AgentContext
 from ._queue import EventQueue
@@ -337,22 +338,40 @@ class Unchanged(RunReader[T]):
 class EventStream(RunReader[ThreadStreamEvent]):
     """The thread events of a run and its tools, in the order of production."""
 
-    def __init__(self, context: AgentContext[Any], source: Source, translator: Translator) -> None:
+    def __init__(
+        self,
+        context: AgentContext[Any],
+        source: Source,
+        translator: Translator,
+        approvals: Approvals | None = None,
+    ) -> None:
         super().__init__(context._queue, source)
         self._translator = translator
+        self._approvals = approvals
 
     async def _begin(self) -> None:
         await self._translator.resume()
+        if self._approvals is not None:
+            self._ready += await self._approvals.look()
         await super()._begin()
 
     async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
+        if isinstance(event, ApprovalWanted):
+            assert self._approvals is not None
+            return [
+                made
+                for asking in self._approvals.ask(event)
+                for made in self._translator.pass_on(asking)
+            ]
         return await self._translator.translate(event)
 
     def _pass_on(self, entry: Any) -> Iterable[ThreadStreamEvent]:
         return self._translator.pass_on(entry)
 
     def _finish(self) -> Iterable[ThreadStreamEvent]:
-        return self._translator.finish()
+        # The run's own end first: a client tool call has to be the last item that is seen.
+        last = self._translator.finish()
+        return last if self._approvals is None else [*last, *self._approvals.finish()]
 
     def _fail(self, error: Exception) -> None:
         if self._source.takes_back(error):

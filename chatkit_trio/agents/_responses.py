@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_EXTRAS = {"openai": "openai", "agents": "agents"}
+_EXTRAS = {"openai": "openai", "agents": "agents", "pydantic_ai": "pydantic-ai"}
 """The extra that installs a package, by the package's name."""
 
 _Events = list[ThreadStreamEvent]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, TypeAlias, get_type_hints, overload
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -20,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 _FAILED = "The tool failed. Do without it, or tell the user."
 
+NeedsApproval: TypeAlias = bool | Callable[[AgentContext[Any], dict[str, Any]], Awaitable[bool]]
+"""Whether a person has to be asked first: always, never, or what a function of the turn's context
+and the arguments says."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
@@ -31,6 +36,10 @@ class Tool:
     """The JSON schema of the arguments."""
     call: Callable[[AgentContext[Any], str], Awaitable[str]]
     """Takes the turn's context and the arguments as JSON text; returns the text for the model."""
+    needs_approval: NeedsApproval = False
+    check: Callable[[str], object] | None = None
+    """Raises `ValidationError` for arguments, as JSON text, that `call` would refuse. So nobody is
+    asked about a call that can't be made."""
 
     def param(self) -> dict[str, Any]:
         """Return the tool as the Responses API wants it."""
@@ -41,6 +50,26 @@ class Tool:
             "parameters": self.parameters,
             "strict": False,
         }
+
+    async def asks_first(self, context: AgentContext[Any], arguments: str) -> bool:
+        """Say whether a person has to approve this call before it is made.
+
+        If the function that decides fails, a person is asked.
+        """
+        if self.needs_approval is False:
+            return False
+        if self.check is not None:
+            try:
+                self.check(arguments)
+            except ValidationError:
+                return False  # `answer` tells the model what is wrong
+        if self.needs_approval is True:
+            return True
+        try:
+            return await self.needs_approval(context, json.loads(arguments or "{}"))
+        except Exception:
+            logger.exception("needs_approval of tool %s failed, so the user is asked", self.name)
+            return True
 
     async def answer(self, context: AgentContext[Any], arguments: str) -> str:
         """Call the function and return the text for the model.
@@ -60,7 +89,22 @@ class Tool:
             return _FAILED
 
 
-def tool(function: Callable[..., Awaitable[Any]]) -> Tool:
+@overload
+def tool(function: Callable[..., Awaitable[Any]], /) -> Tool: ...
+
+
+@overload
+def tool(
+    *, needs_approval: NeedsApproval = False
+) -> Callable[[Callable[..., Awaitable[Any]]], Tool]: ...
+
+
+def tool(
+    function: Callable[..., Awaitable[Any]] | None = None,
+    /,
+    *,
+    needs_approval: NeedsApproval = False,
+) -> Tool | Callable[[Callable[..., Awaitable[Any]]], Tool]:
     """Make a tool of an async function that runs on trio.
 
         @tool
@@ -71,20 +115,48 @@ def tool(function: Callable[..., Awaitable[Any]]) -> Tool:
     arguments from the annotations (`Annotated[..., Field(description=...)]` describes an argument).
     A parameter annotated with `AgentContext`, or a subclass, gets the turn's context. A result that
     isn't a string is given to the model as JSON.
+
+    With `needs_approval=True` the user is asked before each call, and `run_model` calls the tool
+    when they have approved. A function of the context and the arguments asks for some calls only:
+
+        @tool(needs_approval=True)
+        async def refund(order: str, amount: float) -> str: ...
+
+        async def is_much(context: AgentContext, arguments: dict[str, Any]) -> bool:
+            return arguments["amount"] > 100
+
+        @tool(needs_approval=is_much)
+        async def credit(account: str, amount: float) -> str: ...
     """
+    if function is None:
+        return lambda decorated: _made_of(decorated, needs_approval)
+    return _made_of(function, needs_approval)
+
+
+def _made_of(function: Callable[..., Awaitable[Any]], needs_approval: NeedsApproval) -> Tool:
     hints = get_type_hints(function, include_extras=True)
     context_name, fields = _parameters(function, hints)
     name: str = function.__name__
     arguments_model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
 
+    def check(arguments: str) -> Any:
+        return arguments_model.model_validate_json(arguments or "{}")
+
     async def call(context: AgentContext[Any], arguments: str) -> str:
-        given = arguments_model.model_validate_json(arguments or "{}")
+        given = check(arguments)
         values = {field: getattr(given, field) for field in fields}
         if context_name is not None:
             values[context_name] = context
         return _as_text(await function(**values))
 
-    return Tool(name, inspect.getdoc(function) or "", arguments_model.model_json_schema(), call)
+    return Tool(
+        name,
+        inspect.getdoc(function) or "",
+        arguments_model.model_json_schema(),
+        call,
+        needs_approval,
+        check,
+    )
 
 
 def _parameters(

@@ -19,8 +19,9 @@ EXAMPLES = sorted(
 )
 
 
-def test_there_are_six_examples():
+def test_there_are_seven_examples():
     assert EXAMPLES == [
+        "ask_first",
         "cancel_lab",
         "cat_lounge",
         "metro_map",
