@@ -463,6 +463,8 @@ class ChatKitServer(ServerHooks[TContext]):
         idempotency_key: str | None = None,
         with_endings: bool = False,
         is_counted: bool = False,
+        new_thread_id: str | None = None,
+        new_message_id: str | None = None,
     ) -> StreamingResult | NonStreamingResult:
         """Answer one request of the ChatKit protocol.
 
@@ -486,6 +488,11 @@ class ChatKitServer(ServerHooks[TContext]):
 
         `is_counted` says that the caller has counted the request by `count_request` already.
 
+        `new_thread_id` and `new_message_id` are the ids that the thread and the user's message get
+        which the request makes, for a protocol whose clients choose them; they should be as hard to
+        guess as the store's own. One that is taken is a `ConflictError`. They don't go with an
+        `idempotency_key` (`ValueError`): a message that is sent again has the same id.
+
         Raises `InvalidRequestError` (400), `TooLargeError` (413, for one over `limits`),
         `NotFoundError` (404), `ConflictError` and `BusyError` (409; `ConflictError` also for a key
         that came with another body), and `LimitError` (429), for which nothing has been stored;
@@ -493,6 +500,9 @@ class ChatKitServer(ServerHooks[TContext]):
         cancelled non-streaming request has either been carried out or not, and its key can be used
         again.
         """
+        ids = (new_thread_id, new_message_id)
+        if idempotency_key is not None and ids != (None, None):
+            raise ValueError("give an idempotency_key or ids of what is new, not both")
         if not is_counted:
             await self.count_request(context)
         body = as_bytes(request)
@@ -500,7 +510,7 @@ class ChatKitServer(ServerHooks[TContext]):
         toll = self.owners.toll(self.owner_if_limited(context), costs(self, parsed, len(body)))
         if type(parsed) in STREAMING:
             key = None if idempotency_key is None else (idempotency_key, body)
-            return await self.__open(parsed, context, key, toll, can_return=can_return)
+            return await self.__open(parsed, context, key, ids, toll, can_return=can_return)
         answer = partial(self.__answer, parsed, context, toll, with_endings=with_endings)
         if idempotency_key is None or type(parsed) in READS:
             return NonStreamingResult(await answer())
@@ -534,12 +544,15 @@ class ChatKitServer(ServerHooks[TContext]):
         request: ChatKitReq,
         context: TContext,
         key: tuple[str, bytes | bytearray] | None,
+        ids: tuple[str | None, str | None],
         toll: Toll,
         *,
         can_return: bool,
     ) -> StreamingResult:
         nursery = self.__require_running()
         checked = STREAMING[type(request)](self, request, context)
+        if ids != (None, None):
+            checked.give_ids(*ids)
         policy = self.get_turn_policy(request, context)
         await toll.ask_for_turn(self.__superseded(checked.thread_id, policy))
         check = partial(self.__check, checked, policy, toll)

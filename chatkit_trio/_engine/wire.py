@@ -38,11 +38,11 @@ def parse_request(body: str | bytes | bytearray) -> ChatKitReq:
     try:
         return _REQUEST.validate_json(body)
     except ValidationError as error:
-        raise InvalidRequestError(_describe(error)) from error
+        raise InvalidRequestError(describe(error, "a ChatKit request")) from error
 
 
-def _describe(error: ValidationError) -> str:
-    """Say what is wrong and where, without repeating what the client sent."""
+def describe(error: ValidationError, wanted: str) -> str:
+    """Say why this isn't what was wanted, and where, without repeating what the client sent."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [
         f"{'.'.join(str(step) for step in problem['loc']) or 'body'}: {_say(problem)}"
@@ -51,7 +51,7 @@ def _describe(error: ValidationError) -> str:
     more = len(problems) - len(lines)
     if more:
         lines.append(f"and {more} more")
-    return "this is not a ChatKit request: " + "; ".join(lines)
+    return f"this is not {wanted}: " + "; ".join(lines)
 
 
 def _say(problem: ErrorDetails) -> str:

@@ -99,10 +99,7 @@ def chatkit_blueprint(
         route(health_path, "GET", health.health, "probe")
     if liveness_path is not None:
         route(liveness_path, "GET", health.liveness, "probe")
-    blueprint.record_once(
-        lambda state: state.app.extensions.setdefault(_GATES, []).append(gate.hosts)
-    )
-    _tie(blueprint, server, health, path, longest_body)
+    tie(blueprint, server, gate, path, longest_body, health)
     return blueprint
 
 
@@ -189,18 +186,26 @@ def allowed_by(app: object) -> list[AllowedHosts]:
     return list(app.extensions.get(_GATES, ())) if isinstance(app, Quart) else []
 
 
-def _tie(
+def tie(
     blueprint: Blueprint,
     server: ChatKitServer[Any],
-    health: Health,
+    gate: Gate,
     path: str,
     max_body_bytes: int,
+    health: Health | None = None,
 ) -> None:
+    """Have the server run while a blueprint's app serves, and its endpoint guarded.
+
+    `path` is where messages are posted. Several blueprints of one app may have the same server.
+    """
     lifespan = ServerLifespan(server)
 
     def list_server(state: BlueprintSetupState) -> None:
         app = cast(Quart, state.app)
-        app.extensions.setdefault(EXTENSION, []).append(server)
+        servers = app.extensions.setdefault(EXTENSION, [])
+        if server not in servers:
+            servers.append(server)
+        app.extensions.setdefault(_GATES, []).append(gate.hosts)
         full_path = (state.url_prefix or "").rstrip("/") + path
         # Inside of the delivery, which sees the body's messages as they are read.
         Guard.around(app).add_path(full_path, max_body_bytes)
@@ -209,10 +214,12 @@ def _tie(
     async def start() -> None:
         nursery = cast(QuartTrio, current_app).nursery
         await lifespan.start(nursery)
-        health.start(nursery)
+        if health is not None:
+            health.start(nursery)
 
     async def stop() -> None:
-        health.stop()
+        if health is not None:
+            health.stop()
         await lifespan.stop()
 
     blueprint.record_once(list_server)

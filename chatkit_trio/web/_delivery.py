@@ -57,7 +57,8 @@ class Delivery:
     def add_endpoint(self, path: str, server: ChatKitServer[Any]) -> None:
         """Have messages that are posted to this path begin, even if their sender is gone."""
         self._endpoints.add(path)
-        self._servers.append(server)
+        if server not in self._servers:
+            self._servers.append(server)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Call the app, as ASGI says."""
