@@ -468,6 +468,8 @@ class ChatKitServer(ServerHooks[TContext]):
         with_endings: bool = False,
         component_updates: bool = False,
         is_counted: bool = False,
+        new_thread_id: str | None = None,
+        new_message_id: str | None = None,
     ) -> StreamingResult | NonStreamingResult:
         """Answer one request of the ChatKit protocol.
 
@@ -492,6 +494,11 @@ class ChatKitServer(ServerHooks[TContext]):
 
         `is_counted` says that the caller has counted the request by `count_request` already.
 
+        `new_thread_id` and `new_message_id` are the ids that the thread and the user's message get
+        which the request makes, for a protocol whose clients choose them; they should be as hard to
+        guess as the store's own. One that is taken is a `ConflictError`. They don't go with an
+        `idempotency_key` (`ValueError`): a message that is sent again has the same id.
+
         Raises `InvalidRequestError` (400), `TooLargeError` (413, for one over `limits`),
         `NotFoundError` (404), `ConflictError` and `BusyError` (409; `ConflictError` also for a key
         that came with another body), and `LimitError` (429), for which nothing has been stored;
@@ -500,6 +507,9 @@ class ChatKitServer(ServerHooks[TContext]):
         again.
         """
         check_runs_on_trio(type(self).__name__)
+        ids = (new_thread_id, new_message_id)
+        if idempotency_key is not None and ids != (None, None):
+            raise ValueError("give an idempotency_key or ids of what is new, not both")
         if not is_counted:
             await self.count_request(context)
         body = as_bytes(request)
@@ -511,6 +521,7 @@ class ChatKitServer(ServerHooks[TContext]):
                 parsed,
                 context,
                 key,
+                ids,
                 toll,
                 can_return=can_return,
                 component_updates=component_updates,
@@ -548,6 +559,7 @@ class ChatKitServer(ServerHooks[TContext]):
         request: ChatKitReq,
         context: TContext,
         key: tuple[str, bytes | bytearray] | None,
+        ids: tuple[str | None, str | None],
         toll: Toll,
         *,
         can_return: bool,
@@ -555,6 +567,8 @@ class ChatKitServer(ServerHooks[TContext]):
     ) -> StreamingResult:
         nursery = self.__require_running()
         checked = STREAMING[type(request)](self, request, context)
+        if ids != (None, None):
+            checked.give_ids(*ids)
         policy = self.get_turn_policy(request, context)
         await toll.ask_for_turn(self.__superseded(checked.thread_id, policy))
         check = partial(self.__check, checked, policy, toll)

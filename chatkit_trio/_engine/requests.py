@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -132,10 +133,24 @@ class _StreamingRequest(CheckedRequest):
             inference_options=user_input.inference_options,
         )
 
+    async def refuse_taken_ids(self) -> None:
+        """Raise `ConflictError` if an id that was given for something new is taken."""
+        if not self.has_given_ids:
+            return
+        if self.makes_thread:
+            with suppress(NotFoundError):
+                await self.load_thread()
+                raise ConflictError(f"there is a thread {self.thread_id} already")
+        elif self.message_id and await self.store.has_item(
+            self.thread_id, self.message_id, self.context
+        ):
+            raise ConflictError(f"thread {self.thread_id} has an item {self.message_id} already")
+
     def opening_with(self, message: UserMessageItem, turn_id: str) -> Opening:
         # A message that was named before may be there, from a try that failed. With coordination it
         # is there only if its turn has begun, and then this one mustn't: adding it is refused.
-        may_be_there = bool(self.message_id) and self.store.coordination is None
+        is_named_again = bool(self.message_id) and not self.has_given_ids
+        may_be_there = is_named_again and self.store.coordination is None
         return Opening(
             self.thread_id,
             turn_id,
@@ -156,9 +171,11 @@ class ThreadsCreate(_StreamingRequest):
         self.message_id = _new_message_id(self.store, thread, self.context)
 
     async def check(self) -> None:
+        await self.refuse_taken_ids()
         await _load_attachments(self.server, self.params.input, self.context)
 
     async def prepare(self, turn_id: str) -> PreparedRequest:
+        await self.refuse_taken_ids()
         thread = Thread(id=self.thread_id, created_at=datetime.now(UTC), items=Page())
         message = await self.user_message(thread)
         metadata = ThreadMetadata(id=thread.id, created_at=thread.created_at)
@@ -175,10 +192,12 @@ class ThreadsAddUserMessage(_StreamingRequest):
 
     async def check(self) -> None:
         _require_active(await self.load_thread())
+        await self.refuse_taken_ids()
         await _load_attachments(self.server, self.params.input, self.context)
 
     async def prepare(self, turn_id: str) -> PreparedRequest:
         thread = _require_active(await self.load_thread())
+        await self.refuse_taken_ids()
         message = await self.user_message(thread)
         opening = self.opening_with(message, turn_id)
         done = ThreadItemDoneEvent(item=message)

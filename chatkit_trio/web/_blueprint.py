@@ -128,10 +128,7 @@ def blueprint_at(
         route([health_path], "GET", health.health, "probe")
     if liveness_path is not None:
         route([liveness_path], "GET", health.liveness, "probe")
-    blueprint.record_once(
-        lambda state: state.app.extensions.setdefault(_GATES, []).append(gate.hosts)
-    )
-    _tie(blueprint, server, health, places, longest_body)
+    tie(blueprint, server, gate, places, longest_body, health)
     return blueprint
 
 
@@ -228,18 +225,26 @@ def allowed_by(app: Quart) -> list[AllowedHosts]:
     return list(app.extensions.get(_GATES, ()))
 
 
-def _tie(
+def tie(
     blueprint: Blueprint,
     server: ChatKitServer[Any],
-    health: Health,
+    gate: Gate,
     places: Iterable[str],
     max_body_bytes: int,
+    health: Health | None = None,
 ) -> None:
+    """Have the server run while a blueprint's app serves, and its endpoint guarded.
+
+    `places` are where messages are posted. Several blueprints of one app may have the same server.
+    """
     lifespan = ServerLifespan(server)
 
     def list_server(state: BlueprintSetupState) -> None:
         app = require_quart_trio(state.app)
-        app.extensions.setdefault(EXTENSION, []).append(server)
+        servers = app.extensions.setdefault(EXTENSION, [])
+        if server not in servers:
+            servers.append(server)
+        app.extensions.setdefault(_GATES, []).append(gate.hosts)
         full_paths = [(state.url_prefix or "").rstrip("/") + place or "/" for place in places]
         # Inside of the delivery, which sees the body's messages as they are read.
         for full_path in full_paths:
@@ -249,10 +254,12 @@ def _tie(
     async def start() -> None:
         nursery = cast(QuartTrio, current_app).nursery
         await lifespan.start(nursery)
-        health.start(nursery)
+        if health is not None:
+            health.start(nursery)
 
     async def stop() -> None:
-        health.stop()
+        if health is not None:
+            health.stop()
         await lifespan.stop()
 
     blueprint.record_once(list_server)

@@ -58,7 +58,8 @@ class Delivery:
     def add_endpoints(self, paths: Iterable[str], server: ChatKitServer[Any]) -> None:
         """Have messages that are posted to these paths begin, even if their sender is gone."""
         self._endpoints.update(paths)
-        self._servers.append(server)
+        if server not in self._servers:
+            self._servers.append(server)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Call the app, as ASGI says. On another loop than Trio's it is refused."""

@@ -63,6 +63,34 @@ class RequestContext(Generic[TContext]):
             raise Forbidden("You may not use this chat.") from error
 
 
+class BodyReader(Generic[TContext]):
+    """Reads the bodies of the requests to one endpoint, within bounds."""
+
+    def __init__(self, server: ChatKitServer[TContext], max_body_bytes: int) -> None:
+        self._server = server
+        self._max_body_bytes = max_body_bytes
+        total = max(_UNFINISHED_BYTES, 4 * max_body_bytes)
+        self._budget = BodyBudget(total, share=total // 4)
+
+    async def read(self, context: TContext) -> bytes:
+        """Return the request's body. Raises `TooLargeError` as soon as it is too large."""
+        body = request_body(request)
+        max_bytes = min(self._max_body_bytes, request.max_content_length or self._max_body_bytes)
+        timeout = request.body_timeout
+        body.begin(max_bytes, _IDLE_TIMEOUT, math.inf if timeout is None else timeout)
+        try:
+            if (request.content_length or 0) > max_bytes:
+                raise TooLargeError(f"a request may have {max_bytes} bytes at most")
+            with self._budget.hold(self._server.get_owner(context)) as held:
+                return await body.read(held)
+        except (ChatKitError, ServiceUnavailable) as error:
+            # Without its traceback, which would hold what has come of the body.
+            refusal = error.with_traceback(None)
+        if request.content_length:  # one that names none may send for ever
+            await body.discard_rest()
+        raise refusal
+
+
 class Endpoint(Generic[TContext]):
     """The views of one server."""
 
@@ -74,9 +102,7 @@ class Endpoint(Generic[TContext]):
     ) -> None:
         self._server = server
         self._context = RequestContext(context)
-        self._max_body_bytes = max_body_bytes
-        total = max(_UNFINISHED_BYTES, 4 * max_body_bytes)
-        self._budget = BodyBudget(total, share=total // 4)
+        self._bodies = BodyReader(server, max_body_bytes)
 
     async def process(self) -> Response:
         """Answer one request of the protocol."""
@@ -86,7 +112,7 @@ class Endpoint(Generic[TContext]):
         # Who asks for ids can come back with the last one.
         with_ids = "ChatKit-Event-Ids" in request.headers
         result = await self._server.process(
-            await self._body(context),
+            await self._bodies.read(context),
             context,
             can_return=with_ids,
             idempotency_key=request.headers.get("Idempotency-Key"),
@@ -135,21 +161,3 @@ class Endpoint(Generic[TContext]):
         await load_thread(self._server.store, thread_id, context)
         stopped = await self._server.stop(thread_id, by_client=True)
         return json_response(json.dumps({"stopped": stopped}).encode())
-
-    async def _body(self, context: TContext) -> bytes:
-        """Return the request's body. Raises `TooLargeError` as soon as it is too large."""
-        body = request_body(request)
-        max_bytes = min(self._max_body_bytes, request.max_content_length or self._max_body_bytes)
-        timeout = request.body_timeout
-        body.begin(max_bytes, _IDLE_TIMEOUT, math.inf if timeout is None else timeout)
-        try:
-            if (request.content_length or 0) > max_bytes:
-                raise TooLargeError(f"a request may have {max_bytes} bytes at most")
-            with self._budget.hold(self._server.get_owner(context)) as held:
-                return await body.read(held)
-        except (ChatKitError, ServiceUnavailable) as error:
-            # Without its traceback, which would hold what has come of the body.
-            refusal = error.with_traceback(None)
-        if request.content_length:  # one that names none may send for ever
-            await body.discard_rest()
-        raise refusal

@@ -62,7 +62,7 @@ EVENT_STREAM_HEADERS = {
     "X-Accel-Buffering": "no",
 }
 
-_NO_STORE = {"Cache-Control": "no-store"}
+NO_STORE = {"Cache-Control": "no-store"}
 _UNAVAILABLE = "The server can't answer now; try again in a moment."
 _BROKEN = "Something went wrong on the server."
 _NOT_OFFERED = "This server doesn't offer that."
@@ -167,14 +167,14 @@ def json_response(
     return TrioResponse(
         body,
         status=status,
-        headers={**_NO_STORE, **(headers or {})},
+        headers={**NO_STORE, **(headers or {})},
         content_type="application/json",
     )
 
 
 def empty_response(headers: Mapping[str, str] | None = None) -> TrioResponse:
     """Return a response without a body (204)."""
-    return TrioResponse(status=204, headers={**_NO_STORE, **(headers or {})})
+    return TrioResponse(status=204, headers={**NO_STORE, **(headers or {})})
 
 
 def event_stream(body: ResponseBody) -> TrioResponse:

@@ -66,12 +66,6 @@ class WatchBody(EventStreamBody):
             self._preamble += RELOAD
         return await super().__aenter__()
 
-    async def __anext__(self) -> bytes:
-        if self._preamble:
-            chunk, self._preamble = self._preamble, b""
-            return chunk
-        return await super().__anext__()
-
     async def _watch(self) -> StreamingResult | None:
         try:
             if self._last is None:
