@@ -477,7 +477,7 @@ class HiddenContextItem(ThreadItemBase):
     content: Any
 
 
-class ApprovalCall(BaseModel):
+class ApprovalCall(Model):
     """A call of a tool that a person is asked about, and what has become of it."""
 
     id: str
@@ -495,7 +495,7 @@ class ApprovalCall(BaseModel):
     """What the model gets for the call, once it is done."""
 
 
-class Approval(BaseModel):
+class Approval(Model):
     """What a model run has asked a person, and what it needs to go on."""
 
     item_id: str
