@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ._asyncio_thread import in_trio, run_on_asyncio
 from ._context import AgentContext
+from ._extras import require
 from ._queue import EventQueue
 from ._reading import AsyncioSource, EventStream, ModelEvents
-from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator, require
+from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator
 
 if TYPE_CHECKING:
     from agents import Agent, RunResult, RunResultStreaming, StreamEvent, TResponseInputItem
