@@ -102,7 +102,7 @@ class Answer:
         return self.items.visible_ids() if self._ids_at_end is None else self._ids_at_end
 
     def mark_incomplete(self, is_incomplete: bool, error: Exception | None) -> None:
-        """Note whether the model has cut the answer itself, and the error that tells of only that."""
+        """Note whether the model has cut the answer itself, and an error that tells only that."""
         self._is_incomplete, self._incomplete_error = is_incomplete, error
 
     async def rename(self, title: str) -> bool:
