@@ -75,6 +75,8 @@ class Answer:
         )
         self.handover = Handover(name, ending, self._accept, policy.settle_timeout)
         self._left: list[Step] = []
+        self._is_incomplete = False
+        self._incomplete_error: Exception | None = None
         self._ids_at_end: list[str] | None = None
         self._journaled_version = 0
 
@@ -100,6 +102,10 @@ class Answer:
         Of a turn that has ended, some may have been dropped.
         """
         return self.items.visible_ids() if self._ids_at_end is None else self._ids_at_end
+
+    def mark_incomplete(self, is_incomplete: bool, error: Exception | None) -> None:
+        """Note whether the model has cut the answer itself, and an error that tells only that."""
+        self._is_incomplete, self._incomplete_error = is_incomplete, error
 
     async def rename(self, title: str) -> bool:
         """Have the turn's own task save a title; return False if the turn has ended instead.
@@ -251,9 +257,12 @@ class Answer:
         self._ids_at_end = self.items.visible_ids()
         failure = self.handover.failure
         if failure is not None:
-            reason: CancelReason | None = CancelReason.FAILED
+            is_told = self._is_incomplete and failure is self._incomplete_error
+            reason: CancelReason | None = (
+                CancelReason.INCOMPLETE if is_told else CancelReason.FAILED
+            )
         elif self.handover.has_answered:
-            reason = None
+            reason = CancelReason.INCOMPLETE if self._is_incomplete else None
         else:
             reason = self._ending.reason or CancelReason.FAILED
         return await self.settling.settle(reason, failure, hook)
@@ -261,7 +270,9 @@ class Answer:
     def announce(self, outcome: Outcome) -> None:
         """Tell clients that still read, and the log, what was kept and why the answer ends here."""
         failure = outcome.failure
-        if failure is not None and not isinstance(failure, BaseStreamError):
+        if outcome.reason is CancelReason.INCOMPLETE:
+            logger.warning("the model has cut its answer in thread %s itself", self.thread.id)
+        elif failure is not None and not isinstance(failure, BaseStreamError):
             logger.error("the answer in thread %s failed", self.thread.id, exc_info=failure)
         if outcome.is_stored:
             for step in self._left:

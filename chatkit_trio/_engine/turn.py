@@ -119,9 +119,9 @@ class Turn(Generic[TContext]):
     """One streaming request from its first read to its settling.
 
     For user code: `id`, `thread`, `context`, `policy`, `state`, `cancel_scope`, `nursery`,
-    `cancel_reason`, `cancel()`, `keep()`, `settled` and `ended`; the rest is for the server. Tasks
-    started in `nursery` belong to the turn: it doesn't end before they do, and cancels them when
-    it is cancelled.
+    `cancel_reason`, `cancel()`, `mark_incomplete()`, `still_working()`, `keep()`, `settled` and
+    `ended`; the rest is for the server. Tasks started in `nursery` belong to the turn: it doesn't
+    end before they do, and cancels them when it is cancelled.
     """
 
     def __init__(
@@ -189,6 +189,29 @@ class Turn(Generic[TContext]):
         Returns at once; `settled` says when everything is stored. Not a checkpoint.
         """
         self.ending.cancel(reason)
+
+    def mark_incomplete(
+        self, is_incomplete: bool = True, *, error: Exception | None = None
+    ) -> None:
+        """Say that the model has cut the answer itself, for example because it was too long.
+
+            if choice.finish_reason == "length":
+                current_turn().mark_incomplete()
+
+        When `respond` ends, the answer is kept with reason `incomplete`, and user and model are
+        told. `error` may be raised instead of coming to an end: the user isn't told of it, because
+        it says nothing else. The streams of `chatkit_trio.agents` do this by themselves; the last
+        call counts. Not a checkpoint.
+        """
+        self._begun.mark_incomplete(is_incomplete, error)
+
+    def still_working(self) -> None:
+        """Start the clock of `idle_timeout` anew: something goes on that isn't shown.
+
+        The streams of `chatkit_trio.agents` do this with each event of the model. Not a checkpoint.
+        """
+        if self.answer is not None:
+            self.answer.handover.still_working()
 
     async def keep(self, pending_items: Sequence[ThreadItem]) -> None:
         """Store what is worth keeping of these items, the hidden note, and all else unsaved.

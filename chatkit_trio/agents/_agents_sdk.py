@@ -20,9 +20,10 @@ from chatkit_trio.types import Approval, ApprovalCall, ThreadStreamEvent
 from ._approval import DEFAULT_WORDS, Approvals, ApprovalWanted, ApprovalWords, outcome
 from ._asyncio_thread import in_trio, run_on_asyncio
 from ._context import AgentContext
+from ._extras import require
 from ._queue import EventQueue
 from ._reading import AsyncioSource, EventStream, Unchanged
-from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator, require
+from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator
 
 if TYPE_CHECKING:
     from agents import Agent, RunResult, RunResultStreaming, StreamEvent, TResponseInputItem

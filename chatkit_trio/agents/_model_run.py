@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pydantic_core
@@ -29,8 +29,8 @@ from ._approval import (
     with_comment,
 )
 from ._context import AgentContext
-from ._reading import EventStream, FromModel, Pulled, Worker
-from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator
+from ._reading import EventStream, FromModel, Pulled, RunEnded, Worker, turn_in_progress
+from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator, is_cut
 from ._tools import Tool
 
 if TYPE_CHECKING:
@@ -38,6 +38,23 @@ if TYPE_CHECKING:
     from openai.types.responses import Response, ResponseInputItemParam, ResponseStreamEvent
 
 _Emit = Callable[[Any], Awaitable[None]]
+
+_LAST_BYTES_TIMEOUT = 1.0
+"""How long, in seconds, a provider may take to end a stream whose last event it has sent. One that
+takes longer costs the connection, which can't be used again then."""
+
+_LAST_EVENTS = {"response.completed", "response.incomplete"}
+
+_OPEN_CALLS = {
+    "apply_patch_call",
+    "computer_call",
+    "custom_tool_call",
+    "function_call",
+    "local_shell_call",
+    "mcp_approval_request",
+    "shell_call",
+}
+"""Items of an answer that the API wants answered before it goes on from that answer."""
 
 
 def stream_response(
@@ -54,7 +71,7 @@ def stream_response(
 
     The `async with` closes the connection when the turn is cancelled. Events that other tasks send
     through the context go out before the model's next event. Raises `ModelError` if the model
-    reports an error, and whatever the client raises.
+    reports an error or its stream breaks off, and whatever the client raises.
     """
     return EventStream(context, _PulledResponse(stream), ResponseTranslator(context, converter))
 
@@ -89,7 +106,12 @@ def run_model(
     starts then goes on from that point, and ignores its own `input`. If they send a message
     instead, the calls are refused and the run starts with its `input` as usual.
 
-    Raises `ModelError`, and whatever the client raises. When the returned stream is cancelled,
+    An answer that the model cuts itself, for example at `max_output_tokens`, ends the loop: none of
+    its tools is called, the stream's `is_incomplete` is true, and the turn ends with reason
+    `incomplete`.
+
+    Raises `ModelError` if the model reports an error or its stream breaks off, and whatever the
+    client raises. When the returned stream is cancelled,
     closed or dropped, the model's connection is closed and the tools are cancelled.
     """
     approvals = Approvals(context, "run_model", approval_words) if _may_ask(tools) else None
@@ -130,8 +152,20 @@ class ModelRun(EventStream):
 
     @property
     def last_response(self) -> Response | None:
-        """The newest complete response: its `id` and `usage`. None before there is one."""
+        """The newest whole response: its `id` and `usage`. None before there is one.
+
+        To go on from it in the next turn, take `previous_response_id` instead.
+        """
         return self._loop.last_response
+
+    @property
+    def previous_response_id(self) -> str | None:
+        """What to pass as `previous_response_id` to go on from here in the next turn.
+
+        It is the newest response that waits for no tool: if the run was cut while tools were
+        running, that is the one which the run itself began with.
+        """
+        return self._loop.previous_response_id
 
 
 class _ToolLoop:
@@ -162,12 +196,17 @@ class _ToolLoop:
             params = [tool.param() if isinstance(tool, Tool) else tool for tool in tools]
             self._request["tools"] = params
         self.last_response: Response | None = None
+        self.previous_response_id: str | None = request.get("previous_response_id")
+        self._was_cut = False
 
     async def run(self, emit: _Emit) -> None:
         if self._approvals is not None and self._approvals.resumed is not None:
             await self._go_on(self._approvals, self._approvals.resumed)
         for _round in range(self._max_rounds):
             output = await self._ask(emit)
+            if self._was_cut:
+                # Also calls that look whole: what is left of a cut one may well be valid JSON.
+                return
             calls = [item for item in output if item.type in _CALLS]
             asked = [await self._asks_first(call) for call in calls]
             results = await self._call_tools(
@@ -184,8 +223,9 @@ class _ToolLoop:
         raise ModelError(f"the model still called tools when asked {self._max_rounds} times")
 
     async def _ask(self, emit: _Emit) -> list[Any]:
-        """Stream one answer and return its items."""
+        """Stream one answer and return its items. Raises `ModelError` if it breaks off."""
         output: list[Any] = []
+        is_over = False
         async with (
             await self._client.responses.create(
                 input=self._items, stream=True, **self._request
@@ -198,10 +238,28 @@ class _ToolLoop:
                 if event.type == "response.output_item.done":
                     output.append(event.item)
                     await self._note_mcp_call(event.item)
-                elif event.type == "response.completed" or event.type == "response.incomplete":
-                    self.last_response = event.response
+                self._was_cut |= is_cut(event)
+                is_over = event.type in _LAST_EVENTS
+                if is_over:
+                    if not output:
+                        output = list(event.response.output or ())
+                        for item in output:
+                            await self._note_mcp_call(item)
+                    self._note_response(event.response, output)
                 await emit(event)
+                if is_over:
+                    # The answer is there, whatever becomes of the connection.
+                    with trio.move_on_after(_LAST_BYTES_TIMEOUT), suppress(Exception):
+                        await anext(stream, None)
+                    break
+            if not is_over:
+                raise broken_off(stream)
         return output
+
+    def _note_response(self, response: Response, output: Sequence[Any]) -> None:
+        self.last_response = response
+        if not any(item.type in _OPEN_CALLS for item in output):
+            self.previous_response_id = response.id
 
     async def _call_tools(self, calls: Sequence[Any]) -> list[Any]:
         """Run the tools at once and return their results in the order of the calls.
@@ -209,9 +267,12 @@ class _ToolLoop:
         For None, a call that isn't made, the result is None.
         """
         results: list[Any] = [None] * len(calls)
+        turn = turn_in_progress()
 
         async def run(index: int, call: Any) -> None:
             results[index] = _function_result(call.call_id, await self._call_tool(call))
+            if turn is not None:
+                turn.still_working()
 
         async with trio.open_nursery() as nursery:
             for index, call in enumerate(calls):
@@ -259,6 +320,7 @@ class _ToolLoop:
         self._request.pop("previous_response_id", None)
         if state["previous_response_id"] is not None:
             self._request["previous_response_id"] = state["previous_response_id"]
+        self.previous_response_id = state["previous_response_id"]
         decided: list[Any] = [None] * len(approval.calls)
 
         async def decide(index: int, call: ApprovalCall, kind: str) -> None:
@@ -337,17 +399,51 @@ async def _ended(stream: AsyncIterator[Any]) -> AsyncIterator[None]:
 
 
 class _PulledResponse(Pulled):
+    """A stream of the caller's. It has to come to its end if it came from a server, or says it
+    begins: other events may be a part of an answer that the caller has picked."""
+
+    def __init__(self, stream: AsyncIterable[Any]) -> None:
+        super().__init__(stream)
+        self._is_awaited = hasattr(stream, "response")
+
     async def receive(self, queue: Any) -> Any:
         entry = await super().receive(queue)
         if isinstance(entry, FromModel):
             check_failure(entry.event)
+            if entry.event.type == "response.created":
+                self._is_awaited = True
+            elif entry.event.type in _LAST_EVENTS:
+                self._is_awaited = False
+        elif isinstance(entry, RunEnded) and self._is_awaited:
+            raise broken_off(self._stream)
         return entry
 
 
+def broken_off(stream: Any) -> ModelError:
+    """Return the error for a stream that has ended without the event that ends an answer."""
+    headers = getattr(getattr(stream, "response", None), "headers", {})
+    kind = headers.get("content-type", "no content type")
+    return ModelError(
+        f"the model's stream ({kind}) broke off: it ended without response.completed. Either the"
+        " connection was cut, or the server doesn't speak the Responses API"
+    )
+
+
 def check_failure(event: Any) -> None:
-    """Raise `ModelError` if the event says that the answer failed."""
-    if event.type == "error":
-        raise ModelError(f"the model's stream failed: {event.message}")
-    if event.type == "response.failed":
-        error = event.response.error
-        raise ModelError(f"the model's answer failed: {error.message if error else 'no reason'}")
+    """Raise `ModelError` if the event says that the answer failed, or isn't an event."""
+    kind = getattr(event, "type", None)
+    if not isinstance(kind, str):
+        raise ModelError(f"the model's stream has something that is no event: {event!r:.200}")
+    if kind == "error":
+        raise ModelError(f"the model's stream failed: {_said(event)}")
+    response = getattr(event, "response", None)
+    if kind == "response.failed" or getattr(response, "status", None) in _FAILURES:
+        raise ModelError(f"the model's answer failed: {_said(getattr(response, 'error', None))}")
+
+
+_FAILURES = {"failed", "cancelled"}
+
+
+def _said(error: Any) -> str:
+    words = [getattr(error, name, None) for name in ("code", "message")]
+    return ": ".join(str(word) for word in words if word) or "no reason was given"

@@ -1,22 +1,24 @@
 """Runs of pydantic-ai, which needs asyncio, read from trio.
 
 The parts of a run become events of a Responses stream, which the same translator turns into thread
-events. Importing this module doesn't import pydantic-ai: the agent comes from the caller.
+events. pydantic-ai is only imported when a run begins: the agent comes from the caller.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from chatkit_trio.errors import ModelError
 from chatkit_trio.types import Approval, ApprovalCall, ThreadStreamEvent
 
 from ._approval import DEFAULT_WORDS, Approvals, ApprovalWanted, ApprovalWords, outcome
 from ._context import AgentContext
+from ._extras import require
 from ._reading import AsyncioSource, EventStream
-from ._responses import DEFAULT_CONVERTER, ResponseTranslator, require
+from ._responses import DEFAULT_CONVERTER, ResponseTranslator
 
 if TYPE_CHECKING:
     from pydantic_ai import Agent
@@ -26,13 +28,26 @@ class PydanticAIRun(EventStream):
     """The thread events of `run_pydantic_ai`."""
 
     def __init__(
-        self, context: AgentContext[Any], source: AsyncioSource, approvals: Approvals
+        self,
+        context: AgentContext[Any],
+        source: AsyncioSource,
+        answer: _Answer,
+        approvals: Approvals,
     ) -> None:
         translator = ResponseTranslator(context, DEFAULT_CONVERTER)
         super().__init__(context, source, translator, approvals)
         self._parts = _Parts()
+        self._answer = answer
         self.result: Any = None
         """pydantic-ai's result (`output`, `new_messages()`) when the run is over, else None."""
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the model has cut its answer itself, for example at its length limit.
+
+        A turn whose last stream is incomplete ends with reason `incomplete`.
+        """
+        return self._answer.is_cut
 
     async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
         if isinstance(event, ApprovalWanted):
@@ -65,23 +80,31 @@ def run_pydantic_ai(
 
     The arguments are those of `Agent.run_stream_events`. Text and thinking are shown; tools send
     further events through the context, which they can get as `deps`. Errors of the run are raised
-    unchanged. When the returned stream is cancelled, closed or dropped, the run is cancelled and
-    leaves no task behind.
+    unchanged; `ModelError` is raised if the model's stream breaks off. A tool whose call was cut by
+    the model's token limit isn't called: that is pydantic-ai's `IncompleteToolCall`. When the
+    returned stream is cancelled, closed or dropped, the run is cancelled and leaves no task behind.
 
     A run whose output is `DeferredToolRequests` with approvals, and no calls to be carried out
     elsewhere, asks the user, in `approval_words`. When they have answered, `respond` is called
     without a message; the run it starts with the same agent then goes on from there, and ignores
     its own prompt and `message_history`.
     """
+    answer = _Answer()
     approvals = Approvals(context, f"run_pydantic_ai of {agent.name}", approval_words)
-    events = partial(_events, agent, user_prompt, options, approvals)
-    return PydanticAIRun(context, AsyncioSource(events), approvals)
+    events = partial(_events, agent, user_prompt, options, answer, approvals)
+    return PydanticAIRun(context, AsyncioSource(events), answer, approvals)
 
 
 async def _events(
-    agent: Agent[Any, Any], user_prompt: Any, options: dict[str, Any], approvals: Approvals
+    agent: Agent[Any, Any],
+    user_prompt: Any,
+    options: dict[str, Any],
+    answer: _Answer,
+    approvals: Approvals,
 ) -> AsyncIterator[Any]:
     user_prompt, options = _going_on(user_prompt, options, approvals)
+    capabilities = [*(options.get("capabilities") or ()), _watch_class()(answer)]
+    options = {**options, "capabilities": capabilities}
     result: Any = None
     async with agent.run_stream_events(user_prompt, **options) as events:
         async for event in events:
@@ -147,6 +170,53 @@ def _waits_for(message: Any, approval: Approval) -> bool:
     """Say whether this last message of a history has calls that the user was asked about."""
     asked = {call.id for call in approval.calls}
     return any(getattr(part, "tool_call_id", None) in asked for part in message.parts)
+
+
+class _Answer:
+    """What is known of a run's newest answer; written on asyncio, read on trio."""
+
+    is_cut = False
+    """Whether the model has cut it itself."""
+
+    def check(self, response: Any) -> None:
+        """Look at an answer before anything is done about it.
+
+        Raises `ModelError` if it broke off, and `IncompleteToolCall` if it was cut and has calls of
+        tools. pydantic-ai itself calls them if what is left of their arguments is valid JSON.
+        """
+        from pydantic_ai.exceptions import IncompleteToolCall
+        from pydantic_ai.messages import ToolCallPart
+
+        self.is_cut = response.finish_reason in ("length", "content_filter")
+        said = response.finish_reason or (response.provider_details or {}).get("finish_reason")
+        if said is None and response.provider_response_id is not None:
+            raise ModelError(
+                "the model's stream broke off: the server has begun an answer, and not said why it"
+                " ended"
+            )
+        if self.is_cut and any(isinstance(part, ToolCallPart) for part in response.parts):
+            raise IncompleteToolCall(
+                "the model's answer was cut while it called a tool, so nothing was called:"
+                " raise max_tokens, or ask for less at once"
+            )
+
+
+@cache
+def _watch_class() -> Any:
+    """Return a class of pydantic-ai's, made when it is needed, that looks at each answer."""
+    from pydantic_ai.capabilities import AbstractCapability
+
+    class Watch(AbstractCapability[Any]):
+        def __init__(self, answer: _Answer) -> None:
+            self._answer = answer
+
+        async def after_model_request(
+            self, ctx: Any, *, request_context: Any, response: Any
+        ) -> Any:
+            self._answer.check(response)
+            return response
+
+    return Watch
 
 
 class _Parts:
