@@ -327,7 +327,7 @@ class ChatKitServer(ServerHooks[TContext]):
         exc_type: type[BaseException] | None,
         exc_value: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:
         """Cancel live turns with reason `shutdown`, wait until each is settled, close the stores.
 
         Each step is shielded from a cancellation of the caller and bounded: see `settling_timeout`
@@ -589,6 +589,8 @@ class ChatKitServer(ServerHooks[TContext]):
             keyed = await self.__repeats.open(*key, checked, context)
             start_keyed = partial(start, keyed, partial(self.__repeats.run, keyed))
             reading = await keyed.reading(
+                checked,
+                context,
                 policy,
                 check,
                 start_keyed,
@@ -642,18 +644,41 @@ class ChatKitServer(ServerHooks[TContext]):
         reader = turn.open_reader(
             leads=True, can_return=can_return, component_updates=component_updates
         )
-        nursery.start_soon(run, turn, name=f"chatkit_trio {turn.id}")
+        nursery.start_soon(self.__run, run, turn, name=f"chatkit_trio {turn.id}")
         return turn, reader
+
+    async def __run(
+        self, run: Callable[[Turn[TContext]], Awaitable[None]], turn: Turn[TContext]
+    ) -> None:
+        try:
+            await run(turn)
+        finally:
+            turn.context_is_free.set()
+
+    async def start_task(
+        self, task: Callable[..., Awaitable[Any]], *args: object, name: str | None = None
+    ) -> Any:
+        """Start a task that lives as long as this server; returns what it calls `started` with.
+
+        It works as `trio.Nursery.start` does. An error of the task would end the server. Raises
+        `ServerNotRunningError`.
+        """
+        if self.__nursery is None or self.__nursery.cancel_scope.cancel_called:
+            raise self.__not_running()
+        return await self.__nursery.start(task, *args, name=name)
 
     def __require_running(self) -> trio.Nursery:
         if self.__nursery is None or not self.is_running:
-            is_ending = self.__is_draining or self.__nursery is not None
-            state = "shutting down" if is_ending else "not running"
-            raise ServerNotRunningError(
-                f"{type(self).__name__} is {state}, so it can't stream an answer; streams need"
-                " `async with server:` around them"
-            )
+            raise self.__not_running()
         return self.__nursery
+
+    def __not_running(self) -> ServerNotRunningError:
+        is_ending = self.__is_draining or self.__nursery is not None
+        state = "shutting down" if is_ending else "not running"
+        return ServerNotRunningError(
+            f"{type(self).__name__} is {state}, so it can't stream an answer; streams need"
+            " `async with server:` around them"
+        )
 
     # --- Beside the protocol -------------------------------------------------------------------
 

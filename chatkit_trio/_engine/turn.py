@@ -144,6 +144,8 @@ class Turn(Generic[TContext]):
         """Set when nothing of this turn remains to be stored."""
         self.ended = trio.Event()
         """Set when the user's code has ended too."""
+        self.context_is_free = trio.Event()
+        """Set when nothing of this turn uses the request's context any more."""
         self.options_known = trio.Event()
         """Set when it is known whether a client may end this turn, or when the turn is over."""
         self.request = request
@@ -346,6 +348,7 @@ class Turn(Generic[TContext]):
             self.cancel(reason)
         self._release()
         self._end()
+        self.context_is_free.set()
 
     async def run(
         self, admission: AbstractAsyncContextManager[None], begin: Begin | None = None

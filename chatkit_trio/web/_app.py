@@ -16,7 +16,7 @@ from chatkit_trio.store import TContext
 from chatkit_trio.stores._signed_attachments import SignedAttachmentStore
 
 from ._blueprint import CorsOrigins, blueprint_at
-from ._endpoint import ContextFunction
+from ._context import ContextFunction
 from ._guard import Guard
 from ._hosts import HostNames
 from ._middleware import refused

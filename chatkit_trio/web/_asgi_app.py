@@ -29,7 +29,7 @@ from chatkit_trio.stores._signed_attachments import SignedAttachmentStore
 from ._app import app_at
 from ._blueprint import CorsOrigins, servers_of
 from ._delivery import Receive, Send
-from ._endpoint import ContextFunction
+from ._context import ContextFunction
 from ._hosts import HostNames
 from ._middleware import Refusal
 from ._signals import settling_first

@@ -15,9 +15,10 @@ from chatkit_trio._settings import check_count
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 
+from ._context import ContextFunction
 from ._cors import Cors
 from ._delivery import Delivery
-from ._endpoint import ContextFunction, Endpoint
+from ._endpoint import Endpoint
 from ._guard import Guard
 from ._health import Health
 from ._hosts import AllowedHosts, HostNames
@@ -52,8 +53,10 @@ def chatkit_blueprint(
         app.register_blueprint(chatkit_blueprint(MyServer(store), context=user_of))
 
     `context` is called with Quart's request and returns the context that every hook and the store
-    get; it may be async. It refuses a request by raising `PermissionError` (answered with 403) or
-    an HTTP exception of werkzeug. Without `context` the context is None.
+    get; it may be async. It may also return an async context manager, such as a database session:
+    what that gives is the context, and it is left when the answer is made, or for a stream when its
+    turn is settled and the turn's code has ended. It refuses a request by raising `PermissionError`
+    (answered with 403) or an HTTP exception of werkzeug. Without `context` the context is None.
 
     `path` is the endpoint; below it are `threads/<id>/turn` and `threads/<id>/stop`. `health_path`
     says whether the server takes messages and can store them (readiness), `liveness_path` that

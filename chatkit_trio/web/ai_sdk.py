@@ -30,7 +30,7 @@ from ._adapter import (
     validated,
 )
 from ._blueprint import CorsOrigins
-from ._endpoint import ContextFunction
+from ._context import ContextFunction
 from ._hosts import HostNames
 from ._middleware import empty_response, json_response
 from ._translating import Chunk, Item, Passage, Translator
