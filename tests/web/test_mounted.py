@@ -27,8 +27,8 @@ from chatkit_trio.testing import (
     say,
     scripted_server,
 )
-from chatkit_trio.web import ChatApp, asgi_app, create_app
-from chatkit_trio.web._asgi_app import chat_servers_in
+from chatkit_trio.web import asgi_app, create_app
+from chatkit_trio.web._asgi_app import ChatApp, chat_servers_in
 from tests.transcript import transcript
 
 from .http import CREATE, IDS, Client, client_of, events_of
