@@ -31,12 +31,12 @@ class HTTPError:
 def http_error_of(error: BaseException) -> HTTPError | None:
     """Return what an exception with `status_code` and `detail` tells, None for all others."""
     status = getattr(error, "status_code", None)
-    if not isinstance(error, Exception) or not hasattr(error, "detail"):
+    missing = object()
+    detail: Any = getattr(error, "detail", missing)
+    if not isinstance(error, Exception) or detail is missing:
         return None
     if isinstance(status, bool) or not isinstance(status, int) or not 300 <= status <= 599:
         return None
     headers = getattr(error, "headers", None)
     named = headers if isinstance(headers, Mapping) else {}
-    return HTTPError(
-        int(status), error.detail, {str(name): str(value) for name, value in named.items()}
-    )
+    return HTTPError(int(status), detail, {str(name): str(value) for name, value in named.items()})

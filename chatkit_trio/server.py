@@ -384,6 +384,7 @@ class ChatKitServer(ServerHooks[TContext]):
         Those end with reason `shutdown`, and their clients get an error that allows a retry. Call
         it before leaving the server's block. Cancelled, it leaves the turns as they are.
         """
+        check_runs_on_trio(type(self).__name__)
         self.__is_draining = True
         with trio.move_on_after(seconds):
             for turn in self.live_turns:
@@ -540,6 +541,7 @@ class ChatKitServer(ServerHooks[TContext]):
 
         `process` does it by itself; this is for views of your own, such as one that watches.
         """
+        check_runs_on_trio(type(self).__name__)
         await self.owners.spend(self.owner_if_limited(context), "requests_per_minute", 1)
 
     def owner_if_limited(self, context: TContext) -> str:
@@ -689,6 +691,7 @@ class ChatKitServer(ServerHooks[TContext]):
         caller to check. With `by_client`, a turn whose options don't allow it goes on: that is a
         `ConflictError`. Raises `StoreError` if the turn can't be settled for long.
         """
+        check_runs_on_trio(type(self).__name__)
         stopped = await self.live_turns.end(thread_id, CancelReason.STOPPED, by_client=by_client)
         if stopped is None:
             raise ConflictError("this answer can't be stopped")
@@ -700,6 +703,7 @@ class ChatKitServer(ServerHooks[TContext]):
         Waits until an answer that is being stored is. Raises `NotFoundError`, and `StoreError` if
         that answer can't be stored for long. A checkpoint.
         """
+        check_runs_on_trio(type(self).__name__)
         return await last_ending(self, thread_id, context)
 
     def watch(
@@ -735,6 +739,7 @@ class ChatKitServer(ServerHooks[TContext]):
         `async with` or `aclose`, or else the turn counts as being read. Raises `FramesLost`,
         and `StoreError` if the store can't be asked.
         """
+        check_runs_on_trio(type(self).__name__)
         if self.__node is not None and self.live_turns.on_thread(thread_id) is None:
             elsewhere = await self.__node.watch(
                 thread_id, turn_id, start, self.policy, component_updates=component_updates

@@ -84,13 +84,15 @@ from chatkit_trio.stores import MemoryStore
 from chatkit_trio.web import create_app
 
 class Plain(ChatKitServer):
-    pass
+    async def respond(self, thread, input_user_message, context):
+        return
+        yield
 
-class Ready(ChatKitServer):
+class Ready(Plain):
     def __init__(self):
         super().__init__(MemoryStore())
 
-class Broken(ChatKitServer):
+class Broken(Plain):
     def __init__(self):
         raise ValueError("no key")
 

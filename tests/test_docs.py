@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import ChatClient, JumpClock, explore_cancellations
+from chatkit_trio.testing._asgi import ASGITransport
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -45,6 +47,25 @@ async def test_the_readmes_server_answers_over_http(
         await turn.read()
 
     assert turn.text == "Good morning to you "
+
+
+@pytest.mark.usefixtures("in_tmp_path")
+async def test_the_migration_guides_fastapi_app_answers_and_refuses(
+    jump_clock: JumpClock,
+) -> None:
+    app = names_of("docs/how-to/migrate.md")["app"]
+    async with ChatClient.of_app(app, headers=[("X-User", "Ann")]) as client:
+        async with client.send("Good morning") as turn:
+            await turn.read()
+        strangers = ASGITransport(app, "", [])
+        async with strangers.exchange("POST", "/chatkit", b"{}", []) as answer:
+            refusal = answer.status, json.loads(await answer.body())["error"]["message"]
+        async with strangers.exchange("GET", "/hello", b"", []) as answer:
+            other = await answer.body()
+
+    assert turn.text == "Hello, Ann."
+    assert refusal == (401, "Sign in first")
+    assert other == b'"still here"'
 
 
 @pytest.mark.usefixtures("in_tmp_path")

@@ -58,7 +58,7 @@ PUBLIC = {
         "S3AttachmentStore",
         "SQLiteStore",
     ],
-    "chatkit_trio.web": ["ChatPage", "chatkit_blueprint", "create_app", "serve"],
+    "chatkit_trio.web": ["ChatPage", "asgi_app", "chatkit_blueprint", "create_app", "serve"],
     "chatkit_trio.agents": [
         "AgentContext",
         "AgentRun",

@@ -167,7 +167,7 @@ def load_app(target: str) -> ASGIApp | Quart:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise click.ClickException(f"{target} can't be loaded: {error}") from error
-    if inspect.isclass(found) or (inspect.isfunction(found) and _can_be_called(found)):
+    if inspect.isclass(found) or _is_factory(found):
         found = _made(found, target)
     if isinstance(found, ChatKitServer):
         return create_app(found)
@@ -178,6 +178,11 @@ def load_app(target: str) -> ASGIApp | Quart:
     if not callable(found) or not _can_be_called(found, "scope", "receive", "send"):
         raise click.ClickException(f"{target} is neither a ChatKit server nor an ASGI app")
     return cast(ASGIApp, found)
+
+
+def _is_factory(found: object) -> bool:
+    is_plain = inspect.isfunction(found) and not inspect.iscoroutinefunction(found)
+    return is_plain and _can_be_called(cast(Callable[..., Any], found))
 
 
 def _can_be_called(function: Callable[..., Any], *arguments: object) -> bool:

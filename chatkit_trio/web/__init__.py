@@ -6,9 +6,9 @@ knows HTTP; docs/reference/http.md says what goes over the wire.
 """
 
 from ._app import create_app
-from ._asgi_app import ChatApp, asgi_app
+from ._asgi_app import asgi_app
 from ._blueprint import chatkit_blueprint
 from ._page import ChatPage
 from ._serving import serve
 
-__all__ = ["ChatApp", "ChatPage", "asgi_app", "chatkit_blueprint", "create_app", "serve"]
+__all__ = ["ChatPage", "asgi_app", "chatkit_blueprint", "create_app", "serve"]
