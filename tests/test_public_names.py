@@ -51,6 +51,7 @@ PUBLIC = {
         "RequestLimits",
     ],
     "chatkit_trio.stores": [
+        "AsyncioStore",
         "DiskAttachmentStore",
         "MemoryCluster",
         "MemoryStore",
@@ -72,6 +73,7 @@ PUBLIC = {
         "ThreadItemConverter",
         "Tool",
         "accumulate_text",
+        "iterate_on_asyncio",
         "run_model",
         "run_on_asyncio",
         "run_on_trio",

@@ -17,6 +17,7 @@ from ._asyncio_iteration import iterate_on_asyncio
 from ._asyncio_thread import run_on_asyncio, run_on_trio
 from ._context import AgentContext, ClientToolCall
 from ._converter import ThreadItemConverter, simple_to_agent_input
+from ._extras import require
 from ._model_run import ModelRun, run_model, stream_response
 from ._pydantic_ai import PydanticAIRun, run_pydantic_ai
 from ._reading import EventStream
@@ -50,9 +51,14 @@ __all__ = [
     "tool",
 ]
 
-if not TYPE_CHECKING:
+if TYPE_CHECKING:
+    from agents import TResponseInputItem as TResponseInputItem
+else:
 
     def __getattr__(name: str) -> Any:
+        if name == "TResponseInputItem":
+            # The SDK's, which the original's module has.
+            return require("agents").TResponseInputItem
         # The original's module has these by accident, and code in use imports them from there.
         for module in (types, store, widgets):
             if not name.startswith("_") and hasattr(module, name):

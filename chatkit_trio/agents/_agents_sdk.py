@@ -8,8 +8,10 @@ ends when its reader does.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+import sys
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +24,17 @@ from ._asyncio_thread import in_trio, run_on_asyncio
 from ._context import AgentContext
 from ._extras import require
 from ._queue import EventQueue
-from ._reading import AsyncioSource, EventStream, Unchanged
+from ._reading import (
+    AsyncioSource,
+    EventStream,
+    OtherRun,
+    Source,
+    StreamedRun,
+    Unchanged,
+    cancel_run,
+    closing,
+    events_of,
+)
 from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator
 
 if TYPE_CHECKING:
@@ -146,19 +158,20 @@ class AgentRun:
         self._started = (result, asyncio.get_running_loop())
         if self._cancel_mode is not None:
             result.cancel(self._cancel_mode)
+        events = await events_of(result)
         is_over = False
         try:
-            async for event in result.stream_events():
+            async for event in events:
                 yield event
             is_over = True
-            if self._approvals is not None and result.interruptions:
+            if self._approvals is not None and getattr(result, "interruptions", None):
                 yield cast("StreamEvent", _wanted(result))
         except Exception:
             is_over = True
             raise
         finally:
             if not is_over:
-                await _cancel(result)
+                await _cancel(result, events)
 
     async def _begin(self) -> RunResultStreaming:
         """Start the run, or go on with the one that the user was asked for."""
@@ -227,9 +240,16 @@ async def _state(restart: _Restart, approval: Approval, approvals: Approvals) ->
     return state
 
 
-async def _cancel(result: RunResultStreaming) -> None:
-    """Cancel a run and read it to its end, which is how the SDK ends its tasks."""
-    result.cancel()
+async def _cancel(result: RunResultStreaming, events: AsyncIterable[Any]) -> None:
+    """End a run that is left early."""
+    answer = cancel_run(result)
+    if not _is_of_sdk(result):
+        # A test has put a double into the place of the SDK's runner.
+        if inspect.isawaitable(answer):
+            await answer
+        async with closing(aiter(events)):
+            return
+    # Reading a cancelled run to its end is how the SDK ends its tasks.
     with suppress(Exception):
         async for _event in result.stream_events():
             pass
@@ -250,20 +270,35 @@ def _is_output(event: Any) -> bool:
     return is_item and event.name == "tool_output"
 
 
+def _is_of_sdk(result: object) -> bool:
+    """Say whether events come from the SDK itself: a double may be of a class made from its."""
+    sdk = sys.modules.get("agents")
+    method = getattr(result, "stream_events", None)
+    own = None if sdk is None else sdk.RunResultStreaming.stream_events
+    return own is not None and getattr(method, "__func__", None) is own
+
+
+def _is_tripwire(error: Exception) -> bool:
+    """Say whether a guardrail tripped: nothing of such a run may be seen or remembered."""
+    sdk = sys.modules.get("agents")
+    return sdk is not None and isinstance(
+        error, sdk.InputGuardrailTripwireTriggered | sdk.OutputGuardrailTripwireTriggered
+    )
+
+
 class _AgentSource(AsyncioSource):
     def takes_back(self, error: Exception) -> bool:
-        """Say whether a guardrail tripped: nothing of such a run may be seen or remembered."""
-        exceptions = require("agents.exceptions")
-        return isinstance(
-            error,
-            exceptions.InputGuardrailTripwireTriggered
-            | exceptions.OutputGuardrailTripwireTriggered,
-        )
+        return _is_tripwire(error)
+
+
+class _OtherRun(OtherRun):
+    def takes_back(self, error: Exception) -> bool:
+        return _is_tripwire(error)
 
 
 def stream_agent_response(
     context: AgentContext[Any],
-    result: AgentRun,
+    result: AgentRun | StreamedRun,
     *,
     converter: ResponseStreamConverter = DEFAULT_CONVERTER,
     approval_words: ApprovalWords = DEFAULT_WORDS,
@@ -282,14 +317,25 @@ def stream_agent_response(
     `approval_words`. When they have answered, `respond` is called without a message; the run it
     starts with the same agent then goes on from the interruption, and ignores its own input.
 
-    Raises `TypeError` for a run of the SDK's own `Runner`, and `RuntimeError` if the context or the
-    run is being read already.
+    Any other object with an async `stream_events()`, such as a test's made-up run, is read as it
+    is, on trio: its events have to be like the SDK's, and its `cancel()`, if it has one, is called
+    when it is left early. Raises `TypeError` for a run of the SDK's own `Runner` and for what has
+    no events, and `RuntimeError` if the context or the run is being read already.
     """
-    if not isinstance(result, AgentRun):
+    approvals: Approvals | None = None
+    if isinstance(result, AgentRun):
+        approvals = result.approvals(context, approval_words)
+        source: Source = result.source()
+    elif _is_of_sdk(result):
         raise TypeError(
             f"stream_agent_response() reads runs of chatkit_trio.agents.Runner, not"
             f" {type(result).__module__}.{type(result).__name__}: import Runner from there"
         )
-    approvals = result.approvals(context, approval_words)
-    translator = ResponseTranslator(context, converter)
-    return _AgentEvents(context, result.source(), translator, approvals)
+    elif isinstance(result, type) or not callable(getattr(result, "stream_events", None)):
+        raise TypeError(
+            f"stream_agent_response() reads what has an async stream_events(), and a"
+            f" {type(result).__module__}.{type(result).__name__} hasn't"
+        )
+    else:
+        source = _OtherRun(result)
+    return _AgentEvents(context, source, ResponseTranslator(context, converter), approvals)

@@ -271,12 +271,12 @@ class AsyncioTask(Generic[T]):
 
     @property
     def is_waiting_for_trio(self) -> bool:
-        """Whether one of its tasks waits for something that trio does."""
+        """Whether one of its tasks waits for trio."""
         return self._waits > 0
 
     @contextmanager
     def waiting_for_trio(self) -> Iterator[None]:
-        """Note, in a block on the loop, that one of its tasks waits for something that trio does."""
+        """Note, in a block on the loop, that one of its tasks waits for trio."""
         self._waits += 1
         try:
             yield

@@ -8,6 +8,7 @@ The run isn't part of its reader: it is a task of a trio nursery (`Worker`) or o
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
@@ -64,6 +65,10 @@ class Source(ABC):
     async def wait_ended(self) -> None:
         """Wait until all tasks of the run have ended."""
 
+    def abandon(self) -> None:
+        """Cancel the run when its reader is gone, and nobody waits for its end."""
+        self.cancel()
+
     async def receive(self, queue: EventQueue) -> Any:
         """Return the next entry."""
         return await queue.get()
@@ -83,6 +88,32 @@ def turn_in_progress() -> Turn[Any] | None:
         return current_turn()
     except RuntimeError:
         return None
+
+
+class StreamedRun(Protocol):
+    """A run whose events can be read."""
+
+    def stream_events(self) -> Any:
+        """Return the events as an async iterable, or an awaitable of one."""
+
+
+async def events_of(run: StreamedRun) -> AsyncIterable[Any]:
+    """Return the events of a run. Raises `TypeError` if they can't be iterated over."""
+    events = run.stream_events()
+    if inspect.isawaitable(events):
+        events = await events
+    if not isinstance(events, AsyncIterable):
+        raise TypeError(
+            f"{type(run).__module__}.{type(run).__qualname__}.stream_events() has to return"
+            f" something for `async for`, and has returned a {type(events).__name__}"
+        )
+    return events
+
+
+def cancel_run(run: StreamedRun) -> object:
+    """Call the run's `cancel()`, if it has one, and return what that returns."""
+    cancel = getattr(run, "cancel", None)
+    return None if cancel is None else cancel()
 
 
 class Translator(Protocol):
@@ -188,6 +219,56 @@ class Pulled(Source):
             return FromModel(self, await anext(self._events))
         except StopAsyncIteration:
             return RunEnded(self, None)
+
+
+class OtherRun(Pulled):
+    """A run of no library known here, such as the double of a test; it is read as it is.
+
+    It needs an async `stream_events()`. Its `cancel()`, if it has one, is called when it is left
+    early, and its events are closed.
+    """
+
+    def __init__(self, run: StreamedRun) -> None:
+        self._run = run
+        self._events: AsyncIterator[Any] | None = None
+        self._is_over = False
+        self._cancelled: object = None
+
+    async def start(self, queue: EventQueue) -> None:
+        self._events = aiter(await events_of(self._run))
+
+    def cancel(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._cancelled = cancel_run(self._run)
+
+    async def wait_ended(self) -> None:
+        if inspect.isawaitable(self._cancelled):
+            await self._cancelled
+        if self._events is not None:
+            async with closing(self._events):
+                pass
+
+    def abandon(self) -> None:
+        self.cancel()
+        # A system task, for the tasks that have read it may be over, and closing has to wait.
+        trio.lowlevel.spawn_system_task(self._close_in_time)
+
+    async def receive(self, queue: EventQueue) -> Any:
+        try:
+            entry = await super().receive(queue)
+        except Exception:
+            self._is_over = True
+            raise
+        self._is_over = isinstance(entry, RunEnded)
+        return entry
+
+    async def _close_in_time(self) -> None:
+        try:
+            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await self.wait_ended()
+        except Exception:
+            logger.exception("closing a run that nobody reads any more failed")
 
 
 class AsyncioSource(Source):
@@ -341,7 +422,7 @@ class RunReader(AsyncIterator[T]):
 
 
 def _abandon(source: Source, queue: EventQueue) -> None:
-    source.cancel()
+    source.abandon()
     queue.detach_reader()
 
 

@@ -7,10 +7,12 @@ from .memory import MemoryCluster, MemoryStore
 from .sqlite import SQLiteStore
 
 if TYPE_CHECKING:
+    from ._on_asyncio import AsyncioStore
     from .postgresql import PostgreSQLStore
     from .s3 import S3AttachmentStore
 
 __all__ = [
+    "AsyncioStore",
     "DiskAttachmentStore",
     "MemoryCluster",
     "MemoryStore",
@@ -21,7 +23,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import what needs an extra when it is asked for. Raises `ImportError` without the extra."""
+    """Import what needs an extra, or the agents, when it is asked for.
+
+    Raises `ImportError` without the extra.
+    """
+    if name == "AsyncioStore":
+        from ._on_asyncio import AsyncioStore
+
+        return AsyncioStore
     if name == "PostgreSQLStore":
         from .postgresql import PostgreSQLStore
 

@@ -66,7 +66,9 @@ class JumpClock(Clock, Instrument):
 
 def _asyncio_may_act_within(seconds: float) -> bool:
     thread = running_asyncio_thread()
-    return thread is not None and thread.may_act_within(seconds) and thread.silence < PATIENCE
+    if thread is None:
+        return False
+    return thread.may_act_within(min(seconds, PATIENCE)) and thread.silence < PATIENCE
 
 
 def _wake() -> None:

@@ -115,7 +115,7 @@ class Probe(Instrument):
 
     def _is_called_by_turn(self, task: Task) -> bool:
         turn = _turn_of(task)
-        return any(_turn_of(living) is turn for living in self.living)
+        return turn is not None and any(_turn_of(living) is turn for living in self.living)
 
     def task_exited(self, task: Task) -> None:
         """Take note of a task's end."""

@@ -30,6 +30,7 @@ from chatkit_trio.store import (
     StoreItemType,
     UnstorableItem,
 )
+from chatkit_trio.stores import AsyncioStore
 from chatkit_trio.types import ClientToolCallItem, Page, Thread, ThreadItem, ThreadMetadata
 
 from ._coordination_conformance import CoordinationConformance
@@ -1343,20 +1344,23 @@ async def _settle_late(store: Store[Any], settlement: Settlement, context: Any) 
     return True
 
 
-def _keeps_requests(store: Store[Any]) -> None:
-    inmost = store
-    while isinstance(inmost, StoreWrapper):
+def _overrides(store: Store[Any], name: str) -> bool:
+    """Say whether a store, or the one inside of it, has an optional operation of its own."""
+    inmost: Any = store
+    while isinstance(inmost, StoreWrapper | AsyncioStore):
         inmost = inmost.wrapped
-    if type(inmost).begin_request is Store.begin_request:
+    default = getattr(Store, name)
+    return getattr(type(inmost), name, default) is not default
+
+
+def _keeps_requests(store: Store[Any]) -> None:
+    if not _overrides(store, "begin_request"):
         pytest.skip("the store keeps no requests")
 
 
 def _finds_requests(store: Store[Any]) -> None:
     _keeps_requests(store)
-    inmost = store
-    while isinstance(inmost, StoreWrapper):
-        inmost = inmost.wrapped
-    if type(inmost).find_request is Store.find_request:
+    if not _overrides(store, "find_request"):
         pytest.skip("the store doesn't find requests")
 
 

@@ -42,9 +42,9 @@ from chatkit_trio.types import (
 )
 
 from ._blueprint import CorsOrigins, tie
+from ._context import ContextFunction, RequestContext
 from ._cors import Cors
 from ._delivery import Exchange
-from ._context import ContextFunction, RequestContext
 from ._endpoint import BodyReader
 from ._event_stream import EventStreamBody
 from ._guard import GuardedRequest

@@ -28,8 +28,8 @@ from chatkit_trio.stores._signed_attachments import SignedAttachmentStore
 
 from ._app import app_at
 from ._blueprint import CorsOrigins, servers_of
-from ._delivery import Receive, Send
 from ._context import ContextFunction
+from ._delivery import Receive, Send
 from ._hosts import HostNames
 from ._middleware import Refusal
 from ._signals import settling_first

@@ -76,9 +76,7 @@ class OnPydanticAI(ChatKitServer[None]):
         self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: None
     ) -> AsyncIterator[ThreadStreamEvent]:
         agent_context = AgentContext(thread=thread, store=self.store, request_context=context)
-        agent = PydanticAgent(
-            FunctionModel(stream_function=looks_and_says), deps_type=AgentContext
-        )
+        agent = PydanticAgent(FunctionModel(stream_function=looks_and_says), deps_type=AgentContext)
 
         @agent.tool
         async def look(ctx: RunContext[AgentContext]) -> str:

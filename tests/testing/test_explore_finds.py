@@ -129,7 +129,10 @@ def test_an_answer_may_always_fail_if_its_author_says_so(respond: Any) -> None:
 
 @pytest.mark.parametrize(
     ("failing_text", "told"),
-    [("one", "the answer to 'one', before the turn failed"), ("And now?", "the next turn's answer")],
+    [
+        ("one", "the answer to 'one', before the turn failed"),
+        ("And now?", "the next turn's answer"),
+    ],
 )
 def test_an_answer_that_fails_beside_the_turn_is_found(failing_text: str, told: str) -> None:
     async def respond(
