@@ -241,7 +241,6 @@ class Adapter(ABC, Generic[TContext]):
         self, thread_id: str, message_id: str, context: TContext
     ) -> UserMessageItem | None:
         """Return the stored item of a message of the user, if there is one."""
-        check_id(message_id, self.server.limits.id_chars)
         for item_id in (message_id, digest_id("msg", thread_id, message_id)):
             try:
                 item = await self.server.store.load_item(thread_id, item_id, context=context)
@@ -265,6 +264,7 @@ class Adapter(ABC, Generic[TContext]):
         `make_translator` gets the id of the thread and that of the message. With `only_again` the
         message has to be in the chat.
         """
+        check_id(message.id, self.server.limits.id_chars)
         thread_id = await self.find_thread(chat_id, context)
         stored = None
         if thread_id is not None:

@@ -106,6 +106,7 @@ class _RunInput(BaseModel):
     runId: str  # noqa: N815
     messages: list[dict[str, Any]]
     resume: list[dict[str, Any]] | None = None
+    protocolVersion: str | None = None  # noqa: N815
 
     def last_messages(self) -> list[_Message]:
         """Return the user's message at the end, or all outputs of tools there."""
@@ -127,7 +128,7 @@ class AGUIAdapter(Adapter[TContext]):
         return [
             ("", "POST", self.run),
             ("/connect", "POST", self.connect),
-            ("/<chat_id>/stop", "POST", self.stop),
+            ("/<path:chat_id>/stop", "POST", self.stop),
         ]
 
     async def run(self) -> Response:
@@ -151,11 +152,12 @@ class AGUIAdapter(Adapter[TContext]):
         context = await self.counted_context()
         body = await self._run_input(context)
         thread_id = await self.find_thread(body.threadId, context)
-        translator = AGUITranslator(body.threadId, body.runId)
+        translator = _translator(body)
         if thread_id is None:  # a chat that is new
             return self.tell([*translator.begin(), *translator.end("finished")])
         history = await self.history(thread_id, None, context)
         translator.messages = messages_of(history)
+        translator.pending_calls = pending_calls(history)
         if history.is_live:
             return self.follow(thread_id, context, translator)
         return self.tell([*translator.begin(), *translator.end("finished")])
@@ -167,8 +169,9 @@ class AGUIAdapter(Adapter[TContext]):
         return body
 
 
-def _translator(body: _RunInput, thread_id: str, message_id: str) -> Translator:
-    return AGUITranslator(body.threadId, body.runId)
+def _translator(body: _RunInput, thread_id: str = "", message_id: str = "") -> AGUITranslator:
+    knows_outcomes = body.protocolVersion is not None
+    return AGUITranslator(body.threadId, body.runId, knows_outcomes=knows_outcomes)
 
 
 def _output(content: str) -> Any:
@@ -185,12 +188,16 @@ def _output(content: str) -> Any:
 
 
 class AGUITranslator(Translator):
-    """Writes AG-UI events. Items keep their ids as messages."""
+    """Writes AG-UI events. Items keep their ids as messages.
+
+    Clients before version 1.0 name no version, and refuse an event whose outcome they don't know.
+    """
 
     items_have_ids_of_their_own = True
 
-    def __init__(self, thread_id: str, run_id: str) -> None:
+    def __init__(self, thread_id: str, run_id: str, *, knows_outcomes: bool = True) -> None:
         super().__init__()
+        self._knows_outcomes = knows_outcomes
         self._run = {"threadId": thread_id, "runId": run_id}
         self.messages: list[dict[str, Any]] | None = None
         """The messages that are told before anything else, if they are."""
@@ -260,18 +267,20 @@ class AGUITranslator(Translator):
         outcome: dict[str, Any] = {"type": "success"}
         if self.pending_calls:
             outcome["pendingToolCallIds"] = self.pending_calls
-        return [{"type": "RUN_FINISHED", **self._run, "outcome": outcome}]
+        return [self._end(outcome)]
 
     def cut(self, reason: str) -> list[Chunk]:
         """End the run as cancelled."""
-        metadata = {"chatkit": {"ending": {"reason": reason}}}
-        end = {"type": "RUN_FINISHED", **self._run, "outcome": {"type": "cancelled"}}
-        return [{**end, "metadata": metadata}]
+        return [*self.aside("ending", {"reason": reason}), self._end({"type": "cancelled"})]
 
     def failed(self, message: str, reason: str) -> list[Chunk]:
         """End the run with an error, whose code says why."""
         code = "refused" if reason == "finished" else reason
         return [{"type": "RUN_ERROR", "message": message, "code": code}]
+
+    def _end(self, outcome: dict[str, Any]) -> Chunk:
+        end: Chunk = {"type": "RUN_FINISHED", **self._run}
+        return {**end, "outcome": outcome} if self._knows_outcomes else end
 
 
 def _event(kind: str, passage: Passage, **fields: Any) -> Chunk:
@@ -300,6 +309,13 @@ def messages_of(history: History) -> list[dict[str, Any]]:
                     told[-1].setdefault("metadata", {}).setdefault("chatkit", {})["ending"] = ending
             messages += told
     return messages
+
+
+def pending_calls(history: History) -> list[str]:
+    """Return the calls that the client hasn't answered yet: the last item may be one."""
+    translator = AGUITranslator("", "")
+    translator.feed([{"type": "thread.item.done", "item": item} for item in history.items[-1:]])
+    return translator.pending_calls
 
 
 def _user_message(item: Item) -> dict[str, Any]:

@@ -125,9 +125,9 @@ class AISDKAdapter(Adapter[TContext]):
         """Return the routes that `DefaultChatTransport` knows, and two for the page."""
         return [
             ("", "POST", self.chat),
-            ("/<chat_id>/stream", "GET", self.resume),
-            ("/<chat_id>/stop", "POST", self.stop),
-            ("/<chat_id>", "GET", self.messages),
+            ("/<path:chat_id>/stream", "GET", self.resume),
+            ("/<path:chat_id>/stop", "POST", self.stop),
+            ("/<path:chat_id>", "GET", self.messages),
         ]
 
     async def chat(self) -> Response:
