@@ -8,6 +8,7 @@ connection at once.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ from ._tools import Tool
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types.responses import Response, ResponseInputItemParam, ResponseStreamEvent
+
+logger = logging.getLogger(__name__)
 
 _Emit = Callable[[Any], Awaitable[None]]
 
@@ -341,7 +344,18 @@ class _PulledResponse(Pulled):
         entry = await super().receive(queue)
         if isinstance(entry, FromModel):
             check_failure(entry.event)
+            _warn_of_approval(entry.event)
         return entry
+
+
+def _warn_of_approval(event: Any) -> None:
+    if event.type == "response.output_item.done" and event.item.type == "mcp_approval_request":
+        logger.warning(
+            "the model asks for approval of %s on MCP server %s, and stream_response() can't ask"
+            " the user: use run_model(), or set require_approval to never",
+            event.item.name,
+            event.item.server_label,
+        )
 
 
 def check_failure(event: Any) -> None:
