@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
+import trio
 from pydantic import Field
 
 from chatkit_trio.agents import (
@@ -34,7 +35,7 @@ paid_back: list[str] = []
 """What was paid back, in the order of the payments: a real shop has a bank."""
 
 
-async def is_much(context: AgentContext, arguments: dict[str, Any]) -> bool:
+def is_much(context: AgentContext, arguments: dict[str, Any]) -> bool:
     """Say whether a person has to approve this."""
     return arguments["amount"] > 10
 
@@ -42,6 +43,7 @@ async def is_much(context: AgentContext, arguments: dict[str, Any]) -> bool:
 @tool(needs_approval=is_much)
 async def refund(order: Order, amount: float) -> str:
     """Pay money back for an order."""
+    await trio.sleep(0.5)  # a request to the bank
     paid_back.append(order)
     return f"{amount:.2f} € are on their way"
 
@@ -49,6 +51,7 @@ async def refund(order: Order, amount: float) -> str:
 @tool
 async def price(order: Order) -> float:
     """Look up what was paid for an order."""
+    await trio.sleep(0.2)  # a look into the shop's books
     return ORDERS[order]
 
 

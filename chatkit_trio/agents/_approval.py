@@ -116,13 +116,13 @@ class Approvals:
         note, question, is_behind = found
         approval = note.approval
         assert approval is not None
-        if not approval.state or approval.run != self._run or question is None:
+        if not approval.state or question is None:
             # Without the question nobody was asked: the process died between the two writes.
             return []
         if is_behind:
             return self._drop(note, approval, question)
-        if question.status == "pending":
-            return []  # asked by an earlier run of this very turn
+        if approval.run != self._run or question.status == "pending":
+            return []  # another run's, or asked by an earlier run of this very turn
         _decide(approval, question)
         self._note, self.resumed = note, approval
         self.approved = [call for call in approval.calls if call.state == "asked"]
@@ -217,7 +217,8 @@ class Approvals:
         if is_open:
             skipped = question.model_copy(update={"status": "skipped"})
             events.append(ThreadItemReplacedEvent(item=skipped))
-        self.dropped = approval
+        if approval.run == self._run:
+            self.dropped = approval
         return [*events, ThreadItemReplacedEvent(item=_closed(note))]
 
     async def _save(self) -> None:

@@ -8,6 +8,7 @@ connection at once.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ from ._tools import Tool
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from openai.types.responses import Response, ResponseInputItemParam, ResponseStreamEvent
+
+logger = logging.getLogger(__name__)
 
 _Emit = Callable[[Any], Awaitable[None]]
 
@@ -410,6 +413,7 @@ class _PulledResponse(Pulled):
         entry = await super().receive(queue)
         if isinstance(entry, FromModel):
             check_failure(entry.event)
+            _warn_of_approval(entry.event)
             if entry.event.type == "response.created":
                 self._is_awaited = True
             elif entry.event.type in _LAST_EVENTS:
@@ -427,6 +431,16 @@ def broken_off(stream: Any) -> ModelError:
         f"the model's stream ({kind}) broke off: it ended without response.completed. Either the"
         " connection was cut, or the server doesn't speak the Responses API"
     )
+
+
+def _warn_of_approval(event: Any) -> None:
+    if event.type == "response.output_item.done" and event.item.type == "mcp_approval_request":
+        logger.warning(
+            "the model asks for approval of %s on MCP server %s, and stream_response() can't ask"
+            " the user: use run_model(), or set require_approval to never",
+            event.item.name,
+            event.item.server_label,
+        )
 
 
 def check_failure(event: Any) -> None:

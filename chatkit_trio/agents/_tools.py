@@ -21,9 +21,11 @@ logger = logging.getLogger(__name__)
 
 _FAILED = "The tool failed. Do without it, or tell the user."
 
-NeedsApproval: TypeAlias = bool | Callable[[AgentContext[Any], dict[str, Any]], Awaitable[bool]]
+NeedsApproval: TypeAlias = (
+    bool | Callable[[AgentContext[Any], dict[str, Any]], bool | Awaitable[bool]]
+)
 """Whether a person has to be asked first: always, never, or what a function of the turn's context
-and the arguments says."""
+and the arguments says; it may be async."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ class Tool:
         if self.needs_approval is True:
             return True
         try:
-            return await self.needs_approval(context, json.loads(arguments or "{}"))
+            needs = self.needs_approval(context, json.loads(arguments or "{}"))
+            return await needs if inspect.isawaitable(needs) else needs
         except Exception:
             logger.exception("needs_approval of tool %s failed, so the user is asked", self.name)
             return True
@@ -122,7 +125,7 @@ def tool(
         @tool(needs_approval=True)
         async def refund(order: str, amount: float) -> str: ...
 
-        async def is_much(context: AgentContext, arguments: dict[str, Any]) -> bool:
+        def is_much(context: AgentContext, arguments: dict[str, Any]) -> bool:
             return arguments["amount"] > 100
 
         @tool(needs_approval=is_much)

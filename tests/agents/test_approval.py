@@ -16,11 +16,17 @@ import pytest
 import trio
 import trio.testing
 
-from chatkit_trio.agents import AgentContext, ApprovalWords, ClientToolCall, tool
+from chatkit_trio.agents import AgentContext, ApprovalWords, ClientToolCall, stream_response, tool
 from chatkit_trio.errors import StoreError
 from chatkit_trio.stores import MemoryStore
-from chatkit_trio.testing import ChatClient, RequestRefused, StoreWrapper
-from chatkit_trio.types import StructuredInputItem, WorkflowItem, is_hidden
+from chatkit_trio.testing import ChatClient, RequestRefused
+from chatkit_trio.types import (
+    SDKHiddenContextItem,
+    StructuredInputItem,
+    ThreadItem,
+    WorkflowItem,
+    is_hidden,
+)
 
 from . import script
 from .approvals import (
@@ -34,6 +40,7 @@ from .approvals import (
     sqlite,
 )
 from .responses_server import ResponsesServer, serving
+from .threads import collected, new_context
 
 REFUND = script.call("refund", '{"order": "A1", "amount": 30}', "call_r")
 LOOK_UP = script.call("look_up", '{"order": "A1"}', "call_l")
@@ -159,12 +166,16 @@ async def test_wrong_arguments_are_told_to_the_model_and_nobody_is_asked(rig: Ri
     assert "amount" in outputs(rig.last_input)[0][1]
 
 
-async def test_a_function_decides_which_calls_need_approval(rig: Rig) -> None:
-    async def is_much(context: AgentContext[None], arguments: dict[str, Any]) -> bool:
-        await trio.lowlevel.checkpoint()
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_function_decides_which_calls_need_approval(rig: Rig, is_async: bool) -> None:
+    def is_much(context: AgentContext[None], arguments: dict[str, Any]) -> bool:
         return bool(arguments["amount"] > 100)
 
-    @tool(needs_approval=is_much)
+    async def waits(context: AgentContext[None], arguments: dict[str, Any]) -> bool:
+        await trio.lowlevel.checkpoint()
+        return is_much(context, arguments)
+
+    @tool(needs_approval=waits if is_async else is_much)
     async def credit(amount: int) -> str:
         rig.made.append(f"credit {amount}")
         return "done"
@@ -593,28 +604,28 @@ async def test_a_run_that_is_taken_up_again_repeats_no_call(rig: Rig) -> None:
     assert texts == ["Done"]
 
 
-class _Unwilling(StoreWrapper[None]):
+class _Unwilling(MemoryStore[None]):
     """Takes no more notes about calls."""
 
     is_unwilling = False
 
-    async def around(self, name: str, call: Any) -> Any:
-        if self.is_unwilling and name == "save_item":
+    async def save_item(self, thread_id: str, item: ThreadItem, context: None) -> None:
+        if self.is_unwilling and isinstance(item, SDKHiddenContextItem):
             raise StoreError("the disk is full")
-        return await call()
+        await super().save_item(thread_id, item, context)
 
 
 async def test_a_tool_is_not_called_unless_that_can_be_stored_first(rig: Rig) -> None:
     rig.plays(REFUND)
-    store = _Unwilling(MemoryStore())
+    store = _Unwilling()
     async with rig.open(store) as (server, client):
         turn = await send(client, "hi")
-        question = await question_in(server.store, turn.thread_id)
-        # The answer itself goes in with the turn's first writes, in another call.
         store.is_unwilling = True
-        failed = await answer(client, question, "Approve")
+        failed = await answer(client, await question_in(server.store, turn.thread_id), "Approve")
+        question = await question_in(server.store, turn.thread_id)
 
     assert failed.events[-1].type == "error"
+    assert question.status == "answered"
     assert rig.made == []
 
 
@@ -710,3 +721,38 @@ async def test_an_mcp_server_gets_the_users_decision(rig: Rig, is_approved: bool
     assert response["approval_request_id"] == "mcpr_1"
     assert response["approve"] is is_approved
     assert ("It returned: deleted" in note.content) is is_approved
+
+
+async def test_a_request_that_nobody_can_be_asked_is_logged(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.plays(mcp_request())
+    async with await rig.client.responses.create(model="x", input="hi", stream=True) as stream:
+        await collected(stream_response(await new_context(), stream))
+
+    assert "use run_model()" in caplog.text
+
+
+class Changed(Desk):
+    """Has lost the tool that needed approval, and may ask for another one."""
+
+    def tools(self) -> Any:
+        @tool(needs_approval=True)
+        async def other() -> str:
+            return ""
+
+        return [other]
+
+
+async def test_a_tool_that_is_gone_when_it_is_approved_is_told_to_the_model(
+    rig: Rig, tmp_path: Path
+) -> None:
+    rig.plays(REFUND, script.message("m", "I can't any more"))
+    path = tmp_path / "chat.db"
+    async with rig.open(sqlite(path)) as (_server, client):
+        turn = await send(client, "hi")
+    async with rig.open(sqlite(path), kind=Changed) as (server, client):
+        done = await answer(client, await question_in(server.store, turn.thread_id), "Approve")
+
+    assert done.text == "I can't any more"
+    assert outputs(rig.last_input) == [("call_r", "There is no tool refund.")]
