@@ -61,9 +61,9 @@ def run_pydantic_ai(
 
     The arguments are those of `Agent.run_stream_events`. Text and thinking are shown; tools send
     further events through the context, which they can get as `deps`. Errors of the run are raised
-    unchanged; `ModelError` is raised if the model's stream breaks off. A tool that the model's token
-    limit has cut isn't called: that is pydantic-ai's `IncompleteToolCall`. When the returned stream
-    is cancelled, closed or dropped, the run is cancelled and leaves no task behind.
+    unchanged; `ModelError` is raised if the model's stream breaks off. A tool call that the model's
+    token limit has cut isn't made: that is pydantic-ai's `IncompleteToolCall`. When the returned
+    stream is cancelled, closed or dropped, the run is cancelled and leaves no task behind.
     """
     answer = _Answer()
     events = partial(_events, agent, user_prompt, options, answer)
@@ -89,12 +89,15 @@ class _Answer:
     def check(self, response: Any) -> None:
         """Look at an answer before anything is done about it.
 
-        Raises `ModelError` if it broke off, and `IncompleteToolCall` if it was cut and has calls of
-        tools. pydantic-ai itself calls them if what is left of their arguments is valid JSON.
+        Raises `ModelError` if it failed or broke off, and `IncompleteToolCall` if it was cut and
+        has calls of tools. pydantic-ai itself makes them if what is left of their arguments is
+        valid JSON.
         """
         from pydantic_ai.exceptions import IncompleteToolCall
         from pydantic_ai.messages import ToolCallPart
 
+        if response.finish_reason == "error":
+            raise ModelError("the model's answer failed, and the server hasn't said why")
         self.is_cut = response.finish_reason in ("length", "content_filter")
         said = response.finish_reason or (response.provider_details or {}).get("finish_reason")
         if said is None and response.provider_response_id is not None:

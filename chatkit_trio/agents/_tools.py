@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from chatkit_trio._engine.groups import unwrapped
 from chatkit_trio.errors import BaseStreamError
 
 from ._context import AgentContext
@@ -54,7 +55,11 @@ class Tool:
         except ValidationError as error:
             problems = error.json(include_url=False, include_input=False)
             return f"The arguments don't fit the tool's schema: {problems}"
-        except Exception:
+        except Exception as error:
+            # A tool with a nursery of its own raises a group.
+            cause = unwrapped(error)
+            if isinstance(cause, BaseStreamError):
+                raise cause from error
             logger.exception("tool %s failed", self.name)
             return _FAILED
 
