@@ -131,24 +131,38 @@ def _watch_class() -> Any:
 
 
 class _Parts:
-    """Gives each part of a run an id; pydantic-ai numbers them from 0 in each answer."""
+    """Gives each part of a run an id; pydantic-ai numbers them from 0 in each answer.
+
+    Texts that follow each other are one part, as they are one output in pydantic-ai's result: a
+    provider that gives each event another id makes a part of each.
+    """
 
     def __init__(self) -> None:
         self._count = 0
         self._ids: dict[int, str] = {}
+        self._earlier_text = ""
 
     def as_events(self, event: Any) -> list[SimpleNamespace]:
         """Return an event of pydantic-ai as events of a Responses stream."""
         match event.event_kind:
             case "part_start":
+                if self._goes_on(event, "previous_part_kind"):
+                    self._ids[event.index] = id = f"part {self._count}"
+                    return [_on_part("response.output_text.delta", id, delta=event.part.content)]
                 self._count += 1
-                self._ids[event.index] = f"part {self._count}"
-                return self._started(self._ids[event.index], event.part)
+                self._ids[event.index] = id = f"part {self._count}"
+                return self._started(id, event.part)
             case "part_delta":
                 return self._grown(self._ids[event.index], event.delta)
             case "part_end":
+                if self._goes_on(event, "next_part_kind"):
+                    self._earlier_text += event.part.content
+                    return []
                 return self._ended(self._ids[event.index], event.part)
         return []
+
+    def _goes_on(self, event: Any, neighbour: str) -> bool:
+        return event.part.part_kind == "text" == getattr(event, neighbour, None)
 
     def _started(self, id: str, part: Any) -> list[SimpleNamespace]:
         if part.part_kind == "text":
@@ -170,8 +184,9 @@ class _Parts:
 
     def _ended(self, id: str, part: Any) -> list[SimpleNamespace]:
         if part.part_kind == "text":
-            done = _on_part("response.output_text.done", id, text=part.content)
-            content = [_text(part.content)]
+            text, self._earlier_text = self._earlier_text + part.content, ""
+            done = _on_part("response.output_text.done", id, text=text)
+            content = [_text(text)]
             return [done, _on_item("response.output_item.done", id, "message", content)]
         if part.part_kind == "thinking" and part.content:
             return [_on_part("response.reasoning_summary_text.done", id, text=part.content)]
