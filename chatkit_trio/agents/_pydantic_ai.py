@@ -147,11 +147,13 @@ class _Parts:
         match event.event_kind:
             case "part_start":
                 if self._goes_on(event, "previous_part_kind"):
-                    self._ids[event.index] = id = f"part {self._count}"
-                    return [_on_part("response.output_text.delta", id, delta=event.part.content)]
+                    self._ids[event.index] = part_id = f"part {self._count}"
+                    return [
+                        _on_part("response.output_text.delta", part_id, delta=event.part.content)
+                    ]
                 self._count += 1
-                self._ids[event.index] = id = f"part {self._count}"
-                return self._started(id, event.part)
+                self._ids[event.index] = part_id = f"part {self._count}"
+                return self._started(part_id, event.part)
             case "part_delta":
                 return self._grown(self._ids[event.index], event.delta)
             case "part_end":
