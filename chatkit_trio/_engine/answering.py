@@ -76,7 +76,7 @@ class Answer:
         self.handover = Handover(name, ending, self._accept, policy.settle_timeout)
         self._left: list[Step] = []
         self._is_incomplete = False
-        self._incomplete_error: Exception | None = None
+        self._model_error: Exception | None = None
         self._ids_at_end: list[str] | None = None
         self._journaled_version = 0
 
@@ -104,8 +104,8 @@ class Answer:
         return self.items.visible_ids() if self._ids_at_end is None else self._ids_at_end
 
     def mark_incomplete(self, is_incomplete: bool, error: Exception | None) -> None:
-        """Note whether the model has cut the answer itself, and an error that tells only that."""
-        self._is_incomplete, self._incomplete_error = is_incomplete, error
+        """Note whether the model has cut the answer itself, and the error of its stream."""
+        self._is_incomplete, self._model_error = is_incomplete, error
 
     async def rename(self, title: str) -> bool:
         """Have the turn's own task save a title; return False if the turn has ended instead.
@@ -256,16 +256,16 @@ class Answer:
         self._left = self.handover.close()
         self._ids_at_end = self.items.visible_ids()
         failure = self.handover.failure
+        is_of_model = failure is not None and failure is self._model_error
         if failure is not None:
-            is_told = self._is_incomplete and failure is self._incomplete_error
-            reason: CancelReason | None = (
-                CancelReason.INCOMPLETE if is_told else CancelReason.FAILED
-            )
+            reason: CancelReason | None = CancelReason.FAILED
+            if is_of_model and self._is_incomplete:
+                reason = CancelReason.INCOMPLETE
         elif self.handover.has_answered:
             reason = CancelReason.INCOMPLETE if self._is_incomplete else None
         else:
             reason = self._ending.reason or CancelReason.FAILED
-        return await self.settling.settle(reason, failure, hook)
+        return await self.settling.settle(reason, failure, hook, broke_off=is_of_model)
 
     def announce(self, outcome: Outcome) -> None:
         """Tell clients that still read, and the log, what was kept and why the answer ends here."""

@@ -201,9 +201,9 @@ class Turn(Generic[TContext]):
                 current_turn().mark_incomplete()
 
         When `respond` ends, the answer is kept with reason `incomplete`, and user and model are
-        told. `error` may be raised instead of coming to an end: the user isn't told of it, because
-        it says nothing else. The streams of `chatkit_trio.agents` do this by themselves; the last
-        call counts. Not a checkpoint.
+        told. If `respond` raises `error`, that is the same: it tells nothing else. With
+        `is_incomplete=False` an `error` is one that broke the model's stream off. The streams of
+        `chatkit_trio.agents` do this by themselves; the last call counts. Not a checkpoint.
         """
         self._begun.mark_incomplete(is_incomplete, error)
 

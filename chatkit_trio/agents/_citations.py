@@ -70,6 +70,8 @@ def _text(given: Mapping[str, Any], name: str) -> str:
 
 def _position(given: Mapping[str, Any], name: str) -> int | None:
     value = given.get(name)
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 

@@ -80,9 +80,9 @@ def run_pydantic_ai(
 
     The arguments are those of `Agent.run_stream_events`. Text and thinking are shown; tools send
     further events through the context, which they can get as `deps`. Errors of the run are raised
-    unchanged; `ModelError` is raised if the model's stream breaks off. A tool whose call was cut by
-    the model's token limit isn't called: that is pydantic-ai's `IncompleteToolCall`. When the
-    returned stream is cancelled, closed or dropped, the run is cancelled and leaves no task behind.
+    unchanged; `ModelError` is raised if the model's stream breaks off. A tool call that the model's
+    token limit has cut isn't made: that is pydantic-ai's `IncompleteToolCall`. When the returned
+    stream is cancelled, closed or dropped, the run is cancelled and leaves no task behind.
 
     A run whose output is `DeferredToolRequests` with approvals, and no calls to be carried out
     elsewhere, asks the user, in `approval_words`. When they have answered, `respond` is called
@@ -181,12 +181,15 @@ class _Answer:
     def check(self, response: Any) -> None:
         """Look at an answer before anything is done about it.
 
-        Raises `ModelError` if it broke off, and `IncompleteToolCall` if it was cut and has calls of
-        tools. pydantic-ai itself calls them if what is left of their arguments is valid JSON.
+        Raises `ModelError` if it failed or broke off, and `IncompleteToolCall` if it was cut and
+        has calls of tools. pydantic-ai itself makes them if what is left of their arguments is
+        valid JSON.
         """
         from pydantic_ai.exceptions import IncompleteToolCall
         from pydantic_ai.messages import ToolCallPart
 
+        if response.finish_reason == "error":
+            raise ModelError("the model's answer failed, and the server hasn't said why")
         self.is_cut = response.finish_reason in ("length", "content_filter")
         said = response.finish_reason or (response.provider_details or {}).get("finish_reason")
         if said is None and response.provider_response_id is not None:
@@ -220,24 +223,40 @@ def _watch_class() -> Any:
 
 
 class _Parts:
-    """Gives each part of a run an id; pydantic-ai numbers them from 0 in each answer."""
+    """Gives each part of a run an id; pydantic-ai numbers them from 0 in each answer.
+
+    Texts that follow each other are one part, as they are one output in pydantic-ai's result: a
+    provider that gives each event another id makes a part of each.
+    """
 
     def __init__(self) -> None:
         self._count = 0
         self._ids: dict[int, str] = {}
+        self._earlier_text = ""
 
     def as_events(self, event: Any) -> list[SimpleNamespace]:
         """Return an event of pydantic-ai as events of a Responses stream."""
         match event.event_kind:
             case "part_start":
+                if self._goes_on(event, "previous_part_kind"):
+                    self._ids[event.index] = part_id = f"part {self._count}"
+                    return [
+                        _on_part("response.output_text.delta", part_id, delta=event.part.content)
+                    ]
                 self._count += 1
-                self._ids[event.index] = f"part {self._count}"
-                return self._started(self._ids[event.index], event.part)
+                self._ids[event.index] = part_id = f"part {self._count}"
+                return self._started(part_id, event.part)
             case "part_delta":
                 return self._grown(self._ids[event.index], event.delta)
             case "part_end":
+                if self._goes_on(event, "next_part_kind"):
+                    self._earlier_text += event.part.content
+                    return []
                 return self._ended(self._ids[event.index], event.part)
         return []
+
+    def _goes_on(self, event: Any, neighbour: str) -> bool:
+        return event.part.part_kind == "text" == getattr(event, neighbour, None)
 
     def _started(self, id: str, part: Any) -> list[SimpleNamespace]:
         if part.part_kind == "text":
@@ -259,8 +278,9 @@ class _Parts:
 
     def _ended(self, id: str, part: Any) -> list[SimpleNamespace]:
         if part.part_kind == "text":
-            done = _on_part("response.output_text.done", id, text=part.content)
-            content = [_text(part.content)]
+            text, self._earlier_text = self._earlier_text + part.content, ""
+            done = _on_part("response.output_text.done", id, text=text)
+            content = [_text(text)]
             return [done, _on_item("response.output_item.done", id, "message", content)]
         if part.part_kind == "thinking" and part.content:
             return [_on_part("response.reasoning_summary_text.done", id, text=part.content)]

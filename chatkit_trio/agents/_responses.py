@@ -528,10 +528,17 @@ class ResponseTranslator:
     def _begin_reasoning(self, index: int | None, model_id: Any) -> Iterator[ThreadStreamEvent]:
         self._reasonings.add(index, model_id, Reasoning())
         if self._context.workflow_item is None:
-            item = self._context._new_workflow(Workflow(type="reasoning", tasks=[]))
-            self._context.workflow_item = self._open_workflow = item
-            self._begin(item.id)
-            yield ThreadItemAddedEvent(item=snapshot(item))
+            _item, events = self._workflow()
+            yield from events
+
+    def _workflow(self) -> tuple[WorkflowItem, _Events]:
+        """Return the workflow in progress, or a new one and the event that begins it."""
+        if self._context.workflow_item is not None:
+            return self._context.workflow_item, []
+        item = self._context._new_workflow(Workflow(type="reasoning", tasks=[]))
+        self._context.workflow_item = self._open_workflow = item
+        self._begin(item.id)
+        return item, [ThreadItemAddedEvent(item=snapshot(item))]
 
     def _reasoning_of(self, event: Any) -> tuple[Reasoning | None, _Events]:
         """Return the reasoning that an event is about, and the events that begin it."""
@@ -549,10 +556,11 @@ class ResponseTranslator:
             return
         reasoning, begun = self._reasoning_of(event)
         yield from begun
-        item = self._context.workflow_item
-        if reasoning is None or item is None:
-            return
         part = _thought_part(event)
+        if reasoning is None or part in reasoning.done:
+            return
+        item, begun = self._workflow()
+        yield from begun
         reasoning.pieces.setdefault(part, []).append(event.delta)
         thought = self._thought_of(reasoning, part, item)
         if thought is not None:
@@ -583,10 +591,11 @@ class ResponseTranslator:
     def _end_thought(
         self, reasoning: Reasoning, part: ThoughtPart, text: str
     ) -> Iterator[ThreadStreamEvent]:
-        item = self._context.workflow_item
-        if item is None or part in reasoning.done:
+        if part in reasoning.done:
             return
         reasoning.done.add(part)
+        item, begun = self._workflow()
+        yield from begun
         thought = self._thought_of(reasoning, part, item)
         if thought is None:
             yield self._add_task(item, ThoughtTask(content=text))
@@ -628,9 +637,11 @@ class ResponseTranslator:
         return ThreadItemAddedEvent(item=snapshot(item))
 
     def _flush_thought(self) -> None:
-        if self._thought is not None:
-            self._thought.flush()
-            self._thought = None
+        thought, self._thought = self._thought, None
+        if thought is not None:
+            thought.flush()
+            # What still comes of it would be shown in another workflow, and a second time.
+            thought.reasoning.done.add(thought.part)
 
     def _live(self, item: WorkflowItem) -> WorkflowItem:
         """Return the context's own object for a workflow, because that one gets later changes."""

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, get_type_hints, overload
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from chatkit_trio._engine.foreign import own_error
+from chatkit_trio._engine.groups import unwrapped
 from chatkit_trio.errors import BaseStreamError
 
 from ._context import AgentContext
@@ -86,8 +86,10 @@ class Tool:
             problems = error.json(include_url=False, include_input=False)
             return f"The arguments don't fit the tool's schema: {problems}"
         except Exception as error:
-            if isinstance(own_error(error), BaseStreamError):
-                raise
+            # A tool with a nursery of its own raises a group.
+            cause = unwrapped(error)
+            if isinstance(cause, BaseStreamError):
+                raise cause from error
             logger.exception("tool %s failed", self.name)
             return _FAILED
 

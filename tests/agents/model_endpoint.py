@@ -65,7 +65,7 @@ def refusals(items: list[script.Json]) -> list[str]:
                     for part in content
                     if part["type"] not in ("output_text", "refusal")
                 ]
-        else:
+        elif kind not in _FOLLOWERS:
             found.append(f"input[{place}]: unknown item type {kind}")
     found += [f"no tool output found for function call {call_id}" for call_id in open_calls]
     return found
