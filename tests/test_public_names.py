@@ -59,7 +59,14 @@ PUBLIC = {
         "S3AttachmentStore",
         "SQLiteStore",
     ],
-    "chatkit_trio.web": ["ChatPage", "asgi_app", "chatkit_blueprint", "create_app", "serve"],
+    "chatkit_trio.web": [
+        "AsyncioApp",
+        "ChatPage",
+        "asgi_app",
+        "chatkit_blueprint",
+        "create_app",
+        "serve",
+    ],
     "chatkit_trio.web.ag_ui": ["ag_ui_blueprint"],
     "chatkit_trio.web.ai_sdk": ["ai_sdk_blueprint"],
     "chatkit_trio.agents": [
