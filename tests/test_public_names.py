@@ -62,6 +62,7 @@ PUBLIC = {
     "chatkit_trio.agents": [
         "AgentContext",
         "AgentRun",
+        "ApprovalWords",
         "ClientToolCall",
         "EventStream",
         "ModelError",

@@ -150,7 +150,8 @@ class AgentRun:
             async for event in result.stream_events():
                 yield event
             is_over = True
-            if self._approvals is not None and result.interruptions:
+            # Older releases of the SDK have no interruptions.
+            if self._approvals is not None and getattr(result, "interruptions", None):
                 yield cast("StreamEvent", _wanted(result))
         except Exception:
             is_over = True
