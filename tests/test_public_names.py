@@ -72,6 +72,7 @@ PUBLIC = {
     "chatkit_trio.agents": [
         "AgentContext",
         "AgentRun",
+        "ApprovalWords",
         "ClientToolCall",
         "EventStream",
         "ModelError",

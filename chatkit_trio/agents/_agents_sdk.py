@@ -164,6 +164,7 @@ class AgentRun:
             async for event in events:
                 yield event
             is_over = True
+            # Older releases of the SDK have no interruptions.
             if self._approvals is not None and getattr(result, "interruptions", None):
                 yield cast("StreamEvent", _wanted(result))
         except Exception:

@@ -117,18 +117,10 @@ def run_model(
     client raises. When the returned stream is cancelled,
     closed or dropped, the model's connection is closed and the tools are cancelled.
     """
-    approvals = Approvals(context, "run_model", approval_words) if _may_ask(tools) else None
+    approvals = Approvals(context, "run_model", approval_words)
     loop = _ToolLoop(context, client, input, tools, max_rounds, request, approvals)
     return ModelRun(
         context, loop, nursery or _turn_nursery(), ResponseTranslator(context, converter), approvals
-    )
-
-
-def _may_ask(tools: Sequence[Tool | dict[str, Any]]) -> bool:
-    """Say whether the run may have to ask a person; one that can't needs no look for answers."""
-    return any(
-        tool.get("type") == "mcp" if isinstance(tool, dict) else tool.needs_approval is not False
-        for tool in tools
     )
 
 
@@ -148,7 +140,7 @@ class ModelRun(EventStream):
         loop: _ToolLoop,
         nursery: trio.Nursery,
         translator: ResponseTranslator,
-        approvals: Approvals | None,
+        approvals: Approvals,
     ) -> None:
         super().__init__(context, Worker(nursery, loop.run), translator, approvals)
         self._loop = loop
@@ -182,7 +174,7 @@ class _ToolLoop:
         tools: Sequence[Tool | dict[str, Any]],
         max_rounds: int,
         request: dict[str, Any],
-        approvals: Approvals | None,
+        approvals: Approvals,
     ) -> None:
         self._context = context
         self._approvals = approvals
@@ -203,8 +195,10 @@ class _ToolLoop:
         self._was_cut = False
 
     async def run(self, emit: _Emit) -> None:
-        if self._approvals is not None and self._approvals.resumed is not None:
-            await self._go_on(self._approvals, self._approvals.resumed)
+        if self._approvals.resumed is not None:
+            await self._go_on(self._approvals.resumed)
+        elif self._approvals.dropped is not None:
+            await self._refuse(self._approvals.dropped)
         for _round in range(self._max_rounds):
             output = await self._ask(emit)
             if self._was_cut:
@@ -299,6 +293,7 @@ class _ToolLoop:
             "results": list(results),
             "kinds": [call.type for call in waiting],
             "previous_response_id": self._request.get("previous_response_id"),
+            "response_id": None if self.last_response is None else self.last_response.id,
         }
         return ApprovalWanted(
             [
@@ -312,48 +307,56 @@ class _ToolLoop:
             json.dumps(state),
         )
 
-    async def _go_on(self, approvals: Approvals, approval: Approval) -> None:
-        """Take up the run that has asked: make the approved calls, and give the model all results.
-
-        The results are put in the order of the calls, as if nobody had been asked.
-        """
+    async def _go_on(self, approval: Approval) -> None:
+        """Take up the run that has asked: make the approved calls, give the model all results."""
         state = json.loads(approval.state)
-        self._items = state["items"]
+        self._items = state["items"] + await self._results(state, approval)
         # The app may have noted the response that asked; what follows it is in the items.
         self._request.pop("previous_response_id", None)
         if state["previous_response_id"] is not None:
             self._request["previous_response_id"] = state["previous_response_id"]
         self.previous_response_id = state["previous_response_id"]
+
+    async def _refuse(self, approval: Approval) -> None:
+        """Give results for the calls of a run that has asked and won't go on, if they are missed.
+
+        That is so if this run follows the response with the calls by its id.
+        """
+        state = json.loads(approval.state)
+        followed = self._request.get("previous_response_id")
+        if followed is not None and followed == state["response_id"]:
+            self._items = await self._results(state, approval) + self._items
+
+    async def _results(self, state: dict[str, Any], approval: Approval) -> list[Any]:
+        """Make the approved calls; return the results of all, in the order of the calls."""
         decided: list[Any] = [None] * len(approval.calls)
 
         async def decide(index: int, call: ApprovalCall, kind: str) -> None:
-            decide_one = self._decided_mcp if kind == "mcp_approval_request" else self._decided
-            decided[index] = await decide_one(approvals, call)
+            is_mcp = kind == "mcp_approval_request"
+            decided[index] = self._decided_mcp(call) if is_mcp else await self._decided(call)
 
         async with trio.open_nursery() as nursery:
             for index, call in enumerate(approval.calls):
                 nursery.start_soon(decide, index, call, state["kinds"][index])
         late = iter(decided)
-        self._items += [next(late) if result is None else result for result in state["results"]]
+        return [next(late) if result is None else result for result in state["results"]]
 
-    async def _decided(self, approvals: Approvals, call: ApprovalCall) -> Any:
-        if call not in approvals.approved:
+    async def _decided(self, call: ApprovalCall) -> Any:
+        if call not in self._approvals.approved:
             return _function_result(call.id, outcome(call))
         output = with_comment(await self._call_tool(call), call)
-        await approvals.done(call, output)
+        await self._approvals.done(call, output)
         return _function_result(call.id, output)
 
     async def _note_mcp_call(self, item: Any) -> None:
         """Store what an approved call of an MCP server has returned."""
-        if item.type == "mcp_call" and self._approvals is not None:
-            request_id = getattr(item, "approval_request_id", None)
-            if request_id is not None:
-                output = item.output or item.error or ""
-                await self._approvals.done_by_id(request_id, str(output))
+        if item.type == "mcp_call":
+            output = item.output or item.error or ""
+            await self._approvals.done_by_id(item.approval_request_id, str(output))
 
-    async def _decided_mcp(self, approvals: Approvals, call: ApprovalCall) -> Any:
+    def _decided_mcp(self, call: ApprovalCall) -> Any:
         """Return the answer for an MCP server, whose tool the model's provider calls."""
-        is_approved = call in approvals.approved
+        is_approved = call in self._approvals.approved
         answer: dict[str, Any] = {
             "type": "mcp_approval_response",
             "approval_request_id": call.id,

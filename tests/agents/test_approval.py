@@ -27,6 +27,7 @@ from chatkit_trio.types import (
     WorkflowItem,
     is_hidden,
 )
+from examples._model import Asked, Call, Say, ScriptedClient
 
 from . import script
 from .approvals import (
@@ -395,6 +396,21 @@ async def test_a_message_instead_of_an_answer_refuses(rig: Rig) -> None:
     assert_all_answered(rig.last_input)
 
 
+async def test_a_message_that_follows_the_response_that_asked_brings_its_results(
+    rig: Rig,
+) -> None:
+    """The API keeps that response, and accepts nothing behind it but results for its calls."""
+    rig.plays([*REFUND, *LOOK_UP], script.message("m", "Then not"))
+    async with rig.open() as (server, client):
+        turn = await send(client, "hi")
+        server.options["previous_response_id"] = "resp_1"
+        await send(client, "Never mind", turn.thread_id)
+
+    first, second, *_rest = rig.last_input
+    assert "wrote a message" in first["output"]
+    assert (second["call_id"], second["output"]) == ("call_l", "paid by card")
+
+
 class Absent(Desk):
     """Answers some messages without asking the model."""
 
@@ -627,6 +643,47 @@ async def test_a_tool_is_not_called_unless_that_can_be_stored_first(rig: Rig) ->
     assert failed.events[-1].type == "error"
     assert question.status == "answered"
     assert rig.made == []
+
+
+async def test_an_approved_call_may_be_cut_at_any_point(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Whatever has happened by then is told, and nothing happens twice."""
+    seen = [await _cut_after(checkpoints) for checkpoints in range(0, 120, 2)]
+
+    # Cut before it, in it, and behind it: the exploration has reached all of these.
+    assert ("refused", 0) in seen
+    assert ("done", 1) in seen
+    assert set(seen) <= {("refused", 0), ("begun", 0), ("begun", 1), ("done", 1)}
+
+
+def _asks_once(asked: Asked) -> list[Any]:
+    if asked.results or asked.message != "hi":
+        return [Say("Well")]
+    return [Call("refund", {"order": "A1", "amount": 30})]
+
+
+async def _cut_after(checkpoints: int) -> tuple[str, int]:
+    """Stop the turn of an approval, send a message; return what became of the call."""
+    desk = Desk(MemoryStore(), ScriptedClient(_asks_once), [])
+    async with desk as server, ChatClient.of_server(server) as client:
+        turn = await send(client, "hi")
+        question = await question_in(server.store, turn.thread_id)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer, client, question, "Approve")
+            for _checkpoint in range(checkpoints):
+                await trio.lowlevel.checkpoint()
+            await client.stop(turn.thread_id)
+        went_on = await send(client, "And?", turn.thread_id)
+        note = await note_in(server.store, turn.thread_id)
+        question = await question_in(server.store, turn.thread_id)
+
+    assert went_on.text == "Well"
+    assert question.status != "pending"
+    assert note.approval is not None
+    assert note.approval.state == ""
+    [call] = note.approval.calls
+    return call.state, len(desk.made)
 
 
 # --- Killed ------------------------------------------------------------------------------------
