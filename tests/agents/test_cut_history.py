@@ -16,10 +16,11 @@ import trio
 from agents import SQLiteSession
 
 from chatkit_trio.server import Turn, current_turn
+from chatkit_trio.testing import explore_cancellations
 from tests.transcript import transcript
 
 from . import script
-from .model_endpoint import ModelEndpoint
+from .model_endpoint import ModelEndpoint, refusals
 from .test_misbehaving_models import at
 from .ways import AgentsSDK, Native, PydanticAI, Server, asked
 
@@ -68,7 +69,7 @@ def reasoning_then_calls(count: int, number: int) -> list[Any]:
 
 
 def asking_for_tools(points: Points, tools_at_once: int, **options: Any) -> ModelEndpoint:
-    """Return a model that calls tools twice, and then answers."""
+    """Return a model that calls tools, all of them at once, and then answers."""
 
     def answer(body: script.Json) -> list[Any]:
         items = body["input"] if isinstance(body["input"], list) else []
@@ -79,7 +80,7 @@ def asking_for_tools(points: Points, tools_at_once: int, **options: Any) -> Mode
             elif item.get("role") == "user":
                 break
         number = len(endpoint.requests)
-        if outputs < 2 * tools_at_once:
+        if outputs < tools_at_once:
             return reasoning_then_calls(tools_at_once, number)
         thought = at(0, script.reasoning(f"rs_{number}", ("So",)))
         return script.answer(*thought, *at(1, script.message(f"msg_{number}", "Do", "ne")))
@@ -239,7 +240,79 @@ async def test_the_turn_after_a_cut_is_answered_wherever_the_cut_was(
         assert again.error is None, f"cut at point {cut_at}"
         assert again.text == "Done"
         if not was_cut:
-            assert cut_at > 20
+            assert cut_at > 15
             return
         assert said[-1] == "note: stopped"
         assert first.server_turn.end_reason == "stopped"
+
+
+@pytest.mark.parametrize("tools_at_once", [1, 3])
+def test_the_next_input_is_taken_after_a_cut_at_each_checkpoint_on_trio(tools_at_once: int) -> None:
+    """All the ways in which a turn ends early, at each point where any of its tasks waits."""
+    endpoints: list[ModelEndpoint] = []
+
+    async def work(what: str) -> str:
+        await trio.sleep(0.01)
+        return "done"
+
+    def make_server(store: Any) -> Native:
+        endpoints.append(asking_for_tools(Points(), tools_at_once))
+        server = Native(endpoints[-1], {"work": work})
+        server.store = store
+        return server
+
+    exploration = explore_cancellations(
+        make_server,
+        "hi",
+        reasons=("stopped", "superseded", "failed"),
+        troubles=(),
+        step=7,
+    )
+
+    assert exploration.ends["stopped"] > 2
+    assert [refused for endpoint in endpoints for refused in endpoint.refused] == []
+
+
+# --- What is left out of input -----------------------------------------------------------------
+
+USER = {"role": "user", "content": "hi"}
+REASONING = script.reasoning_item("rs", "Hm")
+CALL = script.call_item("work", "{}", "call_1")
+OTHER = script.call_item("work", "{}", "call_2")
+OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "done"}
+MESSAGE = script.message_item("msg", script.text_part("Hi"))
+
+POISONED: dict[str, tuple[list[Any], list[Any]]] = {
+    "nothing is open": ([USER, REASONING, CALL, OUTPUT, MESSAGE], []),
+    "a call": ([USER, CALL], [CALL]),
+    "a call behind reasoning": ([USER, REASONING, CALL], [REASONING, CALL]),
+    "one of two calls": ([USER, REASONING, CALL, OTHER, OUTPUT], [OTHER]),
+    "calls of an earlier turn": ([USER, CALL, USER, MESSAGE], [CALL]),
+    "a call of another kind": (
+        [USER, {"type": "custom_tool_call", "call_id": "call_1", "name": "f", "input": ""}],
+        [{"type": "custom_tool_call", "call_id": "call_1", "name": "f", "input": ""}],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", POISONED)
+@pytest.mark.parametrize("way", [Native, AgentsSDK])
+async def test_an_app_that_has_kept_open_calls_of_its_own_is_answered(
+    way: type[Server], kind: str
+) -> None:
+    kept, left_out = POISONED[kind]
+    assert bool(refusals([*kept, USER])) == bool(left_out)
+
+    class Keeps(way):  # type: ignore[misc, valid-type]
+        def start(self, context: Any, agent_input: list[Any]) -> Any:
+            return super().start(context, [*kept, USER])
+
+    endpoint = ModelEndpoint(script.answer(*script.message("m", "Hi")))
+    async with Keeps(endpoint) as server:
+        turn = await asked(server)
+
+    assert turn.error is None
+    assert endpoint.refused == []
+    sent = [item.get("call_id", item.get("id")) for item in endpoint.requests[0]["input"]]
+    expected = [item for item in [*kept, USER] if item not in left_out]
+    assert sent == [item.get("call_id", item.get("id")) for item in expected]
