@@ -23,6 +23,7 @@ from ._approval import DEFAULT_WORDS, Approvals, ApprovalWanted, ApprovalWords, 
 from ._asyncio_thread import in_trio, run_on_asyncio
 from ._context import AgentContext
 from ._extras import require
+from ._history import waits_for_output, without_open_calls
 from ._queue import EventQueue
 from ._reading import (
     AsyncioSource,
@@ -59,7 +60,9 @@ class Runner:
 
         Raises what the SDK raises. A cancelled call cancels the run and waits for its end.
         """
-        run = partial(require("agents").Runner.run, starting_agent, input, *args, **options)
+        run = partial(
+            require("agents").Runner.run, starting_agent, _takeable(input), *args, **options
+        )
         return cast("RunResult", await run_on_asyncio(run))
 
     @classmethod
@@ -70,16 +73,24 @@ class Runner:
         *args: Any,
         **options: Any,
     ) -> AgentRun:
-        """Return a run that starts when it is first read, by `stream_agent_response`."""
+        """Return a run that starts when it is first read, by `stream_agent_response`.
+
+        Calls of tools without an output, which a cut run may have left in `input`, aren't sent.
+        """
         run = require("agents").Runner.run_streamed
-        start = partial(run, starting_agent, input, *args, **options)
+        start = partial(run, starting_agent, _takeable(input), *args, **options)
         if not in_trio():
             return cast("AgentRun", start())
 
         def start_from(state: Any) -> RunResultStreaming:
             return cast("RunResultStreaming", run(starting_agent, state, *args, **options))
 
-        return AgentRun(start, _Restart(starting_agent, input, options, start_from))
+        restart = _Restart(starting_agent, input, options, start_from)
+        return AgentRun(start, options.get("previous_response_id"), restart)
+
+
+def _takeable(input: Any) -> Any:
+    return without_open_calls(input) if isinstance(input, list) else input
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +113,18 @@ class AgentRun:
     """A streamed run of the Agents SDK, to be read once.
 
     Has the attributes of the SDK's `RunResultStreaming` (`final_output`, `last_response_id`,
-    `to_input_list()`) from the run's start on.
+    `to_input_list()`) from the run's start on. After a cut, the last two leave out what waits for
+    a tool, for no model would take it.
     """
 
     def __init__(
-        self, start: Callable[[], RunResultStreaming], restart: _Restart | None = None
+        self,
+        start: Callable[[], RunResultStreaming],
+        previous_response_id: str | None = None,
+        restart: _Restart | None = None,
     ) -> None:
         self._start = start
+        self._previous_response_id = previous_response_id
         self._restart = restart
         self._approvals: Approvals | None = None
         self._is_read = False
@@ -145,12 +161,34 @@ class AgentRun:
         return _AgentSource(self._iterate)
 
     def __getattr__(self, name: str) -> Any:
+        return getattr(self._result(name), name)
+
+    def _result(self, name: str) -> RunResultStreaming:
         if name.startswith("_") or self._started is None:
             raise AttributeError(
                 f"{type(self).__name__} has no {name!r}: a run has the attributes of the SDK's"
                 " result once it has been read"
             )
-        return getattr(self._started[0], name)
+        return self._started[0]
+
+    @property
+    def last_response_id(self) -> str | None:
+        """The newest response that the next turn can go on from, by `previous_response_id`.
+
+        If the run was cut while tools were running, it is the one that the run itself began with.
+        """
+        result = self._result("last_response_id")
+        responses = result.raw_responses
+        if not responses:
+            return self._previous_response_id
+        if result.final_output is None and waits_for_output(responses[-1].output):
+            return self._previous_response_id
+        return responses[-1].response_id
+
+    def to_input_list(self, *args: Any, **options: Any) -> list[TResponseInputItem]:
+        """Return the run's input and what it has produced, as input for the next run."""
+        result = self._result("to_input_list")
+        return without_open_calls(result.to_input_list(*args, **options))
 
     async def _iterate(self) -> AsyncIterator[StreamEvent]:
         """Run the agent on the asyncio thread; closing this early leaves no task behind."""

@@ -29,11 +29,11 @@ def citation_of(raw: Any) -> Any:
     the class itself doesn't allow.
     """
     given = _fields(raw)
-    kind = given.get("type")
+    kind = str(given.get("type"))
     if kind == "file_path":
         return None  # tells of a file that was made, and cites nothing
     # Some providers put the fields one level down, as chat completions do.
-    if isinstance(inner := given.get(str(kind)), Mapping):
+    if isinstance(inner := given.get(kind), Mapping):
         given = {**inner, "type": kind}
     fields = {
         "type": kind,

@@ -30,6 +30,7 @@ from ._approval import (
     with_comment,
 )
 from ._context import AgentContext
+from ._history import waits_for_output, without_open_calls
 from ._reading import EventStream, FromModel, Pulled, RunEnded, Worker, turn_in_progress
 from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator, is_cut
 from ._tools import Tool
@@ -47,17 +48,6 @@ _LAST_BYTES_TIMEOUT = 1.0
 takes longer costs the connection, which can't be used again then."""
 
 _LAST_EVENTS = {"response.completed", "response.incomplete"}
-
-_OPEN_CALLS = {
-    "apply_patch_call",
-    "computer_call",
-    "custom_tool_call",
-    "function_call",
-    "local_shell_call",
-    "mcp_approval_request",
-    "shell_call",
-}
-"""Items of an answer that the API wants answered before it goes on from that answer."""
 
 
 def stream_response(
@@ -103,6 +93,7 @@ def run_model(
     time, in the turn's nursery; outside a turn pass a `nursery`. The model is asked `max_rounds`
     times at most, and not again after a tool has set `context.client_tool_call`. Each round sends
     the whole input and all outputs so far, so any server that speaks the Responses API will do.
+    Calls without an output, which a cut turn may have left in `input`, aren't sent.
 
     If a tool or an MCP server needs approval, the run ends with a question to the user, in
     `approval_words`. When they have answered, `respond` is called without a message; the run it
@@ -182,7 +173,7 @@ class _ToolLoop:
         self._items: list[Any] = (
             [{"type": "message", "role": "user", "content": input}]
             if isinstance(input, str)
-            else list(input)
+            else without_open_calls(input)
         )
         self._tools = {tool.name: tool for tool in tools if isinstance(tool, Tool)}
         self._max_rounds = max_rounds
@@ -255,7 +246,7 @@ class _ToolLoop:
 
     def _note_response(self, response: Response, output: Sequence[Any]) -> None:
         self.last_response = response
-        if not any(item.type in _OPEN_CALLS for item in output):
+        if not waits_for_output(output):
             self.previous_response_id = response.id
 
     async def _call_tools(self, calls: Sequence[Any]) -> list[Any]:

@@ -49,6 +49,15 @@ class PydanticAIRun(EventStream):
         """
         return self._answer.is_cut
 
+    def new_messages(self) -> list[Any]:
+        """Return the messages that this run has added, for the `message_history` of the next one.
+
+        As pydantic-ai's `result.new_messages()`, but also for a run that was cut or has failed:
+        then they end before the first call of a tool that has no result, which would make
+        pydantic-ai refuse the next prompt. Empty before the run has begun.
+        """
+        return self._answer.new_messages()
+
     async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
         if isinstance(event, ApprovalWanted):
             return await super()._convert(event)
@@ -107,6 +116,7 @@ async def _events(
     options = {**options, "capabilities": capabilities}
     result: Any = None
     async with agent.run_stream_events(user_prompt, **options) as events:
+        answer.run = events
         async for event in events:
             if event.event_kind == "agent_run_result":
                 result = event.result
@@ -177,6 +187,30 @@ class _Answer:
 
     is_cut = False
     """Whether the model has cut it itself."""
+    run: Any = None
+    """pydantic-ai's run, once it has begun."""
+
+    def new_messages(self) -> list[Any]:
+        from pydantic_ai.exceptions import UserError
+        from pydantic_ai.messages import ModelResponse
+
+        try:
+            messages: list[Any] = [] if self.run is None else list(self.run.new_messages())
+        except UserError:
+            return []  # it has been entered, and not begun
+        answered = {
+            part.tool_call_id
+            for message in messages
+            for part in message.parts
+            if part.part_kind in ("tool-return", "retry-prompt")
+        }
+        for place, message in enumerate(messages):
+            if isinstance(message, ModelResponse) and any(
+                part.part_kind == "tool-call" and part.tool_call_id not in answered
+                for part in message.parts
+            ):
+                return messages[:place]
+        return messages
 
     def check(self, response: Any) -> None:
         """Look at an answer before anything is done about it.
@@ -256,7 +290,7 @@ class _Parts:
         return []
 
     def _goes_on(self, event: Any, neighbour: str) -> bool:
-        return event.part.part_kind == "text" == getattr(event, neighbour, None)
+        return (event.part.part_kind, getattr(event, neighbour, None)) == ("text", "text")
 
     def _started(self, id: str, part: Any) -> list[SimpleNamespace]:
         if part.part_kind == "text":

@@ -683,14 +683,15 @@ def _has_task(item: WorkflowItem, task: ThoughtTask) -> bool:
 def is_cut(event: Any) -> bool:
     """Say whether the event tells that the model has cut an answer, or a call of a tool, itself."""
     if event.type == "response.output_item.done":
-        return event.item.type == "function_call" and _status(event.item) == "incomplete"
+        return _status(event.item) == "incomplete" and bool(event.item.type == "function_call")
     if event.type == "response.completed":
         return _status(event.response) == "incomplete"
     return bool(event.type == "response.incomplete")
 
 
-def _status(of: Any) -> Any:
-    return getattr(of, "status", None)
+def _status(of: Any) -> str | None:
+    status: str | None = getattr(of, "status", None)
+    return status
 
 
 def _output_index(event: Any) -> int | None:

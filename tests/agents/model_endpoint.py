@@ -31,11 +31,14 @@ _OUTPUTS = {
 _FOLLOWERS = {*_OUTPUTS, "message", "web_search_call", "image_generation_call"}
 
 
-def refusals(items: list[script.Json]) -> list[str]:
-    """Return what the Responses API would say against these input items."""
+def refusals(items: list[script.Json], open_calls: dict[str, str] | None = None) -> list[str]:
+    """Return what the Responses API would say against these input items.
+
+    `open_calls` are those of the response that the request goes on from.
+    """
     found: list[str] = []
-    open_calls: dict[str, str] = {}
-    called: set[str] = set()
+    open_calls = dict(open_calls or {})
+    called = set(open_calls)
     for place, item in enumerate(items):
         kind = item.get("type", "message")
         call_id = item.get("call_id") or item.get("approval_request_id") or item.get("id")
@@ -76,12 +79,18 @@ def _follows_reasoning(item: script.Json) -> bool:
     return kind == "reasoning" or (kind in _FOLLOWERS and item.get("role") != "user")
 
 
+async def _no_point() -> None:
+    pass
+
+
 class _Body(httpx2.AsyncByteStream):
-    def __init__(self, steps: list[Any]) -> None:
+    def __init__(self, steps: list[Any], point: Callable[[], Awaitable[None]]) -> None:
         self._steps = steps
+        self._point = point
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for step in self._steps:
+            await self._point()
             if callable(step):
                 await step()
             elif isinstance(step, bytes):
@@ -91,10 +100,22 @@ class _Body(httpx2.AsyncByteStream):
 
 
 class ModelEndpoint(httpx2.AsyncBaseTransport):
-    """Plays one answer for each request; the last one again and again."""
+    """Plays one answer for each request, the last one again and again; or what a function says.
 
-    def __init__(self, *answers: list[Any], content_type: str = "text/event-stream") -> None:
+    The function gets the request's body. `point` is called before each step that is played.
+    """
+
+    def __init__(
+        self,
+        *answers: list[Any],
+        content_type: str = "text/event-stream",
+        answer: Callable[[script.Json], list[Any]] | None = None,
+        point: Callable[[], Awaitable[None]] = _no_point,
+    ) -> None:
         self.answers = list(answers)
+        self.answer = answer or self._next
+        self.point = point
+        self.open_calls: dict[str, dict[str, str]] = {}
         self.content_type = content_type
         self.requests: list[dict[str, Any]] = []
         self.refused: list[str] = []
@@ -105,14 +126,32 @@ class ModelEndpoint(httpx2.AsyncBaseTransport):
         items = body["input"]
         if isinstance(items, str):
             items = [{"type": "message", "role": "user", "content": items}]
-        wrong = refusals(items)
+        await self.point()
+        previous = body.get("previous_response_id")
+        wrong = refusals(items, self.open_calls.get(previous))
+        if previous is not None and previous not in self.open_calls:
+            wrong.append(f"previous response {previous} not found")
         if wrong:
             self.refused += wrong
             error = {"error": {"message": "; ".join(wrong), "type": "invalid_request_error"}}
             return httpx2.Response(400, json=error)
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        steps = [self._numbered(step) for step in self.answer(body)]
         headers = {"content-type": self.content_type}
-        return httpx2.Response(200, headers=headers, stream=_Body(answer))
+        return httpx2.Response(200, headers=headers, stream=_Body(steps, self.point))
+
+    def _next(self, body: script.Json) -> list[Any]:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    def _numbered(self, step: Any) -> Any:
+        """Return a step with the id of this response, whose open calls are noted."""
+        if not isinstance(step, dict) or "response" not in step:
+            return step
+        response_id = f"resp_{len(self.requests)}"
+        output = step["response"].get("output", ())
+        self.open_calls[response_id] = {
+            item["call_id"]: _OUTPUTS[item["type"]] for item in output if item["type"] in _OUTPUTS
+        }
+        return step | {"response": step["response"] | {"id": response_id}}
 
     def client(self) -> AsyncOpenAI:
         """Return a client of this endpoint."""
