@@ -149,7 +149,8 @@ class AgentRun:
     def approvals(self, context: AgentContext[Any], words: ApprovalWords) -> Approvals | None:
         """Let the run ask the user, and go on from the answers; before its `source` is read."""
         if self._restart is not None:
-            name = f"Runner.run_streamed of {self._restart.agent.name}"
+            agent = getattr(self._restart.agent, "name", "an agent")
+            name = f"Runner.run_streamed of {agent}"
             self._approvals = Approvals(context, name, words)
         return self._approvals
 
