@@ -13,6 +13,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, Self, TypeAlias
 
@@ -86,7 +87,8 @@ class Metadata(BaseModel):
     chatkit: Extras = Field(default_factory=Extras)
 
 
-class NewMessage(BaseModel):
+@dataclass(frozen=True, slots=True)
+class NewMessage:
     """A message of the user, in whichever protocol."""
 
     id: str
@@ -104,7 +106,8 @@ class NewMessage(BaseModel):
         return texts == self.texts
 
 
-class History(BaseModel):
+@dataclass(frozen=True, slots=True)
+class History:
     """A page of a chat, oldest first; it begins with a message of the user, if it has one."""
 
     items: list[Item]
@@ -414,7 +417,9 @@ class Adapter(ABC, Generic[TContext]):
             is_counted=True,
         )
         assert isinstance(result, NonStreamingResult)
-        page: dict[str, Any] = from_json(result.json)
+        async with self.server.big_work.begin() as pace:
+            await pace.before(len(result.json))
+            page: dict[str, Any] = from_json(result.json)
         return page
 
     async def answer_as_stored(self, thread_id: str, context: TContext) -> tuple[list[Item], str]:

@@ -74,7 +74,7 @@ class Translator(ABC):
     def feed(self, events: Iterable[Mapping[str, Any]]) -> list[Chunk]:
         """Return what is told of some events.
 
-        An item that they change several times is shown once.
+        An item that is shown and then changed by several of them is shown once more, behind them.
         """
         chunks = [chunk for event in events for chunk in self._of_event(event)]
         return [*chunks, *self._show_changed()]

@@ -14,7 +14,7 @@ from quart_trio import QuartTrio
 
 from chatkit_trio.limits import OwnerLimits
 from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
-from chatkit_trio.stores import MemoryStore
+from chatkit_trio.stores import MemoryCluster, MemoryStore
 from chatkit_trio.testing import Step, pause, say, scripted_server
 from chatkit_trio.types import (
     AssistantMessageContent,
@@ -342,6 +342,60 @@ async def test_an_answer_that_ends_before_it_is_followed_is_told_as_it_is_stored
     assert ai[-1] == {"type": "finish"}
     assert [each["delta"] for each in ag if each["type"] == "TEXT_MESSAGE_CONTENT"] == ["one"]
     assert ag[-1]["outcome"] == {"type": "success"}
+
+
+async def test_an_answer_of_another_process_is_resumed_and_stopped(jump_clock):
+    cluster = MemoryCluster()
+    here, there = (
+        scripted_server(
+            MemoryStore[str](owner=lambda user: user, cluster=cluster),
+            [say("a ", "b ", "c", every=5)],
+            policy=TurnPolicy(on_disconnect="finish"),
+        )
+        for _ in range(2)
+    )
+    async with client_of(app_of(here)) as one, client_of(app_of(there)) as other:
+        async with one.open("POST", AI, ai_message("go")) as response:
+            await read_until(response, b'"a "')
+        async with other.open("GET", f"{AI}/chat/stream") as response:
+            body = await read_until(response, b'"b "')
+            answer = await other.ask("POST", f"{AI}/chat/stop")
+            body += await response.body()
+        page = (await history(other)).json
+
+    told = [chunk["delta"] for chunk in chunks_in(body) if chunk["type"] == "text-delta"]
+    assert "".join(told) == "a b "
+    assert answer.json == {"stopped": True}
+    assert chunks_in(body)[-1] == {"type": "abort"}
+    assert texts(page) == ["go", "a b "]
+    assert page["messages"][1]["metadata"]["chatkit"]["ending"]["reason"] == "stopped"
+
+
+async def test_one_who_follows_too_slowly_is_told_to_load_again(jump_clock):
+    async def send(message: Any) -> None:
+        raise AssertionError("nothing is sent here")
+
+    words = say(*[f"{number:4}" * 20 for number in range(200)], every=0.1)
+    policy = TurnPolicy(on_disconnect="finish", max_replay_bytes=2000)
+    server = scripted(words, policy=policy)
+    async with client_of(app_of(server)) as client:
+        async with client.open("POST", AI, ai_message("go")) as response:
+            await read_until(response, b"text-delta")
+            thread_id = next(iter(server.live_turns)).thread_id
+            adapter = AISDKAdapter(server, None, 1000, clients_return=True)
+            sending = Sending(send, lambda: None)
+            translator = UIMessageTranslator(thread_id, "m")
+            async with FollowingBody(adapter, thread_id, "ada", sending, translator, b"") as body:
+                told = [await anext(body), await anext(body)]
+                await read_until(response, b"text-end")
+                told += [chunk async for chunk in body]
+        page = (await history(client)).json
+
+    assert chunks_in(b"".join(told))[-1] == {
+        "type": "error",
+        "errorText": "The answer can't be followed any further from here; load the chat again.",
+    }
+    assert texts(page)[1].endswith(" 199" * 20)
 
 
 async def test_a_long_history_comes_in_pages_that_tear_no_answer(jump_clock):
