@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, Self, TypeAlias
@@ -43,7 +44,7 @@ from chatkit_trio.types import (
 )
 
 from ._blueprint import CorsOrigins, tie
-from ._context import ContextFunction, RequestContext
+from ._context import ContextFunction, Lent, RequestContext
 from ._cors import Cors
 from ._delivery import Exchange
 from ._endpoint import BodyReader
@@ -197,7 +198,7 @@ class Adapter(ABC, Generic[TContext]):
         clients_return: bool,
     ) -> None:
         self.server = server
-        self._context = RequestContext(context)
+        self._context = RequestContext(server, context)
         self._bodies = BodyReader(server, max_body_bytes)
         self._clients_return = clients_return
 
@@ -207,11 +208,12 @@ class Adapter(ABC, Generic[TContext]):
 
     # --- Requests ------------------------------------------------------------------------------
 
-    async def counted_context(self) -> TContext:
-        """Return the context of a request that has been counted."""
-        context = await self._context()
-        await self.server.count_request(context)
-        return context
+    @asynccontextmanager
+    async def counted_context(self) -> AsyncIterator[Lent[TContext]]:
+        """Lend the context of a request that has been counted."""
+        async with self._context() as lent:
+            await self.server.count_request(lent.context)
+            yield lent
 
     async def read_request(self, context: TContext) -> dict[str, Any]:
         """Return the JSON object that the client has sent."""
@@ -257,7 +259,7 @@ class Adapter(ABC, Generic[TContext]):
         self,
         chat_id: str,
         message: NewMessage,
-        context: TContext,
+        lent: Lent[TContext],
         make_translator: Callable[[str, str], Translator],
         *,
         only_again: bool = False,
@@ -268,10 +270,10 @@ class Adapter(ABC, Generic[TContext]):
         message has to be in the chat.
         """
         check_id(message.id, self.server.limits.id_chars)
-        thread_id = await self.find_thread(chat_id, context)
+        thread_id = await self.find_thread(chat_id, lent.context)
         stored = None
         if thread_id is not None:
-            stored = await self.find_message(thread_id, message.id, context)
+            stored = await self.find_message(thread_id, message.id, lent.context)
         if stored is None and only_again:
             raise NotFoundError(f"there is no message {message.id} in chat {chat_id}")
         if thread_id is not None and stored is not None:
@@ -282,9 +284,9 @@ class Adapter(ABC, Generic[TContext]):
                 )
             params: dict[str, Any] = {"thread_id": thread_id, "item_id": stored.id}
             translator = make_translator(thread_id, stored.id)
-            return await self.stream("threads.retry_after_item", params, context, translator)
+            return await self.stream("threads.retry_after_item", params, lent, translator)
         is_new = thread_id is None
-        thread_id = self.thread_id_of(chat_id, context) if thread_id is None else thread_id
+        thread_id = self.thread_id_of(chat_id, lent.context) if thread_id is None else thread_id
         message_id = digest_id("msg", thread_id, message.id)
         params = {"input": message.input()}
         if not is_new:
@@ -292,26 +294,26 @@ class Adapter(ABC, Generic[TContext]):
         kind = "threads.create" if is_new else "threads.add_user_message"
         translator = make_translator(thread_id, message_id)
         ids = {"new_thread_id": thread_id, "new_message_id": message_id}
-        return await self.stream(kind, params, context, translator, **ids)
+        return await self.stream(kind, params, lent, translator, **ids)
 
     async def answer_call(
         self,
         chat_id: str,
         outputs: Mapping[str, Any],
-        context: TContext,
+        lent: Lent[TContext],
         make_translator: Callable[[str, str], Translator],
     ) -> Response:
         """Hand in what the client has answered to the call that the thread waits for.
 
         `outputs` are answers by the id of their call; others are passed over.
         """
-        thread_id = await self.require_thread(chat_id, context)
+        thread_id = await self.require_thread(chat_id, lent.context)
         await self.server.live_turns.ready_to_read(thread_id)
-        items = await latest_items(self.server.store, thread_id, context)
+        items = await latest_items(self.server.store, thread_id, lent.context)
         kind, params = _hand_in(items, outputs)
-        message_id = await self.last_message_id(thread_id, context)
+        message_id = await self.last_message_id(thread_id, lent.context)
         translator = make_translator(thread_id, message_id)
-        return await self.stream(kind, {"thread_id": thread_id, **params}, context, translator)
+        return await self.stream(kind, {"thread_id": thread_id, **params}, lent, translator)
 
     async def last_message_id(self, thread_id: str, context: TContext) -> str:
         """Return the id of the user's last message, or of the thread if it has none near its end.
@@ -332,14 +334,14 @@ class Adapter(ABC, Generic[TContext]):
         self,
         kind: str,
         params: Mapping[str, Any],
-        context: TContext,
+        lent: Lent[TContext],
         translator: Translator,
         **ids: str,
     ) -> Response:
         """Answer with the stream of a ChatKit request."""
         result = await self.server.process(
             to_json({"type": kind, "params": params}),
-            context,
+            lent.context,
             can_return=self._clients_return,
             is_counted=True,
             new_thread_id=ids.get("new_thread_id"),
@@ -347,14 +349,16 @@ class Adapter(ABC, Generic[TContext]):
         )
         assert isinstance(result, StreamingResult)
         Exchange.of(request.scope).begin(result)
+        lent.keep_for(result)
         sending = GuardedRequest.of(request).sending
         return self.event_stream(TranslatedBody(result, sending, translator, self.last))
 
-    def follow(self, thread_id: str, context: TContext, translator: Translator) -> Response:
+    def follow(self, thread_id: str, lent: Lent[TContext], translator: Translator) -> Response:
         """Answer with the last answer of a thread, and go on with what is live of it."""
+        lent.until = Exchange.of(request.scope).is_over  # the body reads the store
         sending = GuardedRequest.of(request).sending
         return self.event_stream(
-            FollowingBody(self, thread_id, context, sending, translator, self.last)
+            FollowingBody(self, thread_id, lent.context, sending, translator, self.last)
         )
 
     def tell(self, chunks: Iterable[Chunk]) -> Response:
@@ -373,9 +377,9 @@ class Adapter(ABC, Generic[TContext]):
 
     async def stop(self, chat_id: str) -> Response:
         """End the live answer of a chat; what there is of it is kept."""
-        context = await self._context()
-        thread_id = await self.find_thread(chat_id, context)
-        stopped = thread_id is not None and await self.server.stop(thread_id, by_client=True)
+        async with self._context() as lent:
+            thread_id = await self.find_thread(chat_id, lent.context)
+            stopped = thread_id is not None and await self.server.stop(thread_id, by_client=True)
         return json_response(json.dumps({"stopped": stopped}).encode())
 
     # --- What is stored ------------------------------------------------------------------------

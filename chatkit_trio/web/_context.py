@@ -33,13 +33,14 @@ class Lent(Generic[TContext]):
 
     def __init__(self, context: TContext) -> None:
         self.context = context
-        self.turn: Turn[Any] | None = None
+        self.until: trio.Event | None = None
+        """What else has to happen before the context is left, once the view is over."""
 
     def keep_for(self, result: StreamingResult) -> None:
         """Have the context last as long as the turn that this request has started, if it has."""
         turn = result.turn
         if isinstance(turn, Turn) and turn.context is self.context:
-            self.turn = turn
+            self.until = turn.context_is_free
 
 
 class RequestContext(Generic[TContext]):
@@ -70,9 +71,9 @@ class RequestContext(Generic[TContext]):
         try:
             yield lent
         except BaseException as error:
-            await stay.end(error, lent.turn)  # noqa: ASYNC102  (it shields itself)
+            await stay.end(error, lent.until)  # noqa: ASYNC102  (it shields itself)
             raise
-        await stay.end(None, lent.turn)
+        await stay.end(None, lent.until)
 
     async def _made(self) -> object:
         if self._make_context is None:
@@ -105,36 +106,36 @@ class _Stay(Generic[TContext]):
         self._failure: BaseException | None = None
 
     async def run(self, task_status: trio.TaskStatus[Lent[TContext]]) -> None:  # noqa: ASYNC114
-        """Enter the manager, and leave it when the view and the turn are over."""
+        """Enter the manager, and leave it when the view is over, and what it has begun."""
         lent = Lent(await self._manager.__aenter__())
         task_status.started(lent)
         try:
             await self._view_is_over.wait()
-            if lent.turn is not None:
+            if lent.until is not None:
                 # Leaving the server ends the turn, which uses the context until then.
                 with trio.CancelScope(shield=True):
-                    await lent.turn.context_is_free.wait()
+                    await lent.until.wait()
         except trio.Cancelled as cancelled:
             self._error = self._error or cancelled
             raise
         finally:
-            await self._leave(lent.turn)  # noqa: ASYNC102  (it shields itself)
+            await self._leave(lent.until is not None)  # noqa: ASYNC102  (it shields itself)
 
-    async def end(self, error: BaseException | None, turn: Turn[Any] | None) -> None:
-        """Say that the view is over, and how; if no turn goes on, wait until the manager is left.
+    async def end(self, error: BaseException | None, until: trio.Event | None) -> None:
+        """Say that the view is over, and how; if nothing goes on, wait until the manager is left.
 
         Raises what leaving it raises.
         """
-        if turn is None:
+        if until is None:
             self._error = error
         self._view_is_over.set()
-        if turn is None:
+        if until is None:
             with trio.CancelScope(shield=True):  # as long as leaving may take
                 await self._is_left.wait()
             if self._failure is not None:
                 raise self._failure
 
-    async def _leave(self, turn: Turn[Any] | None) -> None:
+    async def _leave(self, is_alone: bool) -> None:
         error = self._error
         details = (None, None, None) if error is None else (type(error), error, error.__traceback__)
         try:
@@ -145,8 +146,8 @@ class _Stay(Generic[TContext]):
         except BaseException as failure:  # noqa: ASYNC103  (nothing of a request ends the server)
             if ends_process(failure):
                 raise
-            if turn is not None:
-                logger.exception("leaving the context of %s failed", turn.id)
+            if is_alone:
+                logger.exception("leaving the context of a request failed")
             elif failure is not error:
                 self._failure = failure
         finally:

@@ -91,6 +91,8 @@ class Exchange:
         self._begins = begins
         self._has_arrived = False
         self._is_answered = trio.Event()
+        self.is_over = trio.Event()
+        """Set when the request has been answered, or its client is gone."""
         self._results: list[StreamingResult] = []
 
     @classmethod
@@ -129,5 +131,8 @@ class Exchange:
 
     async def aclose(self) -> None:
         """Stop reading; a turn that this cancels is settled then."""
-        for result in self._results:
-            await result.aclose()
+        try:
+            for result in self._results:
+                await result.aclose()
+        finally:
+            self.is_over.set()

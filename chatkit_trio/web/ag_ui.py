@@ -133,34 +133,36 @@ class AGUIAdapter(Adapter[TContext]):
 
     async def run(self) -> Response:
         """Answer a message, or go on with the output of a tool."""
-        context = await self.counted_context()
-        body = await self._run_input(context)
-        if body.resume:
-            raise InvalidRequestError("this server interrupts no runs: there is nothing to resume")
-        messages = body.last_messages()
-        translate = partial(_translator, body)
-        if messages[0].role == "tool":
-            outputs = {each.toolCallId: _output("".join(each.texts())) for each in messages}
-            return await self.answer_call(body.threadId, outputs, context, translate)
-        (message,) = messages
-        extras = (message.metadata or Metadata()).chatkit
-        new = NewMessage(id=message.id, texts=message.texts(), extras=extras)
-        return await self.send(body.threadId, new, context, translate)
+        async with self.counted_context() as lent:
+            body = await self._run_input(lent.context)
+            if body.resume:
+                raise InvalidRequestError(
+                    "this server interrupts no runs: there is nothing to resume"
+                )
+            messages = body.last_messages()
+            translate = partial(_translator, body)
+            if messages[0].role == "tool":
+                outputs = {each.toolCallId: _output("".join(each.texts())) for each in messages}
+                return await self.answer_call(body.threadId, outputs, lent, translate)
+            (message,) = messages
+            extras = (message.metadata or Metadata()).chatkit
+            new = NewMessage(id=message.id, texts=message.texts(), extras=extras)
+            return await self.send(body.threadId, new, lent, translate)
 
     async def connect(self) -> Response:
         """Tell the messages of a chat, and go on with a live answer if there is one."""
-        context = await self.counted_context()
-        body = await self._run_input(context)
-        thread_id = await self.find_thread(body.threadId, context)
-        translator = _translator(body)
-        if thread_id is None:  # a chat that is new
+        async with self.counted_context() as lent:
+            body = await self._run_input(lent.context)
+            thread_id = await self.find_thread(body.threadId, lent.context)
+            translator = _translator(body)
+            if thread_id is None:  # a chat that is new
+                return self.tell([*translator.begin(), *translator.end("finished")])
+            history = await self.history(thread_id, None, lent.context)
+            translator.messages = messages_of(history)
+            translator.pending_calls = pending_calls(history)
+            if history.is_live:
+                return self.follow(thread_id, lent, translator)
             return self.tell([*translator.begin(), *translator.end("finished")])
-        history = await self.history(thread_id, None, context)
-        translator.messages = messages_of(history)
-        translator.pending_calls = pending_calls(history)
-        if history.is_live:
-            return self.follow(thread_id, context, translator)
-        return self.tell([*translator.begin(), *translator.end("finished")])
 
     async def _run_input(self, context: TContext) -> _RunInput:
         body: _RunInput = validated(

@@ -132,45 +132,45 @@ class AISDKAdapter(Adapter[TContext]):
 
     async def chat(self) -> Response:
         """Answer a message, or go on with the output of a tool."""
-        context = await self.counted_context()
-        body: _Request = validated(
-            _Request, await self.read_request(context), "a chat request of the AI SDK"
-        )
-        message = body.last_message()
-        if message.role == "assistant":
-            return await self.answer_call(body.id, _outputs(message), context, UIMessageTranslator)
-        return await self.send(
-            body.id,
-            _new_message(message),
-            context,
-            UIMessageTranslator,
-            only_again=body.trigger == "regenerate-message",
-        )
+        async with self.counted_context() as lent:
+            body: _Request = validated(
+                _Request, await self.read_request(lent.context), "a chat request of the AI SDK"
+            )
+            message = body.last_message()
+            if message.role == "assistant":
+                return await self.answer_call(body.id, _outputs(message), lent, UIMessageTranslator)
+            return await self.send(
+                body.id,
+                _new_message(message),
+                lent,
+                UIMessageTranslator,
+                only_again=body.trigger == "regenerate-message",
+            )
 
     async def resume(self, chat_id: str) -> Response:
         """Tell the answer that is being written, from its beginning on; 204 if there is none."""
-        context = await self.counted_context()
-        thread_id = await self.find_thread(chat_id, context)
-        if thread_id is None or await self.server.live_turns.watchable(thread_id) is None:
-            return empty_response()
-        message_id = await self.last_message_id(thread_id, context)
-        return self.follow(thread_id, context, UIMessageTranslator(thread_id, message_id))
+        async with self.counted_context() as lent:
+            thread_id = await self.find_thread(chat_id, lent.context)
+            if thread_id is None or await self.server.live_turns.watchable(thread_id) is None:
+                return empty_response()
+            message_id = await self.last_message_id(thread_id, lent.context)
+            return self.follow(thread_id, lent, UIMessageTranslator(thread_id, message_id))
 
     async def messages(self, chat_id: str) -> Response:
         """Return the messages of a chat, the latest ones or those before `?after=`."""
-        context = await self.counted_context()
-        thread_id = await self.require_thread(chat_id, context)
-        history = await self.history(thread_id, request.args.get("after"), context)
-        thread = await self.server.store.load_thread(thread_id, context=context)
-        answer = {
-            "id": chat_id,
-            "thread_id": thread_id,
-            "title": thread.title,
-            "messages": ui_messages(thread_id, history),
-            "after": history.after,
-            "live": history.is_live,
-        }
-        return json_response(to_json(answer))
+        async with self.counted_context() as lent:
+            thread_id = await self.require_thread(chat_id, lent.context)
+            history = await self.history(thread_id, request.args.get("after"), lent.context)
+            thread = await self.server.store.load_thread(thread_id, context=lent.context)
+            answer = {
+                "id": chat_id,
+                "thread_id": thread_id,
+                "title": thread.title,
+                "messages": ui_messages(thread_id, history),
+                "after": history.after,
+                "live": history.is_live,
+            }
+            return json_response(to_json(answer))
 
 
 def _new_message(message: _Message) -> NewMessage:
