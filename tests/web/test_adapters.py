@@ -6,6 +6,7 @@ tests/clients has those clients.
 from __future__ import annotations
 
 import json
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -265,7 +266,7 @@ async def test_a_silent_answer_has_heartbeats(jump_clock):
         (
             TurnPolicy(idle_timeout=3),
             "silent",
-            "The assistant stopped answering; the answer was cut short.",
+            "Nothing came from the assistant for too long; the answer was cut short.",
         ),
     ],
 )
@@ -480,3 +481,35 @@ def test_a_stream_that_ends_in_the_middle_leaves_nothing_open(translator, last):
     assert kinds[-1] == last
     assert sum(kind.lower().endswith("start") for kind in kinds) == 1
     assert sum(kind.lower().endswith("end") for kind in kinds) == 1
+
+
+# --- A context that has an end -----------------------------------------------------------------
+
+
+async def test_a_context_is_left_when_its_turn_has_ended_and_when_a_follower_has_read(jump_clock):
+    server = scripted(say("one ", "two ", every=1.0))
+    told: list[str] = []
+
+    @asynccontextmanager
+    async def context(request: Any):
+        name = f"{request.method} {request.path}"
+        told.append(f"entered for {name}")
+        yield "ada"
+        told.append(f"left for {name} with {len(server.live_turns)} live")
+
+    app = create_app(server, context=context)
+    app.register_blueprint(ai_sdk_blueprint(server, context=context, clients_return=True))
+    async with client_of(app) as client:
+        async with client.open("POST", AI, ai_message("hi")) as first:
+            await read_until(first, b"one ")
+            async with client.open("GET", f"{AI}/chat/stream") as second:
+                await read_until(second, b"one ")
+                assert [line for line in told if line.startswith("left")] == []
+                await second.body()
+            await first.body()
+        assert texts((await history(client)).json) == ["hi", "one two "]
+    followed, asked = f"GET {AI}/chat/stream", f"POST {AI}"
+    assert sorted(told[:4]) == [
+        *(f"entered for {name}" for name in (followed, asked)),
+        *(f"left for {name} with 0 live" for name in (followed, asked)),
+    ]
