@@ -60,8 +60,11 @@ from ._engine.wire import to_json
 from ._settings import check_seconds
 from .errors import ConflictError, FramesLost, ServerNotRunningError, StoreError
 from .limits import OwnerLimits, RequestLimits
-from .store import AttachmentStore, Journal, Store
-from .types import AnswerEnding, ChatKitReq
+from .store import AttachmentStore as AttachmentStore
+from .store import Journal
+from .store import Store as Store
+from .types import AnswerEnding
+from .types import ChatKitReq as ChatKitReq
 
 __all__ = [
     "DEFAULT_PAGE_SIZE",
@@ -81,10 +84,92 @@ __all__ = [
     "stream_widget",
 ]
 
-if not TYPE_CHECKING:
+if TYPE_CHECKING:
+    # isort: off
+    # The original's module has these by accident, and code in use imports them from there.
+    from .actions import (
+        Action as Action,
+    )
+    from .errors import (
+        CustomStreamError as CustomStreamError,
+        ErrorCode as ErrorCode,
+        StreamError as StreamError,
+    )
+    from .store import (
+        StoreItemType as StoreItemType,
+        default_generate_id as default_generate_id,
+    )
+    from .types import (
+        AssistantMessageContent as AssistantMessageContent,
+        AssistantMessageContentPartAdded as AssistantMessageContentPartAdded,
+        AssistantMessageContentPartAnnotationAdded as AssistantMessageContentPartAnnotationAdded,
+        AssistantMessageContentPartDone as AssistantMessageContentPartDone,
+        AssistantMessageContentPartTextDelta as AssistantMessageContentPartTextDelta,
+        AssistantMessageItem as AssistantMessageItem,
+        AttachmentsCreateReq as AttachmentsCreateReq,
+        AttachmentsDeleteReq as AttachmentsDeleteReq,
+        AudioInput as AudioInput,
+        ClientToolCallItem as ClientToolCallItem,
+        ErrorEvent as ErrorEvent,
+        FeedbackKind as FeedbackKind,
+        HiddenContextItem as HiddenContextItem,
+        InputTranscribeReq as InputTranscribeReq,
+        ItemsFeedbackReq as ItemsFeedbackReq,
+        ItemsListReq as ItemsListReq,
+        NonStreamingReq as NonStreamingReq,
+        Page as Page,
+        SDKHiddenContextItem as SDKHiddenContextItem,
+        StreamingReq as StreamingReq,
+        StreamOptions as StreamOptions,
+        StreamOptionsEvent as StreamOptionsEvent,
+        StructuredInputAnswer as StructuredInputAnswer,
+        StructuredInputItem as StructuredInputItem,
+        StructuredInputMultipleChoice as StructuredInputMultipleChoice,
+        StructuredInputSubmission as StructuredInputSubmission,
+        SyncCustomActionResponse as SyncCustomActionResponse,
+        Thread as Thread,
+        ThreadCreatedEvent as ThreadCreatedEvent,
+        ThreadItem as ThreadItem,
+        ThreadItemAddedEvent as ThreadItemAddedEvent,
+        ThreadItemDoneEvent as ThreadItemDoneEvent,
+        ThreadItemRemovedEvent as ThreadItemRemovedEvent,
+        ThreadItemReplacedEvent as ThreadItemReplacedEvent,
+        ThreadItemUpdatedEvent as ThreadItemUpdatedEvent,
+        ThreadMetadata as ThreadMetadata,
+        ThreadsAddClientToolOutputReq as ThreadsAddClientToolOutputReq,
+        ThreadsAddStructuredInputReq as ThreadsAddStructuredInputReq,
+        ThreadsAddUserMessageReq as ThreadsAddUserMessageReq,
+        ThreadsCreateReq as ThreadsCreateReq,
+        ThreadsCustomActionReq as ThreadsCustomActionReq,
+        ThreadsDeleteReq as ThreadsDeleteReq,
+        ThreadsGetByIdReq as ThreadsGetByIdReq,
+        ThreadsListReq as ThreadsListReq,
+        ThreadsRetryAfterItemReq as ThreadsRetryAfterItemReq,
+        ThreadsSyncCustomActionReq as ThreadsSyncCustomActionReq,
+        ThreadStreamEvent as ThreadStreamEvent,
+        ThreadsUpdateReq as ThreadsUpdateReq,
+        ThreadUpdatedEvent as ThreadUpdatedEvent,
+        TranscriptionResult as TranscriptionResult,
+        UserMessageInput as UserMessageInput,
+        UserMessageItem as UserMessageItem,
+        WidgetComponentUpdated as WidgetComponentUpdated,
+        WidgetItem as WidgetItem,
+        WidgetRootUpdated as WidgetRootUpdated,
+        WidgetStreamingTextValueDelta as WidgetStreamingTextValueDelta,
+        WorkflowItem as WorkflowItem,
+        WorkflowTaskAdded as WorkflowTaskAdded,
+        WorkflowTaskUpdated as WorkflowTaskUpdated,
+        is_streaming_req as is_streaming_req,
+    )
+    from .widgets import (
+        WidgetComponent as WidgetComponent,
+        WidgetComponentBase as WidgetComponentBase,
+        WidgetRoot as WidgetRoot,
+    )
+    # isort: on
+else:
 
     def __getattr__(name: str) -> Any:
-        # The original's module has these by accident, and code in use imports them from there.
         for module in (types, errors, store, widgets):
             if not name.startswith("_") and hasattr(module, name):
                 return getattr(module, name)

@@ -41,7 +41,23 @@ from typing_extensions import TypeVar
 
 from .errors import NotFoundError
 from .limits import OwnerUsage
-from .types import Attachment, AttachmentCreateParams, Page, ThreadItem, ThreadMetadata
+
+# Under these names too, because the original's module has them and code in use imports them there.
+from .types import (
+    Attachment as Attachment,
+)
+from .types import (
+    AttachmentCreateParams as AttachmentCreateParams,
+)
+from .types import (
+    Page as Page,
+)
+from .types import (
+    ThreadItem as ThreadItem,
+)
+from .types import (
+    ThreadMetadata as ThreadMetadata,
+)
 
 __all__ = [
     "AttachmentStore",

@@ -76,7 +76,7 @@ class ServerHooks(ABC, Generic[TContext]):
         is stored without its help, before its cleanup is waited for.
 
         Raise `CustomStreamError` to tell the user something; any other error is logged, and the
-        user is offered a retry. An object that isn't an event of this package, and an item begun
+        user is offered a retry. An object that can't be read as an event, and an item begun
         with the id of another one, end the turn with an error.
         """
 

@@ -53,13 +53,65 @@ __all__ = [
 
 if TYPE_CHECKING:
     from agents import TResponseInputItem as TResponseInputItem
+
+    # isort: off
+    # The original's module has these by accident, and code in use imports them from there.
+    from chatkit_trio.store import (
+        Store as Store,
+        StoreItemType as StoreItemType,
+    )
+    from chatkit_trio.types import (
+        Annotation as Annotation,
+        AssistantMessageContent as AssistantMessageContent,
+        AssistantMessageContentPartAdded as AssistantMessageContentPartAdded,
+        AssistantMessageContentPartAnnotationAdded as AssistantMessageContentPartAnnotationAdded,
+        AssistantMessageContentPartDone as AssistantMessageContentPartDone,
+        AssistantMessageContentPartTextDelta as AssistantMessageContentPartTextDelta,
+        AssistantMessageItem as AssistantMessageItem,
+        Attachment as Attachment,
+        ClientToolCallItem as ClientToolCallItem,
+        DurationSummary as DurationSummary,
+        EndOfTurnItem as EndOfTurnItem,
+        FileSource as FileSource,
+        GeneratedImage as GeneratedImage,
+        GeneratedImageItem as GeneratedImageItem,
+        GeneratedImageUpdated as GeneratedImageUpdated,
+        HiddenContextItem as HiddenContextItem,
+        SDKHiddenContextItem as SDKHiddenContextItem,
+        StructuredInputItem as StructuredInputItem,
+        Task as Task,
+        TaskItem as TaskItem,
+        ThoughtTask as ThoughtTask,
+        ThreadItem as ThreadItem,
+        ThreadItemAddedEvent as ThreadItemAddedEvent,
+        ThreadItemDoneEvent as ThreadItemDoneEvent,
+        ThreadItemRemovedEvent as ThreadItemRemovedEvent,
+        ThreadItemUpdatedEvent as ThreadItemUpdatedEvent,
+        ThreadMetadata as ThreadMetadata,
+        ThreadStreamEvent as ThreadStreamEvent,
+        URLSource as URLSource,
+        UserMessageItem as UserMessageItem,
+        UserMessageTagContent as UserMessageTagContent,
+        UserMessageTextContent as UserMessageTextContent,
+        WidgetItem as WidgetItem,
+        Workflow as Workflow,
+        WorkflowItem as WorkflowItem,
+        WorkflowSummary as WorkflowSummary,
+        WorkflowTaskAdded as WorkflowTaskAdded,
+        WorkflowTaskUpdated as WorkflowTaskUpdated,
+    )
+    from chatkit_trio.widgets import (
+        Markdown as Markdown,
+        Text as Text,
+        WidgetRoot as WidgetRoot,
+    )
+    # isort: on
 else:
 
     def __getattr__(name: str) -> Any:
         if name == "TResponseInputItem":
             # The SDK's, which the original's module has.
             return require("agents").TResponseInputItem
-        # The original's module has these by accident, and code in use imports them from there.
         for module in (types, store, widgets):
             if not name.startswith("_") and hasattr(module, name):
                 return getattr(module, name)
