@@ -57,6 +57,7 @@ from ._engine.ticker import Ticker
 from ._engine.turn import Turn, TurnState, current_turn
 from ._engine.widget_diff import diff_widget
 from ._engine.wire import to_json
+from ._engine.wrong_loop import hints_at_loop
 from ._settings import check_seconds
 from .errors import ConflictError, FramesLost, ServerNotRunningError, StoreError
 from .limits import OwnerLimits, RequestLimits
@@ -377,6 +378,7 @@ class ChatKitServer(ServerHooks[TContext]):
 
     # --- Lifecycle -----------------------------------------------------------------------------
 
+    @hints_at_loop
     async def __aenter__(self) -> Self:
         """Open the stores, settle what a crash left behind, and begin to accept streams.
 
@@ -544,6 +546,7 @@ class ChatKitServer(ServerHooks[TContext]):
 
     # --- Requests ------------------------------------------------------------------------------
 
+    @hints_at_loop
     async def process(
         self,
         request: str | bytes | bytearray,

@@ -43,6 +43,7 @@ LAYERS = [
         "_engine.thread_state",
         "_engine.widget_diff",
         "_engine.wire",
+        "_engine.wrong_loop",
     },
     {
         "_engine.answering",

@@ -26,6 +26,7 @@ from .ending import Ending
 from .groups import StrayCancellation, ends_process, is_several, split_cancelled, unwrapped
 from .keeping import CancelReason
 from .writing import Rename, Step
+from .wrong_loop import hint_at_loop
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +128,7 @@ class Handover:
         """Note a failure. The first one ends the turn; later ones are logged, as are errors beside
         the one that the client is told of. No failure is that another process has settled the turn,
         for nothing is wrong with the answer: that cuts it."""
+        hint_at_loop(raised)
         error = unwrapped(raised)
         if isinstance(error, TurnFencedError):
             logger.error("%s: %s", self._name, error)

@@ -20,6 +20,7 @@ from chatkit_trio.types import ThreadItem
 
 from .groups import StrayCancellation, ends_process
 from .leftovers import Leftovers
+from .wrong_loop import hint_at_loop
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ async def ends_within(
         with trio.move_on_after(seconds, shield=True):
             await operation(*args)
             return True
-    except (Exception, GeneratorExit):
+    except (Exception, GeneratorExit) as error:
+        hint_at_loop(error)
         raise
     except BaseException as error:
         if ends_process(error):

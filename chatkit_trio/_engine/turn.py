@@ -74,6 +74,7 @@ from .remote import Reader
 from .settling import told_at_end
 from .streaming import takes_component_updates
 from .wire import error_event, frame, refusal_event
+from .wrong_loop import hint_at_loop
 
 logger = logging.getLogger(__name__)
 
@@ -497,6 +498,7 @@ class Turn(Generic[TContext]):
 
     def _refuse(self, error: BaseException) -> None:
         """Tell the client why its request wasn't carried out."""
+        hint_at_loop(error)
         failure = unwrapped(error)
         if isinstance(failure, ChatKitError) and failure.http_status < 500:
             self.log.append(frame(refusal_event(failure)))

@@ -295,7 +295,7 @@ def _refuse_unless_asyncio(store: Any) -> Any:
 
 @asynccontextmanager
 async def _opened(given: Any) -> AsyncIterator[Any]:
-    made = given if _is_store(given) or not callable(given) else given()
+    made: Any = given if _is_store(given) or not callable(given) else given()
     if inspect.isawaitable(made):
         made = await made
     if not hasattr(made, "__aenter__"):
