@@ -71,7 +71,7 @@ class AsyncioStore(Store[TContext]):
         """The store; None while there is none."""
         self._entered = 0
         self._lock = trio.Lock()
-        """Held by the one that opens or closes."""
+        """Held by the one that opens."""
         self._holder: AsyncioTask[None] | None = None
         self._is_open = trio.Event()
         self._closing = trio.Event()
@@ -90,11 +90,10 @@ class AsyncioStore(Store[TContext]):
         traceback: TracebackType | None,
     ) -> None:
         self._entered -= 1
-        async with self._lock:
-            if self._entered == 0 and self._holder is not None:
-                holder, self._holder = self._holder, None
-                self._closing.set()
-                await holder.result()
+        if self._entered == 0 and self._holder is not None:
+            self._closing.set()
+            # If this is cancelled, so is the closing, and its end is waited for.
+            await self._holder.result()  # noqa: ASYNC102
 
     def get_owner(self, context: TContext) -> str:
         get_owner = self._own("get_owner")
@@ -237,6 +236,8 @@ class AsyncioStore(Store[TContext]):
     # --- Opening and closing -------------------------------------------------------------------
 
     async def _open(self) -> None:
+        if self._holder is not None:
+            await self._holder.ended.wait()
         self._is_open, self._closing = trio.Event(), trio.Event()
         holder = AsyncioTask(await asyncio_thread(), self._hold_open)
         try:
