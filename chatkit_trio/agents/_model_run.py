@@ -227,8 +227,8 @@ class _ToolLoop:
                     output.append(event.item)
                     await self._note_mcp_call(event.item)
                 self._was_cut |= is_cut(event)
-                is_over = event.type in _LAST_EVENTS
-                if is_over:
+                if event.type == "response.completed" or event.type == "response.incomplete":
+                    is_over = True
                     if not output:
                         output = list(event.response.output or ())
                         for item in output:

@@ -51,6 +51,8 @@ from .models import RUN_CONFIG, ScriptedModel, agent
 from .threads import collected, new_context
 
 Context = RunContextWrapper[AgentContext[Any]]
+
+
 MARKDOWN = Markdown(value="")
 
 
