@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Never
 
@@ -124,34 +125,50 @@ def _around(text: str, place: int) -> str:
     return f"{text[max(0, place - _EXCERPT) : place]}⟨here⟩{text[place : place + _EXCERPT]}"
 
 
-def schema_check(name: str, schema: dict[str, Any]) -> Callable[[Mapping[str, Any]], None]:
-    """Return a function that raises `WidgetTemplateError` for data the schema refuses.
+@dataclass(frozen=True, slots=True)
+class SchemaFlaw:
+    """What is wrong with a template's schema, or with data for it."""
 
-    Raises it at once for an invalid schema. References are never fetched from the network.
-    """
-    validator_class = validator_for(schema, default=jsonschema.Draft202012Validator)
-    try:
-        validator_class.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise WidgetTemplateError(
-            f"widget template {name!r} has an invalid jsonSchema at {error.json_path}:"
-            f" {error.message[:_MESSAGE]}"
-        ) from error
-    validator = validator_class(schema, registry=EMPTY_REGISTRY)
+    text: str
+    key: Hashable
+    """The part of the schema that says so: there are only so many."""
 
-    def check(data: Mapping[str, Any]) -> None:
-        as_json = to_jsonable_python(data, by_alias=False, serialize_unknown=True)
+
+class DataSchema:
+    """The schema of a template's data. References are never fetched from the network."""
+
+    def __init__(self, schema: Any) -> None:
+        self._validator: Any = None
+        self.flaw: SchemaFlaw | None = None
+        """Why the schema can't be used; then it refuses nothing."""
+        if schema is None or schema == {}:
+            return
         try:
-            error = best_match(validator.iter_errors(as_json))
-        except Unresolvable as unresolvable:
-            raise WidgetTemplateError(
-                f"widget template {name!r}: its jsonSchema refers to {unresolvable.ref!r}, which"
-                " isn't part of it"
-            ) from unresolvable
-        if error is not None:
-            raise WidgetTemplateError(
-                f"widget template {name!r} doesn't take this data: at {error.json_path}:"
-                f" {error.message[:_MESSAGE]}"
-            ) from error
+            validator_class = validator_for(schema, default=jsonschema.Draft202012Validator)
+            validator_class.check_schema(schema)
+        except jsonschema.SchemaError as error:
+            text = f"{error.json_path}: {error.message[:_MESSAGE]}"
+            self.flaw = SchemaFlaw(f"has an invalid jsonSchema at {text}", "schema")
+        except Exception as error:
+            self.flaw = SchemaFlaw(f"has a jsonSchema that can't be used: {error}", "schema")
+        else:
+            self._validator = validator_class(schema, registry=EMPTY_REGISTRY)
 
-    return check
+    def flaw_of(self, data: Mapping[str, Any]) -> SchemaFlaw | None:
+        """Return why the schema refuses the data, None if it doesn't."""
+        if self._validator is None:
+            return self.flaw
+        try:
+            as_json = to_jsonable_python(data, by_alias=False, serialize_unknown=True)
+            error = best_match(self._validator.iter_errors(as_json))
+        except Unresolvable as unresolvable:
+            text = f"has a jsonSchema that refers to {unresolvable.ref!r}, which isn't part of it"
+            return SchemaFlaw(text, unresolvable.ref)
+        except Exception as failure:
+            # Such as a pattern that is no regular expression: only the schema and the data, which
+            # aren't ours, can be the cause.
+            return SchemaFlaw(f"has a jsonSchema that can't be used: {failure}", "schema")
+        if error is None:
+            return None
+        text = f"doesn't take this data: at {error.json_path}: {error.message[:_MESSAGE]}"
+        return SchemaFlaw(text, tuple(error.absolute_schema_path))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any, Generic, Literal, TypeVar, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+
+from ._model import Model
 
 __all__ = [
     "DEFAULT_HANDLER",
@@ -32,7 +34,7 @@ DEFAULT_HANDLER: Handler = "server"
 DEFAULT_LOADING_BEHAVIOR: LoadingBehavior = "auto"
 
 
-class ActionConfig(BaseModel):
+class ActionConfig(Model):
     """An action as a widget declares it.
 
     With `streaming=False` the client sends it as `threads.sync_custom_action`, which works while an
@@ -53,7 +55,7 @@ TType = TypeVar("TType", bound=str)
 TPayload = TypeVar("TPayload")
 
 
-class Action(BaseModel, Generic[TType, TPayload]):
+class Action(Model, Generic[TType, TPayload]):
     """An action a user triggered, with its payload.
 
     Narrow it to describe one action, then use it on both ends:

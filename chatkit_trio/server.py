@@ -19,6 +19,7 @@ from typing_extensions import TypeVar
 
 from . import errors, store, types, widgets
 from ._engine.answering import Answer
+from ._engine.foreign import ForeignModels
 from ._engine.frames import FrameReader
 from ._engine.groups import split_cancelled
 from ._engine.hooks import ServerHooks
@@ -50,6 +51,7 @@ from ._engine.requests import (
     costs,
     last_ending,
 )
+from ._engine.runner import check_runs_on_trio
 from ._engine.streaming import stream_text, stream_widget
 from ._engine.ticker import Ticker
 from ._engine.turn import Turn, TurnState, current_turn
@@ -59,8 +61,11 @@ from ._engine.wrong_loop import hints_at_loop
 from ._settings import check_seconds
 from .errors import ConflictError, FramesLost, ServerNotRunningError, StoreError
 from .limits import OwnerLimits, RequestLimits
-from .store import AttachmentStore, Journal, Store
-from .types import AnswerEnding, ChatKitReq
+from .store import AttachmentStore as AttachmentStore
+from .store import Journal
+from .store import Store as Store
+from .types import AnswerEnding
+from .types import ChatKitReq as ChatKitReq
 
 __all__ = [
     "DEFAULT_PAGE_SIZE",
@@ -80,10 +85,92 @@ __all__ = [
     "stream_widget",
 ]
 
-if not TYPE_CHECKING:
+if TYPE_CHECKING:
+    # isort: off
+    # The original's module has these by accident, and code in use imports them from there.
+    from .actions import (
+        Action as Action,
+    )
+    from .errors import (
+        CustomStreamError as CustomStreamError,
+        ErrorCode as ErrorCode,
+        StreamError as StreamError,
+    )
+    from .store import (
+        StoreItemType as StoreItemType,
+        default_generate_id as default_generate_id,
+    )
+    from .types import (
+        AssistantMessageContent as AssistantMessageContent,
+        AssistantMessageContentPartAdded as AssistantMessageContentPartAdded,
+        AssistantMessageContentPartAnnotationAdded as AssistantMessageContentPartAnnotationAdded,
+        AssistantMessageContentPartDone as AssistantMessageContentPartDone,
+        AssistantMessageContentPartTextDelta as AssistantMessageContentPartTextDelta,
+        AssistantMessageItem as AssistantMessageItem,
+        AttachmentsCreateReq as AttachmentsCreateReq,
+        AttachmentsDeleteReq as AttachmentsDeleteReq,
+        AudioInput as AudioInput,
+        ClientToolCallItem as ClientToolCallItem,
+        ErrorEvent as ErrorEvent,
+        FeedbackKind as FeedbackKind,
+        HiddenContextItem as HiddenContextItem,
+        InputTranscribeReq as InputTranscribeReq,
+        ItemsFeedbackReq as ItemsFeedbackReq,
+        ItemsListReq as ItemsListReq,
+        NonStreamingReq as NonStreamingReq,
+        Page as Page,
+        SDKHiddenContextItem as SDKHiddenContextItem,
+        StreamingReq as StreamingReq,
+        StreamOptions as StreamOptions,
+        StreamOptionsEvent as StreamOptionsEvent,
+        StructuredInputAnswer as StructuredInputAnswer,
+        StructuredInputItem as StructuredInputItem,
+        StructuredInputMultipleChoice as StructuredInputMultipleChoice,
+        StructuredInputSubmission as StructuredInputSubmission,
+        SyncCustomActionResponse as SyncCustomActionResponse,
+        Thread as Thread,
+        ThreadCreatedEvent as ThreadCreatedEvent,
+        ThreadItem as ThreadItem,
+        ThreadItemAddedEvent as ThreadItemAddedEvent,
+        ThreadItemDoneEvent as ThreadItemDoneEvent,
+        ThreadItemRemovedEvent as ThreadItemRemovedEvent,
+        ThreadItemReplacedEvent as ThreadItemReplacedEvent,
+        ThreadItemUpdatedEvent as ThreadItemUpdatedEvent,
+        ThreadMetadata as ThreadMetadata,
+        ThreadsAddClientToolOutputReq as ThreadsAddClientToolOutputReq,
+        ThreadsAddStructuredInputReq as ThreadsAddStructuredInputReq,
+        ThreadsAddUserMessageReq as ThreadsAddUserMessageReq,
+        ThreadsCreateReq as ThreadsCreateReq,
+        ThreadsCustomActionReq as ThreadsCustomActionReq,
+        ThreadsDeleteReq as ThreadsDeleteReq,
+        ThreadsGetByIdReq as ThreadsGetByIdReq,
+        ThreadsListReq as ThreadsListReq,
+        ThreadsRetryAfterItemReq as ThreadsRetryAfterItemReq,
+        ThreadsSyncCustomActionReq as ThreadsSyncCustomActionReq,
+        ThreadStreamEvent as ThreadStreamEvent,
+        ThreadsUpdateReq as ThreadsUpdateReq,
+        ThreadUpdatedEvent as ThreadUpdatedEvent,
+        TranscriptionResult as TranscriptionResult,
+        UserMessageInput as UserMessageInput,
+        UserMessageItem as UserMessageItem,
+        WidgetComponentUpdated as WidgetComponentUpdated,
+        WidgetItem as WidgetItem,
+        WidgetRootUpdated as WidgetRootUpdated,
+        WidgetStreamingTextValueDelta as WidgetStreamingTextValueDelta,
+        WorkflowItem as WorkflowItem,
+        WorkflowTaskAdded as WorkflowTaskAdded,
+        WorkflowTaskUpdated as WorkflowTaskUpdated,
+        is_streaming_req as is_streaming_req,
+    )
+    from .widgets import (
+        WidgetComponent as WidgetComponent,
+        WidgetComponentBase as WidgetComponentBase,
+        WidgetRoot as WidgetRoot,
+    )
+    # isort: on
+else:
 
     def __getattr__(name: str) -> Any:
-        # The original's module has these by accident, and code in use imports them from there.
         for module in (types, errors, store, widgets):
             if not name.startswith("_") and hasattr(module, name):
                 return getattr(module, name)
@@ -269,6 +356,7 @@ class ChatKitServer(ServerHooks[TContext]):
         self.policy = policy if policy is not None else TurnPolicy()
         self.limits = limits if limits is not None else RequestLimits()
         self.big_work = BigWork()
+        self.foreign_models = ForeignModels()
         self.journal_interval = journal_interval
         self.__node = node_of(store)
         self.live_turns = LiveTurns(partial(recover, store), self.__node)
@@ -294,8 +382,9 @@ class ChatKitServer(ServerHooks[TContext]):
     async def __aenter__(self) -> Self:
         """Open the stores, settle what a crash left behind, and begin to accept streams.
 
-        Raises what the store raises if it can't be opened.
+        Raises what the store raises if it can't be opened, and `RuntimeError` outside of Trio.
         """
+        check_runs_on_trio(type(self).__name__)
         if self.__stack is not None:
             raise RuntimeError("this server is running already; enter it once")
         async with AsyncExitStack() as stack:
@@ -325,7 +414,7 @@ class ChatKitServer(ServerHooks[TContext]):
         exc_type: type[BaseException] | None,
         exc_value: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:
         """Cancel live turns with reason `shutdown`, wait until each is settled, close the stores.
 
         Each step is shielded from a cancellation of the caller and bounded: see `settling_timeout`
@@ -382,6 +471,7 @@ class ChatKitServer(ServerHooks[TContext]):
         Those end with reason `shutdown`, and their clients get an error that allows a retry. Call
         it before leaving the server's block. Cancelled, it leaves the turns as they are.
         """
+        check_runs_on_trio(type(self).__name__)
         self.__is_draining = True
         with trio.move_on_after(seconds):
             for turn in self.live_turns:
@@ -465,7 +555,10 @@ class ChatKitServer(ServerHooks[TContext]):
         can_return: bool = False,
         idempotency_key: str | None = None,
         with_endings: bool = False,
+        component_updates: bool = False,
         is_counted: bool = False,
+        new_thread_id: str | None = None,
+        new_message_id: str | None = None,
     ) -> StreamingResult | NonStreamingResult:
         """Answer one request of the ChatKit protocol.
 
@@ -478,7 +571,8 @@ class ChatKitServer(ServerHooks[TContext]):
 
         `can_return` says that the client knows how to come back to its turn (`watch`): when it
         leaves, the turn has the policy's `return_timeout`. `with_endings` adds to a page of items,
-        as `endings`, how its cut answers ended (`types.AnswerEnding`).
+        as `endings`, how its cut answers ended (`types.AnswerEnding`). `component_updates` says
+        that the client can take updates of single components of a widget; else it gets the whole.
 
         `idempotency_key` is the client's name for this request, which it sends again with the
         request if it has lost the response. A repeat reads along the turn of the first request, or
@@ -489,6 +583,11 @@ class ChatKitServer(ServerHooks[TContext]):
 
         `is_counted` says that the caller has counted the request by `count_request` already.
 
+        `new_thread_id` and `new_message_id` are the ids that the thread and the user's message get
+        which the request makes, for a protocol whose clients choose them; they should be as hard to
+        guess as the store's own. One that is taken is a `ConflictError`. They don't go with an
+        `idempotency_key` (`ValueError`): a message that is sent again has the same id.
+
         Raises `InvalidRequestError` (400), `TooLargeError` (413, for one over `limits`),
         `NotFoundError` (404), `ConflictError` and `BusyError` (409; `ConflictError` also for a key
         that came with another body), and `LimitError` (429), for which nothing has been stored;
@@ -496,6 +595,10 @@ class ChatKitServer(ServerHooks[TContext]):
         cancelled non-streaming request has either been carried out or not, and its key can be used
         again.
         """
+        check_runs_on_trio(type(self).__name__)
+        ids = (new_thread_id, new_message_id)
+        if idempotency_key is not None and ids != (None, None):
+            raise ValueError("give an idempotency_key or ids of what is new, not both")
         if not is_counted:
             await self.count_request(context)
         body = as_bytes(request)
@@ -503,7 +606,15 @@ class ChatKitServer(ServerHooks[TContext]):
         toll = self.owners.toll(self.owner_if_limited(context), costs(self, parsed, len(body)))
         if type(parsed) in STREAMING:
             key = None if idempotency_key is None else (idempotency_key, body)
-            return await self.__open(parsed, context, key, toll, can_return=can_return)
+            return await self.__open(
+                parsed,
+                context,
+                key,
+                ids,
+                toll,
+                can_return=can_return,
+                component_updates=component_updates,
+            )
         answer = partial(self.__answer, parsed, context, toll, with_endings=with_endings)
         if idempotency_key is None or type(parsed) in READS:
             return NonStreamingResult(await answer())
@@ -518,6 +629,7 @@ class ChatKitServer(ServerHooks[TContext]):
 
         `process` does it by itself; this is for views of your own, such as one that watches.
         """
+        check_runs_on_trio(type(self).__name__)
         await self.owners.spend(self.owner_if_limited(context), "requests_per_minute", 1)
 
     def owner_if_limited(self, context: TContext) -> str:
@@ -537,17 +649,26 @@ class ChatKitServer(ServerHooks[TContext]):
         request: ChatKitReq,
         context: TContext,
         key: tuple[str, bytes | bytearray] | None,
+        ids: tuple[str | None, str | None],
         toll: Toll,
         *,
         can_return: bool,
+        component_updates: bool,
     ) -> StreamingResult:
         nursery = self.__require_running()
         checked = STREAMING[type(request)](self, request, context)
+        if ids != (None, None):
+            checked.give_ids(*ids)
         policy = self.get_turn_policy(request, context)
         await toll.ask_for_turn(self.__superseded(checked.thread_id, policy))
         check = partial(self.__check, checked, policy, toll)
         start = partial(
-            self.__start, toll.slot, policy=policy, context=context, can_return=can_return
+            self.__start,
+            toll.slot,
+            policy=policy,
+            context=context,
+            can_return=can_return,
+            component_updates=component_updates,
         )
         try:
             await self.__refuse_unless_known(toll, None if key is None else key[0], context)
@@ -558,7 +679,14 @@ class ChatKitServer(ServerHooks[TContext]):
             keyed = await self.__repeats.open(*key, checked, context)
             start_keyed = partial(start, keyed, partial(self.__repeats.run, keyed))
             reading = await keyed.reading(
-                policy, check, start_keyed, nursery, can_return=can_return
+                checked,
+                context,
+                policy,
+                check,
+                start_keyed,
+                nursery,
+                can_return=can_return,
+                component_updates=component_updates,
             )
             return StreamingResult(reading, self.__ticker, toll.slot)
         except BaseException:
@@ -595,6 +723,7 @@ class ChatKitServer(ServerHooks[TContext]):
         context: TContext,
         *,
         can_return: bool,
+        component_updates: bool,
     ) -> tuple[Turn[TContext], FrameReader]:
         nursery = self.__require_running()
         turn = Turn(self, checked, policy, context)
@@ -602,19 +731,44 @@ class ChatKitServer(ServerHooks[TContext]):
             slot.keep()
             turn.slot = slot
         self.live_turns.add(turn)
-        reader = turn.open_reader(leads=True, can_return=can_return)
-        nursery.start_soon(run, turn, name=f"chatkit_trio {turn.id}")
+        reader = turn.open_reader(
+            leads=True, can_return=can_return, component_updates=component_updates
+        )
+        nursery.start_soon(self.__run, run, turn, name=f"chatkit_trio {turn.id}")
         return turn, reader
+
+    async def __run(
+        self, run: Callable[[Turn[TContext]], Awaitable[None]], turn: Turn[TContext]
+    ) -> None:
+        try:
+            await run(turn)
+        finally:
+            turn.context_is_free.set()
+
+    async def start_task(
+        self, task: Callable[..., Awaitable[Any]], *args: object, name: str | None = None
+    ) -> Any:
+        """Start a task that lives as long as this server; returns what it calls `started` with.
+
+        It works as `trio.Nursery.start` does. An error of the task would end the server. Raises
+        `ServerNotRunningError`.
+        """
+        if self.__nursery is None or self.__nursery.cancel_scope.cancel_called:
+            raise self.__not_running()
+        return await self.__nursery.start(task, *args, name=name)
 
     def __require_running(self) -> trio.Nursery:
         if self.__nursery is None or not self.is_running:
-            is_ending = self.__is_draining or self.__nursery is not None
-            state = "shutting down" if is_ending else "not running"
-            raise ServerNotRunningError(
-                f"{type(self).__name__} is {state}, so it can't stream an answer; streams need"
-                " `async with server:` around them"
-            )
+            raise self.__not_running()
         return self.__nursery
+
+    def __not_running(self) -> ServerNotRunningError:
+        is_ending = self.__is_draining or self.__nursery is not None
+        state = "shutting down" if is_ending else "not running"
+        return ServerNotRunningError(
+            f"{type(self).__name__} is {state}, so it can't stream an answer; streams need"
+            " `async with server:` around them"
+        )
 
     # --- Beside the protocol -------------------------------------------------------------------
 
@@ -625,6 +779,7 @@ class ChatKitServer(ServerHooks[TContext]):
         caller to check. With `by_client`, a turn whose options don't allow it goes on: that is a
         `ConflictError`. Raises `StoreError` if the turn can't be settled for long.
         """
+        check_runs_on_trio(type(self).__name__)
         stopped = await self.live_turns.end(thread_id, CancelReason.STOPPED, by_client=by_client)
         if stopped is None:
             raise ConflictError("this answer can't be stopped")
@@ -636,22 +791,34 @@ class ChatKitServer(ServerHooks[TContext]):
         Waits until an answer that is being stored is. Raises `NotFoundError`, and `StoreError` if
         that answer can't be stored for long. A checkpoint.
         """
+        check_runs_on_trio(type(self).__name__)
         return await last_ending(self, thread_id, context)
 
     def watch(
-        self, thread_id: str, *, turn_id: str | None = None, start: int | None = 0
+        self,
+        thread_id: str,
+        *,
+        turn_id: str | None = None,
+        start: int | None = 0,
+        component_updates: bool = False,
     ) -> StreamingResult | None:
         """Return the frames of the thread's live turn from number `start`, or None.
 
         None means that no turn is live, or another one than `turn_id`. `start=None` begins with
         the next frame. Raises `FramesLost` if `start` isn't kept any more. A watcher doesn't slow
-        the turn down, and counts as a reader for `on_disconnect`.
+        the turn down, and counts as a reader for `on_disconnect`. `component_updates` is as for
+        `process`.
         """
-        reading = self.__reading_here(thread_id, turn_id, start)
+        reading = self.__reading_here(thread_id, turn_id, start, component_updates)
         return None if reading is None else self.__result(reading)
 
     async def follow(
-        self, thread_id: str, *, turn_id: str | None = None, start: int | None = 0
+        self,
+        thread_id: str,
+        *,
+        turn_id: str | None = None,
+        start: int | None = 0,
+        component_updates: bool = False,
     ) -> StreamingResult | None:
         """Do as `watch`, also for a turn that another process of the same store runs.
 
@@ -660,22 +827,25 @@ class ChatKitServer(ServerHooks[TContext]):
         `async with` or `aclose`, or else the turn counts as being read. Raises `FramesLost`,
         and `StoreError` if the store can't be asked.
         """
+        check_runs_on_trio(type(self).__name__)
         if self.__node is not None and self.live_turns.on_thread(thread_id) is None:
-            elsewhere = await self.__node.watch(thread_id, turn_id, start, self.policy)
+            elsewhere = await self.__node.watch(
+                thread_id, turn_id, start, self.policy, component_updates=component_updates
+            )
             return None if elsewhere is None else self.__result(elsewhere)
-        reading = self.__reading_here(thread_id, turn_id, start)
+        reading = self.__reading_here(thread_id, turn_id, start, component_updates)
         if reading is not None and start is None:
             assert self.__nursery is not None  # a turn is live in it
             reading[1].begin_with(partial(frames_so_far, *reading), self.__nursery)
         return None if reading is None else self.__result(reading)
 
     def __reading_here(
-        self, thread_id: str, turn_id: str | None, start: int | None
+        self, thread_id: str, turn_id: str | None, start: int | None, component_updates: bool
     ) -> tuple[Turn[TContext], FrameReader] | None:
         turn = self.live_turns.on_thread(thread_id)
         if turn is None or turn.is_ending or (turn_id is not None and turn.id != turn_id):
             return None
-        return turn, turn.open_reader(start)
+        return turn, turn.open_reader(start, component_updates=component_updates)
 
     def __result(self, reading: _Reading) -> StreamingResult:
         """Return a result that counts as a reader from now on: closing it unread has to tell."""

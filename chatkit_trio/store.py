@@ -17,8 +17,10 @@ Rules for every method:
   for it would make its whole thread unreadable.
 - A load or write of an id that isn't there, or belongs to another owner or thread, raises
   `NotFoundError`; a delete of one does nothing.
-- Items and threads are ordered by insertion, never by `created_at` alone. `after` is the id of the
-  last item or thread of the page before; `order` is `"asc"` or `"desc"`.
+- Items and threads are ordered by insertion, never by `created_at` alone. `order` is `"asc"` or
+  `"desc"`. `after` is the id of the last item or thread of the page before. If that was deleted
+  meanwhile, its place counts: the page holds what stands behind it. The bundled stores remember
+  such places for thirty days.
 - The engine hands over objects it doesn't change afterwards, and owns what a load returns.
 """
 
@@ -39,7 +41,23 @@ from typing_extensions import TypeVar
 
 from .errors import NotFoundError
 from .limits import OwnerUsage
-from .types import Attachment, AttachmentCreateParams, Page, ThreadItem, ThreadMetadata
+
+# Under these names too, because the original's module has them and code in use imports them there.
+from .types import (
+    Attachment as Attachment,
+)
+from .types import (
+    AttachmentCreateParams as AttachmentCreateParams,
+)
+from .types import (
+    Page as Page,
+)
+from .types import (
+    ThreadItem as ThreadItem,
+)
+from .types import (
+    ThreadMetadata as ThreadMetadata,
+)
 
 __all__ = [
     "AttachmentStore",
@@ -540,7 +558,8 @@ class Store(ABC, Generic[TContext]):
         """Return up to `limit` items of a thread behind `after`, in insertion order.
 
         `Page.has_more` says whether items remain, and `Page.after` is then the cursor of the next
-        page. Raises `NotFoundError` for an unknown thread or cursor.
+        page. Raises `NotFoundError` for an unknown thread, and for a cursor that never was in this
+        thread.
         """
 
     @abstractmethod
@@ -559,7 +578,10 @@ class Store(ABC, Generic[TContext]):
     async def load_threads(
         self, limit: int, after: str | None, order: str, context: TContext
     ) -> Page[ThreadMetadata]:
-        """Return up to `limit` of the owner's threads behind `after`, in insertion order."""
+        """Return up to `limit` of the owner's threads behind `after`, in insertion order.
+
+        Raises `NotFoundError` for a cursor that never was a thread of this owner.
+        """
 
     @abstractmethod
     async def add_thread_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:

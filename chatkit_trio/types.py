@@ -1,7 +1,8 @@
 """The words of the protocol: requests, threads, items, and the events and updates of a stream.
 
 Only models live here. The order of fields is the order on the wire. Times are timezone-aware UTC; a
-time without a zone is taken as UTC. The field `type` discriminates every union.
+time without a zone is local time, as everywhere in Python. The field `type` discriminates every
+union.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Annotated, Any, Generic, Literal
 from pydantic import (
     AfterValidator,
     AnyUrl,
-    BaseModel,
     FailFast,
     Field,
+    PlainSerializer,
     SerializationInfo,
     SerializerFunctionWrapHandler,
     model_serializer,
@@ -22,6 +23,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import TypeIs, TypeVar
 
+from ._model import Model
 from .actions import Action
 from .errors import ErrorCode
 from .icons import IconName
@@ -31,25 +33,29 @@ T = TypeVar("T")
 
 
 def _in_utc(moment: datetime) -> datetime:
-    if moment.tzinfo is None:
-        return moment.replace(tzinfo=UTC)
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except (OverflowError, OSError) as error:
+        raise ValueError(f"{moment!r} has no time in UTC: {error}") from error
 
 
-_UTCDatetime = Annotated[datetime, AfterValidator(_in_utc)]
+# Written as it is read: user code may also set the field of a model, which validates nothing.
+_UTCDatetime = Annotated[
+    datetime, AfterValidator(_in_utc), PlainSerializer(_in_utc, return_type=datetime)
+]
 
 
 def _is_none(value: object) -> bool:
     return value is None
 
 
-class TurnEnding(BaseModel):
+class TurnEnding(Model):
     """What the store keeps about a turn that was cut: which turn, why, and what it had begun."""
 
     turn_id: str
     reason: str
     """The value of the `CancelReason`."""
-    item_ids: list[str] = []
+    item_ids: list[str] = Field(default=[])
     """The ids of the visible items that the turn had begun and not finished, as far as they were
     kept; without any, the id of its last visible item."""
 
@@ -61,14 +67,14 @@ class AnswerEnding(TurnEnding):
     """Whether something of the answer is there and the conversation hasn't gone on without it."""
 
 
-class Page(BaseModel, Generic[T]):
+class Page(Model, Generic[T]):
     """Part of a list. `after` is the cursor of the next part, if there is one.
 
     A page of items that was asked for with endings has those of its cut answers. `endings` is no
     part of the protocol, and is left out of dumps when it is None.
     """
 
-    data: list[T] = []
+    data: list[T] = Field(default=[])
     has_more: bool = False
     after: str | None = None
     endings: SkipJsonSchema[list[AnswerEnding] | None] = Field(default=None, exclude_if=_is_none)
@@ -81,7 +87,7 @@ FeedbackKind = Literal["positive", "negative"]
 # --- Sources that an answer can cite
 
 
-class SourceBase(BaseModel):
+class SourceBase(Model):
     """The fields of every source."""
 
     title: str
@@ -128,7 +134,7 @@ Source = Annotated[URLSource | FileSource | EntitySource, Field(discriminator="t
 """Anything that an answer can cite."""
 
 
-class Annotation(BaseModel):
+class Annotation(Model):
     """A pointer from an assistant's text to a source; `index` is the place in the text."""
 
     type: Literal["annotation"] = "annotation"
@@ -139,7 +145,7 @@ class Annotation(BaseModel):
 # --- What users and assistants write
 
 
-class AssistantMessageContent(BaseModel):
+class AssistantMessageContent(Model):
     """One part of an assistant message."""
 
     annotations: list[Annotation] = Field(default_factory=list)
@@ -147,14 +153,14 @@ class AssistantMessageContent(BaseModel):
     type: Literal["output_text"] = "output_text"
 
 
-class UserMessageTextContent(BaseModel):
+class UserMessageTextContent(Model):
     """Plain text in a user message."""
 
     type: Literal["input_text"] = "input_text"
     text: str
 
 
-class UserMessageTagContent(BaseModel):
+class UserMessageTagContent(Model):
     """An @-mention in a user message. `data` comes from the client: don't trust it."""
 
     type: Literal["input_tag"] = "input_tag"
@@ -171,20 +177,20 @@ UserMessageContent = Annotated[
 """One part of a user message."""
 
 
-class ToolChoice(BaseModel):
+class ToolChoice(Model):
     """The tool a user picked in the composer."""
 
     id: str
 
 
-class InferenceOptions(BaseModel):
+class InferenceOptions(Model):
     """What a user picked in the composer for this message."""
 
     tool_choice: ToolChoice | None = None
     model: str | None = None
 
 
-class UserMessageInput(BaseModel):
+class UserMessageInput(Model):
     """A user message as the client sends it; `attachments` are ids."""
 
     content: Annotated[list[UserMessageContent], FailFast()]
@@ -196,7 +202,7 @@ class UserMessageInput(BaseModel):
 # --- Attachments
 
 
-class AttachmentUploadDescriptor(BaseModel):
+class AttachmentUploadDescriptor(Model):
     """How the client uploads the bytes of a two-phase attachment."""
 
     url: AnyUrl
@@ -204,7 +210,7 @@ class AttachmentUploadDescriptor(BaseModel):
     headers: dict[str, str] = Field(default_factory=dict)
 
 
-class AttachmentBase(BaseModel):
+class AttachmentBase(Model):
     """The fields of every attachment.
 
     `upload_descriptor` is set until the bytes have arrived; `thread_id` is set when a message with
@@ -250,7 +256,7 @@ Attachment = Annotated[FileAttachment | ImageAttachment, Field(discriminator="ty
 # --- Workflows and their tasks
 
 
-class BaseTask(BaseModel):
+class BaseTask(Model):
     """The fields of every task; the indicator is shown within a workflow only."""
 
     status_indicator: Literal["none", "loading", "complete"] = "none"
@@ -304,14 +310,14 @@ Task = Annotated[
 """One step of a workflow."""
 
 
-class CustomSummary(BaseModel):
+class CustomSummary(Model):
     """A summary in your own words, shown when the workflow has finished."""
 
     title: str
     icon: IconName | None = None
 
 
-class DurationSummary(BaseModel):
+class DurationSummary(Model):
     """How long a finished workflow took, in seconds."""
 
     duration: int
@@ -321,7 +327,7 @@ WorkflowSummary = CustomSummary | DurationSummary
 """What a finished workflow shows when folded."""
 
 
-class Workflow(BaseModel):
+class Workflow(Model):
     """Steps of work, shown as a list that folds."""
 
     type: Literal["custom", "reasoning"]
@@ -333,14 +339,14 @@ class Workflow(BaseModel):
 # --- Structured input: questions with choices
 
 
-class StructuredInputAnswer(BaseModel):
+class StructuredInputAnswer(Model):
     """An answer as stored with its question."""
 
     values: list[str] = Field(default_factory=list)
     skipped: bool = False
 
 
-class StructuredInputBase(BaseModel):
+class StructuredInputBase(Model):
     """The fields of every question; `id` is unique within the item."""
 
     id: str
@@ -348,7 +354,7 @@ class StructuredInputBase(BaseModel):
     answer: StructuredInputAnswer | None = None
 
 
-class StructuredInputMultipleChoiceOption(BaseModel):
+class StructuredInputMultipleChoiceOption(Model):
     """A choice that the user may make."""
 
     value: str
@@ -378,7 +384,7 @@ StructuredInput = Annotated[
 # --- Thread items
 
 
-class ThreadItemBase(BaseModel):
+class ThreadItemBase(Model):
     """The fields of every item."""
 
     id: str
@@ -422,7 +428,7 @@ class WidgetItem(ThreadItemBase):
     copy_text: str | None = None
 
 
-class GeneratedImage(BaseModel):
+class GeneratedImage(Model):
     """An image that a model made; `url` may be a data URL."""
 
     id: str
@@ -471,16 +477,48 @@ class HiddenContextItem(ThreadItemBase):
     content: Any
 
 
+class ApprovalCall(Model):
+    """A call of a tool that a person is asked about, and what has become of it."""
+
+    id: str
+    """What the model calls it."""
+    name: str
+    """The tool's name."""
+    arguments: str
+    """The arguments as the model has written them: JSON text."""
+    state: Literal["asked", "refused", "begun", "done"] = "asked"
+    """`begun` is stored before the tool runs. A call that is still `begun` when its turn is over
+    was cut short: nobody knows whether it took effect."""
+    comment: str = ""
+    """What the person said."""
+    output: str = ""
+    """What the model gets for the call, once it is done."""
+
+
+class Approval(Model):
+    """What a model run has asked a person, and what it needs to go on."""
+
+    item_id: str
+    """The item with the questions: one for each call, in this order."""
+    run: str
+    """Which run asks: only that one goes on."""
+    calls: list[ApprovalCall]
+    state: str = ""
+    """The state of the run, JSON text; empty once the run won't go on any more."""
+
+
 class SDKHiddenContextItem(ThreadItemBase):
     """A note of this package for the model, such as why an answer ended. No client sees it.
 
-    The note of a turn that was cut has the `ending` beside its text. `ending` is no part of the
-    protocol: it is left out of the JSON schema, and out of dumps when it is None.
+    The note of a turn that was cut has the `ending` beside its text, and that of a run which waits
+    for a person, or has waited, the `approval`. Both are no part of the protocol: they are left out
+    of the JSON schema, and out of dumps when they are None.
     """
 
     type: Literal["sdk_hidden_context"] = "sdk_hidden_context"
     content: str
     ending: SkipJsonSchema[TurnEnding | None] = Field(default=None, exclude_if=_is_none)
+    approval: SkipJsonSchema[Approval | None] = Field(default=None, exclude_if=_is_none)
 
 
 ThreadItem = Annotated[
@@ -505,26 +543,26 @@ def is_hidden(item: ThreadItem) -> bool:
 
     Use it wherever you show items that you have loaded from a store yourself.
     """
-    return isinstance(item, HiddenContextItem | SDKHiddenContextItem)
+    return item.type in ("hidden_context_item", "sdk_hidden_context")
 
 
 # --- Threads
 
 
-class ActiveStatus(BaseModel):
+class ActiveStatus(Model):
     """The thread accepts messages."""
 
     type: Literal["active"] = Field(default="active", frozen=True)
 
 
-class LockedStatus(BaseModel):
+class LockedStatus(Model):
     """The thread accepts no messages for now."""
 
     type: Literal["locked"] = Field(default="locked", frozen=True)
     reason: str | None = None
 
 
-class ClosedStatus(BaseModel):
+class ClosedStatus(Model):
     """The thread accepts no messages any more."""
 
     type: Literal["closed"] = Field(default="closed", frozen=True)
@@ -535,7 +573,7 @@ ThreadStatus = Annotated[ActiveStatus | LockedStatus | ClosedStatus, Field(discr
 """Whether a thread accepts messages."""
 
 
-class ThreadMetadata(BaseModel):
+class ThreadMetadata(Model):
     """A thread without its items; `metadata` belongs to the application, and no client gets it."""
 
     title: str | None = None
@@ -557,7 +595,7 @@ class Thread(ThreadMetadata):
 # --- Updates of an item while it streams
 
 
-class AssistantMessageContentPartAdded(BaseModel):
+class AssistantMessageContentPartAdded(Model):
     """A part of an assistant message begins."""
 
     type: Literal["assistant_message.content_part.added"] = "assistant_message.content_part.added"
@@ -565,7 +603,7 @@ class AssistantMessageContentPartAdded(BaseModel):
     content: AssistantMessageContent
 
 
-class AssistantMessageContentPartTextDelta(BaseModel):
+class AssistantMessageContentPartTextDelta(Model):
     """Text is appended to a part."""
 
     type: Literal["assistant_message.content_part.text_delta"] = (
@@ -575,7 +613,7 @@ class AssistantMessageContentPartTextDelta(BaseModel):
     delta: str
 
 
-class AssistantMessageContentPartAnnotationAdded(BaseModel):
+class AssistantMessageContentPartAnnotationAdded(Model):
     """A part gets an annotation."""
 
     type: Literal["assistant_message.content_part.annotation_added"] = (
@@ -586,7 +624,7 @@ class AssistantMessageContentPartAnnotationAdded(BaseModel):
     annotation: Annotation
 
 
-class AssistantMessageContentPartDone(BaseModel):
+class AssistantMessageContentPartDone(Model):
     """A part is complete; `content` is all of it."""
 
     type: Literal["assistant_message.content_part.done"] = "assistant_message.content_part.done"
@@ -594,7 +632,7 @@ class AssistantMessageContentPartDone(BaseModel):
     content: AssistantMessageContent
 
 
-class WidgetStreamingTextValueDelta(BaseModel):
+class WidgetStreamingTextValueDelta(Model):
     """Text is appended to a `Text` or `Markdown` of a widget; `done` says it was the last."""
 
     type: Literal["widget.streaming_text.value_delta"] = "widget.streaming_text.value_delta"
@@ -603,14 +641,14 @@ class WidgetStreamingTextValueDelta(BaseModel):
     done: bool
 
 
-class WidgetRootUpdated(BaseModel):
+class WidgetRootUpdated(Model):
     """The whole widget is replaced."""
 
     type: Literal["widget.root.updated"] = "widget.root.updated"
     widget: WidgetRoot
 
 
-class WidgetComponentUpdated(BaseModel):
+class WidgetComponentUpdated(Model):
     """One component of a widget is replaced."""
 
     type: Literal["widget.component.updated"] = "widget.component.updated"
@@ -618,7 +656,7 @@ class WidgetComponentUpdated(BaseModel):
     component: WidgetComponent
 
 
-class WorkflowTaskAdded(BaseModel):
+class WorkflowTaskAdded(Model):
     """A workflow gets another task."""
 
     type: Literal["workflow.task.added"] = "workflow.task.added"
@@ -626,7 +664,7 @@ class WorkflowTaskAdded(BaseModel):
     task: Task
 
 
-class WorkflowTaskUpdated(BaseModel):
+class WorkflowTaskUpdated(Model):
     """A task of a workflow is replaced."""
 
     type: Literal["workflow.task.updated"] = "workflow.task.updated"
@@ -634,7 +672,7 @@ class WorkflowTaskUpdated(BaseModel):
     task: Task
 
 
-class GeneratedImageUpdated(BaseModel):
+class GeneratedImageUpdated(Model):
     """An image gets a better version; `progress` runs from 0 to 1."""
 
     type: Literal["generated_image.updated"] = "generated_image.updated"
@@ -660,28 +698,28 @@ ThreadItemUpdate = (
 # --- Events of a stream
 
 
-class ThreadCreatedEvent(BaseModel):
+class ThreadCreatedEvent(Model):
     """A thread begins."""
 
     type: Literal["thread.created"] = "thread.created"
     thread: Thread
 
 
-class ThreadUpdatedEvent(BaseModel):
+class ThreadUpdatedEvent(Model):
     """A thread's title, status or allowed domains changed."""
 
     type: Literal["thread.updated"] = "thread.updated"
     thread: Thread
 
 
-class ThreadItemAddedEvent(BaseModel):
+class ThreadItemAddedEvent(Model):
     """An item begins; `thread.item.updated` events and a `thread.item.done` follow."""
 
     type: Literal["thread.item.added"] = "thread.item.added"
     item: ThreadItem
 
 
-class ThreadItemUpdatedEvent(BaseModel):
+class ThreadItemUpdatedEvent(Model):
     """An item that has begun changes."""
 
     type: Literal["thread.item.updated"] = "thread.item.updated"
@@ -694,41 +732,41 @@ ThreadItemUpdated = ThreadItemUpdatedEvent
 """Older name of `ThreadItemUpdatedEvent`."""
 
 
-class ThreadItemDoneEvent(BaseModel):
+class ThreadItemDoneEvent(Model):
     """An item is complete, and stored."""
 
     type: Literal["thread.item.done"] = "thread.item.done"
     item: ThreadItem
 
 
-class ThreadItemRemovedEvent(BaseModel):
+class ThreadItemRemovedEvent(Model):
     """An item has been deleted."""
 
     type: Literal["thread.item.removed"] = "thread.item.removed"
     item_id: str
 
 
-class ThreadItemReplacedEvent(BaseModel):
+class ThreadItemReplacedEvent(Model):
     """A stored item has new content."""
 
     type: Literal["thread.item.replaced"] = "thread.item.replaced"
     item: ThreadItem
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Model):
     """What the client may do with a stream; `allow_cancel` gives it a stop button."""
 
     allow_cancel: bool
 
 
-class StreamOptionsEvent(BaseModel):
+class StreamOptionsEvent(Model):
     """What the client may do with this stream; the first event of an answer."""
 
     type: Literal["stream_options"] = "stream_options"
     stream_options: StreamOptions
 
 
-class ProgressUpdateEvent(BaseModel):
+class ProgressUpdateEvent(Model):
     """A line about the work in progress; it is shown until the next event, and never stored."""
 
     type: Literal["progress_update"] = "progress_update"
@@ -736,7 +774,7 @@ class ProgressUpdateEvent(BaseModel):
     text: str
 
 
-class ClientEffectEvent(BaseModel):
+class ClientEffectEvent(Model):
     """Something that the page should do; it sends no answer."""
 
     type: Literal["client_effect"] = "client_effect"
@@ -744,7 +782,7 @@ class ClientEffectEvent(BaseModel):
     data: dict[str, Any] = Field(default_factory=dict)
 
 
-class ErrorEvent(BaseModel):
+class ErrorEvent(Model):
     """The stream failed; `message` is shown if the code is `custom`."""
 
     type: Literal["error"] = "error"
@@ -753,7 +791,7 @@ class ErrorEvent(BaseModel):
     allow_retry: bool = Field(default=False)
 
 
-class NoticeEvent(BaseModel):
+class NoticeEvent(Model):
     """A message to the user beside the conversation; `message` is Markdown."""
 
     type: Literal["notice"] = "notice"
@@ -780,7 +818,7 @@ ThreadStreamEvent = Annotated[
 """Anything a stream can carry."""
 
 
-class SyncCustomActionResponse(BaseModel):
+class SyncCustomActionResponse(Model):
     """What a `sync_action` hook returns: the item that changed, if any."""
 
     updated_item: ThreadItem | None = None
@@ -789,7 +827,7 @@ class SyncCustomActionResponse(BaseModel):
 # --- Speech
 
 
-class AudioInput(BaseModel):
+class AudioInput(Model):
     """Recorded speech; `mime_type` is as the client sent it, codecs included."""
 
     data: bytes
@@ -801,7 +839,7 @@ class AudioInput(BaseModel):
         return self.mime_type.split(";", 1)[0].strip().lower()
 
 
-class TranscriptionResult(BaseModel):
+class TranscriptionResult(Model):
     """What was said."""
 
     text: str
@@ -810,13 +848,13 @@ class TranscriptionResult(BaseModel):
 # --- Requests
 
 
-class BaseReq(BaseModel):
+class BaseReq(Model):
     """The fields of every request; the page's integration may add `metadata`."""
 
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
-class ThreadGetByIdParams(BaseModel):
+class ThreadGetByIdParams(Model):
     """Which thread."""
 
     thread_id: str
@@ -829,7 +867,7 @@ class ThreadsGetByIdReq(BaseReq):
     params: ThreadGetByIdParams
 
 
-class ThreadCreateParams(BaseModel):
+class ThreadCreateParams(Model):
     """The first message."""
 
     input: UserMessageInput
@@ -842,7 +880,7 @@ class ThreadsCreateReq(BaseReq):
     params: ThreadCreateParams
 
 
-class ThreadListParams(BaseModel):
+class ThreadListParams(Model):
     """Which page of the threads."""
 
     limit: int | None = None
@@ -857,7 +895,7 @@ class ThreadsListReq(BaseReq):
     params: ThreadListParams
 
 
-class ThreadAddUserMessageParams(BaseModel):
+class ThreadAddUserMessageParams(Model):
     """The message and its thread."""
 
     input: UserMessageInput
@@ -871,7 +909,7 @@ class ThreadsAddUserMessageReq(BaseReq):
     params: ThreadAddUserMessageParams
 
 
-class ThreadAddClientToolOutputParams(BaseModel):
+class ThreadAddClientToolOutputParams(Model):
     """What the page's function returned for the thread's last call, which is pending."""
 
     thread_id: str
@@ -885,21 +923,21 @@ class ThreadsAddClientToolOutputReq(BaseReq):
     params: ThreadAddClientToolOutputParams
 
 
-class StructuredInputAnswerSubmission(BaseModel):
+class StructuredInputAnswerSubmission(Model):
     """The answer to one question."""
 
     values: Annotated[list[str], FailFast()] = Field(default_factory=list)
     skipped: bool = False
 
 
-class StructuredInputSubmission(BaseModel):
+class StructuredInputSubmission(Model):
     """Answers by question id, or that all were skipped."""
 
     status: Literal["answered", "skipped"] = "answered"
     answers: dict[str, StructuredInputAnswerSubmission] = Field(default_factory=dict)
 
 
-class ThreadAddStructuredInputParams(BaseModel):
+class ThreadAddStructuredInputParams(Model):
     """The answers and the item that asked."""
 
     thread_id: str
@@ -914,7 +952,7 @@ class ThreadsAddStructuredInputReq(BaseReq):
     params: ThreadAddStructuredInputParams
 
 
-class ThreadCustomActionParams(BaseModel):
+class ThreadCustomActionParams(Model):
     """The action, and the item of its widget, if it came from a widget."""
 
     thread_id: str
@@ -936,7 +974,7 @@ class ThreadsSyncCustomActionReq(BaseReq):
     params: ThreadCustomActionParams
 
 
-class ThreadRetryAfterItemParams(BaseModel):
+class ThreadRetryAfterItemParams(Model):
     """The user message to answer again."""
 
     thread_id: str
@@ -950,7 +988,7 @@ class ThreadsRetryAfterItemReq(BaseReq):
     params: ThreadRetryAfterItemParams
 
 
-class ItemFeedbackParams(BaseModel):
+class ItemFeedbackParams(Model):
     """What the user thinks of which items."""
 
     thread_id: str
@@ -965,7 +1003,7 @@ class ItemsFeedbackReq(BaseReq):
     params: ItemFeedbackParams
 
 
-class AttachmentDeleteParams(BaseModel):
+class AttachmentDeleteParams(Model):
     """Which attachment."""
 
     attachment_id: str
@@ -978,7 +1016,7 @@ class AttachmentsDeleteReq(BaseReq):
     params: AttachmentDeleteParams
 
 
-class AttachmentCreateParams(BaseModel):
+class AttachmentCreateParams(Model):
     """The file to upload; `size` is in bytes, as the client states it."""
 
     name: str
@@ -993,7 +1031,7 @@ class AttachmentsCreateReq(BaseReq):
     params: AttachmentCreateParams
 
 
-class InputTranscribeParams(BaseModel):
+class InputTranscribeParams(Model):
     """Recorded speech in Base64; `mime_type` may name codecs, as `audio/webm;codecs=opus`."""
 
     audio_base64: str
@@ -1007,7 +1045,7 @@ class InputTranscribeReq(BaseReq):
     params: InputTranscribeParams
 
 
-class ItemsListParams(BaseModel):
+class ItemsListParams(Model):
     """Which page of a thread's items."""
 
     thread_id: str
@@ -1023,7 +1061,7 @@ class ItemsListReq(BaseReq):
     params: ItemsListParams
 
 
-class ThreadUpdateParams(BaseModel):
+class ThreadUpdateParams(Model):
     """A thread's new title."""
 
     thread_id: str
@@ -1037,7 +1075,7 @@ class ThreadsUpdateReq(BaseReq):
     params: ThreadUpdateParams
 
 
-class ThreadDeleteParams(BaseModel):
+class ThreadDeleteParams(Model):
     """Which thread."""
 
     thread_id: str

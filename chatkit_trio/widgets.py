@@ -1,9 +1,10 @@
 """Widgets: trees of components that a client draws, and the templates they are built from.
 
 Two families share one base. The *dynamic* classes take any prop; a `WidgetTemplate` builds these.
-The *named* classes (`Card`, `Text`, ...) spell out the props this release knows. They are
-deprecated for building widgets by hand, but a stored widget is read back in named classes if they
-fit. Both keep props they don't know, so that a client that reloads gets the widget it was streamed.
+The *named* classes (`Card`, `Text`, ...) spell out the props this release knows. A template is the
+better way to build a widget, but nothing warns of these classes, and a stored widget is read in
+them if they fit. Both keep props they don't know, so that a client that reloads gets the widget it
+was streamed.
 
 Where a prop may be a number or a string, a number is in spacing units or pixels, and a string is
 CSS. Colours are tokens (`secondary`, `red-100`), CSS strings, or one of these for each theme.
@@ -12,7 +13,6 @@ CSS. Colours are tokens (`secondary`, `red-100`), CSS strings, or one of these f
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from datetime import datetime
 from typing import (
@@ -22,7 +22,6 @@ from typing import (
     Literal,
     NotRequired,
     TypeVar,
-    dataclass_transform,
 )
 
 from pydantic import (
@@ -36,18 +35,16 @@ from pydantic import (
 )
 from typing_extensions import TypedDict, deprecated
 
+from ._model import Model
 from ._widget_templates import TemplateFile
 from .actions import ActionConfig
 from .errors import WidgetTemplateError
 from .icons import IconName
 
+# Named classes narrow `type` to a Literal, which a checker refuses for a writable str.
 if TYPE_CHECKING:
-    from pydantic._internal._model_construction import ModelMetaclass as _ModelMeta
-
-    # Named classes narrow `type` to a Literal, which a checker refuses for a writable str.
     _TypeName = Any
 else:
-    _ModelMeta = type(BaseModel)
     _TypeName = str
 
 _KEEP_UNKNOWN = ConfigDict(extra="allow")
@@ -56,19 +53,9 @@ _DEPRECATION = (
     "Named widget classes are deprecated for building widgets; write a .widget file and build it"
     " with WidgetTemplate instead."
 )
-# The category is None because _NamedMeta warns: a warning by this decorator would also be given for
-# every named class that is read from a store.
+# Without a warning: the original's own guide builds widgets so, and stored ones are read so. Type
+# checkers and JSON schemas tell it.
 _named = deprecated(_DEPRECATION, category=None)
-
-
-@dataclass_transform(kw_only_default=True, field_specifiers=(Field,))
-class _NamedMeta(_ModelMeta):
-    """Warns when a named class is called; validation makes instances without calling the class."""
-
-    def __call__(self, *args: Any, **props: Any) -> Any:
-        if "__deprecated__" in self.__dict__:
-            warnings.warn(_DEPRECATION, DeprecationWarning, stacklevel=2)
-        return super().__call__(*args, **props)
 
 
 # --- Values of props
@@ -272,7 +259,7 @@ class XAxisConfig(TypedDict):
 # --- Components
 
 
-class WidgetComponentBase(BaseModel):
+class WidgetComponentBase(Model):
     """The base of every component.
 
     Dumps leave out props that are None, at any depth (except `children`), and always have the
@@ -313,7 +300,7 @@ def _without_none(value: Any) -> Any:
 
 
 @_named
-class ListViewItem(WidgetComponentBase, metaclass=_NamedMeta):
+class ListViewItem(WidgetComponentBase):
     """A row of a `ListView`."""
 
     type: Literal["ListViewItem"] = Field(default="ListViewItem", frozen=True)
@@ -324,7 +311,7 @@ class ListViewItem(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class ListView(WidgetComponentBase, metaclass=_NamedMeta):
+class ListView(WidgetComponentBase):
     """A list; `limit` rows show before "show more"."""
 
     type: Literal["ListView"] = Field(default="ListView", frozen=True)
@@ -335,7 +322,7 @@ class ListView(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Card(WidgetComponentBase, metaclass=_NamedMeta):
+class Card(WidgetComponentBase):
     """A card; with `asForm` its fields are the payload of `confirm` and `cancel`.
 
     `collapsed` folds the card when the main action is done.
@@ -355,7 +342,7 @@ class Card(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Markdown(WidgetComponentBase, metaclass=_NamedMeta):
+class Markdown(WidgetComponentBase):
     """Markdown; `streaming` while text is still appended."""
 
     type: Literal["Markdown"] = Field(default="Markdown", frozen=True)
@@ -364,7 +351,7 @@ class Markdown(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Text(WidgetComponentBase, metaclass=_NamedMeta):
+class Text(WidgetComponentBase):
     """Plain text; `streaming` while text is still appended."""
 
     type: Literal["Text"] = Field(default="Text", frozen=True)
@@ -384,7 +371,7 @@ class Text(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Title(WidgetComponentBase, metaclass=_NamedMeta):
+class Title(WidgetComponentBase):
     """A headline."""
 
     type: Literal["Title"] = Field(default="Title", frozen=True)
@@ -398,7 +385,7 @@ class Title(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Caption(WidgetComponentBase, metaclass=_NamedMeta):
+class Caption(WidgetComponentBase):
     """Small print."""
 
     type: Literal["Caption"] = Field(default="Caption", frozen=True)
@@ -412,7 +399,7 @@ class Caption(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Badge(WidgetComponentBase, metaclass=_NamedMeta):
+class Badge(WidgetComponentBase):
     """A small label, such as a status."""
 
     type: Literal["Badge"] = Field(default="Badge", frozen=True)
@@ -424,7 +411,7 @@ class Badge(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class BoxBase(BaseModel, metaclass=_NamedMeta):
+class BoxBase(Model):
     """Props of the containers; `size` props set width and height at once."""
 
     children: list[WidgetComponent] | None = None
@@ -451,7 +438,7 @@ class BoxBase(BaseModel, metaclass=_NamedMeta):
 
 
 @_named
-class Box(WidgetComponentBase, BoxBase, metaclass=_NamedMeta):
+class Box(WidgetComponentBase, BoxBase):
     """A container that runs in either direction."""
 
     type: Literal["Box"] = Field(default="Box", frozen=True)
@@ -459,21 +446,21 @@ class Box(WidgetComponentBase, BoxBase, metaclass=_NamedMeta):
 
 
 @_named
-class Row(WidgetComponentBase, BoxBase, metaclass=_NamedMeta):
+class Row(WidgetComponentBase, BoxBase):
     """A container that runs across."""
 
     type: Literal["Row"] = Field(default="Row", frozen=True)
 
 
 @_named
-class Col(WidgetComponentBase, BoxBase, metaclass=_NamedMeta):
+class Col(WidgetComponentBase, BoxBase):
     """A container that runs down."""
 
     type: Literal["Col"] = Field(default="Col", frozen=True)
 
 
 @_named
-class Form(WidgetComponentBase, BoxBase, metaclass=_NamedMeta):
+class Form(WidgetComponentBase, BoxBase):
     """A form; its fields are the payload of `onSubmitAction`."""
 
     type: Literal["Form"] = Field(default="Form", frozen=True)
@@ -482,7 +469,7 @@ class Form(WidgetComponentBase, BoxBase, metaclass=_NamedMeta):
 
 
 @_named
-class Divider(WidgetComponentBase, metaclass=_NamedMeta):
+class Divider(WidgetComponentBase):
     """A line between sections; `flush` runs it to the edge of its container."""
 
     type: Literal["Divider"] = Field(default="Divider", frozen=True)
@@ -493,7 +480,7 @@ class Divider(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Icon(WidgetComponentBase, metaclass=_NamedMeta):
+class Icon(WidgetComponentBase):
     """An icon."""
 
     type: Literal["Icon"] = Field(default="Icon", frozen=True)
@@ -503,7 +490,7 @@ class Icon(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Image(WidgetComponentBase, metaclass=_NamedMeta):
+class Image(WidgetComponentBase):
     """An image; `fit` and `position` say which part is shown if it doesn't fit its box."""
 
     type: Literal["Image"] = Field(default="Image", frozen=True)
@@ -543,7 +530,7 @@ class Image(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Button(WidgetComponentBase, metaclass=_NamedMeta):
+class Button(WidgetComponentBase):
     """A button; `submit` makes it send its form, `uniform` makes it square."""
 
     type: Literal["Button"] = Field(default="Button", frozen=True)
@@ -576,7 +563,7 @@ class Button(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Spacer(WidgetComponentBase, metaclass=_NamedMeta):
+class Spacer(WidgetComponentBase):
     """Empty space that grows."""
 
     type: Literal["Spacer"] = Field(default="Spacer", frozen=True)
@@ -584,7 +571,7 @@ class Spacer(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Select(WidgetComponentBase, metaclass=_NamedMeta):
+class Select(WidgetComponentBase):
     """A drop-down list. Unless `searchable` is set, clients offer a search from 16 options on."""
 
     type: Literal["Select"] = Field(default="Select", frozen=True)
@@ -603,7 +590,7 @@ class Select(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class DatePicker(WidgetComponentBase, metaclass=_NamedMeta):
+class DatePicker(WidgetComponentBase):
     """A date field; `min` and `max` are inclusive, `side` and `align` place the calendar."""
 
     type: Literal["DatePicker"] = Field(default="DatePicker", frozen=True)
@@ -624,7 +611,7 @@ class DatePicker(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Checkbox(WidgetComponentBase, metaclass=_NamedMeta):
+class Checkbox(WidgetComponentBase):
     """A checkbox."""
 
     type: Literal["Checkbox"] = Field(default="Checkbox", frozen=True)
@@ -637,7 +624,7 @@ class Checkbox(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Input(WidgetComponentBase, metaclass=_NamedMeta):
+class Input(WidgetComponentBase):
     """A line of text to fill in; `gutterSize` overrides the gutter of `size`."""
 
     type: Literal["Input"] = Field(default="Input", frozen=True)
@@ -658,7 +645,7 @@ class Input(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Label(WidgetComponentBase, metaclass=_NamedMeta):
+class Label(WidgetComponentBase):
     """The label of the field called `fieldName`."""
 
     type: Literal["Label"] = Field(default="Label", frozen=True)
@@ -671,7 +658,7 @@ class Label(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class RadioGroup(WidgetComponentBase, metaclass=_NamedMeta):
+class RadioGroup(WidgetComponentBase):
     """A choice of one; `ariaLabel` defaults to the name."""
 
     type: Literal["RadioGroup"] = Field(default="RadioGroup", frozen=True)
@@ -686,7 +673,7 @@ class RadioGroup(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Textarea(WidgetComponentBase, metaclass=_NamedMeta):
+class Textarea(WidgetComponentBase):
     """Lines of text to fill in; `autoResize` grows it up to `maxRows`."""
 
     type: Literal["Textarea"] = Field(default="Textarea", frozen=True)
@@ -708,7 +695,7 @@ class Textarea(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class Transition(WidgetComponentBase, metaclass=_NamedMeta):
+class Transition(WidgetComponentBase):
     """Animates changes of its one child."""
 
     type: Literal["Transition"] = Field(default="Transition", frozen=True)
@@ -716,7 +703,7 @@ class Transition(WidgetComponentBase, metaclass=_NamedMeta):
 
 
 @_named
-class BarSeries(BaseModel, metaclass=_NamedMeta):
+class BarSeries(Model):
     """Bars of a `Chart`, from the field `dataKey` of each row; equal `stack`s are stacked."""
 
     model_config = _KEEP_UNKNOWN
@@ -729,7 +716,7 @@ class BarSeries(BaseModel, metaclass=_NamedMeta):
 
 
 @_named
-class AreaSeries(BaseModel, metaclass=_NamedMeta):
+class AreaSeries(Model):
     """An area of a `Chart`, from the field `dataKey` of each row; equal `stack`s are stacked."""
 
     model_config = _KEEP_UNKNOWN
@@ -743,7 +730,7 @@ class AreaSeries(BaseModel, metaclass=_NamedMeta):
 
 
 @_named
-class LineSeries(BaseModel, metaclass=_NamedMeta):
+class LineSeries(Model):
     """A line of a `Chart`, from the field `dataKey` of each row."""
 
     model_config = _KEEP_UNKNOWN
@@ -760,7 +747,7 @@ Series = Annotated[BarSeries | AreaSeries | LineSeries, Field(discriminator="typ
 
 
 @_named
-class Chart(WidgetComponentBase, metaclass=_NamedMeta):
+class Chart(WidgetComponentBase):
     """A chart of the rows of `data`; `xAxis` names the field along the x axis."""
 
     type: Literal["Chart"] = Field(default="Chart", frozen=True)
@@ -855,31 +842,40 @@ class WidgetTemplate(TemplateFile):
         widget = TICKET.build({"seat": "4A"})
 
     The file is JSON with `version` ("1.0"), `name`, `template` (Jinja that writes JSON) and
-    `jsonSchema`, which the data has to fulfil. Values are escaped: none can change the structure
-    of the widget. `definition["template"]` may be a compiled `jinja2.Template` instead; then its
-    environment decides about escaping.
+    `jsonSchema`, which says what the data should be. Values are escaped: none can change the
+    structure of the widget. `definition["template"]` may be a compiled `jinja2.Template` instead;
+    then its environment decides about escaping.
+
+    Data that the schema refuses is logged as a warning, once for each part of the schema, and the
+    widget is built all the same. With `strict=True` it is an error.
 
     Raises `WidgetTemplateError` for a definition that can't be used.
     """
 
-    def build(self, data: Mapping[str, Any] | BaseModel | None = None) -> DynamicWidgetRoot:
-        """Return the widget this template makes from the data.
+    def build(
+        self, data: Mapping[str, Any] | BaseModel | None = None, *, strict: bool | None = None
+    ) -> DynamicWidgetRoot:
+        """Return the widget this template makes from the data. Not a checkpoint.
 
-        Raises `WidgetTemplateError`, naming the template and the place, if the data isn't what the
-        schema asks for, a variable is missing, or the result is no widget.
+        `strict` is for this widget; by default it is as the template was made. Raises
+        `WidgetTemplateError`, naming the template and the place, if a variable is missing or the
+        result is no widget; if it is strict, also if the data isn't what the schema asks for.
         """
-        return self._build(DynamicWidgetRoot, data)
+        return self._build(DynamicWidgetRoot, data, strict)
 
     @deprecated("WidgetTemplate.build_basic() is deprecated; use build().")
     def build_basic(self, data: Mapping[str, Any] | BaseModel | None = None) -> BasicRoot:
         """Return the widget as a `BasicRoot`, which it has to be. Raises as `build`."""
-        return self._build(BasicRoot, data)
+        return self._build(BasicRoot, data, None)
 
     def _build(
-        self, root_class: type[_TRoot], data: Mapping[str, Any] | BaseModel | None
+        self,
+        root_class: type[_TRoot],
+        data: Mapping[str, Any] | BaseModel | None,
+        strict: bool | None,
     ) -> _TRoot:
         try:
-            return root_class.model_validate(self._json(data))
+            return root_class.model_validate(self._json(data, strict))
         except ValidationError as error:
             raise WidgetTemplateError(
                 f"widget template {self.name!r} makes no widget: at {_first_flaw(error)}"

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.compare import Figure, chart
+
 pytest.importorskip("chatkit", reason="the original is in the extra `parity`")
 pytest.importorskip("fastapi")
 
@@ -75,3 +77,20 @@ def test_every_disconnect_is_stored() -> None:
 def test_resuming_loses_and_doubles_nothing() -> None:
     answers, *_, lost, doubled, disordered, whole = run("resume", "--answers", "10")
     assert (answers, lost, doubled, disordered, whole) == (10, 0, 0, 0, "10 / 10")
+
+
+def test_one_command_compares_all_that_a_server_is_judged_by() -> None:
+    rows = run("compare", "--rows", "idle", "paged", "--idle", "5", "--sizes", "100")
+    assert [row[:2] for row in rows] == [
+        ["5 idle streams", "KB a stream"],
+        ["20 items of a thread of 100", "ms a request"],
+    ]
+
+
+def test_ahead_is_more_of_what_is_wanted_and_less_of_what_is_paid() -> None:
+    fast = Figure("speed", "events/s", 100, 250, more_is_better=True)
+    dear = Figure("cost", "µs", 100, 200, 50)
+    assert (fast.ahead, dear.ahead) == (2.5, 0.5)
+    assert dear.cells() == ["cost", "µs", "100", "200", "0.50", "50", "4.00"]
+    bars = [line.count("#") for line in chart([fast, dear])]
+    assert bars == [50, 10]

@@ -75,6 +75,115 @@ def test_a_server_gets_an_app_of_its_own(module):
     assert servers_of(app) == [sys.modules[name].server]
 
 
+MAKERS = """
+from quart import Quart
+from quart_trio import QuartTrio
+from fastapi import FastAPI
+from chatkit_trio.server import ChatKitServer
+from chatkit_trio.stores import MemoryStore
+from chatkit_trio.web import create_app
+
+class Plain(ChatKitServer):
+    async def respond(self, thread, input_user_message, context):
+        return
+        yield
+
+class Ready(Plain):
+    def __init__(self):
+        super().__init__(MemoryStore())
+
+class Broken(Plain):
+    def __init__(self):
+        raise ValueError("no key")
+
+class App(QuartTrio):
+    def __init__(self, name="app"):
+        super().__init__(name)
+
+class Settings:
+    pass
+
+class Callable:
+    async def __call__(self, scope, receive, send):
+        pass
+
+def make_app():
+    return create_app(Ready())
+
+def make_server(store=None):
+    return Ready()
+
+def make_from(store):
+    return Plain(store)
+
+async def make_later():
+    return Ready()
+
+async def raw(scope, receive, send):
+    pass
+
+def wsgi(environ, start_response):
+    return []
+
+class Flask:
+    def __call__(self, environ, start_response):
+        return []
+
+fast = FastAPI()
+plain_quart = Quart("plain")
+store = MemoryStore()
+"""
+
+
+@pytest.mark.parametrize("name", ["Ready", "make_app", "make_server", "App"])
+def test_what_makes_an_app_is_called(module, name):
+    app = load_app(f"{module(MAKERS)}:{name}")
+
+    assert isinstance(app, QuartTrio)
+    made = [type(server).__name__ for server in servers_of(app)]
+    assert made == ([] if name == "App" else ["Ready"])
+
+
+@pytest.mark.parametrize("name", ["Callable", "raw", "fast"])
+def test_any_asgi_app_is_served(module, name):
+    app = load_app(f"{module(MAKERS)}:{name}")
+
+    found = getattr(sys.modules["served_here"], name)
+    assert isinstance(app, found) if name == "Callable" else app is found
+
+
+NEITHER = "is neither a ChatKit server nor an ASGI app"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "Plain",
+            "served_here:Plain is a class that can't be made without store: make an object of it in"
+            " the module, as in server = Plain(SQLiteStore('chat.sqlite3')), and serve"
+            " served_here:server",
+        ),
+        ("Broken", "served_here:Broken can't be made: Broken() raised ValueError: no key"),
+        ("Settings", NEITHER),
+        ("make_from", NEITHER),
+        ("make_later", NEITHER),
+        ("wsgi", NEITHER),
+        ("Flask", NEITHER),
+        ("store", NEITHER),
+        ("plain_quart", "served_here:plain_quart is an app for asyncio: make it with quart_trio"),
+    ],
+)
+def test_a_class_or_another_thing_is_refused_in_one_sentence(module, run, name, message):
+    module(MAKERS)
+
+    result = run("serve", f"served_here:{name}")
+
+    assert result.exit_code == 1
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ import pytest
 
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import ChatClient, JumpClock, explore_cancellations
+from chatkit_trio.testing._asgi import ASGITransport
+
+from .web.http import client_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -48,6 +52,25 @@ async def test_the_readmes_server_answers_over_http(
 
 
 @pytest.mark.usefixtures("in_tmp_path")
+async def test_the_migration_guides_fastapi_app_answers_and_refuses(
+    jump_clock: JumpClock,
+) -> None:
+    app = names_of("docs/how-to/migrate.md")["app"]
+    async with ChatClient.of_app(app, headers=[("X-User", "Ann")]) as client:
+        async with client.send("Good morning") as turn:
+            await turn.read()
+        strangers = ASGITransport(app, "", [])
+        async with strangers.exchange("POST", "/chatkit", b"{}", []) as answer:
+            refusal = answer.status, json.loads(await answer.body())["error"]["message"]
+        async with strangers.exchange("GET", "/hello", b"", []) as answer:
+            other = await answer.body()
+
+    assert turn.text == "Hello, Ann."
+    assert refusal == (401, "Sign in first")
+    assert other == b'"still here"'
+
+
+@pytest.mark.usefixtures("in_tmp_path")
 def test_the_readmes_test_passes() -> None:
     names_of("README.md")["test_my_answer_survives_being_cut_anywhere"]()
 
@@ -73,6 +96,28 @@ async def test_the_tutorials_chat_goes_on_where_it_was_stopped(
             await turn.read()
 
     assert turn.text.startswith("8 9 ")
+
+
+@pytest.mark.usefixtures("in_tmp_path")
+async def test_the_server_for_other_clients_answers_both(jump_clock: JumpClock) -> None:
+    app = names_of("docs/how-to/other-clients.md")["app"]
+    parts = [{"type": "text", "text": "Hi"}]
+    asked = {"id": "c", "message": {"id": "m", "role": "user", "parts": parts}}
+    message = {"id": "n", "role": "user", "content": "Hi"}
+    run = {"threadId": "c", "runId": "r", "messages": [message]}
+    async with client_of(app) as client:
+        chat = await client.ask("POST", "/api/chat", asked)
+        agent = await client.ask("POST", "/ag-ui", run)
+
+    assert b'"delta":"You said: "' in chat.body
+    assert b'"delta":"You said: "' in agent.body
+
+
+def test_the_agent_of_the_documentation_is_the_one_that_is_tested() -> None:
+    page = (ROOT / "docs" / "how-to" / "other-clients.md").read_text("utf-8")
+    (agent,) = re.findall(r"^```js\n(class .*?)^```", page, re.S | re.M)
+
+    assert agent in (ROOT / "tests" / "clients" / "ag_ui.mjs").read_text("utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -15,9 +15,11 @@ PACKAGE = Path(__file__).parent.parent / "chatkit_trio"
 LAYERS = [
     {
         "_settings",
+        "_model",
         "icons",
         "actions",
         "errors",
+        "_http_errors",
         "limits",
         "_json_scan",
         "_widget_rendering",
@@ -29,6 +31,7 @@ LAYERS = [
     {
         "_engine.drafts",
         "_engine.endings",
+        "_engine.foreign",
         "_engine.input_limits",
         "_engine.items",
         "_engine.keeping",
@@ -51,6 +54,7 @@ LAYERS = [
         "_engine.hooks",
         "_engine.journal",
         "_engine.live",
+        "_engine.loading",
         "_engine.node",
         "_engine.opening",
         "_engine.owner_limits",
@@ -61,6 +65,7 @@ LAYERS = [
         "_engine.repeats",
         "_engine.replay",
         "_engine.requests",
+        "_engine.runner",
         "_engine.settling",
         "_engine.storing",
         "_engine.ticker",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 import trio
 
 from chatkit_trio.actions import Action
-from chatkit_trio.errors import NotFoundError, UnsupportedTypeError
-from chatkit_trio.server import NonStreamingResult, TurnPolicy
+from chatkit_trio.errors import ConflictError, NotFoundError, UnsupportedTypeError
+from chatkit_trio.server import NonStreamingResult, StreamingResult, TurnPolicy
 from chatkit_trio.store import AttachmentStore, Store
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import (
@@ -755,3 +756,74 @@ async def test_an_answer_has_no_nulls() -> None:
 
         assert isinstance(result, NonStreamingResult)
         assert b"null" not in result.json
+
+
+def _message_request(text: str, thread_id: str | None = None) -> str:
+    content = [{"type": "input_text", "text": text}]
+    user_input = {"content": content, "attachments": [], "inference_options": {}}
+    params: dict[str, Any] = {"input": user_input}
+    if thread_id is None:
+        return json.dumps({"type": "threads.create", "params": params})
+    params["thread_id"] = thread_id
+    return json.dumps({"type": "threads.add_user_message", "params": params})
+
+
+async def test_a_thread_and_messages_get_the_ids_that_were_given() -> None:
+    async with scripted_server(MemoryStore(), [say("one")], [say("two")]) as server:
+        for request, message_id in (
+            (_message_request("a"), "msg_a"),
+            (_message_request("b", "thr_mine"), "msg_b"),
+        ):
+            result = await server.process(
+                request, None, new_thread_id="thr_mine", new_message_id=message_id
+            )
+            assert isinstance(result, StreamingResult)
+            async with result:
+                assert [frame async for frame in result]
+        page = await server.store.load_thread_items("thr_mine", None, 9, "asc", None)
+
+    assert [item.id for item in page.data if isinstance(item, UserMessageItem)] == [
+        "msg_a",
+        "msg_b",
+    ]
+
+
+async def test_an_id_that_is_taken_is_refused_and_nothing_changes() -> None:
+    async with scripted_server(MemoryStore(), [say("one")]) as server:
+        ids = {"new_thread_id": "thr_mine", "new_message_id": "msg_a"}
+        result = await server.process(_message_request("a"), None, **ids)
+        assert isinstance(result, StreamingResult)
+        async with result:
+            assert [frame async for frame in result]
+        before = await server.store.load_thread_items("thr_mine", None, 9, "asc", None)
+        for request in (_message_request("b"), _message_request("b", "thr_mine")):
+            with pytest.raises(ConflictError, match="already"):
+                await server.process(request, None, **ids)
+        with pytest.raises(ValueError, match="not both"):
+            await server.process(_message_request("b"), None, idempotency_key="k", **ids)
+        after = await server.store.load_thread_items("thr_mine", None, 9, "asc", None)
+
+    assert after == before
+
+
+async def test_of_two_requests_for_the_same_new_ids_one_is_carried_out(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Both are checked before either has made its first writes."""
+    ids = {"new_thread_id": "thr_mine", "new_message_id": "msg_a"}
+    ends: list[bytes] = []
+    async with scripted_server(MemoryStore(), [say("one")], [say("two")]) as server:
+        results = [await server.process(_message_request("a"), None, **ids) for _ in range(2)]
+
+        async def read(result: StreamingResult | NonStreamingResult) -> None:
+            assert isinstance(result, StreamingResult)
+            async with result:
+                ends.append([frame async for frame in result][-1])
+
+        async with trio.open_nursery() as nursery:
+            for result in results:
+                nursery.start_soon(read, result)
+        page = await server.store.load_thread_items("thr_mine", None, 9, "asc", None)
+
+    assert sum(b'"type":"error"' in end for end in ends) == 1
+    assert [item.type for item in page.data] == ["user_message", "assistant_message"]

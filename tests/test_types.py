@@ -1,5 +1,7 @@
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, get_args
 
@@ -28,17 +30,28 @@ from chatkit_trio.types import (
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 
+@pytest.fixture
+def five_west(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Be five hours west of Greenwich."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "TEST+05")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 @pytest.mark.parametrize(
     "moment",
     [
         NOON,
-        datetime(2024, 5, 1, 12),
+        datetime(2024, 5, 1, 7),
         datetime(2024, 5, 1, 14, tzinfo=timezone(timedelta(hours=2))),
-        "2024-05-01T12:00:00",
+        "2024-05-01T07:00:00",
+        "2024-05-01T12:00:00Z",
         "2024-05-01T08:00:00-04:00",
     ],
 )
-def test_times_are_utc_however_they_are_given(moment: datetime | str) -> None:
+def test_times_are_utc_however_they_are_given(moment: datetime | str, five_west: None) -> None:
     values = {"id": "thr_1", "thread_id": "thr_1", "created_at": moment}
 
     for model in (ThreadMetadata, EndOfTurnItem):
@@ -46,10 +59,34 @@ def test_times_are_utc_however_they_are_given(moment: datetime | str) -> None:
         assert (created_at, created_at.tzinfo) == (NOON, UTC)
 
 
-def test_a_time_goes_over_the_wire_with_its_zone() -> None:
-    thread = ThreadMetadata(id="thr_1", created_at=datetime(2024, 5, 1, 12))
+def test_a_time_goes_over_the_wire_with_its_zone(five_west: None) -> None:
+    thread = ThreadMetadata(id="thr_1", created_at=datetime(2024, 5, 1, 7))
 
     assert thread.model_dump(mode="json")["created_at"] == "2024-05-01T12:00:00Z"
+
+
+def test_a_time_that_is_set_later_is_local_too(five_west: None) -> None:
+    item = EndOfTurnItem(id="i", thread_id="thr_1", created_at=NOON)
+    item.created_at = datetime(2024, 5, 1, 7)
+
+    assert item.model_dump(mode="json")["created_at"] == "2024-05-01T12:00:00Z"
+    assert item.model_dump()["created_at"] == NOON
+
+
+def test_what_is_written_now_is_now(five_west: None) -> None:
+    thread = ThreadMetadata(id="thr_1", created_at=datetime.now())
+
+    assert abs(thread.created_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    "moment", [datetime.min, datetime.max, "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"]
+)
+def test_a_time_outside_of_the_calendar_is_refused_by_its_field(
+    moment: datetime | str, five_west: None
+) -> None:
+    with pytest.raises(ValidationError, match="created_at"):
+        ThreadMetadata(id="thr_1", created_at=moment)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -217,9 +217,24 @@ CASES: dict[str, tuple[Json, Json, list[Json]]] = {
 def test_the_smallest_updates_are_found(case: str, read: Any) -> None:
     before, after, expected = CASES[case]
 
-    updates = diff_widget(read(before), read(after))
+    updates = diff_widget(read(before), read(after), component_updates=True)
 
     assert [update.model_dump(mode="json", exclude_none=True) for update in updates] == expected
+
+
+@pytest.mark.parametrize("read", [named, dynamic])
+@pytest.mark.parametrize("case", CASES)
+def test_without_updates_of_components_the_whole_widget_is_sent_instead(
+    case: str, read: Any
+) -> None:
+    before, after, smallest = CASES[case]
+    has_component = any(update["type"] == "widget.component.updated" for update in smallest)
+
+    updates = diff_widget(read(before), read(after))
+
+    dumped = [update.model_dump(mode="json", exclude_none=True) for update in updates]
+    whole = WidgetRootUpdated(widget=read(after)).model_dump(mode="json", exclude_none=True)
+    assert dumped == ([whole] if has_component else smallest)
 
 
 def components(depth: int = 3) -> st.SearchStrategy[Json]:
@@ -289,15 +304,19 @@ readers = st.sampled_from([named, dynamic])
 
 
 @settings(deadline=None)
-@given(two_states(), readers, readers, st.booleans())
+@given(two_states(), readers, readers, st.booleans(), st.booleans())
 def test_applying_the_difference_to_before_makes_after(
-    states: tuple[Json, Json], read_before: Any, read_after: Any, over_the_wire: bool
+    states: tuple[Json, Json],
+    read_before: Any,
+    read_after: Any,
+    over_the_wire: bool,
+    component_updates: bool,
 ) -> None:
     before, after = read_before(states[0]), read_after(states[1])
     untouched = wire(before)
 
     widget = before
-    for update in diff_widget(before, after):
+    for update in diff_widget(before, after, component_updates=component_updates):
         sent = UPDATE.validate_json(update.model_dump_json()) if over_the_wire else update
         widget = apply_widget_update(widget, sent)
 

@@ -1,8 +1,10 @@
 import json
 import textwrap
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date
 from enum import IntEnum
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -13,12 +15,14 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from chatkit_trio import widgets
 from chatkit_trio.errors import WidgetTemplateError
 from chatkit_trio.widgets import (
     BasicRoot,
     Box,
+    Button,
     Card,
     Divider,
     DynamicWidgetComponent,
@@ -37,8 +41,9 @@ ANYTHING = (
 )
 
 
-def template(source: str, **definition: Any) -> WidgetTemplate:
-    return WidgetTemplate({"version": "1.0", "name": "Test", "template": source, **definition})
+def template(source: str, *, strict: bool = False, **definition: Any) -> WidgetTemplate:
+    whole = {"version": "1.0", "name": "Test", "template": source, **definition}
+    return WidgetTemplate(whole, strict=strict)
 
 
 def built(source: str, **data: Any) -> dict[str, Any]:
@@ -48,11 +53,32 @@ def built(source: str, **data: Any) -> dict[str, Any]:
 # --- Models
 
 
-def test_a_named_widget_warns_whoever_calls_its_class() -> None:
-    with pytest.warns(DeprecationWarning, match="WidgetTemplate") as caught:
-        Card(children=[])
+NAMED = [value for value in vars(widgets).values() if hasattr(value, "__deprecated__")]
 
-    assert caught[0].filename == __file__
+
+@pytest.mark.parametrize("named", NAMED, ids=lambda named: named.__name__)
+def test_no_class_warns_of_being_used(named: Any) -> None:
+    """Warnings are errors here. The original's guide builds its widgets with these classes."""
+    fields = getattr(named, "model_fields", {})
+    props = {name: [] for name, field in fields.items() if field.is_required()}
+    construct = getattr(named, "model_construct", dict)
+
+    construct(**props)
+    with suppress(ValidationError):
+        named(**props)
+
+
+def test_a_widget_can_be_built_of_named_classes() -> None:
+    card = Card(children=[Text(value="Hi"), Button(label="Go")], size="sm")
+
+    assert card.model_dump(exclude_none=True) == {
+        "type": "Card",
+        "size": "sm",
+        "children": [
+            {"type": "Text", "value": "Hi"},
+            {"type": "Button", "label": "Go"},
+        ],
+    }
 
 
 def test_reading_a_widget_never_warns() -> None:
@@ -313,7 +339,7 @@ def test_a_compiled_template_keeps_its_own_environment() -> None:
 )
 def test_a_definition_that_cannot_be_used_is_refused_at_once(definition: Any, message: str) -> None:
     with pytest.raises(WidgetTemplateError, match=message):
-        WidgetTemplate(definition)
+        WidgetTemplate(definition, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -357,8 +383,102 @@ SEATS = {
     ],
 )
 def test_data_must_be_what_the_schema_asks_for(data: dict[str, Any] | None, place: str) -> None:
-    with pytest.raises(WidgetTemplateError, match=f"'Test' doesn't take this data: at {place}"):
-        template('{"type":"Card"}', jsonSchema=SEATS).build(data)
+    message = f"'Test' doesn't take this data: at {place}"
+    strict = template('{"type":"Card"}', strict=True, jsonSchema=SEATS)
+    lax = template('{"type":"Card"}', jsonSchema=SEATS)
+
+    for build in (strict.build, partial(lax.build, strict=True)):
+        with pytest.raises(WidgetTemplateError, match=message):
+            build(data)
+    assert strict.build(data, strict=False).type == "Card"
+
+
+@pytest.mark.parametrize("ask", ["file", "load"])
+async def test_a_template_that_is_read_can_be_strict(ask: str, tmp_path: Path) -> None:
+    file = tmp_path / "seats.widget"
+    definition = {
+        "version": "1.0",
+        "name": "Seats",
+        "template": '{"type":"Card"}',
+        "jsonSchema": SEATS,
+    }
+    file.write_text(json.dumps(definition), encoding="utf-8")
+
+    if ask == "file":
+        found = WidgetTemplate.from_file(file, strict=True)
+    else:
+        found = await WidgetTemplate.load(file, strict=True)
+
+    with pytest.raises(WidgetTemplateError, match="'Seats' doesn't take this data"):
+        found.build({})
+
+
+def nullable(name: str, value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a schema with one property that must be text, and data that has something else."""
+    properties = {"title": {"type": "string"}, name: {"type": "string"}}
+    return {"properties": properties, "required": [name]}, {"title": "T", name: value}
+
+
+@pytest.mark.parametrize(
+    ("source", "schema", "data", "shown"),
+    [
+        # As in public samples: None where the schema has text, and another name for a field.
+        ('"x":{{ reason | tojson }}', *nullable("reason", None), {}),
+        (
+            '"x":[{% for s in seats %}"{{ s.name }}"{% endfor %}]',
+            {"properties": {"seats": {"items": {"required": ["label"]}}}},
+            {"seats": [{"name": "A"}]},
+            {"x": ["A"]},
+        ),
+        ('"x":{{ n }}', {"properties": {"n": {"type": "string"}}}, {"n": 3}, {"x": 3}),
+        ('"x":1', {"additionalProperties": False}, {"more": 1}, {"x": 1}),
+        ('"x":1', False, {}, {"x": 1}),
+        ('"x":1', "no schema", {}, {"x": 1}),
+        ('"x":1', {"properties": {"x": {"type": "text"}}}, {}, {"x": 1}),
+        ('"x":1', {"properties": {"x": {"pattern": "("}}}, {"x": "a"}, {"x": 1}),
+        ('"x":1', {"$ref": "#/$defs/none"}, {}, {"x": 1}),
+        ('"x":1', {"$schema": "https://example.com/none", "type": "array"}, {}, {"x": 1}),
+    ],
+)
+def test_what_the_schema_refuses_is_built_all_the_same_and_logged_once(
+    source: str,
+    schema: Any,
+    data: dict[str, Any],
+    shown: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = template(f'{{"type":"Card",{source}}}', jsonSchema=schema)
+
+    for _ in range(3):
+        assert made.build(data).model_dump(exclude_none=True) == {"type": "Card", **shown}
+
+    [record] = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "chatkit_trio._widget_templates")
+    assert "widget template 'Test'" in record.getMessage()
+    assert "strict=True" in record.getMessage()
+    with pytest.raises(WidgetTemplateError, match="'Test'"):
+        made.build(data, strict=True)
+
+
+def test_each_part_of_a_schema_that_refuses_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made = template('{"type":"Card"}', jsonSchema=SEATS)
+
+    for data in [{}, {"seats": [0]}, {"seats": [1, 0]}, {"seats": []}, {"seats": "no"}, {}]:
+        made.build(data)
+
+    assert [record.getMessage().partition(": at ")[2][:12] for record in caplog.records] == [
+        "$: 'seats' i",
+        "$.seats[0]: ",
+        "$.seats: 'no",
+    ]
+
+
+def test_data_that_fits_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    template('{"type":"Card"}', jsonSchema=SEATS).build({"seats": [1]})
+
+    assert caplog.records == []
 
 
 class Booking(BaseModel):
@@ -392,7 +512,7 @@ def test_a_schema_is_never_fetched_from_the_network() -> None:
         schema = {"properties": {"x": {"$ref": f"http://127.0.0.1:{server.server_port}/x.json"}}}
         try:
             with pytest.raises(WidgetTemplateError, match=r"refers to 'http://127.*/x\.json'"):
-                template('{"type":"Card"}', jsonSchema=schema).build({"x": 1})
+                template('{"type":"Card"}', strict=True, jsonSchema=schema).build({"x": 1})
         finally:
             server.shutdown()
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from math import inf
-from typing import Any, get_args
+from typing import Any, TypeGuard
 
 import trio
-from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from chatkit_trio.errors import BaseStreamError
 from chatkit_trio.store import JournalEntry, Store
@@ -21,11 +21,13 @@ from chatkit_trio.types import (
     ThreadItem,
     ThreadItemUpdatedEvent,
     ThreadStreamEvent,
+    WidgetComponentUpdated,
     is_hidden,
 )
 
 from .drafts import UnfitUpdate
 from .ending import Ending
+from .foreign import ForeignModels, is_event
 from .frames import FrameLog
 from .groups import ends_process, split_cancelled
 from .handover import Handover
@@ -37,11 +39,9 @@ from .settling import Hook, Outcome, Settling, ending_events
 from .text_deltas import TextDeltas
 from .thread_state import ThreadWatch, as_metadata
 from .wire import frame
-from .writing import Rename, Step, ThreadWriter
+from .writing import Rename, Step, ThreadWriter, for_each_client
 
 logger = logging.getLogger(__name__)
-
-_EVENT_CLASSES: tuple[type[BaseModel], ...] = get_args(get_args(ThreadStreamEvent)[0])
 
 
 class Answer:
@@ -56,6 +56,7 @@ class Answer:
         ending: Ending,
         log: FrameLog,
         prepared: PreparedRequest,
+        foreign: ForeignModels,
     ) -> None:
         self.turn_id = turn_id
         self.prepared = prepared
@@ -64,6 +65,7 @@ class Answer:
         self._policy = policy
         self._ending = ending
         self._log = log
+        self._foreign = foreign
         self._watch = ThreadWatch(thread)
         self._text_deltas = TextDeltas()
         name = f"{turn_id} of thread {thread.id}"
@@ -73,6 +75,8 @@ class Answer:
         )
         self.handover = Handover(name, ending, self._accept, policy.settle_timeout)
         self._left: list[Step] = []
+        self._is_incomplete = False
+        self._model_error: Exception | None = None
         self._ids_at_end: list[str] | None = None
         self._journaled_version = 0
 
@@ -98,6 +102,10 @@ class Answer:
         Of a turn that has ended, some may have been dropped.
         """
         return self.items.visible_ids() if self._ids_at_end is None else self._ids_at_end
+
+    def mark_incomplete(self, is_incomplete: bool, error: Exception | None) -> None:
+        """Note whether the model has cut the answer itself, and the error of its stream."""
+        self._is_incomplete, self._model_error = is_incomplete, error
 
     async def rename(self, title: str) -> bool:
         """Have the turn's own task save a title; return False if the turn has ended instead.
@@ -136,16 +144,22 @@ class Answer:
         """
         if type(event) is ThreadItemUpdatedEvent and self._accept_text(event):
             return None
-        if not isinstance(event, _EVENT_CLASSES):
-            raise _refusal(event)
+        if not is_event(event):
+            event = self._foreign.own_event(event)
         thread_has_changed = self._watch.changed()
         # Encoded before the items take it in: what can't be JSON couldn't be stored either.
-        encoded = frame(event)
+        try:
+            encoded = frame(event, odd_parts="error")
+        except PydanticSerializationError:
+            event = self._foreign.own_event(event)
+            encoded = frame(event)
         try:
             effect = self.items.feed(event)
         except UnfitUpdate as unfit:
             logger.warning("in thread %s: %s", self.thread.id, unfit)
             return None
+        if effect is None and _is_of_component(event):
+            encoded = for_each_client(encoded, self.items.begun(event.item_id))
         step = Step(encoded if is_visible(event) else None, effect)
         must_wait = (
             effect is not None
@@ -242,18 +256,23 @@ class Answer:
         self._left = self.handover.close()
         self._ids_at_end = self.items.visible_ids()
         failure = self.handover.failure
+        is_of_model = failure is not None and failure is self._model_error
         if failure is not None:
             reason: CancelReason | None = CancelReason.FAILED
+            if is_of_model and self._is_incomplete:
+                reason = CancelReason.INCOMPLETE
         elif self.handover.has_answered:
-            reason = None
+            reason = CancelReason.INCOMPLETE if self._is_incomplete else None
         else:
             reason = self._ending.reason or CancelReason.FAILED
-        return await self.settling.settle(reason, failure, hook)
+        return await self.settling.settle(reason, failure, hook, broke_off=is_of_model)
 
     def announce(self, outcome: Outcome) -> None:
         """Tell clients that still read, and the log, what was kept and why the answer ends here."""
         failure = outcome.failure
-        if failure is not None and not isinstance(failure, BaseStreamError):
+        if outcome.reason is CancelReason.INCOMPLETE:
+            logger.warning("the model has cut its answer in thread %s itself", self.thread.id)
+        elif failure is not None and not isinstance(failure, BaseStreamError):
             logger.error("the answer in thread %s failed", self.thread.id, exc_info=failure)
         if outcome.is_stored:
             for step in self._left:
@@ -265,14 +284,10 @@ class Answer:
                 self._log.append(frame(event))
 
 
-def _refusal(event: object) -> TypeError:
-    """Say what `respond` has yielded instead of an event, and what to do."""
-    kind = f"{type(event).__module__}.{type(event).__qualname__}"
-    if isinstance(event, BaseModel) and type(event).__name__.endswith("Item"):
-        way_out = "wrap an item in an event, such as ThreadItemDoneEvent(item=...)"
-    else:
-        way_out = "yield the event classes of chatkit_trio.types"
-    return TypeError(f"respond() yielded {kind}, which is not an event of this package: {way_out}")
+def _is_of_component(event: ThreadStreamEvent) -> TypeGuard[ThreadItemUpdatedEvent]:
+    if not isinstance(event, ThreadItemUpdatedEvent):
+        return False
+    return isinstance(event.update, WidgetComponentUpdated)
 
 
 def _kept_and_visible(items: Iterable[ThreadItem]) -> list[ThreadItem]:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from math import inf
 from time import perf_counter
+from typing import Self
 
 import trio
 
@@ -36,6 +37,20 @@ _MANY_FRAMES = 64
 
 _MOST_HELD_BACK = 256
 """With this many frames ready, don't wait for the end of a window."""
+
+
+class ComponentFrame(bytes):
+    """A frame that updates one component of a widget; `whole` updates the widget instead.
+
+    Readers get it only if their client has asked for such updates.
+    """
+
+    whole: bytes
+
+    def __new__(cls, frame: bytes, whole: bytes) -> Self:
+        made = super().__new__(cls, frame)
+        made.whole = whole
+        return made
 
 
 class FrameLog:
@@ -87,9 +102,9 @@ class FrameLog:
     def append(self, frame: bytes) -> None:
         """Write a frame and tell the readers. Never waits; ask `has_room` first."""
         self._frames.append(frame)
-        self._size += len(frame)
+        self._size += _kept_size(frame)
         if self._leader is not None:
-            self._unread += len(frame)
+            self._unread += len(self._leader.version_of(frame))
         if self._size > self._max_kept:
             self._drop_old_frames()
         if self._waiting_readers:
@@ -115,7 +130,12 @@ class FrameLog:
         self._waiting_writer.unpark_all()
 
     def open_reader(
-        self, start: int | None = None, *, leads: bool = False, can_return: bool = False
+        self,
+        start: int | None = None,
+        *,
+        leads: bool = False,
+        can_return: bool = False,
+        component_updates: bool = False,
     ) -> FrameReader:
         """Return a reader that begins with frame `start` (None: the first frame written next).
 
@@ -127,7 +147,9 @@ class FrameLog:
                 f"frame {number} isn't kept (kept are {self._first} to {self.next_number - 1});"
                 " load the thread instead"
             )
-        reader = FrameReader(self, number, can_return=can_return)
+        reader = FrameReader(
+            self, number, can_return=can_return, component_updates=component_updates
+        )
         self._readers.add(reader)
         if leads:
             self._leader = reader
@@ -137,7 +159,7 @@ class FrameLog:
         while self._size > self._max_kept and len(self._frames) > 1:
             if self._leader is not None and self._first >= self._leader.number:
                 return
-            self._size -= len(self._frames.popleft())
+            self._size -= _kept_size(self._frames.popleft())
             self._first += 1
 
     def _take(self, reader: FrameReader, max_bytes: int) -> list[bytes]:
@@ -147,7 +169,7 @@ class FrameLog:
         size = 0
         # By index, not by iterating over those before it: it costs little near either end.
         for place in range(reader.number - self._first, len(self._frames)):
-            frame = self._frames[place]
+            frame = reader.version_of(self._frames[place])
             if taken and (size + len(frame) > max_bytes or reader.passes_over(frame, len(taken))):
                 break
             taken.append(frame)
@@ -176,6 +198,11 @@ class FrameLog:
             self._unread = 0
             self._drop_old_frames()
             self._waiting_writer.unpark_all()
+
+
+def _kept_size(frame: bytes) -> int:
+    whole = len(frame.whole) if isinstance(frame, ComponentFrame) else 0
+    return len(frame) + whole
 
 
 class Prelude:
@@ -232,8 +259,11 @@ class FrameReader:
     _has_beat = False
     """Whether the ticker knows of this reader's heartbeats."""
 
-    def __init__(self, log: FrameLog, number: int, *, can_return: bool) -> None:
+    def __init__(
+        self, log: FrameLog, number: int, *, can_return: bool, component_updates: bool
+    ) -> None:
         self._log = log
+        self._component_updates = component_updates
         self.can_return = can_return
         """Whether the client behind it knows how to come back to the turn."""
         self.number = number
@@ -264,6 +294,12 @@ class FrameReader:
         """
         self._items_from = self._log.next_number
         self._log._pass_over(self)
+
+    def version_of(self, frame: bytes) -> bytes:
+        """Return a frame as the client behind this reader gets it."""
+        if self._component_updates or not isinstance(frame, ComponentFrame):
+            return frame
+        return frame.whole
 
     def passes_over(self, frame: bytes, distance: int = 0) -> bool:
         """Say whether a frame, so many behind the next one, is to be passed over."""

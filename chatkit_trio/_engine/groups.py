@@ -12,6 +12,8 @@ import trio
 
 from chatkit_trio.errors import BaseStreamError
 
+from .foreign import own_error
+
 
 class StrayCancellation(RuntimeError):
     """A cancellation came out of `respond` that isn't the turn's: a scope was left half open."""
@@ -44,9 +46,10 @@ def split_cancelled(
 def unwrapped(error: BaseException) -> BaseException:
     """Return what a nursery's group stands for, so that nurseries don't show in what users raise.
 
-    That is its only exception, or the first that says what to tell the client.
+    That is its only exception, or the first that says what to tell the client. An error of
+    openai-chatkit's that says so is returned as ours.
     """
-    leaves = list(_leaves(error))
+    leaves = [own_error(leaf) for leaf in _leaves(error)]
     told = (leaf for leaf in leaves if isinstance(leaf, BaseStreamError))
     return leaves[0] if len(leaves) == 1 else next(told, error)
 

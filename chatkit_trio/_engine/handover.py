@@ -144,6 +144,11 @@ class Handover:
         elif error is not self.failure:
             logger.error("a second error in %s", self._name, exc_info=error)
 
+    def still_working(self) -> None:
+        """Note that `respond` isn't silent, though it yields nothing."""
+        if self._silent_since != inf:
+            self._silent_since = trio.current_time()
+
     def close(self) -> list[Step]:
         """Take nothing more, cancel the user's code, return the steps that weren't performed."""
         self._is_closed = True

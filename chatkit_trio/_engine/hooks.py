@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, Generic
 
 from chatkit_trio.actions import Action
@@ -18,17 +19,24 @@ from chatkit_trio.types import (
     SyncCustomActionResponse,
     ThreadItem,
     ThreadMetadata,
+    ThreadsAddClientToolOutputReq,
+    ThreadsAddStructuredInputReq,
+    ThreadsCustomActionReq,
     ThreadStreamEvent,
     TranscriptionResult,
     UserMessageItem,
     WidgetItem,
 )
 
+from .foreign import ForeignModels
 from .live import LiveTurns
 from .owner_limits import Owners
 from .pace import BigWork
 from .policy import TurnPolicy
 from .turn import current_turn
+
+_ANSWERS = ThreadsAddClientToolOutputReq | ThreadsAddStructuredInputReq | ThreadsCustomActionReq
+"""Requests that react to what is there already. They don't supersede a live turn by default."""
 
 
 class ServerHooks(ABC, Generic[TContext]):
@@ -45,6 +53,8 @@ class ServerHooks(ABC, Generic[TContext]):
     """The turns in progress in this process."""
     owners: Owners
     """The limits of owners, and what each has used."""
+    foreign_models: ForeignModels
+    """Reads the models of other packages that hooks yield or return."""
 
     @abstractmethod
     def respond(
@@ -66,7 +76,7 @@ class ServerHooks(ABC, Generic[TContext]):
         is stored without its help, before its cleanup is waited for.
 
         Raise `CustomStreamError` to tell the user something; any other error is logged, and the
-        user is offered a retry. An object that isn't an event of this package, and an item begun
+        user is offered a retry. An object that can't be read as an event, and an item begun
         with the id of another one, end the turn with an error.
         """
 
@@ -124,16 +134,22 @@ class ServerHooks(ABC, Generic[TContext]):
         return self.store.get_owner(context)
 
     def get_turn_policy(self, request: ChatKitReq, context: TContext) -> TurnPolicy:
-        """Return the policy of the turn that this request starts. The default is `policy`.
+        """Return the policy of the turn that this request starts.
 
             def get_turn_policy(self, request, context):
-                if request.type == "threads.custom_action":
-                    return replace(self.policy, on_busy="queue")
-                return self.policy
+                if request.type == "threads.retry_after_item":
+                    return replace(self.policy, on_busy="reject")
+                return super().get_turn_policy(request, context)
+
+        The default is `policy`, but only messages and retries supersede a live turn. Actions and
+        answers (of a client tool, of a person who was asked) queue behind it instead: a second
+        click on a button must not cut short what the first one has begun.
 
         Called before the request is checked; must not wait. What it raises is the answer to the
         request.
         """
+        if isinstance(request, _ANSWERS) and self.policy.on_busy == "supersede":
+            return replace(self.policy, on_busy="queue")
         return self.policy
 
     async def handle_stream_cancelled(

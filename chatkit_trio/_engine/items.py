@@ -179,6 +179,11 @@ class TurnItems:
         self._reopened[item.id] = draft
         return None
 
+    def begun(self, item_id: str) -> ThreadItem | None:
+        """Return an item that is pending or reopened, with its updates so far; None for others."""
+        draft = self._pending.get(item_id) or self._reopened.get(item_id)
+        return None if draft is None else draft.item()
+
     def was_new(self, item_id: str) -> bool:
         """Say whether the thread had no item of this id when this turn began one."""
         return item_id in self._known_new

@@ -36,6 +36,7 @@ class CancelReason(enum.StrEnum):
     SHUTDOWN = "shutdown"
     SUPERSEDED = "superseded"
     FAILED = "failed"
+    INCOMPLETE = "incomplete"
     CRASHED = "crashed"
 
 
@@ -65,6 +66,10 @@ ENDING_NOTES: dict[CancelReason, str] = {
         " Answer the new message."
     ),
     CancelReason.FAILED: f"An error cut the previous answer short. {_OPEN}",
+    CancelReason.INCOMPLETE: (
+        "The previous answer is incomplete: it ended at a limit of the model, such as the longest"
+        f" answer it may give. {_OPEN}"
+    ),
     CancelReason.CRASHED: (
         f"The server failed during the previous answer, which was cut short. {_OPEN}"
     ),
@@ -83,9 +88,10 @@ def ending_note(reason: CancelReason) -> str:
 
 
 ENDING_MESSAGES: dict[CancelReason, str] = {
-    CancelReason.SILENT: "The assistant stopped answering; the answer was cut short.",
+    CancelReason.SILENT: "Nothing came from the assistant for too long; the answer was cut short.",
     CancelReason.DEADLINE: "The answer took too long and was cut short.",
     CancelReason.SHUTDOWN: "The server is restarting; the answer was cut short.",
+    CancelReason.INCOMPLETE: "The answer is incomplete: the assistant reached its limit.",
 }
 """What the user is told at the end of the stream. The user knows about the other reasons."""
 

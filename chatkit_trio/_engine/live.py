@@ -147,7 +147,7 @@ class LiveTurns:
         return None if self._node is None else await self._node.turn_id(thread_id)
 
     async def watch_elsewhere(
-        self, thread_id: str, turn_id: str, policy: TurnPolicy
+        self, thread_id: str, turn_id: str, policy: TurnPolicy, *, component_updates: bool
     ) -> tuple[RemoteTurn, RemoteReader] | None:
         """Return a turn of another process and a reader from its first frame, or None.
 
@@ -155,7 +155,9 @@ class LiveTurns:
         """
         if self._node is None or self.on_thread(thread_id) is not None:
             return None
-        return await self._node.watch(thread_id, turn_id, 0, policy)
+        return await self._node.watch(
+            thread_id, turn_id, 0, policy, component_updates=component_updates
+        )
 
     async def wait_settled_elsewhere(self, thread_id: str, turn_id: str) -> None:
         """Wait while a turn is live in another process. Raises `StoreError` if it takes long."""

@@ -29,6 +29,8 @@ class Ask(BaseModel):
     title: str = ""
     start: int | None = None
     """The first frame to watch; None: the next one, behind `Reply.state`."""
+    component_updates: bool = False
+    """Whether the watcher's client can take updates of single components of widgets."""
 
 
 class Reply(BaseModel):

@@ -483,7 +483,13 @@ class Node:
         return reply.thread
 
     async def watch(
-        self, thread_id: str, turn_id: str | None, start: int | None, policy: TurnPolicy
+        self,
+        thread_id: str,
+        turn_id: str | None,
+        start: int | None,
+        policy: TurnPolicy,
+        *,
+        component_updates: bool = False,
     ) -> tuple[RemoteTurn, RemoteReader] | None:
         """Return another node's live turn and a reader from frame `start`, or None.
 
@@ -503,7 +509,14 @@ class Node:
         reader = self._watched[watch_id] = RemoteReader(patience, say, leave)
         is_watched = False
         try:
-            reply = await self._ask(record, patience, watch_id, do="watch", start=start)
+            reply = await self._ask(
+                record,
+                patience,
+                watch_id,
+                do="watch",
+                start=start,
+                component_updates=component_updates,
+            )
             if reply is None or not reply.found:
                 return None
             if reply.error:
@@ -573,7 +586,7 @@ class Node:
             reply.found = False
             return
         try:
-            reader = turn.open_reader(ask.start)
+            reader = turn.open_reader(ask.start, component_updates=ask.component_updates)
         except FramesLost:
             reply.number = turn.log.next_number  # which isn't the one that was asked for
             return

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from chatkit_trio.store import Opening, Store
 from chatkit_trio.types import StreamOptions, ThreadItem, ThreadMetadata, ThreadStreamEvent
 
+from .foreign import ForeignModels
 from .pace import BigWork
 
 
@@ -42,6 +43,16 @@ class CheckedRequest(ABC):
     """Whether the first writes make the thread."""
     message_id: str = ""
     """The id of the user's message, if it was chosen before `prepare`; see `name_message`."""
+    has_given_ids: bool = False
+    """Whether ids of what the request makes were given; they must be free."""
+
+    def give_ids(self, thread_id: str | None, message_id: str | None) -> None:
+        """Have the thread and the message that the request makes get these ids."""
+        self.has_given_ids = True
+        if thread_id is not None and self.makes_thread:
+            self.thread_id = thread_id
+        if message_id is not None:
+            self.message_id = message_id
 
     async def name_message(self) -> None:
         """Choose the id of the user's message now, if the request has one.
@@ -78,6 +89,7 @@ class TurnHooks(Protocol):
     """What a turn needs of the server that it belongs to."""
 
     store: Store[Any]
+    foreign_models: ForeignModels
     big_work: BigWork
 
     def get_stream_options(self, thread: ThreadMetadata, context: Any) -> StreamOptions:

@@ -31,7 +31,8 @@ class TurnPolicy:
 
     on_busy: OnBusy = "supersede"
     """When the thread has a live turn already: `"supersede"` it (settle it, then start), `"queue"`
-    behind it, or `"reject"` the new one (`BusyError`, HTTP 409)."""
+    behind it, or `"reject"` the new one (`BusyError`, HTTP 409). Actions and answers queue where
+    this says supersede; see `ChatKitServer.get_turn_policy`."""
 
     turn_timeout: float | None = None
     """The longest a turn may take, from its first write. It ends with reason `deadline`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from typing import Any
 
 from pydantic_core import from_json
 
@@ -51,6 +52,24 @@ async def read_request(
         check_fields(_parsed(body), size, limits)
         await pace.before(size)
         return parse_request(body)
+
+
+async def read_json(
+    body: bytes | bytearray, limits: RequestLimits, big_work: BigWork
+) -> dict[str, Any]:
+    """Return the JSON object in a body of another protocol.
+
+    Raises `TooLargeError` for one with too many values or nested too deep, and
+    `InvalidRequestError` for anything else. A checkpoint, if the body is long.
+    """
+    async with big_work.begin() as pace:
+        for piece in check_shape(body, limits):
+            await pace.before(piece)
+        await pace.before(len(body))
+        parsed = _parsed(body)
+    if not isinstance(parsed, dict):
+        raise InvalidRequestError("the body of this request has to be a JSON object")
+    return parsed
 
 
 def _parsed(body: bytes | bytearray) -> object:

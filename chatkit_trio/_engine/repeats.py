@@ -56,6 +56,7 @@ from chatkit_trio.types import (
 from .frames import FrameReader
 from .hooks import ServerHooks
 from .keeping import CancelReason
+from .loading import load_thread
 from .opening import CheckedRequest, PreparedRequest
 from .pages import encode_events
 from .policy import TurnPolicy
@@ -112,12 +113,13 @@ class Repeats:
             known = await self._begin(record, context)
             opened = self._opened.get(known.turn_id)
             if opened is None:
-                opened = KeyedRequest(self._server, known, request, context)
+                opened = KeyedRequest(self._server, known, request)
                 self._opened[known.turn_id] = opened
         finally:
             self._asking -= 1
             if not self._asking:
                 self._just_ended.clear()
+        opened.name(request)
         if known is not record:
             opened.is_repeated(known)
         return opened
@@ -182,26 +184,30 @@ class Repeats:
 
 
 class KeyedRequest(CheckedRequest):
-    """A streaming request with a key, shared by all its repeats in this process."""
+    """A streaming request with a key, shared by all its repeats in this process.
+
+    A context lasts no longer than its own request and the turn which that has started. So what is
+    done for the turn is done with the context of the repeat that has started it, and what is done
+    for a reader with that reader's.
+    """
 
     def __init__(
-        self,
-        server: ServerHooks[Any],
-        record: RequestRecord,
-        request: CheckedRequest,
-        context: Any,
+        self, server: ServerHooks[Any], record: RequestRecord, request: CheckedRequest
     ) -> None:
         self.turn_id = record.turn_id
-        self.thread_id = request.thread_id = record.thread_id
+        self.thread_id = record.thread_id
         self.makes_thread = request.makes_thread
         if request.message_id:
-            self.message_id = request.message_id = record.item_id
+            self.message_id = record.item_id
         self._server = server
         self._record = record
-        self._request = request
-        self._context = context
+        self._request = request  # the one whose turn was started last
         self._is_repeat = False
         self._turn: Turn[Any] | None = None
+
+    def name(self, request: CheckedRequest) -> None:
+        """Give a request the ids that were recorded, the same for all repeats."""
+        request.thread_id, request.message_id = self.thread_id, self.message_id
 
     def is_repeated(self, record: RequestRecord) -> None:
         """Take note that the request has been sent again, and what the store knew of it."""
@@ -225,15 +231,19 @@ class KeyedRequest(CheckedRequest):
         self._record = replace(self._record, begun=True)
         try:
             if not self.message_id:
-                self._record = replace(self._record, item_id=await self._last_item_id())
+                item_id = await self._last_item_id(self._turn_context)
+                self._record = replace(self._record, item_id=item_id)
         except Exception:
             logger.exception("it can't be recorded where %s begins", self.turn_id)
-        await _save(self._server, self._record, self._context)
+        await _save(self._server, self._record, self._turn_context)
 
-    async def _last_item_id(self) -> str:
-        page = await self._server.store.load_thread_items(
-            self.thread_id, None, 1, "desc", self._context
-        )
+    @property
+    def _turn_context(self) -> Any:
+        assert self._turn is not None
+        return self._turn.context
+
+    async def _last_item_id(self, context: Any) -> str:
+        page = await self._server.store.load_thread_items(self.thread_id, None, 1, "desc", context)
         return page.data[0].id if page.data else ""
 
     def is_carried_out_by(self, turn: Turn[Any]) -> bool:
@@ -245,18 +255,21 @@ class KeyedRequest(CheckedRequest):
         """Record what its turn has made; a failure is logged."""
         self._record = replace(self._record, answer=_encoded_end(turn))
         with trio.move_on_after(turn.policy.settle_timeout, shield=True):
-            await _save(self._server, self._record, self._context)
+            await _save(self._server, self._record, turn.context)
 
     # --- For its readers -----------------------------------------------------------------------
 
     async def reading(
         self,
+        request: CheckedRequest,
+        context: Any,
         policy: TurnPolicy,
         check: Callable[[], Awaitable[None]],
         start: Callable[[], Reading],
         nursery: trio.Nursery,
         *,
         can_return: bool,
+        component_updates: bool,
     ) -> Callable[[], Reading | RemoteReading]:
         """Return what opens the stream, when its first frame is asked for.
 
@@ -264,9 +277,10 @@ class KeyedRequest(CheckedRequest):
         and raises what `check` raises; its turn is started by the first that reads it. In the
         nursery there is loaded what later ones have missed.
         """
-        if (elsewhere := await self._elsewhere(policy)) is not None:
+        elsewhere = await self._elsewhere(policy, component_updates=component_updates)
+        if elsewhere is not None:
             return lambda: elsewhere
-        if (recalled := await self._recalled(policy)) is not None:
+        if (recalled := await self._recalled(policy, context)) is not None:
             return lambda: recalled
         if not self._has_turn:
             try:
@@ -275,7 +289,14 @@ class KeyedRequest(CheckedRequest):
                 # What has changed the thread meanwhile may be the turn of this very request.
                 if not self._has_turn:
                     raise
-        return partial(self._read, start, nursery, can_return=can_return)
+        return partial(
+            self._read,
+            request,
+            start,
+            nursery,
+            can_return=can_return,
+            component_updates=component_updates,
+        )
 
     @property
     def _has_turn(self) -> bool:
@@ -284,103 +305,115 @@ class KeyedRequest(CheckedRequest):
             self._record.begun or not self._turn.is_ending or self._turn.state in _MAY_BEGIN
         )
 
-    async def _elsewhere(self, policy: TurnPolicy) -> RemoteReading | None:
+    async def _elsewhere(
+        self, policy: TurnPolicy, *, component_updates: bool
+    ) -> RemoteReading | None:
         """Return the turn if another process runs it, and a reader from its first frame."""
         if self._turn is not None or not self._is_repeat:
             return None
         try:
             return await self._server.live_turns.watch_elsewhere(
-                self.thread_id, self.turn_id, policy
+                self.thread_id, self.turn_id, policy, component_updates=component_updates
             )
         except FramesLost:
             return None
 
-    async def _recalled(self, policy: TurnPolicy) -> Reading | None:
+    async def _recalled(self, policy: TurnPolicy, context: Any) -> Reading | None:
         """Return what the turn has stored, as a turn to read, if it has ended; else None."""
         is_live = self._turn is not None and not self._turn.is_ending
         if is_live or not self._is_repeat:
             return None
         await self._server.live_turns.ready_to_read(self.thread_id)
-        if not await self._has_begun():
+        if not await self._has_begun(context):
             return None
         await self._server.live_turns.wait_settled_elsewhere(self.thread_id, self.turn_id)
-        created = await self._thread_created()
-        items, reason = await self._stored()
+        created = await self._thread_created(context)
+        items, reason = await self._stored(context)
         events = [
             *created,
             *(ThreadItemDoneEvent(item=item) for item in items),
             *ending_events(Outcome(reason)),
         ]
         frames = await encode_events(events, self._server.big_work)
-        turn: Turn[Any] = Turn(self._server, self, policy, self._context)
+        turn: Turn[Any] = Turn(self._server, self, policy, context)
         reader = turn.open_reader(leads=True)  # it leads, so that all frames are kept for it
         turn.recall(frames, reason)
         return turn, reader
 
     def _read(
-        self, start: Callable[[], Reading], nursery: trio.Nursery, *, can_return: bool
+        self,
+        request: CheckedRequest,
+        start: Callable[[], Reading],
+        nursery: trio.Nursery,
+        *,
+        can_return: bool,
+        component_updates: bool,
     ) -> Reading:
         """Return the request's turn, started if need be, and a reader from its first event."""
         if self._turn is None or not self._has_turn:
+            self._request = request
             reading = start()
             self._turn = reading[0]
             return reading
         turn = self._turn
+        open_reader = partial(
+            turn.open_reader, can_return=can_return, component_updates=component_updates
+        )
         try:
-            return turn, turn.open_reader(0, can_return=can_return)
+            return turn, open_reader(0)
         except FramesLost:
-            reader = turn.open_reader(can_return=can_return)
+            reader = open_reader()
             reader.begin_with(partial(self._opening, turn, reader), nursery)
             return turn, reader
 
-    async def _has_begun(self) -> bool:
+    async def _has_begun(self, context: Any) -> bool:
         if self._record.begun:
             return True
         if not self.message_id:
             return False
         try:
             page = await self._server.store.load_thread_items(
-                self.thread_id, self.message_id, 1, "asc", self._context
+                self.thread_id, self.message_id, 1, "asc", context
             )
         except NotFoundError:
             return False
         return bool(page.data)
 
-    async def _stored(self) -> tuple[list[ThreadItem], CancelReason | None]:
+    async def _stored(self, context: Any) -> tuple[list[ThreadItem], CancelReason | None]:
         """Return the items of the turn that the thread has, and why the turn was cut short."""
         record = self._record
         if self._turn is not None and self._turn.has_begun:
-            return await self._load([*self._message_ids, *self._turn.item_ids()]), (
-                self._turn.cancel_reason
-            )
+            item_ids = [*self._message_ids, *self._turn.item_ids()]
+            return await self._load(item_ids, context), self._turn.cancel_reason
         if record.answer is not None:
             item_ids, reason = _decoded_end(record.answer)
-            return await self._load([*self._message_ids, *item_ids]), _reason_of(reason)
+            items = await self._load([*self._message_ids, *item_ids], context)
+            return items, _reason_of(reason)
         # Its process died, or couldn't record the end.
         items, reason = await items_behind(
-            self._server.store, self.thread_id, record.item_id, self.turn_id, self._context
+            self._server.store, self.thread_id, record.item_id, self.turn_id, context
         )
-        return [*await self._load(self._message_ids), *items], _reason_of(reason)
+        return [*await self._load(self._message_ids, context), *items], _reason_of(reason)
 
     @property
     def _message_ids(self) -> list[str]:
         return [self.message_id] if self.message_id else []
 
-    async def _load(self, item_ids: Sequence[str]) -> list[ThreadItem]:
-        return await items_by_id(self._server.store, self.thread_id, item_ids, self._context)
+    async def _load(self, item_ids: Sequence[str], context: Any) -> list[ThreadItem]:
+        return await items_by_id(self._server.store, self.thread_id, item_ids, context)
 
-    async def _thread_created(self) -> list[ThreadStreamEvent]:
+    async def _thread_created(self, context: Any) -> list[ThreadStreamEvent]:
         """Return the event that tells of a new thread; a deleted thread is a `NotFoundError`."""
-        thread = await self._server.store.load_thread(self.thread_id, context=self._context)
+        thread = await load_thread(self._server.store, self.thread_id, context)
         return [ThreadCreatedEvent(thread=thread_answer(thread))] if self.makes_thread else []
 
     async def _opening(self, turn: Turn[Any], reader: FrameReader) -> bytes:
         async def load() -> list[ThreadItem]:
-            return await self._load([*self._message_ids, *turn.item_ids()])
+            return await self._load([*self._message_ids, *turn.item_ids()], turn.context)
 
         options = StreamOptions(allow_cancel=turn.allow_cancel)
         events = [
-            *await self._thread_created(),
+            *await self._thread_created(turn.context),
             StreamOptionsEvent(stream_options=options),
             *await state_so_far(turn, reader, load),
         ]

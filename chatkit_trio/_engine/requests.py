@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -71,6 +72,7 @@ from chatkit_trio.types import (
 from .endings import answer_ending, behind_last_message, ends_search, note_at_the_end, notes_of_page
 from .hooks import ServerHooks
 from .keeping import CancelReason
+from .loading import load_thread
 from .opening import CheckedRequest, PreparedRequest
 from .pages import CutPage, PagedAnswer, cut_items, cut_threads, encode_items
 from .reading import decode_audio
@@ -105,13 +107,7 @@ class _StreamingRequest(CheckedRequest):
         return thread_id
 
     async def load_thread(self) -> ThreadMetadata:
-        thread = await self.store.load_thread(self.thread_id, context=self.context)
-        if thread.id != self.thread_id:
-            raise ValueError(
-                f"{type(self.store).__name__}.load_thread({self.thread_id!r}) has returned the"
-                f" thread {thread.id!r}"
-            )
-        return thread
+        return await load_thread(self.store, self.thread_id, self.context)
 
     async def refresh(self, thread: ThreadMetadata) -> None:
         if not self.makes_thread:
@@ -137,10 +133,24 @@ class _StreamingRequest(CheckedRequest):
             inference_options=user_input.inference_options,
         )
 
+    async def refuse_taken_ids(self) -> None:
+        """Raise `ConflictError` if an id that was given for something new is taken."""
+        if not self.has_given_ids:
+            return
+        if self.makes_thread:
+            with suppress(NotFoundError):
+                await self.load_thread()
+                raise ConflictError(f"there is a thread {self.thread_id} already")
+        elif self.message_id and await self.store.has_item(
+            self.thread_id, self.message_id, self.context
+        ):
+            raise ConflictError(f"thread {self.thread_id} has an item {self.message_id} already")
+
     def opening_with(self, message: UserMessageItem, turn_id: str) -> Opening:
         # A message that was named before may be there, from a try that failed. With coordination it
         # is there only if its turn has begun, and then this one mustn't: adding it is refused.
-        may_be_there = bool(self.message_id) and self.store.coordination is None
+        is_named_again = bool(self.message_id) and not self.has_given_ids
+        may_be_there = is_named_again and self.store.coordination is None
         return Opening(
             self.thread_id,
             turn_id,
@@ -161,9 +171,11 @@ class ThreadsCreate(_StreamingRequest):
         self.message_id = _new_message_id(self.store, thread, self.context)
 
     async def check(self) -> None:
+        await self.refuse_taken_ids()
         await _load_attachments(self.server, self.params.input, self.context)
 
     async def prepare(self, turn_id: str) -> PreparedRequest:
+        await self.refuse_taken_ids()
         thread = Thread(id=self.thread_id, created_at=datetime.now(UTC), items=Page())
         message = await self.user_message(thread)
         metadata = ThreadMetadata(id=thread.id, created_at=thread.created_at)
@@ -180,10 +192,12 @@ class ThreadsAddUserMessage(_StreamingRequest):
 
     async def check(self) -> None:
         _require_active(await self.load_thread())
+        await self.refuse_taken_ids()
         await _load_attachments(self.server, self.params.input, self.context)
 
     async def prepare(self, turn_id: str) -> PreparedRequest:
         thread = _require_active(await self.load_thread())
+        await self.refuse_taken_ids()
         message = await self.user_message(thread)
         opening = self.opening_with(message, turn_id)
         done = ThreadItemDoneEvent(item=message)
@@ -310,7 +324,7 @@ async def _pending_tool_calls(
     Hidden items may have been added behind a call (the note of a cancelled turn); anything else
     behind it means that the conversation went on without the output.
     """
-    await server.store.load_thread(thread_id, context=context)
+    await load_thread(server.store, thread_id, context)
     items = await load_latest(server.store, thread_id, DEFAULT_PAGE_SIZE, context)
     latest = next((item for item in items if not is_hidden(item)), None)
     if not isinstance(latest, ClientToolCallItem) or latest.status != "pending":
@@ -366,7 +380,7 @@ async def last_ending(
 ) -> AnswerEnding | None:
     """Return how a thread's last answer was cut, None if it wasn't or if a turn is live."""
     await server.live_turns.ready_to_read(thread_id)
-    await server.store.load_thread(thread_id, context=context)
+    await load_thread(server.store, thread_id, context)
     if await server.live_turns.is_live(thread_id):
         return None
     latest = await _load_behind_last_message(server, thread_id, context)
@@ -472,7 +486,7 @@ class _ThreadSoFar:
 
 async def _thread_so_far(server: ServerHooks[Any], thread_id: str, context: Any) -> _ThreadSoFar:
     await server.live_turns.ready_to_read(thread_id)
-    thread = await server.store.load_thread(thread_id, context=context)
+    thread = await load_thread(server.store, thread_id, context)
     page_size = _page_size(None, server.limits)
     page, running = await _page_beside_turn(server, thread_id, None, page_size, "asc", context)
     cut = await cut_items(page, server.limits.page_bytes, server.big_work)
@@ -542,7 +556,7 @@ async def _page_of_items(
     server: ServerHooks[Any], params: ItemsListParams, context: Any
 ) -> CutPage[ThreadItem]:
     await server.live_turns.ready_to_read(params.thread_id)
-    await server.store.load_thread(params.thread_id, context=context)
+    await load_thread(server.store, params.thread_id, context)
     limit = _page_size(params.limit, server.limits)
     page, _running = await _page_beside_turn(
         server, params.thread_id, params.after, limit, params.order, context
@@ -555,7 +569,7 @@ async def items_feedback(
 ) -> Nothing:
     params = request.params
     await server.live_turns.ready_to_read(params.thread_id)
-    await server.store.load_thread(params.thread_id, context=context)
+    await load_thread(server.store, params.thread_id, context)
     await server.add_feedback(params.thread_id, params.item_ids, params.kind, context)
     return Nothing()
 
@@ -592,7 +606,7 @@ async def threads_update(
 ) -> Thread:
     thread_id, title = request.params.thread_id, request.params.title
     live = server.live_turns
-    await server.store.load_thread(thread_id, context=context)
+    await load_thread(server.store, thread_id, context)
     # A live turn holds the newest state of the thread: only its own task saves it.
     if (thread := await live.rename(thread_id, title)) is not None:
         return thread_answer(thread)
@@ -601,7 +615,7 @@ async def threads_update(
         if (thread := await live.rename(thread_id, title)) is not None:
             return thread_answer(thread)
         await live.ready_to_read(thread_id)
-        thread = await server.store.load_thread(thread_id, context=context)
+        thread = await load_thread(server.store, thread_id, context)
         renamed = as_metadata(thread).model_copy(update={"title": title})
         await server.store.update_thread(renamed, context=context)
         return thread_answer(renamed)
@@ -611,7 +625,7 @@ async def threads_delete(
     server: ServerHooks[Any], request: ThreadsDeleteReq, context: Any
 ) -> Nothing:
     thread_id = request.params.thread_id
-    await server.store.load_thread(thread_id, context=context)
+    await load_thread(server.store, thread_id, context)
     # Those that wait for their turn too: nobody wants their answers any more.
     server.live_turns.cancel_all(thread_id, CancelReason.STOPPED)
     async with server.live_turns.alone(thread_id):
@@ -634,11 +648,12 @@ async def threads_sync_custom_action(
 ) -> SyncCustomActionResponse:
     params = request.params
     await server.live_turns.ready_to_read(params.thread_id)
-    thread = await server.store.load_thread(params.thread_id, context=context)
+    thread = await load_thread(server.store, params.thread_id, context)
     sender = await _load_sender(server, params.thread_id, params.item_id, context)
     if sender is not None and not isinstance(sender, WidgetItem):
         raise InvalidRequestError(f"item {sender.id} is not a widget: it can't send an action")
-    answer = await server.sync_action(thread, params.action, sender, context)
+    given = await server.sync_action(thread, params.action, sender, context)
+    answer = server.foreign_models.own(SyncCustomActionResponse, given, "sync_action()")
     return await _stored_answer(server, thread, answer, context)
 
 

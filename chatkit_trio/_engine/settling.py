@@ -134,8 +134,13 @@ class Settling:
         reason: CancelReason | None,
         failure: BaseException | None,
         hook: Hook,
+        *,
+        broke_off: bool = False,
     ) -> Outcome:
         """Store what is left, by the hook if the turn was cut short.
+
+        `broke_off` says that the failure is the model's: what is stored of its answer may lack its
+        end, though no item is left open.
 
         Shielded; takes at most three times the settling time. If the outcome isn't stored then,
         go on with `storing.until_stored`.
@@ -143,7 +148,9 @@ class Settling:
         until = trio.current_time() + 3 * self._seconds
         pending = self.left.items.pending()
         self.left.reason = reason
-        if reason is None or (reason is CancelReason.FAILED and not self._has_to_keep(pending)):
+        if reason is None or (
+            reason is CancelReason.FAILED and not self._has_to_keep(pending, broke_off)
+        ):
             self.left.keep(pending, None)
         else:
             # First, because a hook may write a note of its own, which belongs behind them.
@@ -169,9 +176,12 @@ class Settling:
         self.left.keep(pending, self._make_note)
         await self.storing.once()
 
-    def _has_to_keep(self, pending: Sequence[ThreadItem]) -> bool:
+    def _has_to_keep(self, pending: Sequence[ThreadItem], broke_off: bool) -> bool:
         """Say whether a failed turn has an answer that was cut: a refusal alone isn't one."""
-        return bool(kept_items(pending) or self.left.items.unconfirmed_additions())
+        items = self.left.items
+        if broke_off and items.last_visible_id is not None:
+            return True
+        return bool(kept_items(pending) or items.unconfirmed_additions())
 
     async def _call_hook(self, hook: Hook, pending: list[ThreadItem]) -> None:
         error: Exception | None = None

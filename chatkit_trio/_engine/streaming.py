@@ -1,6 +1,7 @@
 """Content as thread events: text that grows piece by piece, and widgets, whole or growing.
 
 These are plain generators of events. They know nothing of turns, and nothing is stored here.
+Only what the client can take do they learn from their surroundings.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import (
     Generator,
     Iterable,
 )
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +33,11 @@ from chatkit_trio.types import (
 from chatkit_trio.widgets import WidgetRoot
 
 from .widget_diff import diff_widget
+
+takes_component_updates: ContextVar[bool] = ContextVar(
+    "chatkit_trio_takes_component_updates", default=False
+)
+"""Whether the client that gets the events has asked for updates of single components."""
 
 
 async def stream_text(
@@ -102,7 +109,8 @@ async def stream_widget(
 
     A widget gives one `thread.item.done`. An async iterator of states gives `added` for the
     first, an update for every change, and `done` with the last; one without states gives nothing.
-    The iterator is closed, also when the consumer leaves early.
+    The iterator is closed, also when the consumer leaves early. Updates are those of `diff_widget`;
+    in a turn whose client has asked for updates of single components, they are such ones.
     """
     item_id = generate_id("message")
 
@@ -122,12 +130,14 @@ async def stream_widget(
     last: WidgetRoot | None = None
     try:
         async for state in widget:
+            shown = item(state)  # its widget is of our classes, whatever the state is
             if last is None:
-                yield ThreadItemAddedEvent(item=item(state))
+                yield ThreadItemAddedEvent(item=shown)
             else:
-                for update in diff_widget(last, state):
+                components = takes_component_updates.get()
+                for update in diff_widget(last, shown.widget, component_updates=components):
                     yield ThreadItemUpdatedEvent(item_id=item_id, update=update)
-            last = state
+            last = shown.widget
     finally:
         await _close(widget)  # noqa: ASYNC102 (see _close)
     if last is not None:

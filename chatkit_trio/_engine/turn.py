@@ -72,6 +72,7 @@ from .owner_limits import Slot
 from .policy import TurnPolicy
 from .remote import Reader
 from .settling import told_at_end
+from .streaming import takes_component_updates
 from .wire import error_event, frame, refusal_event
 from .wrong_loop import hint_at_loop
 
@@ -119,9 +120,9 @@ class Turn(Generic[TContext]):
     """One streaming request from its first read to its settling.
 
     For user code: `id`, `thread`, `context`, `policy`, `state`, `cancel_scope`, `nursery`,
-    `cancel_reason`, `cancel()`, `keep()`, `settled` and `ended`; the rest is for the server. Tasks
-    started in `nursery` belong to the turn: it doesn't end before they do, and cancels them when
-    it is cancelled.
+    `cancel_reason`, `cancel()`, `mark_incomplete()`, `still_working()`, `keep()`, `settled` and
+    `ended`; the rest is for the server. Tasks started in `nursery` belong to the turn: it doesn't
+    end before they do, and cancels them when it is cancelled.
     """
 
     def __init__(
@@ -144,6 +145,8 @@ class Turn(Generic[TContext]):
         """Set when nothing of this turn remains to be stored."""
         self.ended = trio.Event()
         """Set when the user's code has ended too."""
+        self.context_is_free = trio.Event()
+        """Set when nothing of this turn uses the request's context any more."""
         self.options_known = trio.Event()
         """Set when it is known whether a client may end this turn, or when the turn is over."""
         self.request = request
@@ -153,6 +156,7 @@ class Turn(Generic[TContext]):
         self.slot: Slot | None = None
         """The owner's slot that this turn has until it is settled, if turns are limited."""
         self._options: StreamOptions | None = None
+        self._leader_takes_components = False
         self._fence: Fence | None = None
 
     # --- What user code may ask and do ---------------------------------------------------------
@@ -188,6 +192,29 @@ class Turn(Generic[TContext]):
         Returns at once; `settled` says when everything is stored. Not a checkpoint.
         """
         self.ending.cancel(reason)
+
+    def mark_incomplete(
+        self, is_incomplete: bool = True, *, error: Exception | None = None
+    ) -> None:
+        """Say that the model has cut the answer itself, for example because it was too long.
+
+            if choice.finish_reason == "length":
+                current_turn().mark_incomplete()
+
+        When `respond` ends, the answer is kept with reason `incomplete`, and user and model are
+        told. If `respond` raises `error`, that is the same: it tells nothing else. With
+        `is_incomplete=False` an `error` is one that broke the model's stream off. The streams of
+        `chatkit_trio.agents` do this by themselves; the last call counts. Not a checkpoint.
+        """
+        self._begun.mark_incomplete(is_incomplete, error)
+
+    def still_working(self) -> None:
+        """Start the clock of `idle_timeout` anew: something goes on that isn't shown.
+
+        The streams of `chatkit_trio.agents` do this with each event of the model. Not a checkpoint.
+        """
+        if self.answer is not None:
+            self.answer.handover.still_working()
 
     async def keep(self, pending_items: Sequence[ThreadItem]) -> None:
         """Store what is worth keeping of these items, the hidden note, and all else unsaved.
@@ -272,10 +299,19 @@ class Turn(Generic[TContext]):
         return [] if self.answer is None else self.answer.item_ids()
 
     def open_reader(
-        self, start: int | None = None, *, leads: bool = False, can_return: bool = True
+        self,
+        start: int | None = None,
+        *,
+        leads: bool = False,
+        can_return: bool = True,
+        component_updates: bool = False,
     ) -> FrameReader:
         """Return a reader of this turn's frames; see `FrameLog.open_reader`."""
-        reader = self.log.open_reader(start, leads=leads, can_return=can_return)
+        reader = self.log.open_reader(
+            start, leads=leads, can_return=can_return, component_updates=component_updates
+        )
+        if leads:
+            self._leader_takes_components = component_updates
         self.ending.limit(CancelReason.DISCONNECTED, None)
         return reader
 
@@ -313,6 +349,7 @@ class Turn(Generic[TContext]):
             self.cancel(reason)
         self._release()
         self._end()
+        self.context_is_free.set()
 
     async def run(
         self, admission: AbstractAsyncContextManager[None], begin: Begin | None = None
@@ -323,6 +360,7 @@ class Turn(Generic[TContext]):
         writes, and records it, where several processes share the store.
         """
         _current_turn.set(self)
+        takes_component_updates.set(self._leader_takes_components)
         try:
             with self.cancel_scope:
                 await self._begin_and_answer(admission, begin)
@@ -378,6 +416,7 @@ class Turn(Generic[TContext]):
             self.ending,
             self.log,
             prepared,
+            self.hooks.foreign_models,
         )
         journal = self.hooks.store.journal
         if journal is not None:
@@ -442,7 +481,10 @@ class Turn(Generic[TContext]):
         try:
             for event in prepared.first_events:
                 self.log.append(frame(event))
-            self._options = self.hooks.get_stream_options(self.thread, self.context)
+            options = self.hooks.get_stream_options(self.thread, self.context)
+            self._options = self.hooks.foreign_models.own(
+                StreamOptions, options, "get_stream_options()"
+            )
             self.options_known.set()
             if prepared.sends_options:
                 self.log.append(frame(StreamOptionsEvent(stream_options=self._options)))

@@ -33,15 +33,24 @@ _TEXT_TYPES = frozenset({"Markdown", "Text"})
 _IDENTITY = frozenset({"type", "id", "key"})
 
 
-def diff_widget(before: WidgetRoot, after: WidgetRoot) -> list[WidgetUpdate]:
-    """Return the smallest updates that turn one state of a widget into the next.
+def diff_widget(
+    before: WidgetRoot, after: WidgetRoot, *, component_updates: bool = False
+) -> list[WidgetUpdate]:
+    """Return the updates that turn one state of a widget into the next.
 
     Text appended to a `Text` or `Markdown` that has an id becomes a delta. Any other change
-    replaces the deepest component round it that has an id, or the whole widget where none has. An
-    id that occurs twice names nothing, and a `key` never does.
+    replaces the whole widget; with `component_updates`, for clients that can take them, only the
+    deepest component round it that has an id, if there is one. An id that occurs twice names
+    nothing, and a `key` never does.
     """
     updates = _diff(before, after, _names(before) & _names(after))
-    return [WidgetRootUpdated(widget=after)] if updates is None else updates
+    if updates is None or (not component_updates and any(map(_is_of_component, updates))):
+        return [WidgetRootUpdated(widget=after)]
+    return updates
+
+
+def _is_of_component(update: WidgetUpdate) -> bool:
+    return isinstance(update, WidgetComponentUpdated)
 
 
 def apply_widget_update(root: WidgetRoot, update: WidgetUpdate) -> WidgetRoot:

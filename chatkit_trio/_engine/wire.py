@@ -6,9 +6,12 @@ text) is taken out here and nowhere else.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from chatkit_trio._http_errors import http_error_of
 from chatkit_trio.errors import (
     ChatKitError,
     CustomStreamError,
@@ -38,11 +41,11 @@ def parse_request(body: str | bytes | bytearray) -> ChatKitReq:
     try:
         return _REQUEST.validate_json(body)
     except ValidationError as error:
-        raise InvalidRequestError(_describe(error)) from error
+        raise InvalidRequestError(f"this is not a ChatKit request: {describe(error)}") from error
 
 
-def _describe(error: ValidationError) -> str:
-    """Say what is wrong and where, without repeating what the client sent."""
+def describe(error: ValidationError) -> str:
+    """Say what is wrong and where, without repeating the values."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [
         f"{'.'.join(str(step) for step in problem['loc']) or 'body'}: {_say(problem)}"
@@ -51,7 +54,7 @@ def _describe(error: ValidationError) -> str:
     more = len(problems) - len(lines)
     if more:
         lines.append(f"and {more} more")
-    return "this is not a ChatKit request: " + "; ".join(lines)
+    return "; ".join(lines)
 
 
 def _say(problem: ErrorDetails) -> str:
@@ -61,10 +64,18 @@ def _say(problem: ErrorDetails) -> str:
     return problem["msg"]
 
 
-def to_json(model: BaseModel) -> bytes:
-    """Return a model as the client gets it: no nulls, no attachment metadata."""
+def to_json(model: BaseModel, *, odd_parts: Literal["warn", "error"] = "warn") -> bytes:
+    """Return a model as the client gets it: no nulls, no attachment metadata.
+
+    With `odd_parts="error"`, a part of another class than the model's fields say, or of another
+    type, raises `PydanticSerializationError`.
+    """
     encoded: bytes = model.__pydantic_serializer__.to_json(
-        model, by_alias=True, exclude_none=True, context={"exclude_metadata": True}
+        model,
+        by_alias=True,
+        exclude_none=True,
+        warnings=odd_parts,
+        context={"exclude_metadata": True},
     )
     return encoded
 
@@ -77,9 +88,9 @@ def item_to_json(item: ThreadItem) -> bytes:
     return encoded
 
 
-def frame(event: ThreadStreamEvent) -> bytes:
+def frame(event: ThreadStreamEvent, *, odd_parts: Literal["warn", "error"] = "warn") -> bytes:
     """Return an event as one SSE frame. JSON has no raw newlines, so one line is enough."""
-    return b"data: " + to_json(event) + b"\n\n"
+    return b"data: " + to_json(event, odd_parts=odd_parts) + b"\n\n"
 
 
 def thread_answer(thread: ThreadMetadata, items: Page[ThreadItem] | None = None) -> Thread:
@@ -107,8 +118,11 @@ def error_event(error: BaseException) -> ErrorEvent:
             return ErrorEvent(code="custom", message=message, allow_retry=error.allow_retry)
         case StreamError() if isinstance(error.code, ErrorCode):
             return ErrorEvent(code=error.code, allow_retry=error.allow_retry)
-        case _:
-            return ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True)
+    http_error = http_error_of(error)
+    if http_error is not None and http_error.is_of_client and isinstance(http_error.detail, str):
+        # Its author wrote it for the client, and the request would be at fault again.
+        return ErrorEvent(code="custom", message=_sendable(http_error.detail), allow_retry=False)
+    return ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True)
 
 
 def _sendable(message: object) -> str:

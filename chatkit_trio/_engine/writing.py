@@ -16,15 +16,24 @@ import trio
 
 from chatkit_trio.errors import ConflictError, NotFoundError, StoreError
 from chatkit_trio.store import Store, default_generate_id
-from chatkit_trio.types import ThreadItem, ThreadUpdatedEvent
+from chatkit_trio.types import (
+    ThreadItem,
+    ThreadItemUpdatedEvent,
+    ThreadUpdatedEvent,
+    WidgetComponentUpdated,
+    WidgetItem,
+    WidgetRootUpdated,
+)
 
 from .drafts import UnfitUpdate
 from .ending import Ending
+from .frames import ComponentFrame
 from .items import (
     AddItem,
     DeleteItem,
     RequireNew,
     SaveItem,
+    StoreEffect,
     TurnItems,
     UpdateStoredItem,
     id_conflict,
@@ -36,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 _T = TypeVar("_T")
-_Write: TypeAlias = AddItem | SaveItem | DeleteItem | UpdateStoredItem
+_Write: TypeAlias = AddItem | SaveItem | DeleteItem
 
 
 @dataclass(eq=False, slots=True)
@@ -45,7 +54,7 @@ class Step:
 
     frame: bytes | None = None
     """What is sent; None for a hidden item."""
-    effect: _Write | RequireNew | None = None
+    effect: StoreEffect | None = None
     """What the store does before that."""
     is_done: bool = False
     """Whether the store has done it."""
@@ -59,6 +68,17 @@ class Rename(Step):
 
     title: str = ""
     """The new title."""
+
+
+def for_each_client(encoded: bytes, item: ThreadItem | None) -> bytes:
+    """Return the frame of a component's update, also for clients that can't take it.
+
+    `item` is the widget after the update.
+    """
+    if not isinstance(item, WidgetItem):
+        return encoded
+    whole = WidgetRootUpdated(widget=item.widget)
+    return ComponentFrame(encoded, frame(ThreadItemUpdatedEvent(item_id=item.id, update=whole)))
 
 
 class ThreadWriter:
@@ -93,12 +113,16 @@ class ThreadWriter:
                     step.error = id_conflict(item_id)
                     return None
                 self.items.confirm(RequireNew(item_id))
-            case effect:
+            case UpdateStoredItem() as effect:
                 try:
-                    await self._carry_out(effect)
+                    item = await self._update_stored_item(effect)
                 except UnfitUpdate as unfit:
                     logger.warning("in thread %s: %s", self.thread_id, unfit)
                     return None
+                if step.frame is not None and isinstance(effect.update, WidgetComponentUpdated):
+                    return for_each_client(step.frame, item)
+            case effect:
+                await self._carry_out(effect)
         return step.frame
 
     async def save_thread(self) -> bytes:
@@ -130,8 +154,6 @@ class ThreadWriter:
                 # One that fails isn't made up for: the item stays, for the client as well.
                 delete = partial(store.delete_thread_item, thread_id, effect.item_id)
                 await self._ask(partial(delete, context=context))
-            case UpdateStoredItem():
-                await self._update_stored_item(effect)
         self.items.confirm(effect)
 
     async def _add(self, effect: AddItem) -> None:
@@ -167,15 +189,18 @@ class ThreadWriter:
         except NotFoundError:
             return False
 
-    async def _update_stored_item(self, effect: UpdateStoredItem) -> None:
+    async def _update_stored_item(self, effect: UpdateStoredItem) -> ThreadItem | None:
+        """Update an item that was stored earlier, and return it."""
         try:
             load = partial(self._store.load_item, self.thread_id, effect.item_id)
             item = await self._ask(partial(load, context=self._context))
         except NotFoundError:
             raise UnfitUpdate(effect.item_id, effect.update, "isn't in the thread") from None
         save = self.items.reopen(item, effect.update)
-        if save is not None:
-            await self._carry_out(save)
+        if save is None:
+            return self.items.begun(effect.item_id)
+        await self._carry_out(save)
+        return save.item
 
     async def _ask(self, operation: Callable[[], Awaitable[_T]]) -> _T:
         """Have the store do something; while it is away, again and again.

@@ -1,19 +1,22 @@
 """Runs of pydantic-ai, which needs asyncio, read from trio.
 
 The parts of a run become events of a Responses stream, which the same translator turns into thread
-events. pydantic-ai itself is never imported: the agent comes from the caller.
+events. pydantic-ai is only imported when a run begins: the agent comes from the caller.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from chatkit_trio.types import ThreadStreamEvent
+from chatkit_trio.errors import ModelError
+from chatkit_trio.types import Approval, ApprovalCall, ThreadStreamEvent
 
+from ._approval import DEFAULT_WORDS, Approvals, ApprovalWanted, ApprovalWords, outcome
 from ._context import AgentContext
+from ._extras import require
 from ._reading import AsyncioSource, EventStream
 from ._responses import DEFAULT_CONVERTER, ResponseTranslator
 
@@ -24,13 +27,43 @@ if TYPE_CHECKING:
 class PydanticAIRun(EventStream):
     """The thread events of `run_pydantic_ai`."""
 
-    def __init__(self, context: AgentContext[Any], source: AsyncioSource) -> None:
-        super().__init__(context, source, ResponseTranslator(context, DEFAULT_CONVERTER))
+    def __init__(
+        self,
+        context: AgentContext[Any],
+        source: AsyncioSource,
+        answer: _Answer,
+        approvals: Approvals,
+    ) -> None:
+        translator = ResponseTranslator(context, DEFAULT_CONVERTER)
+        super().__init__(context, source, translator, approvals)
         self._parts = _Parts()
+        self._answer = answer
         self.result: Any = None
         """pydantic-ai's result (`output`, `new_messages()`) when the run is over, else None."""
 
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the model has cut its answer itself, for example at its length limit.
+
+        A turn whose last stream is incomplete ends with reason `incomplete`.
+        """
+        return self._answer.is_cut
+
+    def new_messages(self) -> list[Any]:
+        """Return the messages that this run has added, for the `message_history` of the next one.
+
+        As pydantic-ai's `result.new_messages()`, but also for a run that was cut or has failed:
+        then they end before the first call of a tool that has no result, which would make
+        pydantic-ai refuse the next prompt. Empty before the run has begun.
+        """
+        return self._answer.new_messages()
+
     async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
+        if isinstance(event, ApprovalWanted):
+            return await super()._convert(event)
+        if event.event_kind == "function_tool_result" and self._approvals is not None:
+            part = event.part
+            await self._approvals.done_by_id(part.tool_call_id, part.model_response_str())
         if event.event_kind == "agent_run_result":
             self.result = event.result
         return [
@@ -41,7 +74,12 @@ class PydanticAIRun(EventStream):
 
 
 def run_pydantic_ai(
-    context: AgentContext[Any], agent: Agent[Any, Any], user_prompt: Any = None, **options: Any
+    context: AgentContext[Any],
+    agent: Agent[Any, Any],
+    user_prompt: Any = None,
+    *,
+    approval_words: ApprovalWords = DEFAULT_WORDS,
+    **options: Any,
 ) -> PydanticAIRun:
     """Run an agent of pydantic-ai on the asyncio thread and return its thread events.
 
@@ -51,40 +89,208 @@ def run_pydantic_ai(
 
     The arguments are those of `Agent.run_stream_events`. Text and thinking are shown; tools send
     further events through the context, which they can get as `deps`. Errors of the run are raised
-    unchanged. When the returned stream is cancelled, closed or dropped, the run is cancelled and
-    leaves no task behind.
+    unchanged; `ModelError` is raised if the model's stream breaks off. A tool call that the model's
+    token limit has cut isn't made: that is pydantic-ai's `IncompleteToolCall`. When the returned
+    stream is cancelled, closed or dropped, the run is cancelled and leaves no task behind.
+
+    A run whose output is `DeferredToolRequests` with approvals, and no calls to be carried out
+    elsewhere, asks the user, in `approval_words`. When they have answered, `respond` is called
+    without a message; the run it starts with the same agent then goes on from there, and ignores
+    its own prompt and `message_history`.
     """
-    events = partial(_events, agent, user_prompt, options)
-    return PydanticAIRun(context, AsyncioSource(events))
+    answer = _Answer()
+    approvals = Approvals(context, f"run_pydantic_ai of {agent.name}", approval_words)
+    events = partial(_events, agent, user_prompt, options, answer, approvals)
+    return PydanticAIRun(context, AsyncioSource(events), answer, approvals)
 
 
 async def _events(
-    agent: Agent[Any, Any], user_prompt: Any, options: dict[str, Any]
+    agent: Agent[Any, Any],
+    user_prompt: Any,
+    options: dict[str, Any],
+    answer: _Answer,
+    approvals: Approvals,
 ) -> AsyncIterator[Any]:
+    user_prompt, options = _going_on(user_prompt, options, approvals)
+    capabilities = [*(options.get("capabilities") or ()), _watch_class()(answer)]
+    options = {**options, "capabilities": capabilities}
+    result: Any = None
     async with agent.run_stream_events(user_prompt, **options) as events:
+        answer.run = events
         async for event in events:
+            if event.event_kind == "agent_run_result":
+                result = event.result
             yield event  # noqa: ASYNC119  (AsyncioSource closes this)
+    if (wanted := _wanted(result)) is not None:
+        yield wanted
+
+
+def _wanted(result: Any) -> ApprovalWanted | None:
+    """Return the question about the calls that a run has left for approval, if it has."""
+    if result is None:
+        return None
+    requests = result.output
+    if not isinstance(requests, require("pydantic_ai").DeferredToolRequests):
+        return None
+    if requests.calls or not requests.approvals:
+        return None  # the application has to carry out the calls, so it has to go on as well
+    calls = [
+        ApprovalCall(
+            id=part.tool_call_id, name=part.tool_name, arguments=part.args_as_json_str() or "{}"
+        )
+        for part in requests.approvals
+    ]
+    return ApprovalWanted(calls, result.all_messages_json().decode())
+
+
+def _going_on(
+    user_prompt: Any, options: dict[str, Any], approvals: Approvals
+) -> tuple[Any, dict[str, Any]]:
+    """Return the prompt and options with which a run goes on that the user was asked for."""
+    resumed, dropped = approvals.resumed, approvals.dropped
+    if resumed is not None:
+        messages = require("pydantic_ai.messages").ModelMessagesTypeAdapter
+        comments = [call.comment for call in approvals.approved if call.comment]
+        said = "; ".join(dict.fromkeys(comments))
+        prompt = f"(The user allowed this and said: {said})" if said else None
+        return prompt, options | {
+            "message_history": messages.validate_json(resumed.state),
+            "deferred_tool_results": _results(resumed, approvals),
+        }
+    history = options.get("message_history") or ()
+    if dropped is not None and history and _waits_for(history[-1], dropped):
+        # The history that the application keeps ends with these calls: they need results first.
+        return user_prompt, options | {"deferred_tool_results": _results(dropped, approvals)}
+    return user_prompt, options
+
+
+def _results(approval: Approval, approvals: Approvals) -> Any:
+    library = require("pydantic_ai")
+    return library.DeferredToolResults(
+        approvals={
+            call.id: True
+            if call in approvals.approved
+            else library.ToolDenied(message=outcome(call))
+            for call in approval.calls
+        }
+    )
+
+
+def _waits_for(message: Any, approval: Approval) -> bool:
+    """Say whether this last message of a history has calls that the user was asked about."""
+    asked = {call.id for call in approval.calls}
+    return any(getattr(part, "tool_call_id", None) in asked for part in message.parts)
+
+
+class _Answer:
+    """What is known of a run's newest answer; written on asyncio, read on trio."""
+
+    is_cut = False
+    """Whether the model has cut it itself."""
+    run: Any = None
+    """pydantic-ai's run, once it has begun."""
+
+    def new_messages(self) -> list[Any]:
+        from pydantic_ai.exceptions import UserError
+        from pydantic_ai.messages import ModelResponse
+
+        try:
+            messages: list[Any] = [] if self.run is None else list(self.run.new_messages())
+        except UserError:
+            return []  # it has been entered, and not begun
+        answered = {
+            part.tool_call_id
+            for message in messages
+            for part in message.parts
+            if part.part_kind in ("tool-return", "retry-prompt")
+        }
+        for place, message in enumerate(messages):
+            if isinstance(message, ModelResponse) and any(
+                part.part_kind == "tool-call" and part.tool_call_id not in answered
+                for part in message.parts
+            ):
+                return messages[:place]
+        return messages
+
+    def check(self, response: Any) -> None:
+        """Look at an answer before anything is done about it.
+
+        Raises `ModelError` if it failed or broke off, and `IncompleteToolCall` if it was cut and
+        has calls of tools. pydantic-ai itself makes them if what is left of their arguments is
+        valid JSON.
+        """
+        from pydantic_ai.exceptions import IncompleteToolCall
+        from pydantic_ai.messages import ToolCallPart
+
+        if response.finish_reason == "error":
+            raise ModelError("the model's answer failed, and the server hasn't said why")
+        self.is_cut = response.finish_reason in ("length", "content_filter")
+        said = response.finish_reason or (response.provider_details or {}).get("finish_reason")
+        if said is None and response.provider_response_id is not None:
+            raise ModelError(
+                "the model's stream broke off: the server has begun an answer, and not said why it"
+                " ended"
+            )
+        if self.is_cut and any(isinstance(part, ToolCallPart) for part in response.parts):
+            raise IncompleteToolCall(
+                "the model's answer was cut while it called a tool, so nothing was called:"
+                " raise max_tokens, or ask for less at once"
+            )
+
+
+@cache
+def _watch_class() -> Any:
+    """Return a class of pydantic-ai's, made when it is needed, that looks at each answer."""
+    from pydantic_ai.capabilities import AbstractCapability
+
+    class Watch(AbstractCapability[Any]):
+        def __init__(self, answer: _Answer) -> None:
+            self._answer = answer
+
+        async def after_model_request(
+            self, ctx: Any, *, request_context: Any, response: Any
+        ) -> Any:
+            self._answer.check(response)
+            return response
+
+    return Watch
 
 
 class _Parts:
-    """Gives each part of a run an id; pydantic-ai numbers them from 0 in each answer."""
+    """Gives each part of a run an id; pydantic-ai numbers them from 0 in each answer.
+
+    Texts that follow each other are one part, as they are one output in pydantic-ai's result: a
+    provider that gives each event another id makes a part of each.
+    """
 
     def __init__(self) -> None:
         self._count = 0
         self._ids: dict[int, str] = {}
+        self._earlier_text = ""
 
     def as_events(self, event: Any) -> list[SimpleNamespace]:
         """Return an event of pydantic-ai as events of a Responses stream."""
         match event.event_kind:
             case "part_start":
+                if self._goes_on(event, "previous_part_kind"):
+                    self._ids[event.index] = part_id = f"part {self._count}"
+                    return [
+                        _on_part("response.output_text.delta", part_id, delta=event.part.content)
+                    ]
                 self._count += 1
-                self._ids[event.index] = f"part {self._count}"
-                return self._started(self._ids[event.index], event.part)
+                self._ids[event.index] = part_id = f"part {self._count}"
+                return self._started(part_id, event.part)
             case "part_delta":
                 return self._grown(self._ids[event.index], event.delta)
             case "part_end":
+                if self._goes_on(event, "next_part_kind"):
+                    self._earlier_text += event.part.content
+                    return []
                 return self._ended(self._ids[event.index], event.part)
         return []
+
+    def _goes_on(self, event: Any, neighbour: str) -> bool:
+        return (event.part.part_kind, getattr(event, neighbour, None)) == ("text", "text")
 
     def _started(self, id: str, part: Any) -> list[SimpleNamespace]:
         if part.part_kind == "text":
@@ -106,8 +312,9 @@ class _Parts:
 
     def _ended(self, id: str, part: Any) -> list[SimpleNamespace]:
         if part.part_kind == "text":
-            done = _on_part("response.output_text.done", id, text=part.content)
-            content = [_text(part.content)]
+            text, self._earlier_text = self._earlier_text + part.content, ""
+            done = _on_part("response.output_text.done", id, text=text)
+            content = [_text(text)]
             return [done, _on_item("response.output_item.done", id, "message", content)]
         if part.part_kind == "thinking" and part.content:
             return [_on_part("response.reasoning_summary_text.done", id, text=part.content)]

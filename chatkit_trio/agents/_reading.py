@@ -21,8 +21,10 @@ from typing import Any, Protocol, Self, TypeVar
 import trio
 
 from chatkit_trio._engine.groups import unwrapped
+from chatkit_trio.server import Turn, current_turn
 from chatkit_trio.types import ThreadStreamEvent
 
+from ._approval import Approvals, ApprovalWanted
 from ._asyncio_thread import CLOSE_TIMEOUT, AsyncioTask, Outlet, asyncio_thread
 from ._context import AgentContext
 from ._queue import EventQueue
@@ -80,6 +82,14 @@ class Source(ABC):
         return False
 
 
+def turn_in_progress() -> Turn[Any] | None:
+    """Return the turn of the calling task, None outside of turns."""
+    try:
+        return current_turn()
+    except RuntimeError:
+        return None
+
+
 class StreamedRun(Protocol):
     """A run whose events can be read."""
 
@@ -108,6 +118,9 @@ def cancel_run(run: StreamedRun) -> object:
 
 class Translator(Protocol):
     """Turns the events of one run into thread events."""
+
+    @property
+    def is_incomplete(self) -> bool: ...
 
     async def resume(self) -> None: ...
 
@@ -307,6 +320,7 @@ class RunReader(AsyncIterator[T]):
     """
 
     _token: trio.lowlevel.TrioToken | None = None
+    _turn: Turn[Any] | None = None
     _is_over = False
 
     def __init__(self, queue: EventQueue, source: Source) -> None:
@@ -368,12 +382,16 @@ class RunReader(AsyncIterator[T]):
     async def _begin(self) -> None:
         self._queue.attach_reader()
         self._token = trio.lowlevel.current_trio_token()
+        self._turn = turn_in_progress()
         await self._source.start(self._queue)
 
     async def _handle(self, entry: Any) -> Iterable[T]:
         match entry:
             case FromModel() if entry.source is self._source:
                 self._source.acknowledge()
+                if self._turn is not None:
+                    # Also if nothing of the event is shown: the model hasn't fallen silent.
+                    self._turn.still_working()
                 return await self._convert(entry.event)
             case RunEnded() if entry.source is self._source:
                 return self._end(entry.error)
@@ -418,23 +436,55 @@ class Unchanged(RunReader[T]):
 class EventStream(RunReader[ThreadStreamEvent]):
     """The thread events of a run and its tools, in the order of production."""
 
-    def __init__(self, context: AgentContext[Any], source: Source, translator: Translator) -> None:
+    def __init__(
+        self,
+        context: AgentContext[Any],
+        source: Source,
+        translator: Translator,
+        approvals: Approvals | None = None,
+    ) -> None:
         super().__init__(context._queue, source)
         self._translator = translator
+        self._approvals = approvals
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the model has cut its answer itself, for example at its length limit.
+
+        A turn whose last stream is incomplete ends with reason `incomplete`.
+        """
+        return self._translator.is_incomplete
 
     async def _begin(self) -> None:
         await self._translator.resume()
+        if self._approvals is not None:
+            self._ready += await self._approvals.look()
         await super()._begin()
 
     async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
+        if isinstance(event, ApprovalWanted):
+            assert self._approvals is not None
+            return [
+                made
+                for asking in self._approvals.ask(event)
+                for made in self._translator.pass_on(asking)
+            ]
         return await self._translator.translate(event)
 
     def _pass_on(self, entry: Any) -> Iterable[ThreadStreamEvent]:
         return self._translator.pass_on(entry)
 
     def _finish(self) -> Iterable[ThreadStreamEvent]:
-        return self._translator.finish()
+        self._tell_turn(None)
+        # The run's own end first: a client tool call has to be the last item that is seen.
+        last = self._translator.finish()
+        return last if self._approvals is None else [*last, *self._approvals.finish()]
+
+    def _tell_turn(self, error: Exception | None) -> None:
+        if self._turn is not None:
+            self._turn.mark_incomplete(self.is_incomplete, error=error)
 
     def _fail(self, error: Exception) -> None:
+        self._tell_turn(error)
         if self._source.takes_back(error):
             self._ready += self._translator.withdraw()

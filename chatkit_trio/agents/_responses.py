@@ -8,16 +8,12 @@ its events belong together. Nothing is started here, and the only awaits are the
 
 from __future__ import annotations
 
-import importlib
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
+from chatkit_trio._engine.foreign import read_event
 from chatkit_trio.types import (
     Annotation,
     AssistantMessageContent,
@@ -38,7 +34,6 @@ from chatkit_trio.types import (
     ThreadItemAddedEvent,
     ThreadItemDoneEvent,
     ThreadItemRemovedEvent,
-    ThreadItemUpdate,
     ThreadItemUpdatedEvent,
     ThreadStreamEvent,
     URLSource,
@@ -48,7 +43,9 @@ from chatkit_trio.types import (
     WorkflowTaskUpdated,
 )
 
+from ._citations import citation_of
 from ._context import AgentContext, is_shown, snapshot, task_added, task_updated
+from ._output_items import InOrder, Message, OpenItems, Reasoning, ThoughtPart
 
 if TYPE_CHECKING:
     from openai.types.responses.response_output_text import (
@@ -57,29 +54,10 @@ if TYPE_CHECKING:
         AnnotationURLCitation,
     )
 
-logger = logging.getLogger(__name__)
-
-_EXTRAS = {"openai": "openai", "agents": "agents"}
-"""The extra that installs a package, by the package's name."""
-
 _Events = list[ThreadStreamEvent]
 
 _BESIDE_WORKFLOWS = ClientToolCallItem | HiddenContextItem | SDKHiddenContextItem
 """Items that don't end the workflow in progress, because the user doesn't see them."""
-
-
-def require(module: str) -> Any:
-    """Return a module of an optional package.
-
-    Raises `ImportError` that names the extra to install.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS[module.partition(".")[0]]
-        raise ImportError(
-            f"this needs the package of {module!r}: pip install 'chatkit-trio[{extra}]'"
-        ) from error
 
 
 class ResponseStreamConverter:
@@ -141,15 +119,6 @@ DEFAULT_CONVERTER = ResponseStreamConverter()
 
 
 @dataclass(slots=True)
-class _Message:
-    """An assistant message in progress."""
-
-    id: str
-    created_at: datetime
-    annotations: dict[int, list[Annotation]] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
 class _Thought:
     """A thought in progress: its text in pieces, and how much of it the client has.
 
@@ -157,8 +126,8 @@ class _Thought:
     characters an update is sent when the text has grown by a sixty-fourth.
     """
 
-    model_id: str
-    summary_index: int
+    reasoning: Reasoning
+    part: ThoughtPart
     task: ThoughtTask
     pieces: list[str]
     length: int
@@ -183,14 +152,19 @@ class ResponseTranslator:
     def __init__(self, context: AgentContext[Any], converter: ResponseStreamConverter) -> None:
         self._context = context
         self._converter = converter
-        self._messages: dict[str, _Message] = {}
-        self._images: dict[str, GeneratedImageItem] = {}
+        self._messages: OpenItems[Message] = OpenItems()
+        self._images: OpenItems[GeneratedImageItem] = OpenItems()
+        self._reasonings: OpenItems[Reasoning] = OpenItems()
+        self._order = InOrder()
+        self._response_has_items = False
         self._thought: _Thought | None = None
         self._open_workflow: WorkflowItem | None = None
         """The workflow in progress, as this translator has seen it."""
         self._closed_workflows: set[str] = set()
         self._produced: dict[str, None] = {}
         self._calls: list[tuple[str | None, str]] = []
+        self.is_incomplete = False
+        """Whether the newest answer was cut by the model itself, for example by its length."""
 
     async def resume(self) -> None:
         """Continue the workflow that the last turn left open, if the thread ends with one.
@@ -216,28 +190,32 @@ class ResponseTranslator:
             return []
         if event.type == "raw_response_event":
             event = event.data
-        if event.type in _CONVERTING:
-            return [made async for made in _CONVERTING[event.type](self, event)]
-        if event.type in _PLAIN:
-            return list(_PLAIN[event.type](self, event))
+        kind = event.type
+        if kind in _CONVERTING:
+            return [made async for made in _CONVERTING[kind](self, event)]
+        if kind in _PLAIN:
+            return list(_PLAIN[kind](self, event))
         return []
 
     def pass_on(self, event: ThreadStreamEvent) -> _Events:
         """Return a tool's thread event, and before it what it ends."""
         events: _Events = []
-        if isinstance(event, ThreadItemAddedEvent | ThreadItemDoneEvent):
-            events += self._close_workflow_for(event.item)
-            self._produced[event.item.id] = None
-            if isinstance(event.item, WorkflowItem):
-                is_open = isinstance(event, ThreadItemAddedEvent)
-                self._open_workflow = self._live(event.item) if is_open else None
-        elif isinstance(event, ThreadItemUpdatedEvent) and self._comes_late(event):
+        own = read_event(event)  # what is no event, the turn refuses
+        if isinstance(own, ThreadItemAddedEvent | ThreadItemDoneEvent):
+            events += self._close_workflow_for(own.item)
+            self._produced[own.item.id] = None
+            if isinstance(own.item, WorkflowItem):
+                is_open = isinstance(own, ThreadItemAddedEvent)
+                self._open_workflow = self._live(own.item) if is_open else None
+        elif isinstance(own, ThreadItemUpdatedEvent) and self._comes_late(own):
             return []
+        if isinstance(own, ThreadItemDoneEvent):
+            return [*events, *self._order.end(own.item.id, event)]
         return [*events, event]
 
     def finish(self) -> _Events:
         """Return the last events, when the run is over."""
-        events: _Events = []
+        events = self._order.release()
         item, self._context.workflow_item = self._context.workflow_item, None
         if item is not None:
             # The workflow isn't closed: the next turn may continue it.
@@ -253,19 +231,56 @@ class ResponseTranslator:
         self._context.workflow_item = None
         return [ThreadItemRemovedEvent(item_id=item_id) for item_id in self._produced]
 
+    # --- Responses -----------------------------------------------------------------------------
+
+    def _response_begins(self, event: Any) -> Iterator[ThreadStreamEvent]:
+        yield from self._order.release()
+        for items in (self._messages, self._images, self._reasonings):
+            items.take_all()
+        self._response_has_items = False
+        self.is_incomplete = False
+
+    async def _response_ends(self, event: Any) -> AsyncIterator[ThreadStreamEvent]:
+        """End what the provider hasn't ended, and say whether the answer is complete."""
+        response = event.response
+        if not self._response_has_items:
+            # Some gateways wait for the whole answer and send nothing else.
+            for index, item in enumerate(getattr(response, "output", None) or ()):
+                async for made in self._end_item(index, item):
+                    yield made
+        for message in self._messages.take_all():
+            for made in self._end_message(message, []):
+                yield made
+        for image in self._images.take_all():
+            for made in self._end_image(image):
+                yield made
+        self._reasonings.take_all()
+        self._response_has_items = False
+        for made in self._order.release():
+            yield made
+        if is_cut(event):
+            self.is_incomplete = True
+
     # --- Messages ------------------------------------------------------------------------------
 
     def _begin_message(
-        self, model_id: str, content: list[AssistantMessageContent]
+        self, index: int | None, model_id: Any, content: list[AssistantMessageContent]
     ) -> Iterator[ThreadStreamEvent]:
-        message = _Message(self._context.generate_id("message"), datetime.now(UTC))
-        self._messages[model_id] = message
+        message = Message(self._context.generate_id("message"), datetime.now(UTC))
+        for place, part in enumerate(content):
+            message.set_part(place, part)
+        self._messages.add(index, model_id, message)
         yield from self._close_workflow()
-        self._produced[message.id] = None
+        self._begin(message.id)
         yield ThreadItemAddedEvent(item=self._message_item(message, content))
 
+    def _begin(self, item_id: str) -> None:
+        self._response_has_items = True
+        self._produced[item_id] = None
+        self._order.begin(item_id)
+
     def _message_item(
-        self, message: _Message, content: list[AssistantMessageContent]
+        self, message: Message, content: list[AssistantMessageContent]
     ) -> AssistantMessageItem:
         return AssistantMessageItem(
             id=message.id,
@@ -274,20 +289,32 @@ class ResponseTranslator:
             content=content,
         )
 
-    def _update_message(
-        self, model_id: str, update: ThreadItemUpdate
-    ) -> Iterator[ThreadStreamEvent]:
-        if model_id not in self._messages:
-            # Some providers leave out the event that begins a message.
-            yield from self._begin_message(model_id, [])
-        yield ThreadItemUpdatedEvent(item_id=self._messages[model_id].id, update=update)
+    def _message_of(self, event: Any) -> tuple[Message | None, _Events]:
+        """Return the message that an event is about, and the events that begin it.
+
+        None if the message has ended.
+        """
+        index, model_id = _place(event)
+        message = self._messages.find(index, model_id)
+        if message is not None:
+            return message, []
+        if self._messages.has_ended(index):
+            return None, []
+        # Some providers leave out the event that begins a message.
+        events = list(self._begin_message(index, model_id, []))
+        return self._messages.find(index, model_id), events
 
     def _text_delta(self, event: Any) -> Iterator[ThreadStreamEvent]:
         """Handle a piece of text or of a refusal; both are shown to the user."""
-        update = AssistantMessageContentPartTextDelta(
-            content_index=event.content_index, delta=event.delta
-        )
-        return self._update_message(event.item_id, update)
+        if event.delta is None:
+            return
+        message, begun = self._message_of(event)
+        yield from begun
+        if message is not None:
+            index = _content_index(event)
+            message.part(index).pieces.append(event.delta)
+            update = AssistantMessageContentPartTextDelta(content_index=index, delta=event.delta)
+            yield ThreadItemUpdatedEvent(item_id=message.id, update=update)
 
     def _text_done(self, event: Any) -> Iterator[ThreadStreamEvent]:
         return self._part_done(event, event.text)
@@ -295,58 +322,64 @@ class ResponseTranslator:
     def _refusal_done(self, event: Any) -> Iterator[ThreadStreamEvent]:
         return self._part_done(event, event.refusal)
 
-    def _part_done(self, event: Any, text: str) -> Iterator[ThreadStreamEvent]:
-        message = self._messages.get(event.item_id)
-        annotations = [] if message is None else message.annotations.get(event.content_index, [])
-        content = AssistantMessageContent(text=text, annotations=list(annotations))
-        update = AssistantMessageContentPartDone(content_index=event.content_index, content=content)
-        return self._update_message(event.item_id, update)
+    def _part_done(self, event: Any, text: str | None) -> Iterator[ThreadStreamEvent]:
+        message, begun = self._message_of(event)
+        yield from begun
+        if message is not None:
+            index = _content_index(event)
+            part = message.part(index)
+            content = AssistantMessageContent(
+                text=text or "".join(part.pieces), annotations=list(part.annotations)
+            )
+            message.set_part(index, content)
+            update = AssistantMessageContentPartDone(content_index=index, content=content)
+            yield ThreadItemUpdatedEvent(item_id=message.id, update=update)
 
     async def _part_added(self, event: Any) -> AsyncIterator[ThreadStreamEvent]:
         if event.part.type not in _TEXT_OF:
             return
         content = await self._content(event.part)
-        update = AssistantMessageContentPartAdded(
-            content_index=event.content_index, content=content
-        )
-        for made in self._update_message(event.item_id, update):
+        message, begun = self._message_of(event)
+        for made in begun:
             yield made
+        if message is not None:
+            index = _content_index(event)
+            message.set_part(index, content)
+            update = AssistantMessageContentPartAdded(content_index=index, content=content)
+            yield ThreadItemUpdatedEvent(item_id=message.id, update=update)
 
     async def _annotation_added(self, event: Any) -> AsyncIterator[ThreadStreamEvent]:
         annotation = await self._annotation(event.annotation)
         if annotation is None:
             return
-        if event.item_id not in self._messages:
-            for made in self._begin_message(event.item_id, []):
-                yield made
-        message = self._messages[event.item_id]
-        # Counted here, because the model's index counts annotations that were left out too.
-        annotations = message.annotations.setdefault(event.content_index, [])
-        annotations.append(annotation)
-        update = AssistantMessageContentPartAnnotationAdded(
-            content_index=event.content_index,
-            annotation_index=len(annotations) - 1,
-            annotation=annotation,
-        )
-        yield ThreadItemUpdatedEvent(item_id=message.id, update=update)
+        message, begun = self._message_of(event)
+        for made in begun:
+            yield made
+        if message is not None:
+            index = _content_index(event)
+            # Counted here, because the model's index counts annotations that were left out too.
+            annotations = message.part(index).annotations
+            annotations.append(annotation)
+            update = AssistantMessageContentPartAnnotationAdded(
+                content_index=index,
+                annotation_index=len(annotations) - 1,
+                annotation=annotation,
+            )
+            yield ThreadItemUpdatedEvent(item_id=message.id, update=update)
 
     async def _contents(self, parts: Any) -> list[AssistantMessageContent]:
-        return [await self._content(part) for part in parts if part.type in _TEXT_OF]
+        return [await self._content(part) for part in parts or () if part.type in _TEXT_OF]
 
     async def _content(self, part: Any) -> AssistantMessageContent:
-        converted = [await self._annotation(raw) for raw in getattr(part, "annotations", ())]
+        raw = getattr(part, "annotations", None) or ()
+        converted = [await self._annotation(each) for each in raw]
         annotations = [annotation for annotation in converted if annotation is not None]
-        text = getattr(part, _TEXT_OF[part.type])
+        text = getattr(part, _TEXT_OF[part.type], None) or ""
         return AssistantMessageContent(text=text, annotations=annotations)
 
     async def _annotation(self, raw: Any) -> Annotation | None:
-        try:
-            # The OpenAI client doesn't always parse these: one may be a dict, or of a wrong class.
-            citation = _citation_adapter().validate_python(raw, from_attributes=True)
-        except ValidationError:
-            logger.warning("an annotation of an unknown kind was left out")
-            return None
-        match citation.type:
+        citation = citation_of(raw)
+        match citation and citation.type:
             case "file_citation":
                 return await self._converter.file_citation_to_annotation(citation)
             case "container_file_citation":
@@ -358,38 +391,56 @@ class ResponseTranslator:
     # --- Items ---------------------------------------------------------------------------------
 
     async def _item_added(self, event: Any) -> AsyncIterator[ThreadStreamEvent]:
-        item = event.item
-        if item.type == "message":
-            for made in self._begin_message(item.id, await self._contents(item.content)):
-                yield made
-        elif item.type == "reasoning" and self._context.workflow_item is None:
-            yield self._begin_reasoning()
-        elif item.type == "image_generation_call":
-            yield self._begin_image(item.id)
-
-    async def _item_done(self, event: Any) -> AsyncIterator[ThreadStreamEvent]:
-        item = event.item
+        item, index = event.item, _output_index(event)
+        self._response_has_items = True
         if item.type == "message":
             content = await self._contents(item.content)
-            for made in self._end_message(item.id, content):
+            for made in self._begin_message(index, item.id, content):
                 yield made
-        elif item.type == "image_generation_call" and item.result:
-            image_item = self._images.pop(item.id, None)
-            if image_item is not None:
-                image_item.image = await self._image(image_item, item.result, None)
-                self._context.generated_image_item = None
-                yield ThreadItemDoneEvent(item=image_item.model_copy())
+        elif item.type == "reasoning":
+            for made in self._begin_reasoning(index, item.id):
+                yield made
+        elif item.type == "image_generation_call":
+            for made in self._begin_image(index, item.id):
+                yield made
+
+    async def _item_done(self, event: Any) -> AsyncIterator[ThreadStreamEvent]:
+        self._response_has_items = True
+        async for made in self._end_item(_output_index(event), event.item):
+            yield made
+        if is_cut(event):
+            self.is_incomplete = True
+
+    async def _end_item(self, index: int | None, item: Any) -> AsyncIterator[ThreadStreamEvent]:
+        """Handle an item that is whole, and which may never have begun."""
+        model_id = getattr(item, "id", None)
+        if item.type == "message":
+            content = await self._contents(item.content)
+            if self._messages.find(index, model_id) is None:
+                for made in self._begin_message(index, model_id, []):
+                    yield made
+            message = self._messages.end(index, model_id)
+            assert message is not None
+            for made in self._end_message(message, content):
+                yield made
+        elif item.type == "reasoning":
+            for made in self._end_reasoning(index, item):
+                yield made
+        elif item.type == "image_generation_call":
+            async for made in self._image_done(index, item):
+                yield made
         elif item.type == "function_call":
             self._note_call(item)
 
     def _end_message(
-        self, model_id: str, content: list[AssistantMessageContent]
+        self, message: Message, content: list[AssistantMessageContent]
     ) -> Iterator[ThreadStreamEvent]:
-        if model_id not in self._messages:
-            yield from self._begin_message(model_id, [])
-        # Removed, so that a later message of the same model id is a new item.
-        message = self._messages.pop(model_id)
-        yield ThreadItemDoneEvent(item=self._message_item(message, content))
+        content = message.merged(content)
+        # One without any text tells nobody anything, and some models refuse it as input.
+        end: ThreadStreamEvent = ThreadItemRemovedEvent(item_id=message.id)
+        if any(part.text for part in content):
+            end = ThreadItemDoneEvent(item=self._message_item(message, content))
+        yield from self._order.end(message.id, end)
 
     def _note_call(self, call: Any) -> None:
         def get(name: str) -> Any:
@@ -414,26 +465,55 @@ class ResponseTranslator:
 
     # --- Images --------------------------------------------------------------------------------
 
-    def _begin_image(self, model_id: str) -> ThreadStreamEvent:
+    def _begin_image(self, index: int | None, model_id: Any) -> Iterator[ThreadStreamEvent]:
         item = GeneratedImageItem(
             id=self._context.generate_id("message"),
             thread_id=self._context.thread.id,
             created_at=datetime.now(UTC),
         )
-        self._images[model_id] = item
+        self._images.add(index, model_id, item)
         self._context.generated_image_item = item
-        self._produced[item.id] = None
-        return ThreadItemAddedEvent(item=item.model_copy())
+        # What was thought before the image has to be stored before it, too.
+        yield from self._close_workflow()
+        self._begin(item.id)
+        yield ThreadItemAddedEvent(item=item.model_copy())
 
     async def _partial_image(self, event: Any) -> AsyncIterator[ThreadStreamEvent]:
-        item = self._images.get(event.item_id)
-        if item is None:
-            return
-        index = event.partial_image_index
-        item.image = await self._image(item, event.partial_image_b64, index)
-        progress = self._converter.partial_image_index_to_progress(index)
+        index, model_id = _place(event)
+        if self._images.find(index, model_id) is None:
+            if self._images.has_ended(index):
+                return
+            for made in self._begin_image(index, model_id):
+                yield made
+        item = self._images.find(index, model_id)
+        assert item is not None
+        preview = event.partial_image_index
+        item.image = await self._image(item, event.partial_image_b64, preview)
+        progress = self._converter.partial_image_index_to_progress(preview)
         update = GeneratedImageUpdated(image=item.image, progress=progress)
         yield ThreadItemUpdatedEvent(item_id=item.id, update=update)
+
+    async def _image_done(self, index: int | None, done: Any) -> AsyncIterator[ThreadStreamEvent]:
+        result = getattr(done, "result", None)
+        if result and self._images.find(index, done.id) is None:
+            for made in self._begin_image(index, done.id):
+                yield made
+        item = self._images.end(index, done.id)
+        if item is None:
+            return
+        if result:
+            item.image = await self._image(item, result, None)
+        for made in self._end_image(item):
+            yield made
+
+    def _end_image(self, item: GeneratedImageItem) -> Iterator[ThreadStreamEvent]:
+        """End an image: with its last preview if the model has failed to finish it."""
+        if self._context.generated_image_item is item:
+            self._context.generated_image_item = None
+        end: ThreadStreamEvent = ThreadItemRemovedEvent(item_id=item.id)
+        if item.image is not None:
+            end = ThreadItemDoneEvent(item=item.model_copy())
+        yield from self._order.end(item.id, end)
 
     async def _image(
         self, item: GeneratedImageItem, base64_image: str, index: int | None
@@ -445,17 +525,44 @@ class ResponseTranslator:
 
     # --- Workflows and thoughts ----------------------------------------------------------------
 
-    def _begin_reasoning(self) -> ThreadStreamEvent:
+    def _begin_reasoning(self, index: int | None, model_id: Any) -> Iterator[ThreadStreamEvent]:
+        self._reasonings.add(index, model_id, Reasoning())
+        if self._context.workflow_item is None:
+            _item, events = self._workflow()
+            yield from events
+
+    def _workflow(self) -> tuple[WorkflowItem, _Events]:
+        """Return the workflow in progress, or a new one and the event that begins it."""
+        if self._context.workflow_item is not None:
+            return self._context.workflow_item, []
         item = self._context._new_workflow(Workflow(type="reasoning", tasks=[]))
         self._context.workflow_item = self._open_workflow = item
-        self._produced[item.id] = None
-        return ThreadItemAddedEvent(item=snapshot(item))
+        self._begin(item.id)
+        return item, [ThreadItemAddedEvent(item=snapshot(item))]
+
+    def _reasoning_of(self, event: Any) -> tuple[Reasoning | None, _Events]:
+        """Return the reasoning that an event is about, and the events that begin it."""
+        index, model_id = _place(event)
+        reasoning = self._reasonings.find(index, model_id)
+        if reasoning is not None:
+            return reasoning, []
+        if self._reasonings.has_ended(index):
+            return None, []
+        events = list(self._begin_reasoning(index, model_id))
+        return self._reasonings.find(index, model_id), events
 
     def _thought_delta(self, event: Any) -> Iterator[ThreadStreamEvent]:
-        item = self._context.workflow_item
-        if item is None:
+        if not event.delta:
             return
-        thought = self._thought_of(event, item)
+        reasoning, begun = self._reasoning_of(event)
+        yield from begun
+        part = _thought_part(event)
+        if reasoning is None or part in reasoning.done:
+            return
+        item, begun = self._workflow()
+        yield from begun
+        reasoning.pieces.setdefault(part, []).append(event.delta)
+        thought = self._thought_of(reasoning, part, item)
         if thought is not None:
             if thought.append(event.delta):
                 thought.flush()
@@ -464,28 +571,57 @@ class ResponseTranslator:
             # Only the first thought of a workflow is shown while it grows.
             task = ThoughtTask(content=event.delta)
             length = len(event.delta)
-            self._thought = _Thought(
-                event.item_id, event.summary_index, task, [event.delta], length, length
-            )
+            self._thought = _Thought(reasoning, part, task, [event.delta], length, length)
             yield self._add_task(item, task)
 
     def _thought_done(self, event: Any) -> Iterator[ThreadStreamEvent]:
-        item = self._context.workflow_item
-        if item is None:
+        return self._whole_thought(event, event.text)
+
+    def _thought_part_done(self, event: Any) -> Iterator[ThreadStreamEvent]:
+        return self._whole_thought(event, getattr(event.part, "text", None))
+
+    def _whole_thought(self, event: Any, text: str | None) -> Iterator[ThreadStreamEvent]:
+        if not text:
             return
-        thought = self._thought_of(event, item)
+        reasoning, begun = self._reasoning_of(event)
+        yield from begun
+        if reasoning is not None:
+            yield from self._end_thought(reasoning, _thought_part(event), text)
+
+    def _end_thought(
+        self, reasoning: Reasoning, part: ThoughtPart, text: str
+    ) -> Iterator[ThreadStreamEvent]:
+        if part in reasoning.done:
+            return
+        reasoning.done.add(part)
+        item, begun = self._workflow()
+        yield from begun
+        thought = self._thought_of(reasoning, part, item)
         if thought is None:
-            yield self._add_task(item, ThoughtTask(content=event.text))
+            yield self._add_task(item, ThoughtTask(content=text))
         else:
             self._thought = None
-            thought.task.content = event.text
+            thought.task.content = text
             yield task_updated(item, _index_of(thought.task, item))
 
-    def _thought_of(self, event: Any, item: WorkflowItem) -> _Thought | None:
+    def _end_reasoning(self, index: int | None, done: Any) -> Iterator[ThreadStreamEvent]:
+        """Show the thoughts that haven't streamed, or not to their end."""
+        model_id = getattr(done, "id", None)
+        if self._reasonings.find(index, model_id) is None and Reasoning().unfinished(done):
+            yield from self._begin_reasoning(index, model_id)
+        reasoning = self._reasonings.end(index, model_id)
+        if reasoning is not None:
+            for part, text in reasoning.unfinished(done):
+                yield from self._end_thought(reasoning, part, text)
+
+    def _thought_of(
+        self, reasoning: Reasoning, part: ThoughtPart, item: WorkflowItem
+    ) -> _Thought | None:
         thought = self._thought
         if (
             thought is not None
-            and (thought.model_id, thought.summary_index) == (event.item_id, event.summary_index)
+            and thought.reasoning is reasoning
+            and thought.part == part
             and _has_task(item, thought.task)
         ):
             return thought
@@ -497,13 +633,15 @@ class ResponseTranslator:
         if was_shown:
             return task_added(item, len(item.workflow.tasks) - 1)
         self._open_workflow = item
-        self._produced[item.id] = None
+        self._begin(item.id)
         return ThreadItemAddedEvent(item=snapshot(item))
 
     def _flush_thought(self) -> None:
-        if self._thought is not None:
-            self._thought.flush()
-            self._thought = None
+        thought, self._thought = self._thought, None
+        if thought is not None:
+            thought.flush()
+            # What still comes of it would be shown in another workflow, and a second time.
+            thought.reasoning.done.add(thought.part)
 
     def _live(self, item: WorkflowItem) -> WorkflowItem:
         """Return the context's own object for a workflow, because that one gets later changes."""
@@ -525,7 +663,7 @@ class ResponseTranslator:
         self._closed_workflows.add(item.id)
         if self._context.workflow_item is item:
             self._context.workflow_item = None
-        return [self._context._ended(item, expanded=False)]
+        return list(self._order.end(item.id, self._context._ended(item, expanded=False)))
 
     def _comes_late(self, event: ThreadItemUpdatedEvent) -> bool:
         """Say whether a task's update comes after its workflow was stored, with the task in it."""
@@ -542,22 +680,53 @@ def _has_task(item: WorkflowItem, task: ThoughtTask) -> bool:
     return any(other is task for other in item.workflow.tasks)
 
 
-_TEXT_OF = {"output_text": "text", "refusal": "refusal"}
+def is_cut(event: Any) -> bool:
+    """Say whether the event tells that the model has cut an answer, or a call of a tool, itself."""
+    if event.type == "response.output_item.done":
+        return _status(event.item) == "incomplete" and bool(event.item.type == "function_call")
+    if event.type == "response.completed":
+        return _status(event.response) == "incomplete"
+    return bool(event.type == "response.incomplete")
 
 
-@cache
-def _citation_adapter() -> TypeAdapter[Any]:
-    annotation: Any = require("openai.types.responses.response_output_text").Annotation
-    return TypeAdapter(annotation)
+def _status(of: Any) -> str | None:
+    status: str | None = getattr(of, "status", None)
+    return status
 
 
-_PLAIN: dict[str, Callable[[ResponseTranslator, Any], Iterator[ThreadStreamEvent]]] = {
+def _output_index(event: Any) -> int | None:
+    index = getattr(event, "output_index", None)
+    return index if isinstance(index, int) else None
+
+
+def _place(event: Any) -> tuple[int | None, Any]:
+    return _output_index(event), getattr(event, "item_id", None)
+
+
+def _content_index(event: Any) -> int:
+    return getattr(event, "content_index", None) or 0
+
+
+def _thought_part(event: Any) -> ThoughtPart:
+    if "summary" in event.type:
+        return "summary", getattr(event, "summary_index", None) or 0
+    return "raw", _content_index(event)
+
+
+_TEXT_OF = {"output_text": "text", "text": "text", "refusal": "refusal"}
+"""The attribute that has the text of a part, by the part's type."""
+
+_PLAIN: dict[str, Callable[[ResponseTranslator, Any], Iterable[ThreadStreamEvent]]] = {
+    "response.created": ResponseTranslator._response_begins,
     "response.output_text.delta": ResponseTranslator._text_delta,
     "response.output_text.done": ResponseTranslator._text_done,
     "response.refusal.delta": ResponseTranslator._text_delta,
     "response.refusal.done": ResponseTranslator._refusal_done,
     "response.reasoning_summary_text.delta": ResponseTranslator._thought_delta,
     "response.reasoning_summary_text.done": ResponseTranslator._thought_done,
+    "response.reasoning_summary_part.done": ResponseTranslator._thought_part_done,
+    "response.reasoning_text.delta": ResponseTranslator._thought_delta,
+    "response.reasoning_text.done": ResponseTranslator._thought_done,
 }
 
 _CONVERTING: dict[str, Callable[[ResponseTranslator, Any], AsyncIterator[ThreadStreamEvent]]] = {
@@ -566,4 +735,6 @@ _CONVERTING: dict[str, Callable[[ResponseTranslator, Any], AsyncIterator[ThreadS
     "response.output_item.added": ResponseTranslator._item_added,
     "response.output_item.done": ResponseTranslator._item_done,
     "response.image_generation_call.partial_image": ResponseTranslator._partial_image,
+    "response.completed": ResponseTranslator._response_ends,
+    "response.incomplete": ResponseTranslator._response_ends,
 }

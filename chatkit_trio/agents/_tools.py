@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, TypeAlias, get_type_hints, overload
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from chatkit_trio._engine.groups import unwrapped
 from chatkit_trio.errors import BaseStreamError
 
 from ._context import AgentContext
@@ -18,6 +20,12 @@ from ._context import AgentContext
 logger = logging.getLogger(__name__)
 
 _FAILED = "The tool failed. Do without it, or tell the user."
+
+NeedsApproval: TypeAlias = (
+    bool | Callable[[AgentContext[Any], dict[str, Any]], bool | Awaitable[bool]]
+)
+"""Whether a person has to be asked first: always, never, or what a function of the turn's context
+and the arguments says; it may be async."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +38,10 @@ class Tool:
     """The JSON schema of the arguments."""
     call: Callable[[AgentContext[Any], str], Awaitable[str]]
     """Takes the turn's context and the arguments as JSON text; returns the text for the model."""
+    needs_approval: NeedsApproval = False
+    check: Callable[[str], object] | None = None
+    """Raises `ValidationError` for arguments, as JSON text, that `call` would refuse. So nobody is
+    asked about a call that can't be made."""
 
     def param(self) -> dict[str, Any]:
         """Return the tool as the Responses API wants it."""
@@ -41,6 +53,27 @@ class Tool:
             "strict": False,
         }
 
+    async def asks_first(self, context: AgentContext[Any], arguments: str) -> bool:
+        """Say whether a person has to approve this call before it is made.
+
+        If the function that decides fails, a person is asked.
+        """
+        if self.needs_approval is False:
+            return False
+        if self.check is not None:
+            try:
+                self.check(arguments)
+            except ValidationError:
+                return False  # `answer` tells the model what is wrong
+        if self.needs_approval is True:
+            return True
+        try:
+            needs = self.needs_approval(context, json.loads(arguments or "{}"))
+            return await needs if inspect.isawaitable(needs) else needs
+        except Exception:
+            logger.exception("needs_approval of tool %s failed, so the user is asked", self.name)
+            return True
+
     async def answer(self, context: AgentContext[Any], arguments: str) -> str:
         """Call the function and return the text for the model.
 
@@ -49,17 +82,34 @@ class Tool:
         """
         try:
             return await self.call(context, arguments)
-        except BaseStreamError:
-            raise
         except ValidationError as error:
             problems = error.json(include_url=False, include_input=False)
             return f"The arguments don't fit the tool's schema: {problems}"
-        except Exception:
+        except Exception as error:
+            # A tool with a nursery of its own raises a group.
+            cause = unwrapped(error)
+            if isinstance(cause, BaseStreamError):
+                raise cause from error
             logger.exception("tool %s failed", self.name)
             return _FAILED
 
 
-def tool(function: Callable[..., Awaitable[Any]]) -> Tool:
+@overload
+def tool(function: Callable[..., Awaitable[Any]], /) -> Tool: ...
+
+
+@overload
+def tool(
+    *, needs_approval: NeedsApproval = False
+) -> Callable[[Callable[..., Awaitable[Any]]], Tool]: ...
+
+
+def tool(
+    function: Callable[..., Awaitable[Any]] | None = None,
+    /,
+    *,
+    needs_approval: NeedsApproval = False,
+) -> Tool | Callable[[Callable[..., Awaitable[Any]]], Tool]:
     """Make a tool of an async function that runs on trio.
 
         @tool
@@ -70,20 +120,48 @@ def tool(function: Callable[..., Awaitable[Any]]) -> Tool:
     arguments from the annotations (`Annotated[..., Field(description=...)]` describes an argument).
     A parameter annotated with `AgentContext`, or a subclass, gets the turn's context. A result that
     isn't a string is given to the model as JSON.
+
+    With `needs_approval=True` the user is asked before each call, and `run_model` calls the tool
+    when they have approved. A function of the context and the arguments asks for some calls only:
+
+        @tool(needs_approval=True)
+        async def refund(order: str, amount: float) -> str: ...
+
+        def is_much(context: AgentContext, arguments: dict[str, Any]) -> bool:
+            return arguments["amount"] > 100
+
+        @tool(needs_approval=is_much)
+        async def credit(account: str, amount: float) -> str: ...
     """
+    if function is None:
+        return lambda decorated: _made_of(decorated, needs_approval)
+    return _made_of(function, needs_approval)
+
+
+def _made_of(function: Callable[..., Awaitable[Any]], needs_approval: NeedsApproval) -> Tool:
     hints = get_type_hints(function, include_extras=True)
     context_name, fields = _parameters(function, hints)
     name: str = function.__name__
     arguments_model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
 
+    def check(arguments: str) -> Any:
+        return arguments_model.model_validate_json(arguments or "{}")
+
     async def call(context: AgentContext[Any], arguments: str) -> str:
-        given = arguments_model.model_validate_json(arguments or "{}")
+        given = check(arguments)
         values = {field: getattr(given, field) for field in fields}
         if context_name is not None:
             values[context_name] = context
         return _as_text(await function(**values))
 
-    return Tool(name, inspect.getdoc(function) or "", arguments_model.model_json_schema(), call)
+    return Tool(
+        name,
+        inspect.getdoc(function) or "",
+        arguments_model.model_json_schema(),
+        call,
+        needs_approval,
+        check,
+    )
 
 
 def _parameters(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,6 +15,7 @@ import click
 import trio
 from hypercorn.utils import LifespanFailureError
 from quart import Quart
+from quart_trio import QuartTrio
 
 from chatkit_trio._engine.groups import unwrapped
 from chatkit_trio._settings import check_seconds
@@ -96,6 +98,8 @@ def serve_app(
 ) -> None:
     """Serve MODULE:NAME, a ChatKit server or an ASGI app, until SIGTERM, SIGHUP or Ctrl-C.
 
+    NAME may also be a class or a function that makes one of them without arguments.
+
     A ChatKit server gets an app with the chat page, in which all visitors share the threads. To
     tell users apart, make the app yourself with chatkit_trio.web.create_app, and name that app.
     """
@@ -147,7 +151,11 @@ def demo(port: int, database: str, slow_writes: float) -> None:
 
 
 def load_app(target: str) -> ASGIApp | Quart:
-    """Return the app that `MODULE:NAME` names, or one around the ChatKit server it names."""
+    """Return the app that `MODULE:NAME` names, or one around the ChatKit server it names.
+
+    The name may also be of a class or function that makes one of these when it is called without
+    arguments. Raises `click.ClickException` for anything else.
+    """
     module_name, _, name = target.partition(":")
     if not module_name or not name:
         raise click.BadParameter(f"{target} is not of the form MODULE:NAME", param_hint="target")
@@ -159,11 +167,53 @@ def load_app(target: str) -> ASGIApp | Quart:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise click.ClickException(f"{target} can't be loaded: {error}") from error
+    if inspect.isclass(found) or _is_factory(found):
+        found = _made(found, target)
     if isinstance(found, ChatKitServer):
         return create_app(found)
-    if not callable(found):
+    if isinstance(found, Quart) and not isinstance(found, QuartTrio):
+        raise click.ClickException(
+            f"{target} is an app for asyncio: make it with quart_trio.QuartTrio instead of Quart"
+        )
+    if not callable(found) or not _can_be_called(found, "scope", "receive", "send"):
         raise click.ClickException(f"{target} is neither a ChatKit server nor an ASGI app")
     return cast(ASGIApp, found)
+
+
+def _is_factory(found: object) -> bool:
+    is_plain = inspect.isfunction(found) and not inspect.iscoroutinefunction(found)
+    return is_plain and _can_be_called(cast(Callable[..., Any], found))
+
+
+def _can_be_called(function: Callable[..., Any], *arguments: object) -> bool:
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # it is written in C and doesn't say
+    return True
+
+
+def _made(make: Callable[..., Any], target: str) -> Any:
+    """Return what a class or a function makes without arguments."""
+    name = make.__name__
+    if not _can_be_called(make):
+        parameters = inspect.signature(make).parameters.values()
+        needed = [each.name for each in parameters if each.default is each.empty]
+        is_server = issubclass(cast(type, make), ChatKitServer)
+        example = f"{name}(SQLiteStore('chat.sqlite3'))" if is_server else f"{name}(...)"
+        raise click.ClickException(
+            f"{target} is a class that can't be made without {', '.join(needed)}: make an object of"
+            f" it in the module, as in server = {example}, and serve"
+            f" {target.partition(':')[0]}:server"
+        )
+    try:
+        return make()
+    except Exception as error:
+        raise click.ClickException(
+            f"{target} can't be made: {name}() raised {type(error).__name__}: {error}"
+        ) from error
 
 
 def _checked(host: str, allowed_hosts: Sequence[str]) -> None:

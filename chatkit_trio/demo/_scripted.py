@@ -57,6 +57,7 @@ _EXCUSES = {
     CancelReason.SHUTDOWN: "I was restarted in the middle of my answer",
     CancelReason.SUPERSEDED: "You had another question before I was done",
     CancelReason.FAILED: "Something broke",
+    CancelReason.INCOMPLETE: "My answer grew too long",
     CancelReason.CRASHED: "The server went down in the middle of my answer",
 }
 

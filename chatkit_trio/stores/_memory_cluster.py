@@ -10,8 +10,9 @@ import hashlib
 import json
 import math
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import trio
 
@@ -37,6 +38,64 @@ from ._records import (
 _SETTLEMENTS_KEPT = 1000
 """How many settled turns are remembered, so that a repeated settlement is known for one."""
 
+_PLACES_KEPT = 10_000
+"""How many places of deleted threads, and of a thread's deleted items, are remembered."""
+
+V = TypeVar("V")
+
+
+class Ordered(MutableMapping[str, V]):
+    """A dictionary that knows, also of its last deleted keys, where in the order they stand.
+
+    A key that is set again after its deletion stands at the end.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, V] = {}
+        self._places: dict[str, int] = {}
+        self._deleted: dict[str, int] = {}
+        self._count = 0
+
+    def __getitem__(self, key: str) -> V:
+        return self._values[key]
+
+    def __setitem__(self, key: str, value: V) -> None:
+        if key not in self._values:
+            self._count += 1
+            self._places[key] = self._count
+            self._deleted.pop(key, None)
+        self._values[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._values[key]
+        self._deleted[key] = self._places.pop(key)
+        if len(self._deleted) > _PLACES_KEPT:
+            del self._deleted[next(iter(self._deleted))]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def copy(self) -> Ordered[V]:
+        """Return another one with the same keys, values and places."""
+        other = Ordered[V]()
+        other._values, other._places = self._values.copy(), self._places.copy()
+        other._deleted, other._count = self._deleted.copy(), self._count
+        return other
+
+    def place(self, key: str) -> int | None:
+        """Return where a key stands or stood; None if that isn't known."""
+        return self._places.get(key, self._deleted.get(key))
+
+    def behind(self, place: int | None, order: str) -> Iterator[str]:
+        """Return the keys behind a place, all if it is None, in the order asked for."""
+        if order == "asc":
+            return (key for key, its in self._places.items() if place is None or its > place)
+        places = reversed(self._places.items())
+        return (key for key, its in places if place is None or its < place)
+
 
 @dataclass(slots=True)
 class Row:
@@ -46,7 +105,7 @@ class Row:
 
 @dataclass(slots=True)
 class ThreadRow(Row):
-    items: dict[str, str] = field(default_factory=dict)
+    items: Ordered[str] = field(default_factory=Ordered)
 
 
 @dataclass(slots=True)
@@ -94,7 +153,9 @@ class MemoryCluster:
     ) -> None:
         self.lease_timeout = lease_timeout
         self._clock = clock
-        self.threads: dict[str, ThreadRow] = {}
+        self.threads = Ordered[ThreadRow]()
+        self.deleted_threads: dict[tuple[str, str], int] = {}
+        """The places of deleted threads, by owner and id."""
         self.attachments: dict[str, Row] = {}
         self.requests: dict[tuple[str, str], tuple[float, RequestRecord]] = {}
         self.set_aside_items: list[UnstorableItem] = []
@@ -246,7 +307,11 @@ class MemoryCluster:
 
     def end_thread(self, thread_id: str) -> None:
         """Delete a thread with its turns and its line."""
-        del self.threads[thread_id]
+        row, place = self.threads.pop(thread_id), self.threads.place(thread_id)
+        assert place is not None
+        self.deleted_threads[row.owner, thread_id] = place
+        if len(self.deleted_threads) > _PLACES_KEPT:
+            del self.deleted_threads[next(iter(self.deleted_threads))]
         self.set_aside_items[:] = [
             item for item in self.set_aside_items if item.thread_id != thread_id
         ]
@@ -263,7 +328,7 @@ class MemoryCluster:
         check_opening(opening)
         row = self.threads.get(opening.thread_id)
         text = encode_thread(opening.new_thread) if opening.new_thread is not None else None
-        items = dict(row.items) if row is not None else {}
+        items = row.items.copy() if row is not None else Ordered[str]()
         attachments = {one.id: Row(owner, encode_attachment(one)) for one in opening.attachments}
         for attachment_id in attachments:
             there = self.attachments.get(attachment_id)
@@ -277,7 +342,7 @@ class MemoryCluster:
             if item.id in items:
                 raise ConflictError(f"thread {opening.thread_id} already has an item {item.id}")
             items[item.id] = encode_item(item)
-        items |= _encoded(opening.changed_items)
+        items.update(_encoded(opening.changed_items))
         self.attachments |= attachments
         if row is None:
             assert text is not None
@@ -331,7 +396,7 @@ class MemoryCluster:
             del self._settled[next(iter(self._settled))]
 
 
-def delete_after(items: dict[str, str], thread_id: str, item_id: str) -> None:
+def delete_after(items: Ordered[str], thread_id: str, item_id: str) -> None:
     """Delete the items behind this one. Raises `NotFoundError` if it isn't there."""
     if item_id not in items:
         raise NotFoundError(f"thread {thread_id} has no item {item_id}")

@@ -31,48 +31,60 @@ _PLACE_OF_ITEM: LiteralString = """
     )
     FROM threads WHERE threads.id = %(thread)s AND threads.owner = %(owner)s
 """
-_PLACE_OF_THREAD: LiteralString = """
-    SELECT seq FROM threads WHERE id = %(after)s AND owner = %(owner)s
+
+# Where the page goes on: behind a cursor, or behind the place where it stood before its deletion.
+_PLACE_OF_CURSOR: LiteralString = """
+    SELECT threads.seq, coalesce(
+        (SELECT items.seq FROM items WHERE items.thread = threads.seq AND items.id = %(item)s),
+        (
+            SELECT gone_items.seq FROM gone_items
+            WHERE gone_items.thread = threads.seq AND gone_items.id = %(item)s
+        )
+    )
+    FROM threads WHERE threads.id = %(thread)s AND threads.owner = %(owner)s
 """
+_SEQ_OF_CURSOR: LiteralString = (
+    f"(SELECT place.item FROM ({_PLACE_OF_CURSOR}) AS place (thread, item))"
+)
+_SEQ_OF_THREAD: LiteralString = """
+    coalesce(
+        (SELECT seq FROM threads WHERE id = %(after)s AND owner = %(owner)s),
+        (SELECT seq FROM gone_threads WHERE id = %(after)s AND owner = %(owner)s)
+    )
+"""
+_PLACE_OF_THREAD: LiteralString = f"SELECT {_SEQ_OF_THREAD}"
 
 # One range of an index in its own order, from the cursor on: neither a sort nor rows to skip, so
 # the millionth item costs what the first one does. (A cursor of NULL would be a page of nothing.)
 ITEM_PAGES: Mapping[str, LiteralString] = {
-    "asc": """
+    "asc": f"""
         SELECT id, data FROM items
         WHERE thread = (
             SELECT seq FROM threads WHERE id = %(thread)s AND owner = %(owner)s
-        ) AND seq > CASE WHEN %(item)s::text IS NULL THEN 0 ELSE (
-            SELECT items.seq FROM items JOIN threads ON threads.seq = items.thread
-            WHERE threads.id = %(thread)s AND threads.owner = %(owner)s AND items.id = %(item)s
-        ) END
+        ) AND seq > CASE WHEN %(item)s::text IS NULL THEN 0 ELSE {_SEQ_OF_CURSOR} END
         ORDER BY seq LIMIT %(limit)s::bigint
     """,
-    "desc": """
+    "desc": f"""
         SELECT id, data FROM items
         WHERE thread = (
             SELECT seq FROM threads WHERE id = %(thread)s AND owner = %(owner)s
-        ) AND seq < CASE WHEN %(item)s::text IS NULL THEN 9223372036854775807 ELSE (
-            SELECT items.seq FROM items JOIN threads ON threads.seq = items.thread
-            WHERE threads.id = %(thread)s AND threads.owner = %(owner)s AND items.id = %(item)s
-        ) END
+        ) AND seq < CASE WHEN %(item)s::text IS NULL THEN 9223372036854775807
+            ELSE {_SEQ_OF_CURSOR} END
         ORDER BY seq DESC LIMIT %(limit)s::bigint
     """,
 }
 THREAD_PAGES: Mapping[str, LiteralString] = {
-    "asc": """
-        SELECT id, data FROM threads
-        WHERE owner = %(owner)s AND seq > CASE WHEN %(after)s::text IS NULL THEN 0 ELSE (
-            SELECT seq FROM threads WHERE id = %(after)s AND owner = %(owner)s
-        ) END
-        ORDER BY seq LIMIT %(limit)s::bigint
-    """,
-    "desc": """
+    "asc": f"""
         SELECT id, data FROM threads
         WHERE owner = %(owner)s
-        AND seq < CASE WHEN %(after)s::text IS NULL THEN 9223372036854775807 ELSE (
-            SELECT seq FROM threads WHERE id = %(after)s AND owner = %(owner)s
-        ) END
+        AND seq > CASE WHEN %(after)s::text IS NULL THEN 0 ELSE {_SEQ_OF_THREAD} END
+        ORDER BY seq LIMIT %(limit)s::bigint
+    """,
+    "desc": f"""
+        SELECT id, data FROM threads
+        WHERE owner = %(owner)s
+        AND seq < CASE WHEN %(after)s::text IS NULL THEN 9223372036854775807
+            ELSE {_SEQ_OF_THREAD} END
         ORDER BY seq DESC LIMIT %(limit)s::bigint
     """,
 }
@@ -103,9 +115,37 @@ _SAVE_ITEM: LiteralString = f"""
     INSERT INTO items (thread, id, data) SELECT seq, %(item)s, %(data)s FROM thread
     ON CONFLICT (thread, id) DO UPDATE SET data = excluded.data
 """
+
+_KEEP_PLACES: LiteralString = """
+    INSERT INTO gone_items (thread, id, seq) SELECT thread, id, seq FROM gone
+    ON CONFLICT (thread, id) DO UPDATE SET seq = excluded.seq, gone_at = excluded.gone_at
+"""
 _DELETE_ITEM: LiteralString = f"""
-    WITH thread AS MATERIALIZED ({_LOCK_THREAD})
-    DELETE FROM items USING thread WHERE items.thread = thread.seq AND items.id = %(item)s
+    WITH thread AS MATERIALIZED ({_LOCK_THREAD}), gone AS (
+        DELETE FROM items USING thread WHERE items.thread = thread.seq AND items.id = %(item)s
+        RETURNING items.thread, items.id, items.seq
+    )
+    {_KEEP_PLACES}
+"""
+_DELETE_THREAD: LiteralString = """
+    WITH gone AS (
+        DELETE FROM threads WHERE id = %(thread)s AND owner = %(owner)s RETURNING owner, id, seq
+    )
+    INSERT INTO gone_threads (owner, id, seq) SELECT owner, id, seq FROM gone
+    ON CONFLICT (owner, id) DO UPDATE SET seq = excluded.seq, gone_at = excluded.gone_at
+"""
+# Those whom others are dropping or replacing just now are left to them.
+_FORGET_ITEMS: LiteralString = """
+    DELETE FROM gone_items WHERE ctid IN (
+        SELECT ctid FROM gone_items WHERE gone_at < now() - interval '30 days'
+        LIMIT 1000 FOR UPDATE SKIP LOCKED
+    )
+"""
+_FORGET_THREADS: LiteralString = """
+    DELETE FROM gone_threads WHERE ctid IN (
+        SELECT ctid FROM gone_threads WHERE gone_at < now() - interval '30 days'
+        LIMIT 1000 FOR UPDATE SKIP LOCKED
+    )
 """
 
 # In the order of the arrays, so that the items are numbered in it.
@@ -216,7 +256,8 @@ def delete_thread(tx: Transaction, owner: str, thread_id: str) -> None:
         Statement(
             "DELETE FROM unstorable WHERE thread_id = %(thread)s AND owner = %(owner)s", mine
         ),
-        Statement("DELETE FROM threads WHERE id = %(thread)s AND owner = %(owner)s", mine),
+        Statement(_DELETE_THREAD, mine),
+        Statement(_FORGET_THREADS),
         *tell_of_thread(thread_id),
     )
 
@@ -229,7 +270,7 @@ def load_threads(owner: str, limit: int, after: str | None, order: str) -> tuple
 
 def thread_rows(cursors: Sequence[Cursor], after: str | None) -> list[tuple[str, str]]:
     place, page = cursors
-    if after is not None and place.fetchone() is None:
+    if after is not None and place.fetchone() == (None,):
         raise no_thread(after)
     return page.fetchall()
 
@@ -242,7 +283,7 @@ def load_items(
 ) -> tuple[Statement, ...]:
     """Ask for thread and cursor, and for a page and one more, which says that there are."""
     parameters = {"owner": owner, "thread": thread_id, "item": after, "limit": _one_more(limit)}
-    return Statement(_PLACE_OF_ITEM, parameters), Statement(ITEM_PAGES[order], parameters)
+    return Statement(_PLACE_OF_CURSOR, parameters), Statement(ITEM_PAGES[order], parameters)
 
 
 def item_rows(
@@ -296,16 +337,18 @@ def save_item(tx: Transaction, owner: str, thread_id: str, item_id: str, text: s
 
 
 def delete_item(tx: Transaction, owner: str, thread_id: str, item_id: str) -> None:
-    tx.finish(Statement(_DELETE_ITEM, {"owner": owner, "thread": thread_id, "item": item_id}))
+    parameters = {"owner": owner, "thread": thread_id, "item": item_id}
+    tx.finish(Statement(_DELETE_ITEM, parameters), Statement(_FORGET_ITEMS))
 
 
 def delete_items_after(tx: Transaction, owner: str, thread_id: str, item_id: str) -> None:
     parameters = {"owner": owner, "thread": thread_id, "item": item_id}
     # The lock is a statement of its own: what was added while it was waited for is seen behind it.
-    _, place, _ = tx.finish(
+    _, place, _, _ = tx.finish(
         Statement(_LOCK_THREAD, parameters),
         Statement(_PLACE_OF_ITEM, parameters),
         Statement(DELETE_AFTER, parameters),
+        Statement(_FORGET_ITEMS),
     )
     row = place.fetchone()
     if row is None:
@@ -314,18 +357,26 @@ def delete_items_after(tx: Transaction, owner: str, thread_id: str, item_id: str
         raise no_item(thread_id, item_id)
 
 
-DELETE_AFTER: LiteralString = """
-    DELETE FROM items USING threads
-    WHERE threads.id = %(thread)s AND threads.owner = %(owner)s AND items.thread = threads.seq
-    AND items.seq > (
-        SELECT last.seq FROM items AS last
-        WHERE last.thread = threads.seq AND last.id = %(item)s
+DELETE_AFTER: LiteralString = f"""
+    WITH gone AS (
+        DELETE FROM items USING threads
+        WHERE threads.id = %(thread)s AND threads.owner = %(owner)s AND items.thread = threads.seq
+        AND items.seq > (
+            SELECT last.seq FROM items AS last
+            WHERE last.thread = threads.seq AND last.id = %(item)s
+        )
+        RETURNING items.thread, items.id, items.seq
     )
+    {_KEEP_PLACES}
 """
-DELETE_ITEMS: LiteralString = """
-    DELETE FROM items USING threads
-    WHERE threads.id = %(thread)s AND threads.owner = %(owner)s AND items.thread = threads.seq
-    AND items.id = ANY(%(ids)s::text[])
+DELETE_ITEMS: LiteralString = f"""
+    WITH gone AS (
+        DELETE FROM items USING threads
+        WHERE threads.id = %(thread)s AND threads.owner = %(owner)s AND items.thread = threads.seq
+        AND items.id = ANY(%(ids)s::text[])
+        RETURNING items.thread, items.id, items.seq
+    )
+    {_KEEP_PLACES}
 """
 
 

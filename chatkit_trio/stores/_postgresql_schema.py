@@ -156,7 +156,36 @@ _RATES_AND_SLOTS: tuple[LiteralString, ...] = (
     "CREATE INDEX slots_of_node ON slots (node)",
 )
 
-MIGRATIONS: tuple[tuple[LiteralString, ...], ...] = (_FIRST, _RATES_AND_SLOTS)
+# Where what was deleted stood, for a page that goes on behind it. The servers of the release before
+# leave no places.
+_PLACES_OF_WHAT_IS_GONE: tuple[LiteralString, ...] = (
+    """
+    CREATE TABLE gone_items (
+        thread bigint NOT NULL REFERENCES threads (seq) ON DELETE CASCADE,
+        id text COLLATE "C" NOT NULL,
+        seq bigint NOT NULL,
+        gone_at timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (thread, id)
+    )
+    """,
+    "CREATE INDEX gone_items_by_age ON gone_items (gone_at)",
+    """
+    CREATE TABLE gone_threads (
+        owner text COLLATE "C" NOT NULL,
+        id text COLLATE "C" NOT NULL,
+        seq bigint NOT NULL,
+        gone_at timestamptz NOT NULL DEFAULT now(),
+        PRIMARY KEY (owner, id)
+    )
+    """,
+    "CREATE INDEX gone_threads_by_age ON gone_threads (gone_at)",
+)
+
+MIGRATIONS: tuple[tuple[LiteralString, ...], ...] = (
+    _FIRST,
+    _RATES_AND_SLOTS,
+    _PLACES_OF_WHAT_IS_GONE,
+)
 """Step n takes a schema of version n to version n + 1; version 0 has no tables."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 
 from chatkit_trio.errors import ConflictError, NotFoundError
@@ -33,12 +33,38 @@ THREAD_PAGES = {
 }
 _BEFORE_ALL = {"asc": 0, "desc": _MAX_ROWID}
 
-_SAVE_ITEM = """
-    INSERT INTO items (thread, id, data) VALUES (?, ?, ?)
-    ON CONFLICT (thread, id) DO UPDATE SET data = excluded.data
+# SQLite gives the number of a deleted last row to the next one. But a place that is remembered has
+# to stay before all that comes later.
+_NEW_ITEM = """
+    INSERT INTO items (seq, thread, id, data) VALUES (
+        max(
+            coalesce((SELECT max(seq) FROM items), 0),
+            coalesce((SELECT max(seq) FROM gone_items), 0)
+        ) + 1,
+        ?, ?, ?
+    )
 """
-_ADD_ITEM_UNLESS_THERE = """
-    INSERT INTO items (thread, id, data) VALUES (?, ?, ?) ON CONFLICT (thread, id) DO NOTHING
+_SAVE_ITEM = f"{_NEW_ITEM} ON CONFLICT (thread, id) DO UPDATE SET data = excluded.data"
+_ADD_ITEM_UNLESS_THERE = f"{_NEW_ITEM} ON CONFLICT (thread, id) DO NOTHING"
+
+_KEEP_PLACE_OF_ITEM = """
+    INSERT OR REPLACE INTO gone_items (thread, id, seq)
+    SELECT thread, id, seq FROM items WHERE thread = ? AND id = ?
+"""
+_KEEP_PLACES_OF_ITEMS_AFTER = """
+    INSERT OR REPLACE INTO gone_items (thread, id, seq)
+    SELECT thread, id, seq FROM items WHERE thread = ? AND seq > ?
+"""
+_KEEP_PLACE_OF_THREAD = """
+    INSERT OR REPLACE INTO gone_threads (owner, id, seq)
+    SELECT owner, id, seq FROM threads WHERE id = ? AND owner = ?
+"""
+_FORGET_ITEMS = """
+    DELETE FROM gone_items WHERE gone_at < CAST(strftime('%s', 'now') AS INTEGER) - 30 * 86400
+"""
+"""The place of what was deleted is remembered for thirty days."""
+_FORGET_THREADS = """
+    DELETE FROM gone_threads WHERE gone_at < CAST(strftime('%s', 'now') AS INTEGER) - 30 * 86400
 """
 
 _FORGET_SETTLED = """
@@ -57,7 +83,13 @@ def load_thread(db: sqlite3.Connection, owner: str, thread_id: str) -> str:
 
 def save_thread(db: sqlite3.Connection, owner: str, thread_id: str, text: str) -> None:
     query = """
-        INSERT INTO threads (owner, id, data) VALUES (?, ?, ?)
+        INSERT INTO threads (seq, owner, id, data) VALUES (
+            max(
+                coalesce((SELECT max(seq) FROM threads), 0),
+                coalesce((SELECT max(seq) FROM gone_threads), 0)
+            ) + 1,
+            ?, ?, ?
+        )
         ON CONFLICT (id) DO UPDATE SET data = excluded.data WHERE threads.owner = excluded.owner
     """
     if db.execute(query, (owner, thread_id, text)).rowcount == 0:
@@ -74,14 +106,16 @@ def delete_thread(db: sqlite3.Connection, owner: str, thread_id: str) -> None:
     db.execute("DELETE FROM unstorable WHERE thread_id = ? AND owner = ?", (thread_id, owner))
     db.execute("DELETE FROM turns WHERE thread_id = ? AND owner = ?", (thread_id, owner))
     db.execute("DELETE FROM line WHERE thread_id = ? AND owner = ?", (thread_id, owner))
+    db.execute(_KEEP_PLACE_OF_THREAD, (thread_id, owner))
     db.execute("DELETE FROM threads WHERE id = ? AND owner = ?", (thread_id, owner))
+    db.execute(_FORGET_THREADS)
 
 
 def load_threads(
     db: sqlite3.Connection, owner: str, limit: int, after: str | None, order: str
 ) -> tuple[list[tuple[str, str]], bool]:
     """Return (id, text) of a page of threads, and whether there are more."""
-    start = _BEFORE_ALL[order] if after is None else _thread_seq(db, owner, after)
+    start = _BEFORE_ALL[order] if after is None else _thread_place(db, owner, after)
     return _page(db, THREAD_PAGES[order], (owner, start), limit)
 
 
@@ -90,7 +124,7 @@ def load_items(
 ) -> tuple[list[tuple[str, str]], bool]:
     """Return (id, text) of a page of items, and whether there are more."""
     thread = _thread_seq(db, owner, thread_id)
-    start = _BEFORE_ALL[order] if after is None else _item_seq(db, thread, thread_id, after)
+    start = _BEFORE_ALL[order] if after is None else _item_place(db, thread, thread_id, after)
     return _page(db, ITEM_PAGES[order], (thread, start), limit)
 
 
@@ -111,17 +145,19 @@ def save_item(db: sqlite3.Connection, owner: str, thread_id: str, item_id: str, 
 
 
 def delete_item(db: sqlite3.Connection, owner: str, thread_id: str, item_id: str) -> None:
-    query = """
-        DELETE FROM items WHERE id = ?
-        AND thread = (SELECT seq FROM threads WHERE id = ? AND owner = ?)
-    """
-    db.execute(query, (item_id, thread_id, owner))
+    with suppress(NotFoundError):
+        item = (_thread_seq(db, owner, thread_id), item_id)
+        db.execute(_KEEP_PLACE_OF_ITEM, item)
+        db.execute("DELETE FROM items WHERE thread = ? AND id = ?", item)
+        db.execute(_FORGET_ITEMS)
 
 
 def delete_items_after(db: sqlite3.Connection, owner: str, thread_id: str, item_id: str) -> None:
     thread = _thread_seq(db, owner, thread_id)
     seq = _item_seq(db, thread, thread_id, item_id)
+    db.execute(_KEEP_PLACES_OF_ITEMS_AFTER, (thread, seq))
     db.execute("DELETE FROM items WHERE thread = ? AND seq > ?", (thread, seq))
+    db.execute(_FORGET_ITEMS)
 
 
 def load_attachment(db: sqlite3.Connection, owner: str, attachment_id: str) -> str:
@@ -374,6 +410,34 @@ def _thread_seq(db: sqlite3.Connection, owner: str, thread_id: str) -> int:
     if row is None:
         raise NotFoundError(f"there is no thread {thread_id}")
     return row[0]
+
+
+def _thread_place(db: sqlite3.Connection, owner: str, thread_id: str) -> int:
+    """Return where a thread stands, or stood before it was deleted."""
+    query = """
+        SELECT coalesce(
+            (SELECT seq FROM threads WHERE id = :id AND owner = :owner),
+            (SELECT seq FROM gone_threads WHERE id = :id AND owner = :owner)
+        )
+    """
+    place: int | None = db.execute(query, {"id": thread_id, "owner": owner}).fetchone()[0]
+    if place is None:
+        raise NotFoundError(f"there is no thread {thread_id} to go on from")
+    return place
+
+
+def _item_place(db: sqlite3.Connection, thread: int, thread_id: str, item_id: str) -> int:
+    """Return where an item stands, or stood before it was deleted."""
+    query = """
+        SELECT coalesce(
+            (SELECT seq FROM items WHERE thread = :thread AND id = :id),
+            (SELECT seq FROM gone_items WHERE thread = :thread AND id = :id)
+        )
+    """
+    place: int | None = db.execute(query, {"thread": thread, "id": item_id}).fetchone()[0]
+    if place is None:
+        raise NotFoundError(f"thread {thread_id} has no item {item_id} to go on from")
+    return place
 
 
 def _item_seq(db: sqlite3.Connection, thread: int, thread_id: str, item_id: str) -> int:

@@ -171,12 +171,42 @@ def _create_rates_slots_and_settled(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX settled_by_age ON settled (settled_at)")
 
 
+def _create_places_of_what_is_gone(connection: sqlite3.Connection) -> None:
+    # A page may go on behind what was deleted since the page before.
+    connection.execute(
+        """
+        CREATE TABLE gone_items (
+            thread INTEGER NOT NULL REFERENCES threads (seq) ON DELETE CASCADE,
+            id TEXT NOT NULL,
+            seq INTEGER NOT NULL,
+            gone_at INTEGER NOT NULL DEFAULT (CAST(strftime('%s', 'now') AS INTEGER)),
+            PRIMARY KEY (thread, id)
+        ) WITHOUT ROWID
+        """
+    )
+    connection.execute(
+        """
+        CREATE TABLE gone_threads (
+            owner TEXT NOT NULL,
+            id TEXT NOT NULL,
+            seq INTEGER NOT NULL,
+            gone_at INTEGER NOT NULL DEFAULT (CAST(strftime('%s', 'now') AS INTEGER)),
+            PRIMARY KEY (owner, id)
+        ) WITHOUT ROWID
+        """
+    )
+    for table in ("gone_items", "gone_threads"):
+        connection.execute(f"CREATE INDEX {table}_by_seq ON {table} (seq)")
+        connection.execute(f"CREATE INDEX {table}_by_age ON {table} (gone_at)")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _create_threads_items_and_attachments,
     _create_turns,
     _create_requests_and_unstorable,
     _create_line_and_messages,
     _create_rates_slots_and_settled,
+    _create_places_of_what_is_gone,
 )
 """Step n takes a file of version n to version n + 1."""
 

@@ -8,9 +8,9 @@ out is decoded in pieces, if it is big.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import trio
 
@@ -138,9 +138,7 @@ class MemoryStore(Store[TContext]):
         check_page(limit, order)
         await trio.lowlevel.checkpoint()
         owner, threads = owner_of(self._owner, context), self._threads
-        if after is not None and not self._owns(threads.get(after), context):
-            raise _no_cursor(after)
-        ids = _behind(threads, after, order)
+        ids = threads.behind(self._place(after, owner), order)
         rows = ((key, threads[key].text) for key in ids if threads[key].owner == owner)
         return await decode_page(*cut_page(rows, limit), decode_page_thread, self._big_work)
 
@@ -155,7 +153,10 @@ class MemoryStore(Store[TContext]):
         check_page(limit, order)
         await trio.lowlevel.checkpoint()
         items = self._thread(thread_id, context).items
-        rows = ((key, items[key]) for key in _behind(items, after, order))
+        place = None if after is None else items.place(after)
+        if after is not None and place is None:
+            raise _no_cursor(after)
+        rows = ((key, items[key]) for key in items.behind(place, order))
         return await decode_page(*cut_page(rows, limit), decode_page_item, self._big_work)
 
     async def load_item(self, thread_id: str, item_id: str, context: TContext) -> ThreadItem:
@@ -283,6 +284,18 @@ class MemoryStore(Store[TContext]):
         if self._node is not None and turn_id not in (None, settles):
             self._cluster.check_live(turn_id, self._node.open_node())
 
+    def _place(self, thread_id: str | None, owner: str) -> int | None:
+        """Return where an owner's thread stands, or stood when it was deleted."""
+        if thread_id is None:
+            return None
+        row = self._threads.get(thread_id)
+        if row is not None and row.owner == owner:
+            return self._threads.place(thread_id)
+        place = self._cluster.deleted_threads.get((owner, thread_id))
+        if place is None:
+            raise _no_cursor(thread_id)
+        return place
+
     def _owns(self, row: Row | None, context: TContext) -> bool:
         return row is not None and row.owner == owner_of(self._owner, context)
 
@@ -291,18 +304,6 @@ class MemoryStore(Store[TContext]):
         if row is None or not self._owns(row, context):
             raise NotFoundError(f"there is no thread {thread_id}")
         return row
-
-
-def _behind(rows: dict[str, Any], after: str | None, order: str) -> Iterator[str]:
-    """Return the ids behind one, in the order asked for."""
-    ids = iter(rows) if order == "asc" else reversed(rows)
-    if after is not None and after not in rows:
-        raise _no_cursor(after)
-    if after is not None:
-        for row_id in ids:
-            if row_id == after:
-                break
-    return ids
 
 
 def _no_cursor(after: str) -> NotFoundError:

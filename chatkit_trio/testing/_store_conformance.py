@@ -23,6 +23,7 @@ from chatkit_trio.errors import ConflictError, NotFoundError, TurnFencedError
 from chatkit_trio.store import (
     Journal,
     JournalEntry,
+    Opening,
     RequestRecord,
     Settlement,
     Store,
@@ -117,6 +118,25 @@ class StoreConformance(CoordinationConformance):
             loaded = await store.load_thread("thr_1", self.context())
             assert plain(loaded) == plain(full_thread("thr_1"))
 
+    async def test_times_come_back_in_whatever_zone_the_process_is(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A time that was kept without its zone is read as local time."""
+        if not hasattr(time, "tzset"):
+            pytest.skip("this system can't change the zone of a process")
+        async with self.open_store() as store:
+            try:
+                with monkeypatch.context() as patch:
+                    patch.setenv("TZ", "TEST+05")
+                    time.tzset()
+                    await store.save_thread(thread("thr_1"), self.context())
+                    await store.add_thread_item("thr_1", note("i1", "thr_1"), self.context())
+                    loaded = await store.load_thread("thr_1", self.context())
+                    item = await store.load_item("thr_1", "i1", self.context())
+            finally:
+                time.tzset()
+            assert [loaded.created_at, item.created_at] == [NOON, NOON]
+
     async def test_an_updated_thread_is_replaced_in_its_place(self) -> None:
         async with self.open_store() as store:
             for thread_id in ("thr_1", "thr_2"):
@@ -187,6 +207,55 @@ class StoreConformance(CoordinationConformance):
             assert [one.id for page in pages for one in page] == _ordered(ids, order)
             assert max(map(len, pages)) <= limit
 
+    @_both_orders
+    async def test_the_threads_go_on_behind_one_that_was_deleted(self, order: str) -> None:
+        async with self.open_store() as store:
+            for n in range(1, 6):
+                await store.save_thread(thread(f"thr_{n}"), self.context())
+            # The last ones too, whose numbers a store might use again.
+            for thread_id in ("thr_5", "thr_3", "thr_4"):
+                await store.delete_thread(thread_id, self.context())
+            await store.save_thread(thread("thr_6"), self.context())
+            for cursor in ("thr_3", "thr_4", "thr_5"):
+                pages = await _pages(
+                    lambda after: store.load_threads(1, after, order, self.context()), cursor
+                )
+                found = [one.id for page in pages for one in page]
+                assert found == _by_order(order, "thr_1 thr_2", "thr_6")
+
+    async def test_there_is_nothing_behind_a_deleted_thread_when_all_are_deleted(self) -> None:
+        async with self.open_store() as store:
+            await store.save_thread(thread("thr_1"), self.context())
+            await store.delete_thread("thr_1", self.context())
+            page = await store.load_threads(9, "thr_1", "desc", self.context())
+            assert plain(page) == plain(Page(data=[]))
+
+    async def test_a_thread_made_again_stands_as_a_cursor_where_it_was_made(self) -> None:
+        async with self.open_store() as store:
+            for thread_id in ("thr_1", "thr_2"):
+                await store.save_thread(thread(thread_id), self.context())
+            await store.delete_thread("thr_1", self.context())
+            await store.save_thread(thread("thr_1"), self.context())
+            page = await store.load_threads(9, "thr_1", "desc", self.context())
+            assert [one.id for one in page.data] == ["thr_2"]
+
+    async def test_a_deleted_thread_is_a_cursor_for_its_owner_only(self, theirs: Any) -> None:
+        mine = self.context()
+        async with self.open_store() as store:
+            for thread_id, context in (("thr_1", mine), ("thr_2", mine), ("thr_3", theirs)):
+                await store.save_thread(thread(thread_id), context)
+            await store.delete_thread("thr_2", theirs)
+            await store.delete_thread("thr_2", mine)
+            with pytest.raises(NotFoundError):
+                await store.load_threads(9, "thr_2", "desc", theirs)
+            # Another owner may make and delete a thread of that id: each has a place of its own.
+            await store.save_thread(thread("thr_2"), theirs)
+            await store.delete_thread("thr_2", theirs)
+            page = await store.load_threads(9, "thr_2", "desc", mine)
+            assert [one.id for one in page.data] == ["thr_1"]
+            page = await store.load_threads(9, "thr_2", "desc", theirs)
+            assert [one.id for one in page.data] == ["thr_3"]
+
     async def test_ids_that_differ_in_case_are_different_ids(self) -> None:
         ids = ["abc", "ABC"]
         async with self.open_store() as store:
@@ -256,6 +325,114 @@ class StoreConformance(CoordinationConformance):
             page = await store.load_thread_items("thr_1", "i3", 10, order, self.context())
             expected = {"asc": ["i4", "i5"], "desc": ["i2", "i1"]}
             assert [item.id for item in page.data] == expected[order]
+
+    @_both_orders
+    async def test_a_page_goes_on_behind_a_cursor_that_was_deleted(self, order: str) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await store.delete_thread_item("thr_1", "i3", self.context())
+            await store.add_thread_item("thr_1", note("i5", "thr_1"), self.context())
+            assert await self._behind(store, "i3", order) == _by_order(order, "i1 i2", "i4 i5")
+
+    @_both_orders
+    async def test_a_page_goes_on_behind_each_of_many_that_were_deleted(self, order: str) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            # The last ones too, whose numbers a store might use again.
+            for item_id in ("i4", "i2", "i3"):
+                await store.delete_thread_item("thr_1", item_id, self.context())
+            await store.add_thread_item("thr_1", note("i5", "thr_1"), self.context())
+            await store.save_item("thr_1", note("i6", "thr_1"), self.context())
+            for cursor in ("i2", "i3", "i4"):
+                expected = _by_order(order, "i1", "i5 i6")
+                assert await self._behind(store, cursor, order) == expected
+
+    @_both_orders
+    async def test_a_page_goes_on_behind_one_of_those_deleted_after_an_item(
+        self, order: str
+    ) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await store.delete_items_after("thr_1", "i1", self.context())
+            settlement = Settlement("thr_1", new_items=(note("i5", "thr_1"),))
+            await store.settle(settlement, self.context())
+            for cursor in ("i2", "i3", "i4"):
+                assert await self._behind(store, cursor, order) == _by_order(order, "i1", "i5")
+
+    @_both_orders
+    async def test_a_page_goes_on_behind_one_that_a_turns_beginning_deleted(
+        self, order: str
+    ) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            opening = Opening(
+                "thr_1",
+                "turn_1",
+                delete_after="i3",
+                deleted_item_ids=("i2",),
+                new_items=(note("i5", "thr_1"),),
+            )
+            if store.coordination is None:
+                await store.begin_turn(opening, self.context())
+            else:
+                assert await store.coordination.begin(opening, self.context()) is None
+            assert await self._behind(store, "i2", order) == _by_order(order, "i1", "i3 i5")
+            assert await self._behind(store, "i4", order) == _by_order(order, "i1 i3", "i5")
+
+    @_both_orders
+    async def test_an_item_added_again_stands_as_a_cursor_where_it_was_added(
+        self, order: str
+    ) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            for _ in range(2):
+                await store.delete_thread_item("thr_1", "i2", self.context())
+                await store.add_thread_item("thr_1", note("i2", "thr_1"), self.context())
+            assert await self._behind(store, "i2", order) == _by_order(order, "i1 i3 i4", "")
+            await store.delete_thread_item("thr_1", "i2", self.context())
+            assert await self._behind(store, "i2", order) == _by_order(order, "i1 i3 i4", "")
+
+    async def test_a_deleted_item_is_a_cursor_of_its_own_thread_only(self) -> None:
+        async with self.open_store() as store:
+            for thread_id in ("thr_1", "thr_2"):
+                await store.save_thread(thread(thread_id), self.context())
+                item = note(f"item_of_{thread_id}", thread_id)
+                await store.add_thread_item(thread_id, item, self.context())
+            await store.delete_thread_item("thr_1", "item_of_thr_1", self.context())
+            with pytest.raises(NotFoundError):
+                await store.load_thread_items("thr_2", "item_of_thr_1", 9, "asc", self.context())
+            await store.delete_thread("thr_1", self.context())
+            await store.save_thread(thread("thr_1"), self.context())
+            with pytest.raises(NotFoundError):
+                await store.load_thread_items("thr_1", "item_of_thr_1", 9, "asc", self.context())
+
+    async def test_a_deleted_item_is_no_cursor_for_another_owner(self, theirs: Any) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await store.delete_thread_item("thr_1", "i2", theirs)
+            assert await item_ids(store, "thr_1", self.context()) == ["i1", "i2", "i3", "i4"]
+            await store.delete_thread_item("thr_1", "i2", self.context())
+            with pytest.raises(NotFoundError):
+                await store.load_thread_items("thr_1", "i2", 9, "asc", theirs)
+
+    @needs_persistence
+    async def test_a_deleted_cursor_is_known_after_opening_again(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await prepare(store, "thr_2", self.context())
+            await store.delete_thread_item("thr_1", "i2", self.context())
+            await store.delete_thread("thr_2", self.context())
+        async with self.open_store() as store:
+            assert await self._behind(store, "i2", "asc") == ["i3", "i4"]
+            page = await store.load_threads(9, "thr_2", "desc", self.context())
+            assert [one.id for one in page.data] == ["thr_1"]
+
+    async def _behind(self, store: Store[Any], cursor: str, order: str) -> list[str]:
+        """Follow a cursor of `thr_1` to the last page, one item a page."""
+        pages = await _pages(
+            lambda after: store.load_thread_items("thr_1", after, 1, order, self.context()), cursor
+        )
+        return [item.id for page in pages for item in page]
 
     async def test_an_unknown_thread_has_no_items(self) -> None:
         async with self.open_store() as store:
@@ -1201,10 +1378,16 @@ def _ordered(ids: list[str], order: str) -> list[str]:
     return ids if order == "asc" else ids[::-1]
 
 
-async def _pages(load: Callable[[str | None], Awaitable[Page[Any]]]) -> list[list[Any]]:
+def _by_order(order: str, before: str, behind: str) -> list[str]:
+    """Return the ids behind a place; `before` and `behind` hold those on either side of it."""
+    return behind.split() if order == "asc" else before.split()[::-1]
+
+
+async def _pages(
+    load: Callable[[str | None], Awaitable[Page[Any]]], after: str | None = None
+) -> list[list[Any]]:
     """Follow the cursors to the last page."""
     pages: list[list[Any]] = []
-    after: str | None = None
     while True:
         page = await load(after)
         pages.append(page.data)

@@ -124,6 +124,12 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "sdk_hidden_context": {
         "content": "The user stopped the answer.",
         "ending": {"turn_id": "turn_1", "reason": "stopped", "item_ids": ["msg_1", "wf_1"]},
+        "approval": {
+            "item_id": "msg_2",
+            "run": "run_model",
+            "calls": [{"id": "call_1", "name": "pay", "arguments": "{}", "state": "begun"}],
+            "state": '{"items": []}',
+        },
     },
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from quart import Response
 from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
@@ -13,8 +15,8 @@ from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 from chatkit_trio.stores._signed_attachments import SignedAttachmentStore
 
-from ._blueprint import CorsOrigins, chatkit_blueprint
-from ._endpoint import ContextFunction
+from ._blueprint import CorsOrigins, blueprint_at
+from ._context import ContextFunction
 from ._guard import Guard
 from ._hosts import HostNames
 from ._middleware import refused
@@ -42,6 +44,34 @@ def create_app(
     bucket. The other arguments are those of
     `chatkit_blueprint`. Serve the app with `chatkit-trio serve`, or with Hypercorn's trio worker.
     """
+    app = app_at(
+        [path],
+        server,
+        context=context,
+        health_path=health_path,
+        liveness_path=liveness_path,
+        max_body_bytes=max_body_bytes,
+        cors_origins=cors_origins,
+        allowed_hosts=allowed_hosts,
+    )
+    if page:
+        shown = page if isinstance(page, ChatPage) else ChatPage()
+        app.register_blueprint(page_blueprint(server, path, shown, allowed_hosts))
+    return app
+
+
+def app_at(
+    paths: Sequence[str],
+    server: ChatKitServer[TContext],
+    *,
+    context: ContextFunction[TContext] | None,
+    health_path: str | None,
+    liveness_path: str | None,
+    max_body_bytes: int | None,
+    cors_origins: CorsOrigins,
+    allowed_hosts: HostNames,
+) -> QuartTrio:
+    """Return an app as `create_app` does, without a page, with the endpoint at all these paths."""
     if max_body_bytes is not None:
         check_count("max_body_bytes", max_body_bytes)
     app = _App(__name__, static_folder=None)
@@ -58,10 +88,10 @@ def create_app(
             )
         )
     app.register_blueprint(
-        chatkit_blueprint(
+        blueprint_at(
+            paths,
             server,
             context=context,
-            path=path,
             health_path=health_path,
             liveness_path=liveness_path,
             max_body_bytes=max_body_bytes,
@@ -69,9 +99,6 @@ def create_app(
             allowed_hosts=allowed_hosts,
         )
     )
-    if page:
-        shown = page if isinstance(page, ChatPage) else ChatPage()
-        app.register_blueprint(page_blueprint(server, path, shown, allowed_hosts))
     return app
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, cast
 
 import trio
@@ -15,9 +15,10 @@ from chatkit_trio._settings import check_count
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 
+from ._context import ContextFunction
 from ._cors import Cors
 from ._delivery import Delivery
-from ._endpoint import ContextFunction, Endpoint
+from ._endpoint import Endpoint
 from ._guard import Guard
 from ._health import Health
 from ._hosts import AllowedHosts, HostNames
@@ -52,8 +53,10 @@ def chatkit_blueprint(
         app.register_blueprint(chatkit_blueprint(MyServer(store), context=user_of))
 
     `context` is called with Quart's request and returns the context that every hook and the store
-    get; it may be async. It refuses a request by raising `PermissionError` (answered with 403) or
-    an HTTP exception of werkzeug. Without `context` the context is None.
+    get; it may be async. It may also return an async context manager, such as a database session:
+    what that gives is the context, and it is left when the answer is made, or for a stream when its
+    turn is settled and the turn's code has ended. It refuses a request by raising `PermissionError`
+    (answered with 403) or an HTTP exception of werkzeug. Without `context` the context is None.
 
     `path` is the endpoint; below it are `threads/<id>/turn` and `threads/<id>/stop`. `health_path`
     says whether the server takes messages and can store them (readiness), `liveness_path` that
@@ -71,38 +74,64 @@ def chatkit_blueprint(
     The server is entered when the app starts, unless it is running already, and left when the app
     ends: live turns are then settled before the app's shutdown is complete.
     """
+    return blueprint_at(
+        [path],
+        server,
+        context=context,
+        health_path=health_path,
+        liveness_path=liveness_path,
+        max_body_bytes=max_body_bytes,
+        cors_origins=cors_origins,
+        allowed_hosts=allowed_hosts,
+        name=name,
+    )
+
+
+def blueprint_at(
+    paths: Sequence[str],
+    server: ChatKitServer[TContext],
+    *,
+    context: ContextFunction[TContext] | None,
+    health_path: str | None,
+    liveness_path: str | None,
+    max_body_bytes: int | None,
+    cors_origins: CorsOrigins,
+    allowed_hosts: HostNames,
+    name: str = "chatkit",
+) -> Blueprint:
+    """Return a blueprint as `chatkit_blueprint` does, with the endpoint at each of these paths."""
     if max_body_bytes is not None:
         check_count("max_body_bytes", max_body_bytes)
-    if path is None:
+    if None in paths:
         raise ValueError("path must be a path such as '/chat', not None")
-    _check_paths(path=path, health_path=health_path, liveness_path=liveness_path)
+    for path in paths:
+        _check_paths(path=path, health_path=health_path, liveness_path=liveness_path)
     blueprint = Blueprint(name, __name__)
     longest_body = max_body_bytes or server.limits.longest_body
     endpoint = Endpoint(server, context, longest_body)
     health = Health(server)
     gate = Gate(allowed_hosts, Cors.of(cors_origins))
 
-    def route(rule: str, method: str, view: View, use: Use = "call") -> None:
-        blueprint.add_url_rule(
-            rule,
-            endpoint=view.__name__,
-            view_func=with_middleware(view, method=method, gate=gate, use=use),
-            methods=ALL_METHODS,
-            provide_automatic_options=False,
-        )
+    def route(rules: Iterable[str], method: str, view: View, use: Use = "call") -> None:
+        function = with_middleware(view, method=method, gate=gate, use=use)
+        for rule in rules:
+            blueprint.add_url_rule(
+                rule or "/",
+                endpoint=view.__name__,
+                view_func=function,
+                methods=ALL_METHODS,
+                provide_automatic_options=False,
+            )
 
-    path = "/" + path.strip("/")
-    route(path, "POST", endpoint.process)
-    route(f"{path}/threads/<thread_id>/turn", "GET", endpoint.watch)
-    route(f"{path}/threads/<thread_id>/stop", "POST", endpoint.stop)
+    places = ["/" + path.strip("/") if path.strip("/") else "" for path in paths]
+    route(places, "POST", endpoint.process)
+    route([f"{place}/threads/<thread_id>/turn" for place in places], "GET", endpoint.watch)
+    route([f"{place}/threads/<thread_id>/stop" for place in places], "POST", endpoint.stop)
     if health_path is not None:
-        route(health_path, "GET", health.health, "probe")
+        route([health_path], "GET", health.health, "probe")
     if liveness_path is not None:
-        route(liveness_path, "GET", health.liveness, "probe")
-    blueprint.record_once(
-        lambda state: state.app.extensions.setdefault(_GATES, []).append(gate.hosts)
-    )
-    _tie(blueprint, server, health, path, longest_body)
+        route([liveness_path], "GET", health.liveness, "probe")
+    tie(blueprint, server, gate, places, longest_body, health)
     return blueprint
 
 
@@ -179,40 +208,61 @@ async def _first_of(*events: trio.Event) -> None:
             nursery.start_soon(wait, event)
 
 
+def require_quart_trio(app: object) -> QuartTrio:
+    """Return the app that a blueprint is registered with. Raises `TypeError` for a plain Quart."""
+    if not isinstance(app, QuartTrio):
+        raise TypeError(
+            f"this blueprint runs on Trio, and {type(app).__name__} is an app for asyncio: make"
+            " the app with quart_trio.QuartTrio"
+        )
+    return app
+
+
 def servers_of(app: Quart) -> list[ChatKitServer[Any]]:
     """Return the ChatKit servers whose blueprints an app has."""
     return list(app.extensions.get(EXTENSION, ()))
 
 
-def allowed_by(app: object) -> list[AllowedHosts]:
-    """Return what each ChatKit blueprint of an app allows; nothing for other ASGI apps."""
-    return list(app.extensions.get(_GATES, ())) if isinstance(app, Quart) else []
+def allowed_by(app: Quart) -> list[AllowedHosts]:
+    """Return what each ChatKit blueprint of an app allows."""
+    return list(app.extensions.get(_GATES, ()))
 
 
-def _tie(
+def tie(
     blueprint: Blueprint,
     server: ChatKitServer[Any],
-    health: Health,
-    path: str,
+    gate: Gate,
+    places: Iterable[str],
     max_body_bytes: int,
+    health: Health | None = None,
 ) -> None:
+    """Have the server run while a blueprint's app serves, and its endpoint guarded.
+
+    `places` are where messages are posted. Several blueprints of one app may have the same server.
+    """
     lifespan = ServerLifespan(server)
 
     def list_server(state: BlueprintSetupState) -> None:
-        app = cast(Quart, state.app)
-        app.extensions.setdefault(EXTENSION, []).append(server)
-        full_path = (state.url_prefix or "").rstrip("/") + path
+        app = require_quart_trio(state.app)
+        servers = app.extensions.setdefault(EXTENSION, [])
+        if server not in servers:
+            servers.append(server)
+        app.extensions.setdefault(_GATES, []).append(gate.hosts)
+        full_paths = [(state.url_prefix or "").rstrip("/") + place or "/" for place in places]
         # Inside of the delivery, which sees the body's messages as they are read.
-        Guard.around(app).add_path(full_path, max_body_bytes)
-        Delivery.around(app).add_endpoint(full_path, server)
+        for full_path in full_paths:
+            Guard.around(app).add_path(full_path, max_body_bytes)
+        Delivery.around(app).add_endpoints(full_paths, server)
 
     async def start() -> None:
         nursery = cast(QuartTrio, current_app).nursery
         await lifespan.start(nursery)
-        health.start(nursery)
+        if health is not None:
+            health.start(nursery)
 
     async def stop() -> None:
-        health.stop()
+        if health is not None:
+            health.stop()
         await lifespan.stop()
 
     blueprint.record_once(list_server)

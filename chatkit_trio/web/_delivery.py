@@ -11,7 +11,7 @@ Quart-Trio cancels all there is of a request as soon as its client is gone. That
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -22,6 +22,7 @@ from chatkit_trio.server import ChatKitServer, StreamingResult
 
 from ._idle_connections import let_go_of_gone_client
 from ._signals import settling_first
+from ._wrong_loop import refuse_on_wrong_loop
 
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
@@ -54,13 +55,17 @@ class Delivery:
             app.asgi_app = delivery  # type: ignore[method-assign]
         return delivery
 
-    def add_endpoint(self, path: str, server: ChatKitServer[Any]) -> None:
-        """Have messages that are posted to this path begin, even if their sender is gone."""
-        self._endpoints.add(path)
-        self._servers.append(server)
+    def add_endpoints(self, paths: Iterable[str], server: ChatKitServer[Any]) -> None:
+        """Have messages that are posted to these paths begin, even if their sender is gone."""
+        self._endpoints.update(paths)
+        if server not in self._servers:
+            self._servers.append(server)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Call the app, as ASGI says."""
+        """Call the app, as ASGI says. On another loop than Trio's it is refused."""
+        if not trio.lowlevel.in_trio_task():
+            await refuse_on_wrong_loop(scope, receive, send)
+            return
         if scope["type"] == "lifespan":
             await settling_first(self._servers, partial(self._app, scope, receive, send))
             return
@@ -86,6 +91,8 @@ class Exchange:
         self._begins = begins
         self._has_arrived = False
         self._is_answered = trio.Event()
+        self.is_over = trio.Event()
+        """Set when the request has been answered, or its client is gone."""
         self._results: list[StreamingResult] = []
 
     @classmethod
@@ -124,5 +131,8 @@ class Exchange:
 
     async def aclose(self) -> None:
         """Stop reading; a turn that this cancels is settled then."""
-        for result in self._results:
-            await result.aclose()
+        try:
+            for result in self._results:
+                await result.aclose()
+        finally:
+            self.is_over.set()

@@ -5,20 +5,21 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeAlias, cast
+from functools import partial
+from typing import Generic
 
-from quart import Request, Response, request
-from werkzeug.exceptions import Forbidden, ServiceUnavailable
+from quart import Response, request
+from werkzeug.exceptions import ServiceUnavailable
 
+from chatkit_trio._engine.loading import load_thread
 from chatkit_trio.errors import ChatKitError, TooLargeError
 from chatkit_trio.server import ChatKitServer, StreamingResult
 from chatkit_trio.store import TContext
 
+from ._context import ContextFunction, RequestContext
 from ._delivery import Exchange
 from ._event_stream import EventStreamBody
 from ._guard import GuardedRequest
@@ -28,9 +29,6 @@ from ._watch import WatchBody, parse_event_id
 
 logger = logging.getLogger(__name__)
 
-ContextFunction: TypeAlias = Callable[[Request], TContext | Awaitable[TContext]]
-"""Makes the context of a request: who asks, and whatever else the hooks want to know."""
-
 _IDLE_TIMEOUT = 15.0  # seconds in which something of a body has to arrive
 _UNFINISHED_BYTES = 64 * 1024 * 1024  # that all bodies on their way hold together
 
@@ -39,94 +37,20 @@ def _wants_endings() -> bool:
     return "ChatKit-Endings" in request.headers
 
 
-class RequestContext(Generic[TContext]):
-    """Calls the user's function for the request that is being answered; without one it is None."""
-
-    def __init__(self, make_context: ContextFunction[TContext] | None) -> None:
-        self._make_context = make_context
-
-    async def __call__(self) -> TContext:
-        """Return the context. `PermissionError` from the user's function becomes a 403."""
-        if self._make_context is None:
-            return cast(TContext, None)
-        try:
-            # The request itself and not Quart's proxy of it: the turn outlives the view.
-            context = self._make_context(cast(Any, request)._get_current_object())
-            return cast(TContext, await context if inspect.isawaitable(context) else context)
-        except PermissionError as error:
-            raise Forbidden("You may not use this chat.") from error
+def _takes_component_updates() -> bool:
+    return "ChatKit-Component-Updates" in request.headers
 
 
-class Endpoint(Generic[TContext]):
-    """The views of one server."""
+class BodyReader(Generic[TContext]):
+    """Reads the bodies of the requests to one endpoint, within bounds."""
 
-    def __init__(
-        self,
-        server: ChatKitServer[TContext],
-        context: ContextFunction[TContext] | None,
-        max_body_bytes: int,
-    ) -> None:
+    def __init__(self, server: ChatKitServer[TContext], max_body_bytes: int) -> None:
         self._server = server
-        self._context = RequestContext(context)
         self._max_body_bytes = max_body_bytes
         total = max(_UNFINISHED_BYTES, 4 * max_body_bytes)
         self._budget = BodyBudget(total, share=total // 4)
 
-    async def process(self) -> Response:
-        """Answer one request of the protocol."""
-        context = await self._context()
-        # Before the body is read: who may not ask, or has asked too often, isn't listened to.
-        await self._server.count_request(context)
-        # Who asks for ids can come back with the last one.
-        with_ids = "ChatKit-Event-Ids" in request.headers
-        result = await self._server.process(
-            await self._body(context),
-            context,
-            can_return=with_ids,
-            idempotency_key=request.headers.get("Idempotency-Key"),
-            with_endings=_wants_endings(),
-            is_counted=True,
-        )
-        if isinstance(result, StreamingResult):
-            Exchange.of(request.scope).begin(result)
-            sending = GuardedRequest.of(request).sending
-            return event_stream(EventStreamBody(result, sending, with_ids=with_ids))
-        return json_response(result.json)
-
-    async def watch(self, thread_id: str) -> Response:
-        """Stream the thread's live turn, or what the client has missed of it, if there is one.
-
-        If there is none, a client that asks is told how the last answer ended.
-        """
-        context = await self._context()
-        await self._server.count_request(context)
-        last = parse_event_id(
-            request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
-        )
-        await self._server.store.load_thread(thread_id, context=context)
-        turn_id = await self._server.live_turns.watchable(thread_id)
-        if turn_id is None or (last is not None and last.turn_id != turn_id):
-            return await self._no_turn(thread_id, context)
-        sending = GuardedRequest.of(request).sending
-        return event_stream(WatchBody(self._server, thread_id, last, sending))
-
-    async def _no_turn(self, thread_id: str, context: TContext) -> Response:
-        """Answer a client that has nothing to go on with: its turn is over."""
-        if not _wants_endings():
-            return empty_response()
-        ending = await self._server.last_ending(thread_id, context)
-        is_live = await self._server.live_turns.watchable(thread_id) is not None
-        answer = {"live": is_live, "ending": None if ending is None else ending.model_dump()}
-        return json_response(json.dumps(answer).encode())
-
-    async def stop(self, thread_id: str) -> Response:
-        """End the thread's live turn; its answer so far is kept."""
-        context = await self._context()
-        await self._server.store.load_thread(thread_id, context=context)
-        stopped = await self._server.stop(thread_id, by_client=True)
-        return json_response(json.dumps({"stopped": stopped}).encode())
-
-    async def _body(self, context: TContext) -> bytes:
+    async def read(self, context: TContext) -> bytes:
         """Return the request's body. Raises `TooLargeError` as soon as it is too large."""
         body = request_body(request)
         max_bytes = min(self._max_body_bytes, request.max_content_length or self._max_body_bytes)
@@ -143,3 +67,78 @@ class Endpoint(Generic[TContext]):
         if request.content_length:  # one that names none may send for ever
             await body.discard_rest()
         raise refusal
+
+
+class Endpoint(Generic[TContext]):
+    """The views of one server."""
+
+    def __init__(
+        self,
+        server: ChatKitServer[TContext],
+        context: ContextFunction[TContext] | None,
+        max_body_bytes: int,
+    ) -> None:
+        self._server = server
+        self._context = RequestContext(server, context)
+        self._bodies = BodyReader(server, max_body_bytes)
+
+    async def process(self) -> Response:
+        """Answer one request of the protocol."""
+        # Who asks for ids can come back with the last one.
+        with_ids = "ChatKit-Event-Ids" in request.headers
+        async with self._context() as lent:
+            context = lent.context
+            # Before the body is read: who may not ask, or has asked too often, isn't listened to.
+            await self._server.count_request(context)
+            result = await self._server.process(
+                await self._bodies.read(context),
+                context,
+                can_return=with_ids,
+                idempotency_key=request.headers.get("Idempotency-Key"),
+                with_endings=_wants_endings(),
+                component_updates=_takes_component_updates(),
+                is_counted=True,
+            )
+            if isinstance(result, StreamingResult):
+                Exchange.of(request.scope).begin(result)
+                lent.keep_for(result)
+        if isinstance(result, StreamingResult):
+            sending = GuardedRequest.of(request).sending
+            return event_stream(EventStreamBody(result, sending, with_ids=with_ids))
+        return json_response(result.json)
+
+    async def watch(self, thread_id: str) -> Response:
+        """Stream the thread's live turn, or what the client has missed of it, if there is one.
+
+        If there is none, a client that asks is told how the last answer ended.
+        """
+        async with self._context() as lent:
+            await self._server.count_request(lent.context)
+            last = parse_event_id(
+                request.headers.get("Last-Event-ID") or request.args.get("last_event_id")
+            )
+            await load_thread(self._server.store, thread_id, lent.context)
+            turn_id = await self._server.live_turns.watchable(thread_id)
+            if turn_id is None or (last is not None and last.turn_id != turn_id):
+                return await self._no_turn(thread_id, lent.context)
+        sending = GuardedRequest.of(request).sending
+        follow = partial(
+            self._server.follow, thread_id, component_updates=_takes_component_updates()
+        )
+        return event_stream(WatchBody(follow, last, sending))
+
+    async def _no_turn(self, thread_id: str, context: TContext) -> Response:
+        """Answer a client that has nothing to go on with: its turn is over."""
+        if not _wants_endings():
+            return empty_response()
+        ending = await self._server.last_ending(thread_id, context)
+        is_live = await self._server.live_turns.watchable(thread_id) is not None
+        answer = {"live": is_live, "ending": None if ending is None else ending.model_dump()}
+        return json_response(json.dumps(answer).encode())
+
+    async def stop(self, thread_id: str) -> Response:
+        """End the thread's live turn; its answer so far is kept."""
+        async with self._context() as lent:
+            await load_thread(self._server.store, thread_id, lent.context)
+            stopped = await self._server.stop(thread_id, by_client=True)
+        return json_response(json.dumps({"stopped": stopped}).encode())

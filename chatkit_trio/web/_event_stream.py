@@ -71,6 +71,8 @@ class EventStreamBody(ResponseBody):
         self._sending = sending
         self._with_ids = with_ids
         self._is_over = False
+        self._preamble = b""
+        """What is sent before anything is read."""
 
     async def __aenter__(self) -> Self:
         if self._result is not None:
@@ -90,25 +92,32 @@ class EventStreamBody(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
+        if self._preamble:
+            chunk, self._preamble = self._preamble, b""
+            return chunk
         if self._is_over or self._result is None:
             raise StopAsyncIteration
         try:
             return await self._next_chunk(self._result)
         except FramesLost:
             self._is_over = True
-            return RELOAD
+            return self._lost()
         except trio.EndOfChannel:
             self._is_over = True
-            return self._end(self._result)
+            if last := self._end(self._result):
+                return last
+            raise StopAsyncIteration from None
         except ServerNotRunningError:
             # The turn would begin with this read, but the server is shutting down.
             self._is_over = True
-            return frame(ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True))
+            return self._refused(ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True))
 
     async def _next_chunk(self, result: StreamingResult) -> bytes:
         self._bound_sending(result.turn)
-        frames = await result.receive_in_time()
-        return self._encoded(result, frames) if frames else HEARTBEAT
+        while frames := await result.receive_in_time():
+            if chunk := self._encoded(result, frames):
+                return chunk
+        return HEARTBEAT
 
     def _bound_sending(self, turn: Turn[Any] | RemoteTurn) -> None:
         """Have a client that reads nothing hung up on, once its turn has ended.
@@ -120,12 +129,22 @@ class EventStreamBody(ResponseBody):
         if self._leads and not turn.settled.is_set():
             self._sending.excuse = turn.settled.wait
 
+    # --- What is told, in the words of the protocol ---------------------------------------------
+
     def _encoded(self, result: StreamingResult, frames: list[bytes]) -> bytes:
+        """Return what these frames are for this client; nothing, if they tell it nothing."""
         if not self._with_ids:
             return b"".join(frames)
         return numbered(result.turn.id, result.next_frame_number - len(frames), frames)
 
     def _end(self, result: StreamingResult) -> bytes:
-        if not self._with_ids:
-            raise StopAsyncIteration
-        return end_event(result.turn.end_reason)
+        """Return what is said behind the last frame."""
+        return end_event(result.turn.end_reason) if self._with_ids else b""
+
+    def _lost(self) -> bytes:
+        """Return what is said to a client that has fallen too far behind."""
+        return RELOAD
+
+    def _refused(self, error: ErrorEvent) -> bytes:
+        """Return what is said if the turn can't begin any more."""
+        return frame(error)

@@ -2,8 +2,8 @@
 
 An exception that leaves a view becomes a JSON answer here, with the headers that let an allowed
 page of another origin read it. The text of an exception goes out only if it was written for the
-client: the `ChatKitError`s below 500, and werkzeug's HTTP exceptions. Anything else is logged, and
-the client learns nothing about it.
+client: the `ChatKitError`s below 500, werkzeug's HTTP exceptions, and those of other packages that
+have `status_code` and `detail`. Anything else is logged, and the client learns nothing about it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
+from http import HTTPStatus
 from typing import Any, Literal, TypeAlias
 
 from quart import Response, request
@@ -25,9 +27,11 @@ from werkzeug.exceptions import (
     MethodNotAllowed,
     MisdirectedRequest,
     RequestEntityTooLarge,
+    default_exceptions,
 )
 
 from chatkit_trio._engine.groups import split_cancelled, unwrapped
+from chatkit_trio._http_errors import HTTPError, http_error_of
 from chatkit_trio.errors import (
     ChatKitError,
     LimitError,
@@ -58,7 +62,7 @@ EVENT_STREAM_HEADERS = {
     "X-Accel-Buffering": "no",
 }
 
-_NO_STORE = {"Cache-Control": "no-store"}
+NO_STORE = {"Cache-Control": "no-store"}
 _UNAVAILABLE = "The server can't answer now; try again in a moment."
 _BROKEN = "Something went wrong on the server."
 _NOT_OFFERED = "This server doesn't offer that."
@@ -163,14 +167,14 @@ def json_response(
     return TrioResponse(
         body,
         status=status,
-        headers={**_NO_STORE, **(headers or {})},
+        headers={**NO_STORE, **(headers or {})},
         content_type="application/json",
     )
 
 
 def empty_response(headers: Mapping[str, str] | None = None) -> TrioResponse:
     """Return a response without a body (204)."""
-    return TrioResponse(status=204, headers={**_NO_STORE, **(headers or {})})
+    return TrioResponse(status=204, headers={**NO_STORE, **(headers or {})})
 
 
 def event_stream(body: ResponseBody) -> TrioResponse:
@@ -223,6 +227,10 @@ def refusal_of(error: BaseException) -> Refusal:
             return Refusal(413, TooLargeError.code, "The request is too large.")
         case HTTPException():
             return _refusal_of_http_exception(error)
+    if (http_error := http_error_of(error)) is not None:
+        if not http_error.is_of_client:
+            logger.error("a request failed", exc_info=error)
+        return _refusal_of_http_error(http_error)
     logger.error("a request failed", exc_info=error)
     match error:
         case ChatKitError() if error.http_status == 503:
@@ -239,9 +247,37 @@ def _refusal_of_limit(error: LimitError) -> Refusal:
     return Refusal(error.http_status, error.code, str(error), headers, details)
 
 
+def _refusal_of_http_error(error: HTTPError) -> Refusal:
+    """Return what another package's exception tells, in the words that werkzeug has for it."""
+    name = "Error"
+    with suppress(ValueError):  # not every number has a name
+        name = HTTPStatus(error.status).phrase
+    with suppress(LookupError):
+        name = default_exceptions[error.status]().name
+    headers = {
+        name: value
+        for name, value in error.headers.items()
+        if name.lower() not in _HEADERS_SET_HERE and _fits_header(name + value)
+    }
+    detail, details = error.detail, {}
+    if not isinstance(detail, str):
+        with suppress(TypeError, ValueError, RecursionError):
+            details = {"detail": json.loads(json.dumps(detail, allow_nan=False))}
+        detail = name
+    return Refusal(error.status, _code(name), detail or name, headers, details)
+
+
+def _fits_header(text: str) -> bool:
+    return text.isprintable() and text.isascii()
+
+
+def _code(name: str) -> str:
+    return name.lower().replace(" ", "_")
+
+
 def _refusal_of_http_exception(error: HTTPException) -> Refusal:
     headers = {
         name: value for name, value in error.get_headers() if name.lower() not in _HEADERS_SET_HERE
     }
-    code = error.name.lower().replace(" ", "_")
-    return Refusal(error.code or 500, code, error.description or error.name, headers)
+    code = error.code or 500
+    return Refusal(code, _code(error.name), error.description or error.name, headers)

@@ -9,11 +9,13 @@ is cancelled instead, and whether that closes the connection is up to the server
 
 from __future__ import annotations
 
+import functools
 import logging
 import socket
 import struct
 from collections.abc import Awaitable, Callable
 from math import inf
+from types import FunctionType
 from typing import Any
 
 import trio
@@ -24,7 +26,7 @@ SEND_TIMEOUT = 60.0
 """Seconds that a piece of a response may take to leave, if nothing else is said."""
 
 _PIECE = 64 * 1024  # bytes
-_LONGEST_WAY = 8  # objects from `send` to the connection; Hypercorn has three
+_LONGEST_WAY = 16  # objects from `send` to the connection; Hypercorn has three, FastAPI some more
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: what is unsent is thrown away
 
 Send = Callable[[Any], Awaitable[None]]
@@ -99,11 +101,25 @@ def connection_owner(send: Send) -> Any:
         owner = getattr(step, "__self__", None)
         if _socket_stream(owner) is not None:
             return owner
-        # What wraps `send` in a method of its own keeps the inner one as `_send`.
-        step = getattr(owner, "_send", None) or getattr(owner, "send", None)
+        step = _wrapped_send(step, owner)
         if step is None:
             return None
     return None
+
+
+def _wrapped_send(step: Any, owner: Any) -> Any:
+    """Return the `send` that a middleware has wrapped into this one, None if it can't be found.
+
+    It is kept by the object whose method the wrapper is, as an argument of a partial, or as a
+    variable of the function around the wrapper; Starlette has all three.
+    """
+    if isinstance(step, functools.partial):
+        return step.keywords.get("send")
+    names = ("_send", "send")
+    if isinstance(step, FunctionType):
+        cells = zip(step.__code__.co_freevars, step.__closure__ or (), strict=True)
+        return next((cell.cell_contents for name, cell in cells if name in names), None)
+    return next((getattr(owner, name) for name in names if hasattr(owner, name)), None)
 
 
 def _socket_stream(owner: Any) -> trio.SocketStream | None:

@@ -33,11 +33,13 @@ from hypercorn.config import Config
 from hypercorn.trio import serve as hypercorn_serve
 from quart import Quart
 
+from chatkit_trio._engine.runner import check_runs_on_trio
 from chatkit_trio._settings import check_count, check_seconds
 from chatkit_trio.server import ChatKitServer
 
 from . import _holdups
-from ._blueprint import allowed_by, servers_of
+from ._asgi_app import chat_servers_in, quart_apps_in
+from ._blueprint import allowed_by
 from ._delivery import ASGIApp, Receive, Send
 from ._hosts import AllowedHosts, HostNames, is_wildcard, tell_hosts
 from ._signals import ending_signals, handling
@@ -89,6 +91,7 @@ async def serve(
     SIGHUP is left alone where it is ignored (nohup). Must run in the main thread, where signals
     arrive.
     """
+    check_runs_on_trio("chatkit_trio.web.serve()")
     hosts = _checked_hosts(app, host, port, allowed_hosts)
     ending = _Ending(app, drain_timeout)
     await ending.serve(host, port, hosts, on_ready)
@@ -186,7 +189,7 @@ class _Ending:
         self.startup_failed = False
         self.watchdog = Watchdog(self._announce, self._tell_why, lambda: self.exit_code)
         self._app = app
-        self._servers = servers_of(app) if isinstance(app, Quart) else []
+        self._servers = chat_servers_in(app)
         self._drain_timeout = drain_timeout
         self._ends_process = ends_process
         self._worker = worker
@@ -407,7 +410,8 @@ def _checked_hosts(
     if port > _LARGEST_PORT:
         raise ValueError(f"port must be {_LARGEST_PORT} or less, and is {port}")
     hosts = AllowedHosts.served(host, allowed_hosts)
-    if is_wildcard(host) and all(each.is_loopback_only for each in [hosts, *allowed_by(app)]):
+    allowed = chain([hosts], *map(allowed_by, quart_apps_in(app)))
+    if is_wildcard(host) and all(each.is_loopback_only for each in allowed):
         logger.warning(
             "listening on all addresses, but answering requests for localhost only; say under which"
             " names browsers come: --allowed-host NAME, or allowed_hosts=[NAME]"

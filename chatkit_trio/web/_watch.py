@@ -8,16 +8,21 @@ and not before, because a reader of a response that is never sent would stay ope
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Self
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Self, TypeAlias
 
 from chatkit_trio.errors import InvalidRequestError
-from chatkit_trio.server import ChatKitServer, FramesLost, StreamingResult
+from chatkit_trio.server import FramesLost, StreamingResult
 
 from ._event_stream import RELOAD, EventStreamBody
 from ._sending import Sending
 
 RETRY = b"retry: 1000\n\n"
 """Tells an EventSource to reconnect 1000 ms after it has lost the connection."""
+
+
+Follow: TypeAlias = Callable[..., Awaitable[StreamingResult | None]]
+"""`ChatKitServer.follow` of the thread that is watched."""
 
 
 class EventId(NamedTuple):
@@ -45,14 +50,12 @@ class WatchBody(EventStreamBody):
 
     def __init__(
         self,
-        server: ChatKitServer[Any],
-        thread_id: str,
+        follow: Follow,
         last: EventId | None,
         sending: Sending,
     ) -> None:
         super().__init__(None, sending, with_ids=True)
-        self._server = server
-        self._thread_id = thread_id
+        self._follow = follow
         self._last = last
         self._preamble = RETRY
 
@@ -63,19 +66,13 @@ class WatchBody(EventStreamBody):
             self._preamble += RELOAD
         return await super().__aenter__()
 
-    async def __anext__(self) -> bytes:
-        if self._preamble:
-            chunk, self._preamble = self._preamble, b""
-            return chunk
-        return await super().__anext__()
-
     async def _watch(self) -> StreamingResult | None:
         try:
             if self._last is None:
-                return await self._server.follow(self._thread_id)
+                return await self._follow()
             turn_id, number = self._last
-            return await self._server.follow(self._thread_id, turn_id=turn_id, start=number + 1)
+            return await self._follow(turn_id=turn_id, start=number + 1)
         except FramesLost:
             if self._last is not None:
                 return None
-            return await self._server.follow(self._thread_id, start=None)
+            return await self._follow(start=None)

@@ -7,7 +7,7 @@ these routes by itself. docs/how-to/attachments.md describes the wire.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from typing import Any, Generic, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 import trio
-from quart import Blueprint, Quart, Response, current_app, request
+from quart import Blueprint, Response, current_app, request
 from quart.blueprints import BlueprintSetupState
 from quart.wrappers.response import ResponseBody
 from quart_trio import QuartTrio
@@ -31,10 +31,10 @@ from chatkit_trio.stores._signed_attachments import Count, Redirect, SignedAttac
 from chatkit_trio.stores.attachments import DiskAttachmentStore
 from chatkit_trio.types import Attachment
 
-from ._blueprint import CorsOrigins
+from ._blueprint import CorsOrigins, require_quart_trio
+from ._context import ContextFunction, RequestContext
 from ._cors import Cors
 from ._delivery import Delivery
-from ._endpoint import ContextFunction, RequestContext
 from ._guard import Guard
 from ._hosts import HostNames
 from ._middleware import ALL_METHODS, Gate, View, json_response, with_middleware
@@ -44,6 +44,9 @@ from ._request_body import RequestBody, request_body
 __all__ = ["uploads_blueprint"]
 
 T = TypeVar("T")
+
+_Caller = Callable[[], Awaitable[Any]]
+"""Returns the context of the request."""
 
 _SENT_AT_ONCE = 64 * 1024  # bytes
 _FORM_BYTES = 64 * 1024  # of a multipart form, besides its file
@@ -132,7 +135,7 @@ class Uploads(Generic[TContext]):
     ) -> None:
         self._server = server
         self._store = store
-        self._context = RequestContext(context)
+        self._context = RequestContext(server, context)
         self._idle_timeout = idle_timeout
         self._upload_timeout = upload_timeout
         # Its own, for user code may take all threads of Trio's default limiter.
@@ -141,13 +144,13 @@ class Uploads(Generic[TContext]):
     async def take(self, store: DiskAttachmentStore[TContext], attachment_id: str) -> Response:
         """Take the bytes of a created attachment, raw or as a form."""
 
-        async def received(body: RequestBody) -> Attachment:
+        async def received(body: RequestBody, caller: _Caller) -> Attachment:
             return await store.receive_upload(
                 attachment_id,
                 request.args.get("expires", ""),
                 request.args.get("signature", ""),
                 _form(body) if request.mimetype == "multipart/form-data" else body,
-                self._counted_context,
+                caller,
                 meter=self._meter,
             )
 
@@ -156,23 +159,23 @@ class Uploads(Generic[TContext]):
     async def take_form(self) -> Response:
         """Take a new attachment, all in one request."""
 
-        async def received(body: RequestBody) -> Attachment:
+        async def received(body: RequestBody, caller: _Caller) -> Attachment:
             # Before the body is read: who may not ask, or has asked too often, isn't listened to.
-            context = await self._counted_context()
+            context: TContext = await caller()
             owners, owner = self._server.owners, self._server.owner_if_limited(context)
             await owners.spend(owner, "uploads_per_hour", 1, only_look=True)
             form = _form(body)
             head = await form.head()
             await owners.spend(owner, "uploads_per_hour", 1)
 
-            async def caller() -> TContext:  # noqa: ASYNC124 (the store may have to wait)
+            async def known_caller() -> TContext:  # noqa: ASYNC124 (the store may have to wait)
                 return context
 
             return await self._store.receive_direct(
                 head.filename,
                 head.headers.get("Content-Type", ""),
                 form,
-                caller,
+                known_caller,
                 meter=self._meter,
             )
 
@@ -181,7 +184,9 @@ class Uploads(Generic[TContext]):
     async def send(self, attachment_id: str) -> Response:
         """Send the bytes of an attachment, or the browser to where they are."""
         signature = request.args.get("signature", "")
-        download = await self._store.open_download(attachment_id, signature, self._counted_context)
+        async with AsyncExitStack() as stack:
+            caller = partial(self._counted_context, stack)
+            download = await self._store.open_download(attachment_id, signature, caller)
         if isinstance(download, Redirect):
             return _redirect(download)
         response = TrioResponse(
@@ -193,10 +198,11 @@ class Uploads(Generic[TContext]):
         response.timeout = None  # Quart's default cuts any response after 60 seconds
         return response
 
-    async def _counted_context(self) -> TContext:
-        context = await self._context()
-        await self._server.count_request(context)
-        return context
+    async def _counted_context(self, stack: AsyncExitStack) -> TContext:
+        """Return the context of the request, which is left with the stack."""
+        lent = await stack.enter_async_context(self._context())
+        await self._server.count_request(lent.context)
+        return lent.context
 
     @asynccontextmanager
     async def _meter(self, context: TContext) -> AsyncIterator[Count]:
@@ -218,14 +224,18 @@ class Uploads(Generic[TContext]):
             if slot is not None:
                 slot.free()
 
-    async def _answer(self, receive: Callable[[RequestBody], Awaitable[Attachment]]) -> Response:
+    async def _answer(
+        self, receive: Callable[[RequestBody, _Caller], Awaitable[Attachment]]
+    ) -> Response:
         body = request_body(request)
         max_bytes = self._store.max_bytes + _FORM_BYTES
         body.begin(max_bytes, self._idle_timeout, self._upload_timeout)
         try:
             if (request.content_length or 0) > max_bytes:
                 raise TooLargeError(f"a file may have {self._store.max_bytes} bytes at most")
-            return json_response(to_json(await receive(body)))
+            async with AsyncExitStack() as stack:
+                received = await receive(body, partial(self._counted_context, stack))
+            return json_response(to_json(received))
         except ClientDisconnected:
             raise
         except Exception as error:
@@ -311,7 +321,7 @@ def _tie(blueprint: Blueprint, store: SignedAttachmentStore[Any], path: str) -> 
 
     def guard(state: BlueprintSetupState) -> None:
         guarded = f"{(state.url_prefix or '').rstrip('/')}{path}"
-        app = cast(Quart, state.app)
+        app = require_quart_trio(state.app)
         Guard.around(app).add_path(guarded, store.max_bytes + _FORM_BYTES)
         Delivery.around(app)
 

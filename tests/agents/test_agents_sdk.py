@@ -53,8 +53,7 @@ from .threads import collected, new_context
 Context = RunContextWrapper[AgentContext[Any]]
 
 
-with pytest.deprecated_call():
-    MARKDOWN = Markdown(value="")
+MARKDOWN = Markdown(value="")
 
 
 def streamed(context: AgentContext[Any], model: ScriptedModel, **options: Any) -> Any:

@@ -102,9 +102,10 @@ def parameters(function: Any) -> list[str]:
 
 
 def test_every_public_name_is_here_with_the_same_methods_and_parameters(original: Any) -> None:
+    """Ours may take more, behind the original's."""
     mine = {
-        name: parameters(operator.attrgetter(name)(chatkit_trio.agents))
-        for name in original["signatures"]
+        name: parameters(operator.attrgetter(name)(chatkit_trio.agents))[: len(theirs)]
+        for name, theirs in original["signatures"].items()
     }
 
     assert mine == original["signatures"]

@@ -67,10 +67,10 @@ async def test_the_store(page: dict[str, Any]) -> None:
 
 
 async def test_the_whole_application(page: dict[str, Any]) -> None:
-    async with ChatClient.of_app(page["app"]) as client:
+    async with ChatClient.of_app(page["both"]) as client:
         async with client.send("hi") as turn:
             await turn.read()
-        transport = ASGITransport(page["app"], "/chatkit", ())
+        transport = ASGITransport(page["both"], "/chatkit", ())
         async with transport.exchange("GET", "/threads", b"", ()) as response:
             body = await response.body()
 

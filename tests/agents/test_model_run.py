@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import pytest
@@ -28,6 +31,17 @@ from chatkit_trio.types import ThreadMetadata, ThreadStreamEvent, UserMessageIte
 from . import script
 from .responses_server import ResponsesServer, serving
 from .threads import collected, new_context
+
+
+@pytest.fixture(params=["chatkit_trio", "chatkit"])
+def package(request: pytest.FixtureRequest) -> Any:
+    """Return a package with the modules `types` and `errors`: ours, or the original."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        names = ("types", "errors")
+        return SimpleNamespace(
+            **{name: pytest.importorskip(f"{request.param}.{name}") for name in names}
+        )
 
 
 class Rig:
@@ -214,15 +228,34 @@ async def test_error_of_a_tool_is_logged_and_not_told(
     assert "a secret" in caplog.text
 
 
-async def test_stream_error_of_a_tool_ends_the_answer_as_itself(rig: Rig) -> None:
+async def test_stream_error_of_a_tool_ends_the_answer_as_itself(rig: Rig, package: Any) -> None:
     @tool
     async def fails() -> None:
         """Fail."""
         await trio.lowlevel.checkpoint()
-        raise CustomStreamError("Out of stock")
+        raise package.errors.CustomStreamError("Out of stock")
 
     with pytest.raises(CustomStreamError, match="Out of stock"):
         await collected(rig.run(script.answer(*script.call("fails")), tools=[fails]))
+
+
+async def test_a_task_that_a_tool_shows_ends_the_workflow_before_it(rig: Rig, package: Any) -> None:
+    types = package.types
+
+    @tool
+    async def shows(context: AgentContext[None]) -> None:
+        """Show a task."""
+        fields = {"id": "task", "thread_id": "thr_1", "created_at": datetime.now(UTC)}
+        item = types.TaskItem(task=types.CustomTask(title="shown"), **fields)
+        await context.stream(types.ThreadItemDoneEvent(item=item))
+
+    thought_and_call = [*script.reasoning("rs_1", ("Hm",)), *script.call("shows")]
+    events = await collected(
+        rig.run(script.answer(*thought_and_call), script.answer(), tools=[shows])
+    )
+
+    done = [event.item.type for event in events if event.type == "thread.item.done"]
+    assert done == ["workflow", "task"]
 
 
 async def test_unknown_tool_is_told_to_the_model(rig: Rig) -> None:

@@ -378,7 +378,10 @@ async def test_image_comes_with_previews_and_progress() -> None:
 
 
 async def test_images_made_at_once_are_kept_apart() -> None:
-    """6.x: there was room for one image in progress; previews of two went to the last begun."""
+    """6.x: there was room for one image in progress; previews of two went to the last begun.
+
+    They are done in the order in which they began, which is the one that the page shows.
+    """
     events = await outcome(
         script.item_added(script.image_item("a", None)),
         script.item_added(script.image_item("b", None)),
@@ -389,7 +392,7 @@ async def test_images_made_at_once_are_kept_apart() -> None:
 
     [first, second] = [e.item.id for e in events if e.type == "thread.item.added"]
     assert [e.item_id for e in events if e.type == "thread.item.updated"] == [first]
-    assert [item.id for item in done(events)] == [second, first]
+    assert [item.id for item in done(events)] == [first, second]
 
 
 async def test_image_id_is_ours_and_not_the_models() -> None:

@@ -97,6 +97,21 @@ def test_a_name_is_tried_on_in_the_page_and_kept_by_the_server(page):
     expect(page.get_by_test_id("thread-title")).to_have_text("A kitten called Biscuit")
 
 
+@pytest.mark.parametrize("page", ["ask_first"], indirect=True)
+def test_a_person_is_asked_and_may_reload_before_answering(page):
+    send(page, "Refund A1 and B2")
+    expect(page.get_by_test_id("structured-input")).to_be_visible(timeout=15_000)
+    page.reload()
+    card = page.get_by_test_id("structured-input")
+    card.get_by_role("group").nth(0).get_by_text("No", exact=True).click()
+    card.get_by_role("group").nth(1).get_by_text("Yes, pay it back").click()
+    # A double click: the second one does nothing.
+    page.get_by_test_id("structured-submit").dblclick()
+
+    expect(last_answer(page)).to_contain_text("B2: 120.00 € are on their way", timeout=15_000)
+    expect(page.locator(".structured.is-answered")).to_contain_text("Yes, pay it back")
+
+
 @pytest.mark.parametrize("page", ["cancel_lab"], indirect=True)
 def test_a_page_that_reads_nothing_has_stalled(page):
     page.get_by_role("button", name="Flood, and don't read").click()

@@ -21,6 +21,7 @@ EXAMPLES = sorted(
 
 def test_there_are_seven_examples():
     assert EXAMPLES == [
+        "ask_first",
         "cancel_lab",
         "cat_lounge",
         "langgraph_agent",

@@ -291,7 +291,7 @@ class TestSchema:
             await old.save_thread(thread("thr_1"), None)
             request.getfixturevalue("next_version")
             with pytest.raises(
-                StoreError, match=r"version 2.*needs version 3.*chatkit-trio migrate"
+                StoreError, match=r"version 3.*needs version 4.*chatkit-trio migrate"
             ):
                 async with opened(new_database):
                     pass
@@ -357,16 +357,16 @@ class TestMigrateCommand:
     ) -> None:
         assert self.run(new_database, "--check") == (
             1,
-            "schema chatkit_trio has no tables; the newest is 2\n",
+            "schema chatkit_trio has no tables; the newest is 3\n",
         )
         assert self.run(new_database) == (
             0,
-            "schema chatkit_trio had no tables; it has version 2 now\n",
+            "schema chatkit_trio had no tables; it has version 3 now\n",
         )
         for arguments in ((), ("--check",)):
             assert self.run(new_database, *arguments) == (
                 0,
-                "schema chatkit_trio has version 2, which is the newest: nothing to do\n",
+                "schema chatkit_trio has version 3, which is the newest: nothing to do\n",
             )
 
     def test_it_upgrades_an_older_schema(
@@ -377,7 +377,7 @@ class TestMigrateCommand:
         assert self.run(new_database, "--check")[0] == 1
         assert self.run(new_database) == (
             0,
-            "schema chatkit_trio had version 2; it has version 3 now\n",
+            "schema chatkit_trio had version 3; it has version 4 now\n",
         )
 
     def test_what_it_cant_do_is_said_without_a_traceback(self, new_database: str) -> None:

@@ -190,12 +190,15 @@ class TestSchema:
             _sqlite_schema.MIGRATIONS[0](old)
             old.execute(f"PRAGMA application_id = {_sqlite_schema.APPLICATION_ID}")
             old.execute("PRAGMA user_version = 1")
-            _sqlite_queries.save_thread(old, "", "thr_1", thread("thr_1").model_dump_json())
+            old.execute(
+                "INSERT INTO threads (id, owner, data) VALUES ('thr_1', '', ?)",
+                (thread("thr_1").model_dump_json(),),
+            )
             old.commit()
         async with SQLiteStore(path) as store:
             assert await store.load_thread("thr_1", None) == thread("thr_1")
             await store.journal.begin("turn_1", "thr_1", None)
-            assert writer(store).execute("PRAGMA user_version").fetchone() == (5,)
+            assert writer(store).execute("PRAGMA user_version").fetchone() == (6,)
 
     async def test_an_open_turn_in_a_file_of_version_2_is_recovered(self, path: Path) -> None:
         with closing(sqlite3.connect(path)) as old:

@@ -28,6 +28,13 @@ class ListModel:
 
     def __init__(self) -> None:
         self.threads: list[tuple[str, str, list[ThreadItem]]] = []
+        self.order: list[tuple[str, ...]] = []
+        """Owner and thread id, or with an item id, of all that came, deleted or not, in order."""
+
+    def stand(self, *key: str) -> None:
+        """Give a new thread or item its place, at the end."""
+        self.order = [other for other in self.order if other != key]
+        self.order.append(key)
 
     def items(self, owner: str, thread_id: str) -> list[ThreadItem]:
         for name, id_, items in self.threads:
@@ -38,6 +45,7 @@ class ListModel:
     def save_thread(self, owner: str, thread_id: str) -> None:
         if all(id_ != thread_id for _, id_, _ in self.threads):
             self.threads.append((owner, thread_id, []))
+            self.stand(owner, thread_id)
         self.items(owner, thread_id)
 
     def update_thread(self, owner: str, thread_id: str) -> None:
@@ -45,12 +53,15 @@ class ListModel:
 
     def delete_thread(self, owner: str, thread_id: str) -> None:
         self.threads = [row for row in self.threads if row[:2] != (owner, thread_id)]
+        mine = (owner, thread_id)
+        self.order = [key for key in self.order if len(key) == 2 or key[:2] != mine]
 
     def add(self, owner: str, thread_id: str, item: ThreadItem) -> None:
         items = self.items(owner, thread_id)
         if item.id in ids(items):
             raise ConflictError
         items.append(item)
+        self.stand(owner, thread_id, item.id)
 
     def save(self, owner: str, thread_id: str, item: ThreadItem) -> None:
         items = self.items(owner, thread_id)
@@ -58,6 +69,7 @@ class ListModel:
             items[ids(items).index(item.id)] = item
         else:
             items.append(item)
+            self.stand(owner, thread_id, item.id)
 
     def delete(self, owner: str, thread_id: str, item_id: str) -> None:
         try:
@@ -78,13 +90,17 @@ class ListModel:
         self.save(owner, thread_id, changed)
 
     def load_threads(self, owner: str, after: str | None, limit: int, order: str) -> Outcome:
-        return cut([id_ for name, id_, _ in self.threads if name == owner], after, limit, order)
+        found = [id_ for name, id_, _ in self.threads if name == owner]
+        placed = [key[1] for key in self.order if len(key) == 2 and key[0] == owner]
+        return cut(found, placed, after, limit, order)
 
     def load_items(
         self, owner: str, thread_id: str, after: str | None, limit: int, order: str
     ) -> Outcome:
         items = self.items(owner, thread_id)
-        found, has_more = cut(ids(items), after, limit, order)
+        mine = (owner, thread_id)
+        placed = [key[2] for key in self.order if len(key) == 3 and key[:2] == mine]
+        found, has_more = cut(ids(items), placed, after, limit, order)
         return [items[ids(items).index(item_id)] for item_id in found], has_more
 
 
@@ -92,12 +108,16 @@ def ids(items: list[ThreadItem]) -> list[str]:
     return [item.id for item in items]
 
 
-def cut(found: list[str], after: str | None, limit: int, order: str) -> tuple[list[str], bool]:
-    found = found if order == "asc" else found[::-1]
+def cut(
+    found: list[str], placed: list[str], after: str | None, limit: int, order: str
+) -> tuple[list[str], bool]:
+    """Return a page of those found; `placed` has the deleted ones too, in their places."""
+    placed = placed if order == "asc" else placed[::-1]
     if after is not None:
-        if after not in found:
+        if after not in placed:
             raise NotFoundError
-        found = found[found.index(after) + 1 :]
+        placed = placed[placed.index(after) + 1 :]
+    found = [one for one in placed if one in found]
     return found[:limit], len(found) > limit
 
 

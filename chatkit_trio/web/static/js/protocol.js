@@ -56,10 +56,13 @@ export async function call(type, params) {
   });
 }
 
+// fold.js puts a component in its place, so the server needn't send the whole widget again.
+const streamHeaders = { Accept: "text/event-stream", "ChatKit-Component-Updates": "1" };
+
 /** Sends a request that is answered with a stream of events. */
 export async function openStream(type, params, signal) {
-  // The header asks for ids on the frames; servers without resume ignore it.
-  const headers = { Accept: "text/event-stream", "ChatKit-Event-Ids": "1" };
+  // The second header asks for ids on the frames; servers without resume ignore it.
+  const headers = { ...streamHeaders, "ChatKit-Event-Ids": "1" };
   const response = await post(type, params, headers, signal);
   if (!response.ok) throw await serverError(response);
   return response;
@@ -74,7 +77,7 @@ function threadUrl(threadId, what) {
  * `ending` then says how the last answer was cut, if it was and the server tells.
  */
 export async function attachStream(threadId, lastEventId, signal) {
-  const headers = { Accept: "text/event-stream", "ChatKit-Endings": "1" };
+  const headers = { ...streamHeaders, "ChatKit-Endings": "1" };
   if (lastEventId) headers["Last-Event-ID"] = lastEventId;
   const response = await reach(threadUrl(threadId, "turn"), { headers, signal, cache: "no-store" });
   if (!response.ok) throw await serverError(response);

@@ -1,0 +1,56 @@
+"""What a model takes as input of an answer that was cut: nothing that waits for something.
+
+The Responses API refuses a call of a tool without its output, and reasoning without the item that
+followed it. A turn that is cut while tools run leaves both behind, wherever its history is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_OUTPUT_OF = {
+    "apply_patch_call": "apply_patch_call_output",
+    "computer_call": "computer_call_output",
+    "custom_tool_call": "custom_tool_call_output",
+    "function_call": "function_call_output",
+    "local_shell_call": "local_shell_call_output",
+    "shell_call": "shell_call_output",
+}
+"""The type of the item that answers a call, by the type of the call."""
+
+_OPEN = {*_OUTPUT_OF, "mcp_approval_request"}
+
+
+def waits_for_output(output: Iterable[Any]) -> bool:
+    """Say whether the API wants something in an answer answered before it goes on from there."""
+    return any(_get(item, "type") in _OPEN for item in output)
+
+
+def without_open_calls(items: Sequence[Any]) -> list[Any]:
+    """Return input items without the calls that have no output, and the reasoning behind these."""
+    answered = {(_get(item, "type"), _call_id(item)) for item in items}
+    kept: list[Any] = []
+    dropped = 0
+    for item in items:
+        output = _OUTPUT_OF.get(_get(item, "type"))
+        if output is None or (output, _call_id(item)) in answered:
+            kept.append(item)
+            continue
+        dropped += 1
+        while kept and _get(kept[-1], "type") == "reasoning":
+            kept.pop()
+    if dropped:
+        logger.info("left %s tool calls without an output out of a model's input", dropped)
+    return kept
+
+
+def _call_id(item: Any) -> Any:
+    return _get(item, "call_id") or _get(item, "id")
+
+
+def _get(item: Any, name: str) -> Any:
+    return item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)

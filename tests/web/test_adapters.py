@@ -1,0 +1,515 @@
+"""The adapters to other protocols, in this process: what their published clients can't show.
+
+tests/clients has those clients.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import trio
+from quart_trio import QuartTrio
+
+from chatkit_trio.limits import OwnerLimits
+from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
+from chatkit_trio.stores import MemoryCluster, MemoryStore
+from chatkit_trio.testing import Step, pause, say, scripted_server
+from chatkit_trio.types import (
+    AssistantMessageContent,
+    AssistantMessageItem,
+    SDKHiddenContextItem,
+    ThreadItemAddedEvent,
+    ThreadItemDoneEvent,
+    ThreadItemRemovedEvent,
+    ThreadItemReplacedEvent,
+)
+from chatkit_trio.web import create_app
+from chatkit_trio.web._adapter import FollowingBody
+from chatkit_trio.web._sending import Sending
+from chatkit_trio.web.ag_ui import AGUIAdapter, AGUITranslator, ag_ui_blueprint
+from chatkit_trio.web.ai_sdk import AISDKAdapter, UIMessageTranslator, ai_sdk_blueprint
+
+from .http import Answer, Client, client_of, read_until
+
+AI, AG = "/api/chat", "/ag-ui"
+SYSTEM = {"id": "s", "role": "system", "parts": []}
+OUTPUT = {"id": "t", "role": "tool", "toolCallId": "call_1", "content": "x"}
+
+
+def user_of(request: Any) -> str:
+    return request.headers.get("X-User", "ada")
+
+
+def app_of(server: ChatKitServer[str], **settings: Any) -> QuartTrio:
+    app = create_app(server, context=user_of)
+    app.register_blueprint(ai_sdk_blueprint(server, context=user_of, **settings))
+    app.register_blueprint(ag_ui_blueprint(server, context=user_of, **settings))
+    return app
+
+
+def ai_message(text: str, *, chat: str = "chat", message: str = "m1", **fields: Any) -> Any:
+    parts = [{"type": "text", "text": text}]
+    return {"id": chat, "messages": [{"id": message, "role": "user", "parts": parts, **fields}]}
+
+
+def ag_message(text: str, *, chat: str = "chat", message: str = "m1") -> Any:
+    messages = [{"id": message, "role": "user", "content": text}]
+    return {"threadId": chat, "runId": "run", "messages": messages, "protocolVersion": "1.0"}
+
+
+def chunks_in(answer: Answer | bytes) -> list[dict[str, Any]]:
+    """Return the chunks of a stream."""
+    body = answer if isinstance(answer, bytes) else answer.body
+    lines = [line for line in body.split(b"\n\n") if line.startswith(b"data: {")]
+    return [json.loads(line.removeprefix(b"data: ")) for line in lines]
+
+
+def code_of(answer: Answer) -> tuple[int, str]:
+    return answer.status, answer.json["error"]["code"]
+
+
+def scripted(*steps: Step, **settings: Any) -> ChatKitServer[str]:
+    """Return a server that answers each message by these steps, with owners."""
+    store = MemoryStore[str](owner=lambda user: user)
+    return scripted_server(store, *[list(steps)] * 3, **settings)
+
+
+class Echo(ChatKitServer[str]):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(MemoryStore(owner=lambda user: user), **settings)
+
+    def respond(self, thread, input_user_message, context):
+        return stream_text(thread, [input_user_message.content[0].text])
+
+
+async def history(client: Client, chat: str = "chat", user: str = "ada") -> Answer:
+    return await client.ask("GET", f"{AI}/{chat}", headers={"X-User": user})
+
+
+def texts(page: Any) -> list[str]:
+    return [
+        part["text"]
+        for message in page["messages"]
+        for part in message["parts"]
+        if part["type"] == "text"
+    ]
+
+
+# --- Whose chat it is --------------------------------------------------------------------------
+
+
+async def test_one_chat_is_the_same_in_all_three_protocols(jump_clock):
+    async with client_of(app_of(Echo())) as client:
+        await client.ask("POST", AI, ai_message("one"))
+        await client.ask("POST", AG, ag_message("two", message="m2"))
+        page = (await history(client)).json
+        thread = {"type": "threads.get_by_id", "params": {"thread_id": page["thread_id"]}}
+        answer = await client.post(thread)
+
+    assert texts(page) == ["one", "one", "two", "two"]
+    assert len(answer.json["items"]["data"]) == 4
+
+
+async def test_two_owners_with_the_same_chat_id_have_a_chat_each(jump_clock):
+    async with client_of(app_of(Echo())) as client:
+        await client.ask("POST", AI, ai_message("of ada"))
+        await client.ask("POST", AI, ai_message("of bob"), {"X-User": "bob"})
+        ada, bob = await history(client), await history(client, user="bob")
+
+    assert texts(ada.json) == ["of ada", "of ada"]
+    assert texts(bob.json) == ["of bob", "of bob"]
+    assert ada.json["thread_id"] != bob.json["thread_id"]
+
+
+@pytest.mark.parametrize("path", [f"{AI}/{{}}", f"{AI}/{{}}/stream"])
+async def test_a_threads_id_opens_it_for_its_owner_only(path, jump_clock):
+    async with client_of(app_of(Echo())) as client:
+        await client.ask("POST", AI, ai_message("of ada"))
+        thread_id = (await history(client)).json["thread_id"]
+        mine = await client.ask("GET", path.format(thread_id))
+        others = await client.ask("GET", path.format(thread_id), headers={"X-User": "bob"})
+        unknown = await client.ask("GET", path.format("none"), headers={"X-User": "bob"})
+
+    assert mine.status in (200, 204)
+    assert others.status == unknown.status
+
+
+async def test_another_owner_cannot_stop_an_answer(jump_clock):
+    async with (
+        client_of(app_of(scripted(say("a "), pause(5), say("b")))) as client,
+        client.open("POST", AI, ai_message("go")) as response,
+    ):
+        await read_until(response, b'"a "')
+        thread_id = (await history(client)).json["thread_id"]
+        answer = await client.ask("POST", f"{AI}/{thread_id}/stop", headers={"X-User": "bob"})
+        rest = await response.body()
+
+    assert answer.json == {"stopped": False}
+    assert chunks_in(rest)[-1]["type"] == "finish"
+
+
+async def test_the_same_message_twice_is_stored_once_and_answered_again(jump_clock):
+    async with client_of(app_of(Echo())) as client:
+        for _ in range(2):
+            await client.ask("POST", AI, ai_message("one"))
+            await client.ask("POST", AG, ag_message("one"))
+        page = (await history(client)).json
+
+    assert texts(page) == ["one", "one"]
+
+
+# --- Limits and refusals -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("path", "message"), [(AI, ai_message("x")), (AG, ag_message("x"))])
+async def test_owners_limits_hold(path, message, jump_clock):
+    server = Echo(owner_limits=OwnerLimits(requests_per_minute=1))
+    async with client_of(app_of(server)) as client:
+        await client.ask("POST", path, message)
+        answer = await client.ask("POST", path, message)
+
+    assert code_of(answer) == (429, "limit")
+    assert "retry-after" in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "refusal"),
+    [
+        (AI, b"[]", (400, "invalid_request")),
+        (AI, b"{", (400, "invalid_request")),
+        (AI, {"id": "chat", "messages": []}, (400, "invalid_request")),
+        (AI, {"id": "", "messages": ai_message("x")["messages"]}, (400, "invalid_request")),
+        (AI, ai_message("x", chat="c" * 300), (400, "invalid_request")),
+        (AI, ai_message("x", message="m" * 300), (400, "invalid_request")),
+        (AI, {**ai_message("x"), "trigger": "regenerate-message"}, (404, "not_found")),
+        (AI, {"id": "chat", "message": SYSTEM}, (400, "invalid_request")),
+        (AI, ai_message("x" * 5_000_000), (413, "too_large")),
+        (AI, ai_message("x" * 600_000), (413, "too_large")),
+        (AI, b'{"id":"chat","messages":' + b"[" * 90 + b"]" * 90 + b"}", (413, "too_large")),
+        (AI, ai_message("x", metadata={"chatkit": {"attachments": ["atc_1"]}}), (404, "not_found")),
+        (AG, {"threadId": "chat"}, (400, "invalid_request")),
+        (AG, {**ag_message("x"), "messages": []}, (400, "invalid_request")),
+        (AG, {**ag_message("x"), "resume": [{"interruptId": "i"}]}, (400, "invalid_request")),
+        (AG, {**ag_message("x"), "messages": [OUTPUT]}, (404, "not_found")),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_what_cannot_be_met_is_refused_before_anything_is_stored(
+    path, body, refusal, jump_clock
+):
+    server = Echo()
+    async with client_of(app_of(server)) as client:
+        answer = await client.ask("POST", path, body)
+        threads = await server.store.load_threads(10, None, "desc", "ada")
+
+    assert code_of(answer) == refusal
+    assert threads.data == []
+
+
+async def test_a_call_that_nobody_made_is_a_conflict(jump_clock):
+    async with client_of(app_of(Echo())) as client:
+        await client.ask("POST", AG, ag_message("x"))
+        answer = await client.ask("POST", AG, {**ag_message("x"), "messages": [OUTPUT]})
+
+    assert code_of(answer) == (409, "conflict")
+
+
+async def test_a_busy_chat_refuses_before_the_stream(jump_clock):
+    server = scripted(say("a "), pause(5), policy=TurnPolicy(on_busy="reject"))
+    async with (
+        client_of(app_of(server)) as client,
+        client.open("POST", AI, ai_message("go")) as response,
+    ):
+        await read_until(response, b'"a "')
+        answer = await client.ask("POST", AI, ai_message("more", message="m2"))
+
+    assert code_of(answer) == (409, "busy")
+
+
+async def test_pages_of_other_origins_and_other_hosts_are_refused(jump_clock):
+    async with client_of(app_of(Echo(), cors_origins=["https://shop.example"])) as client:
+        stranger = {"Origin": "https://evil.example"}
+        refused = await client.ask("POST", AI, ai_message("x"), stranger)
+        shop = {"Origin": "https://shop.example"}
+        allowed = await client.ask("POST", AI, ai_message("x"), shop)
+
+    assert code_of(refused) == (403, "forbidden")
+    assert allowed.headers["access-control-allow-origin"] == "https://shop.example"
+
+
+def test_a_path_has_to_be_one():
+    for blueprint in (ai_sdk_blueprint, ag_ui_blueprint):
+        with pytest.raises(ValueError, match="path must be a path"):
+            blueprint(Echo(), path="/")
+
+
+# --- The stream --------------------------------------------------------------------------------
+
+
+async def test_a_silent_answer_has_heartbeats(jump_clock):
+    server = scripted(say("a "), pause(40), say("b"), policy=TurnPolicy(heartbeat=15))
+    async with client_of(app_of(server)) as client:
+        answer = await client.ask("POST", AI, ai_message("go"))
+
+    assert answer.headers["x-vercel-ai-ui-message-stream"] == "v1"
+    assert answer.body.count(b": ping\n\n") == 2
+    assert answer.body.endswith(b'data: {"type":"finish"}\n\ndata: [DONE]\n\n')
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason", "told"),
+    [
+        (TurnPolicy(turn_timeout=3), "deadline", "The answer took too long and was cut short."),
+        (
+            TurnPolicy(idle_timeout=3),
+            "silent",
+            "Nothing came from the assistant for too long; the answer was cut short.",
+        ),
+    ],
+)
+async def test_both_clients_are_told_why_an_answer_was_cut(policy, reason, told, jump_clock):
+    server = scripted(say("a "), pause(40), say("b"), policy=policy)
+    async with client_of(app_of(server)) as client:
+        ai = chunks_in(await client.ask("POST", AI, ai_message("go", chat="ai")))
+        ag = chunks_in(await client.ask("POST", AG, ag_message("go", chat="ag")))
+        stored = [
+            (await server.store.load_thread_items(thread.id, None, 9, "asc", "ada")).data
+            for thread in (await server.store.load_threads(9, None, "asc", "ada")).data
+        ]
+
+    assert ai[-2:] == [
+        {
+            "type": "message-metadata",
+            "messageMetadata": {"chatkit": {"ending": {"reason": reason}}},
+        },
+        {"type": "error", "errorText": told},
+    ]
+    assert ag[-1] == {"type": "RUN_ERROR", "message": told, "code": reason}
+    for _, answer, note in stored:
+        assert answer.content[0].text == "a "
+        assert isinstance(note, SDKHiddenContextItem)
+
+
+async def test_a_closed_tab_keeps_or_finishes_as_the_policy_says(jump_clock):
+    server = scripted(say("a "), pause(5), say("b"), policy=TurnPolicy(on_disconnect=60))
+    async with client_of(app_of(server)) as client:
+        async with client.open("POST", AI, ai_message("go")) as response:
+            await read_until(response, b'"a "')
+        async with client.open("GET", f"{AI}/chat/stream") as response:
+            rest = chunks_in(await response.body())
+
+    told = [chunk["delta"] for chunk in rest if chunk["type"] == "text-delta"]
+    assert "".join(told) == "a b"
+    assert rest[-1] == {"type": "finish"}
+
+
+async def test_clients_that_return_have_time_to(jump_clock):
+    for clients_return, is_kept in ((False, False), (True, True)):
+        server = scripted(say("a "), pause(5), say("b"))
+        async with client_of(app_of(server, clients_return=clients_return)) as client:
+            async with client.open("POST", AI, ai_message("go")) as response:
+                await read_until(response, b'"a "')
+            await trio.sleep(10)
+            page = (await history(client)).json
+
+        assert texts(page)[1:] == (["a ", "b"] if is_kept else ["a "])
+
+
+async def test_an_answer_that_ends_before_it_is_followed_is_told_as_it_is_stored(jump_clock):
+    """Between the look for a live turn and the response, which the client can't see."""
+
+    async def send(message: Any) -> None:
+        raise AssertionError("nothing is sent here")
+
+    server = Echo()
+    async with client_of(app_of(server)) as client:
+        await client.ask("POST", AI, ai_message("one"))
+        thread_id = (await history(client)).json["thread_id"]
+        chunks = []
+        for adapter_class, translator in (
+            (AISDKAdapter, UIMessageTranslator(thread_id, "m")),
+            (AGUIAdapter, AGUITranslator("chat", "run")),
+        ):
+            adapter = adapter_class(server, None, 1000, clients_return=True)
+            sending = Sending(send, lambda: None)
+            async with FollowingBody(adapter, thread_id, "ada", sending, translator, b"") as body:
+                chunks.append(chunks_in(b"".join([chunk async for chunk in body])))
+
+    ai, ag = chunks
+    assert [each["delta"] for each in ai if each["type"] == "text-delta"] == ["one"]
+    assert ai[-1] == {"type": "finish"}
+    assert [each["delta"] for each in ag if each["type"] == "TEXT_MESSAGE_CONTENT"] == ["one"]
+    assert ag[-1]["outcome"] == {"type": "success"}
+
+
+async def test_an_answer_of_another_process_is_resumed_and_stopped(jump_clock):
+    cluster = MemoryCluster()
+    here, there = (
+        scripted_server(
+            MemoryStore[str](owner=lambda user: user, cluster=cluster),
+            [say("a ", "b ", "c", every=5)],
+            policy=TurnPolicy(on_disconnect="finish"),
+        )
+        for _ in range(2)
+    )
+    async with client_of(app_of(here)) as one, client_of(app_of(there)) as other:
+        async with one.open("POST", AI, ai_message("go")) as response:
+            await read_until(response, b'"a "')
+        async with other.open("GET", f"{AI}/chat/stream") as response:
+            body = await read_until(response, b'"b "')
+            answer = await other.ask("POST", f"{AI}/chat/stop")
+            body += await response.body()
+        page = (await history(other)).json
+
+    told = [chunk["delta"] for chunk in chunks_in(body) if chunk["type"] == "text-delta"]
+    assert "".join(told) == "a b "
+    assert answer.json == {"stopped": True}
+    assert chunks_in(body)[-1] == {"type": "abort"}
+    assert texts(page) == ["go", "a b "]
+    assert page["messages"][1]["metadata"]["chatkit"]["ending"]["reason"] == "stopped"
+
+
+async def test_one_who_follows_too_slowly_is_told_to_load_again(jump_clock):
+    async def send(message: Any) -> None:
+        raise AssertionError("nothing is sent here")
+
+    words = say(*[f"{number:4}" * 20 for number in range(200)], every=0.1)
+    policy = TurnPolicy(on_disconnect="finish", max_replay_bytes=2000)
+    server = scripted(words, policy=policy)
+    async with client_of(app_of(server)) as client:
+        async with client.open("POST", AI, ai_message("go")) as response:
+            await read_until(response, b"text-delta")
+            thread_id = next(iter(server.live_turns)).thread_id
+            adapter = AISDKAdapter(server, None, 1000, clients_return=True)
+            sending = Sending(send, lambda: None)
+            translator = UIMessageTranslator(thread_id, "m")
+            async with FollowingBody(adapter, thread_id, "ada", sending, translator, b"") as body:
+                told = [await anext(body), await anext(body)]
+                await read_until(response, b"text-end")
+                told += [chunk async for chunk in body]
+        page = (await history(client)).json
+
+    assert chunks_in(b"".join(told))[-1] == {
+        "type": "error",
+        "errorText": "The answer can't be followed any further from here; load the chat again.",
+    }
+    assert texts(page)[1].endswith(" 199" * 20)
+
+
+async def test_a_long_history_comes_in_pages_that_tear_no_answer(jump_clock):
+    server = Echo()
+    async with client_of(app_of(server)) as client:
+        for number in range(60):
+            await client.ask("POST", AI, ai_message(str(number), message=f"m{number}"))
+        latest = (await history(client)).json
+        older = (await client.ask("GET", f"{AI}/chat?after={latest['after']}")).json
+
+    assert older["after"] is None
+    assert texts(older) + texts(latest) == [str(number // 2) for number in range(120)]
+    assert {page["messages"][0]["role"] for page in (latest, older)} == {"user"}
+
+
+async def test_an_adapter_can_stand_alone_under_a_prefix(jump_clock):
+    server = Echo()
+    app = QuartTrio(__name__)
+    blueprint = ai_sdk_blueprint(server, context=user_of, path="/chat")
+    app.register_blueprint(blueprint, url_prefix="/v1")
+    async with client_of(app) as client:
+        answer = await client.ask("POST", "/v1/chat", ai_message("one"))
+        was_running = server.is_running
+
+    assert chunks_in(answer)[-1] == {"type": "finish"}
+    assert (was_running, server.is_running) == (True, False)
+
+
+# --- What can't be taken back ------------------------------------------------------------------
+
+
+def message(scene: Any, item_id: str, text: str) -> AssistantMessageItem:
+    fields = {**scene.item_fields(), "id": item_id}
+    return AssistantMessageItem(**fields, content=[AssistantMessageContent(text=text)])
+
+
+async def test_text_that_is_replaced_or_removed_is_told_aside(jump_clock):
+    async def rewrite(scene: Any) -> Any:
+        yield ThreadItemAddedEvent(item=message(scene, "msg_1", "Rude"))
+        yield ThreadItemDoneEvent(item=message(scene, "msg_1", "Polite"))
+        yield ThreadItemReplacedEvent(item=message(scene, "msg_1", "Kind"))
+        yield ThreadItemRemovedEvent(item_id="msg_1")
+
+    async with client_of(app_of(scripted(rewrite))) as client:
+        ai = chunks_in(await client.ask("POST", AI, ai_message("go", chat="ai")))
+        page = (await history(client, "ai")).json
+        ag = chunks_in(await client.ask("POST", AG, ag_message("go", chat="ag")))
+
+    told = [chunk for chunk in ai if chunk["type"].startswith(("text", "data-thread.item"))]
+    assert [chunk["type"] for chunk in told] == [
+        "text-start",
+        "text-delta",
+        "text-end",
+        "data-thread.item.replaced",
+        "data-thread.item.replaced",
+        "data-thread.item.removed",
+    ]
+    assert told[4]["data"]["item"]["content"][0]["text"] == "Kind"
+    assert told[5]["data"] == {"item_id": "msg_1"}
+    assert texts(page) == ["go"]
+    assert [chunk["name"] for chunk in ag if chunk["type"] == "CUSTOM"][-3:] == [
+        "chatkit.thread.item.replaced",
+        "chatkit.thread.item.replaced",
+        "chatkit.thread.item.removed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("translator", "last"),
+    [
+        (UIMessageTranslator("thr", "msg"), "error"),
+        (AGUITranslator("chat", "run"), "RUN_ERROR"),
+    ],
+)
+def test_a_stream_that_ends_in_the_middle_leaves_nothing_open(translator, last):
+    begun = {"type": "thread.item.added", "item": {"type": "assistant_message", "id": "msg_1"}}
+    begun["item"]["content"] = [{"type": "output_text", "text": "a", "annotations": []}]
+    chunks = translator.feed([begun, {"type": "error", "message": "It is over."}])
+    chunks += translator.end("failed")
+    kinds = [chunk["type"] for chunk in chunks]
+
+    assert kinds[-1] == last
+    assert sum(kind.lower().endswith("start") for kind in kinds) == 1
+    assert sum(kind.lower().endswith("end") for kind in kinds) == 1
+
+
+# --- A context that has an end -----------------------------------------------------------------
+
+
+async def test_a_context_is_left_when_its_turn_has_ended_and_when_a_follower_has_read(jump_clock):
+    server = scripted(say("one ", "two ", every=1.0))
+    told: list[str] = []
+
+    @asynccontextmanager
+    async def context(request: Any):
+        name = f"{request.method} {request.path}"
+        told.append(f"entered for {name}")
+        yield "ada"
+        told.append(f"left for {name} with {len(server.live_turns)} live")
+
+    app = create_app(server, context=context)
+    app.register_blueprint(ai_sdk_blueprint(server, context=context, clients_return=True))
+    async with client_of(app) as client:
+        async with client.open("POST", AI, ai_message("hi")) as first:
+            await read_until(first, b"one ")
+            async with client.open("GET", f"{AI}/chat/stream") as second:
+                await read_until(second, b"one ")
+                assert [line for line in told if line.startswith("left")] == []
+                await second.body()
+            await first.body()
+        assert texts((await history(client)).json) == ["hi", "one two "]
+    followed, asked = f"GET {AI}/chat/stream", f"POST {AI}"
+    assert sorted(told[:4]) == [
+        *(f"entered for {name}" for name in (followed, asked)),
+        *(f"left for {name} with 0 live" for name in (followed, asked)),
+    ]
