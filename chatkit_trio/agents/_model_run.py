@@ -190,8 +190,8 @@ class _ToolLoop:
                 if event.type == "response.output_item.done":
                     output.append(event.item)
                 self._was_cut |= is_cut(event)
-                is_over = event.type in _LAST_EVENTS
-                if is_over:
+                if event.type == "response.completed" or event.type == "response.incomplete":
+                    is_over = True
                     output = output or list(event.response.output or ())
                     self._note_response(event.response, output)
                 await emit(event)
