@@ -39,7 +39,9 @@ class TurnPolicy:
 
     idle_timeout: float | None = None
     """How long `respond` may yield nothing, from its start or its last event. The clock stands
-    still while an event waits for the store or the client. The turn ends with reason `silent`."""
+    still while an event waits for the store or the client, and starts anew with each event of a
+    model and each end of a tool that `chatkit_trio.agents` runs, and with
+    `Turn.still_working()`. The turn ends with reason `silent`."""
 
     stall_timeout: float | None = 60.0
     """How long a turn waits for a client that is connected and reads nothing."""

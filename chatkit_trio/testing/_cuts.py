@@ -33,18 +33,14 @@ RESPOND_RAISES = "respond_raises"
 TASK_RAISES = "task_raises"
 
 EVERY_REASON: tuple[str, ...] = (
-    *(
-        reason
-        for reason in CancelReason
-        if reason not in (CancelReason.CRASHED, CancelReason.INCOMPLETE)
-    ),
+    *(reason for reason in CancelReason if reason is not CancelReason.CRASHED),
     GRACE_PERIOD,
     RETURN,
     TURN_TIMEOUT,
     RESPOND_RAISES,
     TASK_RAISES,
 )
-"""All that can end a turn in one process; `crashed` needs a second one, `incomplete` a model."""
+"""All that can end a turn in one process; `crashed` needs a second one."""
 
 EVERY_TROUBLE: tuple[str, ...] = (
     "hanging_write",
@@ -151,8 +147,6 @@ def cuts(reason: str, course: Course, step: int) -> Iterator[Cut]:
     """Return the cuts for one reason, without other trouble."""
     if reason not in _ENDS_AS and CancelReason(reason) is CancelReason.CRASHED:
         raise ValueError("a crash can't be explored in this process; kill another one for it")
-    if reason == CancelReason.INCOMPLETE:
-        raise ValueError("only a model cuts an answer as incomplete: script one that does")
     return (cut(reason, at, course) for at in range(_first(reason), _end(reason, course), step))
 
 
