@@ -76,7 +76,8 @@ def explore_cancellations(
     `reasons`:
 
     - stopped, incomplete, disconnected, deadline, shutdown, superseded (another tab sends a
-      message): at each checkpoint of the turn, the moments at which one of its tasks gives up control;
+      message): at each checkpoint of the turn, the moments at which one of its tasks gives up
+      control;
     - grace_period, return: a client that leaves at each checkpoint, in a turn with a grace period,
       and stays away or comes back in time;
     - task_raises: an error, at each checkpoint, in a task of `turn.nursery`;
