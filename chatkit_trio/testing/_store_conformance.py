@@ -60,6 +60,7 @@ from ._store_under_test import CancelAtStep, item_ids, needs_persistence
 __all__ = ["StoreConformance"]
 
 _both_orders = pytest.mark.parametrize("order", ["asc", "desc"])
+_needs_memory = pytest.mark.usefixtures("memory_of_the_deleted")
 _needs_atomicity = pytest.mark.usefixtures("atomicity")
 
 
@@ -207,6 +208,7 @@ class StoreConformance(CoordinationConformance):
             assert [one.id for page in pages for one in page] == _ordered(ids, order)
             assert max(map(len, pages)) <= limit
 
+    @_needs_memory
     @_both_orders
     async def test_the_threads_go_on_behind_one_that_was_deleted(self, order: str) -> None:
         async with self.open_store() as store:
@@ -223,6 +225,7 @@ class StoreConformance(CoordinationConformance):
                 found = [one.id for page in pages for one in page]
                 assert found == _by_order(order, "thr_1 thr_2", "thr_6")
 
+    @_needs_memory
     async def test_there_is_nothing_behind_a_deleted_thread_when_all_are_deleted(self) -> None:
         async with self.open_store() as store:
             await store.save_thread(thread("thr_1"), self.context())
@@ -239,6 +242,7 @@ class StoreConformance(CoordinationConformance):
             page = await store.load_threads(9, "thr_1", "desc", self.context())
             assert [one.id for one in page.data] == ["thr_2"]
 
+    @_needs_memory
     async def test_a_deleted_thread_is_a_cursor_for_its_owner_only(self, theirs: Any) -> None:
         mine = self.context()
         async with self.open_store() as store:
@@ -326,6 +330,7 @@ class StoreConformance(CoordinationConformance):
             expected = {"asc": ["i4", "i5"], "desc": ["i2", "i1"]}
             assert [item.id for item in page.data] == expected[order]
 
+    @_needs_memory
     @_both_orders
     async def test_a_page_goes_on_behind_a_cursor_that_was_deleted(self, order: str) -> None:
         async with self.open_store() as store:
@@ -334,6 +339,7 @@ class StoreConformance(CoordinationConformance):
             await store.add_thread_item("thr_1", note("i5", "thr_1"), self.context())
             assert await self._behind(store, "i3", order) == _by_order(order, "i1 i2", "i4 i5")
 
+    @_needs_memory
     @_both_orders
     async def test_a_page_goes_on_behind_each_of_many_that_were_deleted(self, order: str) -> None:
         async with self.open_store() as store:
@@ -347,6 +353,7 @@ class StoreConformance(CoordinationConformance):
                 expected = _by_order(order, "i1", "i5 i6")
                 assert await self._behind(store, cursor, order) == expected
 
+    @_needs_memory
     @_both_orders
     async def test_a_page_goes_on_behind_one_of_those_deleted_after_an_item(
         self, order: str
@@ -359,6 +366,7 @@ class StoreConformance(CoordinationConformance):
             for cursor in ("i2", "i3", "i4"):
                 assert await self._behind(store, cursor, order) == _by_order(order, "i1", "i5")
 
+    @_needs_memory
     @_both_orders
     async def test_a_page_goes_on_behind_one_that_a_turns_beginning_deleted(
         self, order: str
@@ -379,6 +387,7 @@ class StoreConformance(CoordinationConformance):
             assert await self._behind(store, "i2", order) == _by_order(order, "i1", "i3 i5")
             assert await self._behind(store, "i4", order) == _by_order(order, "i1 i3", "i5")
 
+    @_needs_memory
     @_both_orders
     async def test_an_item_added_again_stands_as_a_cursor_where_it_was_added(
         self, order: str
@@ -415,6 +424,7 @@ class StoreConformance(CoordinationConformance):
             with pytest.raises(NotFoundError):
                 await store.load_thread_items("thr_1", "i2", 9, "asc", theirs)
 
+    @_needs_memory
     @needs_persistence
     async def test_a_deleted_cursor_is_known_after_opening_again(self) -> None:
         async with self.open_store() as store:

@@ -30,6 +30,9 @@ class StoreUnderTest:
     exact_cancellation = True
     """A write that raises `trio.Cancelled` hasn't happened (else it may have, but whole)."""
 
+    remembers_deleted = True
+    """A deleted item or thread is still a cursor (else it is one that isn't known)."""
+
     @asynccontextmanager
     async def open_store(self) -> AsyncIterator[Store[Any]]:
         """Open the store under test. It is empty when a test opens it for the first time."""
@@ -71,6 +74,11 @@ class StoreUnderTest:
     def persistence(self) -> None:
         if not self.persistent:
             pytest.skip("the store isn't persistent")
+
+    @pytest.fixture
+    def memory_of_the_deleted(self) -> None:
+        if not self.remembers_deleted:
+            pytest.skip("the store doesn't remember what was deleted")
 
     @pytest.fixture
     def atomicity(self) -> None:

@@ -166,10 +166,11 @@ class Ported(OfTheOriginal):
 
 
 class TestAsyncioStore(StoreConformance):
-    """A ported store passes what a store has to pass, but for transactions."""
+    """A ported store passes what a store has to pass, but for what it doesn't promise."""
 
     atomic = False
     exact_cancellation = False
+    remembers_deleted = False
 
     @asynccontextmanager
     async def open_store(self) -> AsyncIterator[AsyncioStore[str]]:
