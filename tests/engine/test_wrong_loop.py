@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import traceback
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -88,11 +89,17 @@ MIX_UPS: list[Callable[[], Awaitable[Any]]] = [
 
 
 @pytest.fixture(autouse=True)
-def _unawaited() -> Any:
-    """A coroutine that asyncio refuses to start is never awaited; that isn't looked at here."""
+def _left_over(caplog: pytest.LogCaptureFixture) -> Any:
+    """What asyncio leaves of these mistakes is none of ours: coroutines that are never awaited, and
+    loops that aren't closed. It goes here, or another test would be told of it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore", ResourceWarning)
         yield
+        # What keeps all that alive: tracebacks in the log, and a loop that asyncio has made.
+        caplog.clear()
+        asyncio.set_event_loop(None)
+        gc.collect()
 
 
 class Server(ChatKitServer[Any]):
