@@ -12,10 +12,12 @@ from __future__ import annotations
 import linecache
 import random
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import AsyncGeneratorType
 from typing import Any
+from unittest import mock
 
 import trio
 from trio.abc import Instrument
@@ -192,3 +194,30 @@ def same_schedule(seed: int) -> Iterator[None]:
     finally:
         source.setstate(state)
         module._ALLOW_DETERMINISTIC_SCHEDULING = is_deterministic
+
+
+@contextmanager
+def without_real_time() -> Iterator[None]:
+    """Let computing take no time for the engine, which glances at the real clock now and then.
+
+    How often it gives others their turn depends on nothing then but on what it does.
+    """
+    with ExitStack() as stack:
+        for module in _engine_modules():
+            for name, value in list(vars(module).items()):
+                if value is time.perf_counter:
+                    stack.enter_context(mock.patch.object(module, name, _no_time))
+        yield
+
+
+def _engine_modules() -> list[Any]:
+    """Return the loaded modules of this package that read the real clock."""
+    return [
+        module
+        for name, module in sorted(sys.modules.items())
+        if name.startswith("chatkit_trio._engine.")
+    ]
+
+
+def _no_time() -> float:
+    return 0.0

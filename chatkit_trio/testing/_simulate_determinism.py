@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextvars
 import gc
 import secrets
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from random import Random
@@ -19,7 +17,7 @@ from unittest import mock
 
 import trio
 
-from ._probe import same_schedule
+from ._probe import same_schedule, without_real_time
 
 __all__ = ["deterministic"]
 
@@ -31,10 +29,7 @@ def deterministic(seed: int) -> Iterator[None]:
         stack.enter_context(same_schedule(seed))
         stack.enter_context(mock.patch.object(secrets, "token_hex", _tokens(seed)))
         stack.enter_context(mock.patch.object(trio.to_thread, "run_sync", _run_inline))
-        for module in _engine_modules():
-            for name, value in list(vars(module).items()):
-                if value is time.perf_counter:
-                    stack.enter_context(mock.patch.object(module, name, _no_time))
+        stack.enter_context(without_real_time())
         stack.enter_context(_no_collecting())
         yield
 
@@ -46,20 +41,6 @@ def _tokens(seed: int) -> Callable[..., str]:
         return source.randbytes(nbytes or 32).hex()
 
     return token_hex
-
-
-def _engine_modules() -> list[Any]:
-    """Return the loaded modules of this package; only the engine reads the real clock."""
-    return [
-        module
-        for name, module in sorted(sys.modules.items())
-        if name.startswith("chatkit_trio._engine.")
-    ]
-
-
-def _no_time() -> float:
-    """Stand for the real clock: in a simulated run computing takes no time."""
-    return 0.0
 
 
 async def _run_inline(

@@ -34,7 +34,7 @@ from ._client import ChatClient
 from ._client_turn import ClientTurn, SeenItems, ids_of
 from ._clock import JumpClock
 from ._cuts import GRACE_PERIOD, RESPOND_RAISES, RETURN, TURN_TIMEOUT, Course, Cut
-from ._probe import Probe, same_schedule
+from ._probe import Probe, same_schedule, without_real_time
 from ._recorder import Interference, Recorder, Recording
 from ._transport import RequestRefused, ServerConnection
 from ._trial_store import UnsteadyStore, Witness, in_hook, turn_of_task
@@ -163,7 +163,7 @@ def run_trial(scenario: Scenario, cut: Cut | None) -> Aftermath:
     """Run the scenario once, on virtual time, with a schedule that only the seed decides."""
     clock = JumpClock()
     trial = _Trial(scenario, cut)
-    with same_schedule(scenario.seed), _kept_log() as records:
+    with same_schedule(scenario.seed), without_real_time(), _kept_log() as records:
         trio.run(trial.run, clock=clock, instruments=[clock, trial.probe])
     aftermath = trial.aftermath
     aftermath.logged = [record.getMessage() for record in records]

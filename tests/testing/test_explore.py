@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -19,6 +20,7 @@ from chatkit_trio.testing import (
     Aftermath,
     CancellationBroken,
     Scene,
+    ScriptedRespond,
     ScriptedServer,
     SlowStore,
     explore_cancellations,
@@ -133,16 +135,35 @@ def test_every_kind_of_respond_is_recorded_as_it_is() -> None:
         )
 
 
-def test_a_seed_decides_the_schedule() -> None:
-    def trace(seed: int) -> list[str]:
+class Busy(ScriptedServer):
+    """Computes for so many seconds before each event."""
+
+    seconds = 0.0
+
+    async def respond(self, *args: Any) -> AsyncIterator[Any]:
+        async with aclosing(super().respond(*args)) as events:
+            async for event in events:
+                time.sleep(self.seconds)  # noqa: ASYNC251
+                yield event
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.03])
+def test_a_seed_decides_the_schedule_however_fast_the_machine_is(seconds: float) -> None:
+    def trace(seconds: float) -> list[Any]:
         seen: list[Aftermath] = []
+
+        def make_server(store: Store[Any]) -> Busy:
+            server = Busy(store, ScriptedRespond([say("a", "b", "c"), pause(0.1), say("d")]))
+            server.seconds = seconds
+            return server
+
         explore_cancellations(
-            server_of,
+            make_server,
             "hi",
             reasons=["stopped"],
             troubles=[],
             step=3,
-            seed=seed,
+            seed=1,
             check=seen.append,
         )
         return [
@@ -153,7 +174,7 @@ def test_a_seed_decides_the_schedule() -> None:
             for aftermath in seen
         ]
 
-    assert trace(1) == trace(1)
+    assert trace(0.0) == trace(seconds)
 
 
 def test_a_slow_store_of_ones_own_is_as_good_as_a_fast_one() -> None:
