@@ -316,5 +316,7 @@ async def _one_at_a_time(locks: dict[str, trio.Lock], thread_id: str) -> AsyncIt
             yield
     finally:
         statistics = lock.statistics()
-        if not statistics.locked and not statistics.tasks_waiting:
-            locks.pop(thread_id, None)
+        is_free = not statistics.locked and not statistics.tasks_waiting
+        # Who gives up waiting may find another lock there, made when this one was let go of.
+        if is_free and locks.get(thread_id) is lock:
+            del locks[thread_id]
