@@ -52,6 +52,11 @@ class ComponentFrame(bytes):
         made.whole = whole
         return made
 
+    @property
+    def kept_size(self) -> int:
+        """How many bytes both take."""
+        return len(self) + len(self.whole)
+
 
 class FrameLog:
     """A bounded run of frames with one writer and any number of readers."""
@@ -102,9 +107,14 @@ class FrameLog:
     def append(self, frame: bytes) -> None:
         """Write a frame and tell the readers. Never waits; ask `has_room` first."""
         self._frames.append(frame)
-        self._size += _kept_size(frame)
+        size = unread = len(frame)
+        # Asked here and not in a function: most frames are plain, and a call costs each of them.
+        if isinstance(frame, ComponentFrame):
+            size = frame.kept_size
+            unread = 0 if self._leader is None else len(self._leader.version_of(frame))
+        self._size += size
         if self._leader is not None:
-            self._unread += len(self._leader.version_of(frame))
+            self._unread += unread
         if self._size > self._max_kept:
             self._drop_old_frames()
         if self._waiting_readers:
@@ -159,7 +169,8 @@ class FrameLog:
         while self._size > self._max_kept and len(self._frames) > 1:
             if self._leader is not None and self._first >= self._leader.number:
                 return
-            self._size -= _kept_size(self._frames.popleft())
+            frame = self._frames.popleft()
+            self._size -= frame.kept_size if isinstance(frame, ComponentFrame) else len(frame)
             self._first += 1
 
     def _take(self, reader: FrameReader, max_bytes: int) -> list[bytes]:
@@ -169,7 +180,9 @@ class FrameLog:
         size = 0
         # By index, not by iterating over those before it: it costs little near either end.
         for place in range(reader.number - self._first, len(self._frames)):
-            frame = reader.version_of(self._frames[place])
+            frame = self._frames[place]
+            if isinstance(frame, ComponentFrame):
+                frame = reader.version_of(frame)
             if taken and (size + len(frame) > max_bytes or reader.passes_over(frame, len(taken))):
                 break
             taken.append(frame)
@@ -198,11 +211,6 @@ class FrameLog:
             self._unread = 0
             self._drop_old_frames()
             self._waiting_writer.unpark_all()
-
-
-def _kept_size(frame: bytes) -> int:
-    whole = len(frame.whole) if isinstance(frame, ComponentFrame) else 0
-    return len(frame) + whole
 
 
 class Prelude:
@@ -295,11 +303,9 @@ class FrameReader:
         self._items_from = self._log.next_number
         self._log._pass_over(self)
 
-    def version_of(self, frame: bytes) -> bytes:
-        """Return a frame as the client behind this reader gets it."""
-        if self._component_updates or not isinstance(frame, ComponentFrame):
-            return frame
-        return frame.whole
+    def version_of(self, frame: ComponentFrame) -> bytes:
+        """Return such a frame as the client behind this reader gets it."""
+        return frame if self._component_updates else frame.whole
 
     def passes_over(self, frame: bytes, distance: int = 0) -> bool:
         """Say whether a frame, so many behind the next one, is to be passed over."""
