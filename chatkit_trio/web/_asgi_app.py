@@ -36,7 +36,10 @@ from ._signals import settling_first
 
 logger = logging.getLogger(__name__)
 
-AnyContextFunction: TypeAlias = Callable[[Any], TContext | Awaitable[TContext]]
+AnyContextFunction: TypeAlias = Callable[
+    [Any], TContext | Awaitable[TContext] | AbstractAsyncContextManager[TContext]
+]
+"""A `ContextFunction` for the request of whatever app is around this one."""
 
 _OUTER = "chatkit_trio.outer_scope"
 
@@ -69,7 +72,8 @@ def asgi_app(
     mount.
 
     `context` is called with the request, of Starlette's class in an app of Starlette or FastAPI
-    and of Quart's elsewhere, and must not read its body. Besides `PermissionError` (403) it may
+    and of Quart's elsewhere, and must not read its body; what it returns is as for
+    `chatkit_blueprint`. Besides `PermissionError` (403) it may
     raise an `HTTPException` of Starlette, FastAPI or werkzeug. The other arguments are those of
     `chatkit_blueprint`.
     """
