@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, cast
 
 from ._asyncio_thread import in_trio
 from ._queue import EventQueue
-from ._reading import AsyncioSource, RunReader, Unchanged, closing
+from ._reading import AsyncioSource, RunReader, Unchanged, closing, iterable_of
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -42,14 +41,11 @@ def iterate_on_asyncio(
 
 
 async def _iterate(function: Callable[..., Any], args: tuple[Any, ...]) -> AsyncIterator[Any]:
-    made = function(*args)
-    if inspect.isawaitable(made):
-        made = await made
-    if not isinstance(made, AsyncIterable):
-        raise TypeError(
-            f"iterate_on_asyncio() needs a function that returns something for `async for`, and"
-            f" {getattr(function, '__qualname__', function)} has returned a {type(made).__name__}"
-        )
+    made = await iterable_of(
+        function(*args),
+        "iterate_on_asyncio() needs a function that returns something for `async for`, and"
+        f" {getattr(function, '__qualname__', function)} has returned",
+    )
     async with closing(aiter(made)) as entries:
         async for entry in entries:
             yield entry  # noqa: ASYNC119  (AsyncioSource closes this)

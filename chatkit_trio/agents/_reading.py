@@ -99,15 +99,23 @@ class StreamedRun(Protocol):
 
 async def events_of(run: StreamedRun) -> AsyncIterable[Any]:
     """Return the events of a run. Raises `TypeError` if they can't be iterated over."""
-    events = run.stream_events()
-    if inspect.isawaitable(events):
-        events = await events
-    if not isinstance(events, AsyncIterable):
-        raise TypeError(
-            f"{type(run).__module__}.{type(run).__qualname__}.stream_events() has to return"
-            f" something for `async for`, and has returned a {type(events).__name__}"
-        )
-    return events
+    name = f"{type(run).__module__}.{type(run).__qualname__}.stream_events()"
+    return await iterable_of(
+        run.stream_events(),
+        f"{name} has to return something for `async for`, and has returned",
+    )
+
+
+async def iterable_of(made: Any, wanted: str) -> AsyncIterable[Any]:
+    """Return what was made, awaited if need be.
+
+    Raises `TypeError` if it can't be iterated over; its text is `wanted` and what it is instead.
+    """
+    if inspect.isawaitable(made):
+        made = await made
+    if not isinstance(made, AsyncIterable):
+        raise TypeError(f"{wanted} a {type(made).__name__}")
+    return made
 
 
 def cancel_run(run: StreamedRun) -> object:
