@@ -47,6 +47,7 @@ from tests.transcript import lines, transcript
 from .doubles import TroubledStore, tells_late
 from .parts import (
     FOR_EVER,
+    answered,
     begin,
     finish,
     message_request,
@@ -229,14 +230,10 @@ async def test_messages_to_all_nodes_are_answered_one_after_the_other(
             await turn.read()
         thread_id = turn.thread_id
 
-        async def send(server: ChatKitServer[Any], text: str) -> None:
-            async with client(server).send(text, thread_id) as later:
-                await later.read()
-
         async with trio.open_nursery() as nursery:
             for number, name in enumerate(nodes_in_order):
                 server = nodes.there if name == "t" else nodes.here
-                nursery.start_soon(send, server, f"m{number}")
+                nursery.start_soon(answered, server, f"m{number}", thread_id)
                 await trio.sleep(0.05)
         stored = await nodes.transcript(thread_id)
         asked = [f"user: m{number}" for number in range(len(nodes_in_order))]
@@ -257,17 +254,13 @@ async def test_messages_are_answered_in_the_order_of_their_arrival_when_one_has_
         async with streaming(nodes.here) as turn, trio.open_nursery() as nursery:
             nursery.start_soon(turn.read)
 
-            async def send(server: ChatKitServer[Any], text: str) -> None:
-                async with client(server).send(text, turn.thread_id) as later:
-                    await later.read()
-
-            nursery.start_soon(send, nodes.here, "one")
+            nursery.start_soon(answered, nodes.here, "one", turn.thread_id)
             await trio.sleep(1)
             [waiting] = [each for each in nodes.here.live_turns if not each.has_begun]
             nodes.cluster.withdraw(waiting.id)
-            nursery.start_soon(send, nodes.here, "two")
+            nursery.start_soon(answered, nodes.here, "two", turn.thread_id)
             await trio.sleep(1)
-            nursery.start_soon(send, nodes.there, "three")
+            nursery.start_soon(answered, nodes.there, "three", turn.thread_id)
         stored = await nodes.transcript(turn.thread_id)
     for elsewhere in ("user: three", "assistant: Fine"):
         stored.remove(elsewhere)
@@ -290,13 +283,9 @@ async def test_a_message_is_not_superseded_by_one_that_came_before_it(
         async with streaming(nodes.here) as turn, trio.open_nursery() as nursery:
             nursery.start_soon(turn.read)
 
-            async def send(server: ChatKitServer[Any], text: str) -> None:
-                async with client(server).send(text, turn.thread_id) as later:
-                    await later.read()
-
-            nursery.start_soon(send, nodes.here, "second")
+            nursery.start_soon(answered, nodes.here, "second", turn.thread_id)
             await trio.sleep(1.0)
-            nursery.start_soon(send, nodes.there, "third")
+            nursery.start_soon(answered, nodes.there, "third", turn.thread_id)
         stored = await nodes.transcript(turn.thread_id)
         assert stored[-2:] == ["user: third", "assistant: Third!"]
         assert "user: second" in stored
@@ -310,11 +299,7 @@ async def test_a_message_that_waits_for_another_node_is_not_what_a_stop_ends(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(turn.read)
 
-            async def send() -> None:
-                async with client(nodes.there).send("and?", turn.thread_id) as second:
-                    await second.read()
-
-            nursery.start_soon(send)
+            nursery.start_soon(answered, nodes.there, "and?", turn.thread_id)
             await trio.sleep(2)
             thread = await client(nodes.there).thread(turn.thread_id or "")
             assert lines(list(thread.items.data))[1].startswith("assistant: " + WORDS[0])
