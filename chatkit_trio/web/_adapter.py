@@ -26,6 +26,7 @@ from quart_trio.wrappers import TrioResponse
 from chatkit_trio._engine.reading import read_json
 from chatkit_trio._engine.replay import latest_items, load_latest
 from chatkit_trio._engine.wire import describe, item_to_json
+from chatkit_trio._settings import check_count
 from chatkit_trio.errors import (
     ConflictError,
     InvalidRequestError,
@@ -450,15 +451,20 @@ def _hand_in(items: list[ThreadItem], outputs: Mapping[str, Any]) -> tuple[str, 
 
 
 def adapter_blueprint(
-    adapter: Adapter[Any],
+    kind: type[Adapter[TContext]],
+    server: ChatKitServer[TContext],
     *,
-    name: str,
+    context: ContextFunction[TContext] | None,
     path: str,
+    clients_return: bool,
+    max_body_bytes: int,
     cors_origins: CorsOrigins,
     allowed_hosts: HostNames,
-    max_body_bytes: int,
+    name: str,
 ) -> Blueprint:
-    """Return a blueprint with an adapter's routes at a path, on which its server runs."""
+    """Return a blueprint with the routes of such an adapter at a path, on which the server runs."""
+    check_count("max_body_bytes", max_body_bytes)
+    adapter = kind(server, context, max_body_bytes, clients_return=clients_return)
     if not isinstance(path, str) or set("?#<>") & set(path) or not path.strip("/"):
         raise ValueError(f"path must be a path such as '/api/chat', not {path!r}")
     path = "/" + path.strip("/")
@@ -472,7 +478,7 @@ def adapter_blueprint(
             methods=ALL_METHODS,
             provide_automatic_options=False,
         )
-    tie(blueprint, adapter.server, gate, [path], max_body_bytes)
+    tie(blueprint, server, gate, [path], max_body_bytes)
     return blueprint
 
 

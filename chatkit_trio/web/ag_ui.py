@@ -14,7 +14,6 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 from quart import Blueprint, Response
 
-from chatkit_trio._settings import check_count
 from chatkit_trio.errors import InvalidRequestError
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
@@ -67,15 +66,16 @@ def ag_ui_blueprint(
     `context`, `cors_origins`, `allowed_hosts` and `name` are as for `chatkit_blueprint`. The server
     is entered when the app starts, unless it runs already. Raises `ValueError` for an unfit path.
     """
-    check_count("max_body_bytes", max_body_bytes)
-    adapter = AGUIAdapter(server, context, max_body_bytes, clients_return=clients_return)
     return adapter_blueprint(
-        adapter,
-        name=name,
+        AGUIAdapter,
+        server,
+        context=context,
         path=path,
+        clients_return=clients_return,
+        max_body_bytes=max_body_bytes,
         cors_origins=cors_origins,
         allowed_hosts=allowed_hosts,
-        max_body_bytes=max_body_bytes,
+        name=name,
     )
 
 
