@@ -1,30 +1,36 @@
-"""The chat page: one HTML file, its static files, and its security headers."""
+"""The chat page and the element in it: one HTML file, static files, and security headers."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from quart import Blueprint, Response
 from quart_trio.wrappers import TrioResponse
-from werkzeug.exceptions import MisdirectedRequest
 
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.stores._signed_attachments import SignedAttachmentStore
 
 from ._cors import Cors
 from ._hosts import HostNames
-from ._middleware import Gate, refused
+from ._middleware import Gate
 from ._static_files import StaticFiles
 
+SOURCES = Path(__file__).parent / "page"
 STATIC = Path(__file__).parent / "static"
+
+_NAMES: Mapping[str, str] = json.loads((STATIC / "names.json").read_text(encoding="utf-8"))
+"""The built files by the names that they are known by."""
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -37,7 +43,7 @@ SECURITY_HEADERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatPage:
-    """The texts of the chat page before there is a conversation, and scripts of your own."""
+    """What the chat page says and looks like, and scripts of your own."""
 
     name: str = "chatkit_trio"
     """The application's name, in the window's title and above the list of threads."""
@@ -45,8 +51,18 @@ class ChatPage:
     greeting: str = ""
     """The heading of an empty page; without it the page uses its default."""
 
-    prompts: Sequence[str] = ()
-    """Messages that the empty page offers to send; without any the page uses its defaults."""
+    prompts: Sequence[str | Mapping[str, Any]] = ()
+    """Messages that the empty page offers to send: the words alone, or a mapping with `label`,
+    `prompt` (what is sent; without it the label) and `icon`."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """More options of the page's `<chatkit-trio>` element, such as `theme`, `locale`, `header`,
+    `disclaimer` or the `tools` and `models` of the `composer`: see docs/reference/page.md. They
+    have to be what JSON can say; functions are registered by a script."""
+
+    frame_ancestors: Sequence[str] = ()
+    """Origins, such as `https://shop.example`, whose pages may show this one in a frame; its own
+    origin may always."""
 
     scripts: Sequence[str | PathLike[str]] = ()
     """JavaScript modules that are loaded before the page's own, such as one that registers client
@@ -57,40 +73,63 @@ class ChatPage:
 def page_html(server: ChatKitServer[Any], path: str, page: ChatPage) -> str:
     """Return the page's HTML, with the address of the endpoint and what the server offers."""
     transcribes = type(server).transcribe is not ChatKitServer.transcribe
-    text = (STATIC / "index.html").read_text(encoding="utf-8")
+    takes_feedback = type(server).add_feedback is not ChatKitServer.add_feedback
+    text = (SOURCES / "index.html").read_text(encoding="utf-8")
     for name, content in {
         "application-name": page.name,
         "chatkit-endpoint": path.strip("/"),
         "chatkit-attachments": _switch(server.attachment_store is not None),
+        "chatkit-files": _files(server),
         "chatkit-dictation": _switch(transcribes),
+        "chatkit-feedback": _switch(takes_feedback),
         "chatkit-greeting": page.greeting,
         "chatkit-prompts": _prompts(page.prompts),
+        "chatkit-options": json.dumps(page.options, ensure_ascii=False) if page.options else "",
     }.items():
         text = _with_meta(text, name, html.escape(content))
+    text = with_built_names(text, "static")
     return _with_scripts(text, (Path(script).name for script in page.scripts))
+
+
+@cache
+def built_files() -> StaticFiles:
+    """Return the built files, which are read once."""
+    return StaticFiles(STATIC)
+
+
+def with_built_names(text: str, folder: str) -> str:
+    """Return a page with its files in `folder` by the names under which they were built."""
+    for name, built in _NAMES.items():
+        text = text.replace(f"{folder}/{name}", f"{folder}/{built}")
+    return text
 
 
 def page_blueprint(
     server: ChatKitServer[Any], path: str, page: ChatPage, allowed_hosts: HostNames = None
 ) -> Blueprint:
-    """Return a blueprint with the page at `/`, its files at `/static/`, and scripts at `/page/`."""
+    """Return a blueprint with the page at `/` and what it loads.
+
+    Its files are at `/static/`, scripts of the app's own at `/page/`, and the element for pages of
+    one's own at `/chatkit-trio.js`, with a wrapper for React at `/chatkit-trio-react.js`.
+    """
     blueprint = Blueprint("page", __name__)
     text = page_html(server, path, page)
     store = server.attachment_store
-    files = StaticFiles(STATIC)
     gate = Gate(allowed_hosts, Cors.of(None))
-
-    async def check_host() -> Response | None:  # noqa: ASYNC124
-        try:
-            gate.check_host()
-        except MisdirectedRequest as error:
-            return refused(error)
-        return None
+    ancestors = _ancestors(page.frame_ancestors)
+    fonts = _font_origins(page.options)
+    inline = _script_hashes(text)
 
     # These are async though they await nothing: Quart runs a plain function in a thread.
     async def index() -> Response:  # noqa: ASYNC124
         return TrioResponse(text, content_type="text/html; charset=utf-8")
 
+    blueprint.add_url_rule(
+        "/chatkit-trio.js", endpoint="element", view_func=_script(_ELEMENT, is_public=True)
+    )
+    blueprint.add_url_rule(
+        "/chatkit-trio-react.js", endpoint="react", view_func=_script(_REACT, is_public=True)
+    )
     for script in page.scripts:
         name, code = Path(script).name, Path(script).read_bytes()
         blueprint.add_url_rule(f"/page/{name}", endpoint=_endpoint(name), view_func=_script(code))
@@ -99,36 +138,73 @@ def page_blueprint(
         response.headers.extend(SECURITY_HEADERS)
         # Asked each time, because the store knows its bucket's origin only once it is open.
         response.headers["Content-Security-Policy"] = _content_security_policy(
-            store.upload_origins if isinstance(store, SignedAttachmentStore) else ()
+            store.upload_origins if isinstance(store, SignedAttachmentStore) else (),
+            fonts,
+            inline,
+            ancestors,
         )
-        # Browsers may keep the files but must revalidate them, so that no two versions are mixed.
+        # Browsers may keep the rest but must revalidate it, so that no two versions are mixed.
         response.headers.pop("Expires", None)
-        response.headers["Cache-Control"] = "no-cache"
+        response.headers.setdefault("Cache-Control", "no-cache")
         return response
 
-    blueprint.before_request(check_host)
+    blueprint.before_request(gate.refuse_unknown_host)
     blueprint.add_url_rule("/", view_func=index)
-    blueprint.add_url_rule("/static/<path:name>", view_func=files.send)
+    blueprint.add_url_rule("/static/<path:name>", view_func=built_files().send)
     blueprint.after_request(secured)
     return blueprint
 
 
-def _content_security_policy(upload_origins: Iterable[str]) -> str:
+_ELEMENT = f'import "./static/{_NAMES["element.js"]}";\n'.encode()
+_REACT = (SOURCES / "react.js").read_bytes()
+
+_ORIGIN = re.compile(r"https?://[^/?#;,\s*]+|\*")
+
+
+def _ancestors(origins: Sequence[str]) -> str:
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(
+                "frame_ancestors has to be a list of origins such as https://shop.example,"
+                f" not {origin!r}"
+            )
+    return " ".join(["'self'", *origins])
+
+
+def _script_hashes(text: str) -> str:
+    """Return the sources that allow the scripts which stand in the page itself."""
+    scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()) for each in scripts]
+    return " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
+
+
+def _font_origins(options: Mapping[str, Any]) -> list[str]:
+    """Return the origins of the fonts that the page's theme names."""
+    theme = options.get("theme")
+    typography = theme.get("typography", {}) if isinstance(theme, Mapping) else {}
+    parts = [urlsplit(source["src"]) for source in typography.get("fontSources", ())]
+    return sorted({f"{part.scheme}://{part.netloc}" for part in parts if part.netloc})
+
+
+def _content_security_policy(
+    upload_origins: Iterable[str], fonts: Iterable[str], inline: str, ancestors: str
+) -> str:
     elsewhere = "".join(f" {origin}" for origin in upload_origins)
     return "; ".join(
         [
             "default-src 'self'",
+            f"script-src 'self' {inline}",
             # Images of other hosts are for those that the thread's rule allows, and that the user
             # asks for: js/urls.js decides. It sees our own URL where that leads to a bucket.
             f"img-src 'self' data: blob: https:{elsewhere}",
             "style-src 'self' 'unsafe-inline'",
             f"connect-src 'self'{elsewhere}",
-            "font-src 'self'",
+            f"font-src 'self'{''.join(f' {origin}' for origin in fonts)}",
             "media-src 'self' blob:",
             "form-action 'self'",
             "object-src 'none'",
             "base-uri 'none'",
-            "frame-ancestors 'self'",
+            f"frame-ancestors {ancestors}",
         ]
     )
 
@@ -137,18 +213,30 @@ def _switch(is_on: bool) -> str:
     return "on" if is_on else "off"
 
 
-def _prompts(prompts: Sequence[str]) -> str:
-    labels = [{"label": prompt} for prompt in prompts]
-    return json.dumps(labels, ensure_ascii=False) if labels else ""
+def _files(server: ChatKitServer[Any]) -> str:
+    """Return what files a message may have, so that the page needn't send others to be told so."""
+    rules: dict[str, Any] = {"maxCount": server.limits.attachments}
+    if isinstance(server.attachment_store, SignedAttachmentStore):
+        store = server.attachment_store
+        rules |= {"maxBytes": store.max_bytes, "accept": list(store.accept)}
+    return json.dumps(rules)
+
+
+def _prompts(prompts: Sequence[str | Mapping[str, Any]]) -> str:
+    offered = [{"label": each} if isinstance(each, str) else dict(each) for each in prompts]
+    return json.dumps(offered, ensure_ascii=False) if offered else ""
 
 
 def _endpoint(name: str) -> str:
     return "script " + name.replace(".", " ")  # Quart allows no dots
 
 
-def _script(code: bytes) -> Callable[[], Awaitable[Response]]:
+def _script(code: bytes, *, is_public: bool = False) -> Callable[[], Awaitable[Response]]:
     async def script() -> Response:  # noqa: ASYNC124
-        return TrioResponse(code, content_type="text/javascript; charset=utf-8")
+        response = TrioResponse(code, content_type="text/javascript; charset=utf-8")
+        if is_public:
+            response.headers["Access-Control-Allow-Origin"] = "*"
+        return response
 
     return script
 
@@ -163,6 +251,6 @@ def _with_meta(text: str, name: str, content: str) -> str:
 
 def _with_scripts(text: str, names: Iterable[str]) -> str:
     """Put scripts before the page's own: modules run in the order of their tags."""
-    own = '<script type="module" src="static/js/main.js"></script>'
+    own = f'<script type="module" src="static/{_NAMES["page.js"]}"></script>'
     tags = [f'<script type="module" src="page/{quote(name)}"></script>\n    ' for name in names]
     return text.replace(own, "".join(tags) + own)

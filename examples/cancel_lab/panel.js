@@ -2,13 +2,16 @@
 
 const STYLE = `
   @media (min-width: 64rem) { body { display: grid; grid-template-columns: minmax(0, 1fr) 19rem; } }
-  @media (max-width: 64rem) { .lab { display: none; } }
-  .lab { height: 100dvh; overflow: auto; padding: 1rem 1.25rem; font-size: 0.875rem;
-    border-left: 1px solid var(--line); background: var(--surface-secondary); }
+  @media (max-width: 64rem) { body { display: grid; grid-template-rows: 65dvh 35dvh; }
+    chatkit-trio.whole-page { height: 100%; } }
+  .lab { max-height: 100dvh; overflow: auto; padding: 1rem 1.25rem; font-size: 0.875rem; overflow-wrap: anywhere;
+    border: 0 solid var(--line); border-width: 1px 0 0 1px; background: var(--surface-secondary); }
   .lab h2 { font-size: 1rem; margin: 1.25rem 0 0.4rem; }
   .lab h2:first-child { margin-top: 0.25rem; }
   .lab p { margin: 0 0 0.75rem; color: var(--text-secondary); }
-  .lab .button { display: block; width: 100%; margin: 0 0 0.5rem; text-align: start; }`;
+  .lab button { display: block; width: 100%; margin: 0 0 0.5rem; padding: 0.45rem 0.9rem; text-align: start;
+    border: 1px solid var(--line-strong); border-radius: 9px; background: var(--surface-elevated);
+    color: inherit; font: inherit; cursor: pointer; }`;
 
 const EXPERIMENTS = [
   {
@@ -17,7 +20,7 @@ const EXPERIMENTS = [
     buttons: {
       "that supersedes": () => rival("I'm a rival, and supersede you."),
       "that queues": () => rival("I'm a rival, and queue."),
-      "that is to be rejected": () => rival("I'm a rival. Reject me!"),
+      "that is rejected": () => rival("I'm a rival. Reject me!"),
     },
   },
   {
@@ -91,7 +94,6 @@ for (const { title, text, buttons } of EXPERIMENTS) {
   for (const [label, run] of Object.entries(buttons)) {
     const button = document.createElement("button");
     button.type = "button";
-    button.className = "button";
     button.textContent = label;
     button.addEventListener("click", () => run().catch((error) => tell(error.message)));
     panel.append(button);

@@ -9,8 +9,7 @@ const STYLE = `
     padding: 1rem 1.25rem; font-size: 0.9rem; height: 100dvh; overflow: auto; }
   @media (max-width: 68rem) {
     body { display: grid; grid-template-rows: minmax(0, 1fr) 17rem; height: 100dvh; }
-    #app { min-height: 0; }
-    .app { height: 100% !important; }
+    chatkit-trio.whole-page { height: auto; min-height: 0; }
     .metro { height: auto; border: 0; border-top: 1px solid var(--line); }
     .metro svg { max-height: 11rem; }
   }
@@ -91,6 +90,14 @@ document.head.append(style);
 document.body.append(panel);
 
 (window.chatkitClientTools ??= {}).get_selected_stations = () => ({ stations: [...selected] });
+
+window.chatkitEntities = {
+  async onTagSearch(query) {
+    const isMeant = ({ name }) => name.toLowerCase().startsWith(query.toLowerCase());
+    const tag = ({ id, name, note: data }) => ({ id, title: name, icon: "map-pin", interactive: true, data: { note: data } });
+    return network.stations.filter(isMeant).map(tag);
+  },
+};
 
 (window.chatkitEffects ??= {}).show_route = (data) => {
   route.setAttribute("d", lineThrough(data.stations));

@@ -106,7 +106,7 @@ class MetroMap(ChatKitServer[None]):
 def with_tags(message: UserMessageItem) -> UserMessageItem | None:
     """Return the message with each @Station as a tag; None if there is none.
 
-    ChatKit.js sends tags by itself; people on the page beside this example just type them.
+    The page sends those that were chosen from its list as tags; people may also just type them.
     """
     pattern = "|".join(re.escape(station.name) for station in STATIONS.values())
     content = []

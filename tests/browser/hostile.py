@@ -122,7 +122,9 @@ UNSAFE = """() => {
   const names = ["href", "src", "action", "formaction", "xlink:href", "data", "poster", "srcset",
     "background", "ping", "srcdoc"];
   const found = [];
-  for (const element of document.querySelectorAll("*")) {
+  const { shadowRoot } = document.querySelector("chatkit-trio");
+  const all = [...document.querySelectorAll("*"), ...shadowRoot.querySelectorAll("*")];
+  for (const element of all) {
     for (const name of names) {
       const value = element.getAttribute(name);
       if (value === null) continue;

@@ -10,7 +10,6 @@ import http.server
 import json
 import os
 import re
-import shutil
 import socket
 import socketserver
 import sqlite3
@@ -23,12 +22,7 @@ from pathlib import Path
 
 import pytest
 
-CHROMIUM = shutil.which("chromium")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH to test with"),
-]
+from tests.chromium import running_chromium
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
 expect = sync_api.expect
@@ -147,13 +141,8 @@ def elsewhere() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--host-resolver-rules=MAP *.test 127.0.0.1"],
-        )
+    with running_chromium("--host-resolver-rules=MAP *.test 127.0.0.1") as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -273,7 +262,7 @@ def test_a_page_whose_name_is_rebound_reads_and_stores_nothing(page, request, wh
     with rebinding(page, chat):
         listed = page.evaluate(SEND, ["/chatkit", LIST, "same-origin"])
         posted = page.evaluate(SEND, ["/chatkit", CREATE, "cors"])
-        read = [page.evaluate(READ, path) for path in ("/", "/healthz", "/static/js/main.js")]
+        read = [page.evaluate(READ, path) for path in ("/", "/healthz", "/chatkit-trio.js")]
 
     assert [listed[1], posted[1], *(status for status, _ in read)] == [421] * 5
     assert "A secret" not in listed[2]

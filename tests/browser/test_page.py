@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
-
-CHROMIUM = shutil.which("chromium")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH to test with"),
-]
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
 expect = sync_api.expect
@@ -39,14 +31,6 @@ def address(tmp_path_factory) -> Iterator[str]:
             yield re.search(r"http://\S+", line)[0]
         finally:
             demo.terminate()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

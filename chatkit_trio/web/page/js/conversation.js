@@ -1,0 +1,633 @@
+// One conversation as the page sees it: its items, its live turn, and what can be done with it.
+// It goes on reading its turn while another conversation is shown.
+
+import { uploadedEntry } from "./attachments.js";
+import { loadDraft, loadUnsent, saveDraft, saveUnsent, forgetUnsent } from "./drafts.js";
+import { marksOf, withEndings } from "./endings.js";
+import { attachStream, call, ConnectionLost, openStream, ServerError, stopTurn } from "./protocol.js";
+import { keepThrough, putItem, removeItem, updateItem } from "./fold.js";
+import { reportError, runClientTool, runEffect } from "./host.js";
+import { editable } from "./mentions.js";
+import { dispatch } from "./place.js";
+import { Turn, TurnLost } from "./turn.js";
+import { announce, changed, toast } from "./state.js";
+import { threadFrom, withIds, wordsOf } from "./thread_fields.js";
+import { loadVersions, saveVersions, shownOf, withVersion } from "./versions.js";
+import { strings } from "./strings.js";
+
+const PAGE = 30; // items a page
+const MOST_PAGES = 20; // that are loaded to get to an item
+const PATIENCE = 6000; // milliseconds for a stopped turn to end its stream
+
+const NOT_ATTACHED = { stream: null, ending: null }; // by a server without resume
+
+const UNHEARD = { onCreated() {}, onThread() {}, onTurn() {}, onGone() {} };
+
+let localCount = 0;
+let conversationCount = 0;
+const localId = (kind) => `local-${kind}-${++localCount}`;
+
+// crypto.randomUUID is there in secure contexts only.
+function newKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// What is said of a message that the server hasn't taken, and whether to try again makes sense.
+function whyUnsent(error) {
+  if (error.name === "AbortError") return { text: strings.unsent };
+  if (error.status === 413) return { text: strings.unsentTooLong, final: true };
+  if (error instanceof ConnectionLost && !navigator.onLine) return { text: strings.unsentOffline, offline: true };
+  if (error instanceof ServerError || error instanceof ConnectionLost) return { text: `${strings.unsent} ${error.message}` };
+  console.error(error);
+  return { text: strings.unsent };
+}
+
+export class Conversation {
+  key = ++conversationCount; // its identity on the page, before it has a thread id too
+  threadId;
+  thread = null;
+  items = [];
+  outbox = []; // messages on their way, and those that couldn't be sent
+  draft;
+  older = { after: null, hasMore: false, loading: false };
+  revealed = null; // the item that the log is to show
+  progress = null;
+  failure = null; // { message, retry, label }
+  loadError = null;
+  gone = false; // the server has no such thread
+  endings = new Map(); // how answers were cut, by turn
+  lastEnding = null; // how the last answer was, if it was
+  versions; // what followed messages before, by their ids
+  viewed = new Map(); // which of the versions is looked at, by the id of its message
+  isOurServer = false; // it takes edited messages, and tells where files are
+  allowCancel = true;
+  stopping = false;
+  reconnecting = false;
+  loaded = false;
+  #loading = false;
+  #turn = null;
+  #told = null; // the turn that others have been told of
+  #toolRunning = false;
+  #sending = null; // the message of the outbox that is on its way
+  #endingBefore = null; // how the answer before that one was cut, if it was
+  #live = new Set();
+  #events;
+
+  /** `events` hears what others have to know: onCreated, onThread, onTurn and onGone. */
+  constructor(threadId, events) {
+    this.threadId = threadId;
+    this.loaded = threadId === null;
+    this.draft = loadDraft(threadId);
+    this.outbox = loadUnsent(threadId);
+    this.versions = threadId ? loadVersions(threadId) : new Map();
+    this.#events = events;
+  }
+
+  get phase() {
+    if (this.#turn || this.#toolRunning) return "streaming";
+    return this.#loading ? "loading" : "idle";
+  }
+
+  get blocked() {
+    const status = this.thread?.status;
+    return status && status.type !== "active" ? status : null;
+  }
+
+  isLive = (itemId) => this.#live.has(itemId);
+
+  /** Returns the items as they are looked at: { items, versionOf }. */
+  shown = () => shownOf(this.items, this.versions, this.viewed);
+
+  /** Returns how answers were cut, by the id of the item that it is said behind. */
+  marks = () => marksOf(this.items, this.endings, this.lastEnding);
+
+  // Loading
+
+  /** Loads the thread, and attaches to its turn when one is live; `quietly` tells of no failure. */
+  async open({ quietly = false } = {}) {
+    if (this.phase !== "idle" || !this.threadId) return;
+    const { threadId } = this;
+    this.#loading = true;
+    this.loadError = null;
+    changed();
+    if (!quietly) dispatch("chatkit.thread.load.start", { threadId });
+    const response = await this.#loadAndAttach(quietly);
+    this.#loading = false;
+    if (!quietly) dispatch("chatkit.thread.load.end", { threadId });
+    changed();
+    if (response) await this.#run(() => response);
+  }
+
+  async #loadAndAttach(quietly) {
+    // In this order: of a turn that ends in between, the answer is in what is loaded then.
+    const { stream, ending } = await this.#attached();
+    try {
+      await this.refresh();
+      // A turn that has begun in between was no turn yet.
+      const isUnanswered = !stream && !ending && this.items.at(-1)?.type === "user_message";
+      const later = isUnanswered ? await this.#attached() : { stream, ending };
+      this.lastEnding = later.ending;
+      return later.stream;
+    } catch (error) {
+      stream?.body.cancel();
+      this.#explainLoading(error, quietly);
+      return null;
+    }
+  }
+
+  #attached() {
+    return attachStream(this.threadId).catch(() => NOT_ATTACHED);
+  }
+
+  // What is shown already stays: it is more than an error.
+  #explainLoading(error, quietly) {
+    this.gone = error instanceof ServerError && error.status === 404;
+    if (!quietly) reportError(error);
+    if (this.gone) this.#events.onGone(this);
+    const message = this.gone ? strings.errorGone : `${strings.errorThread} ${error.message}`;
+    if (!this.loaded || this.gone) this.loadError = message;
+    else if (!quietly) this.failure = this.#reloading(message);
+  }
+
+  #reloading(message) {
+    return { message, retry: () => this.reopen(), label: strings.reload };
+  }
+
+  /** Looks whether something has happened elsewhere; what can't be found out changes nothing. */
+  async lookAgain() {
+    if (this.loaded && !this.failure) await this.open({ quietly: true });
+  }
+
+  /** Takes the thread and its newest items from the server. */
+  async refresh() {
+    const thread = await call("threads.get_by_id", { thread_id: this.threadId }, "Endings");
+    // The thread comes with its oldest items; a long one is read from its end instead.
+    const page = thread.items.has_more ? await this.#newestItems() : thread.items;
+    this.#takeNewest(page);
+    this.isOurServer ||= "endings" in page; // which no other tells
+    this.#setThread(thread);
+    this.#live.clear();
+    this.loaded = true;
+    changed();
+  }
+
+  // Older items that were loaded before stay in front of the newest ones.
+  #takeNewest(page) {
+    const newest = withIds(page.data);
+    const place = this.items.findIndex((item) => item.id === newest[0]?.id);
+    const older = place > 0 ? this.items.slice(0, place) : [];
+    if (older.length === 0) this.older = { after: page.after ?? null, hasMore: page.has_more, loading: false };
+    this.items = [...older, ...newest];
+    this.endings = withEndings(older.length ? this.endings : new Map(), page);
+  }
+
+  async #newestItems(after) {
+    const params = { thread_id: this.threadId, limit: PAGE, order: "desc" };
+    const page = await call("items.list", after ? { ...params, after } : params, "Endings");
+    return { ...page, data: withIds(page.data).toReversed() };
+  }
+
+  /** Loads older items until this one is there, and has the log show it. */
+  async reveal(itemId) {
+    const isHere = () => this.items.some(({ id }) => id === itemId);
+    for (let page = 0; page < MOST_PAGES && !isHere() && this.older.hasMore; page += 1) await this.loadOlder();
+    if (!isHere()) return;
+    this.revealed = itemId;
+    changed();
+  }
+
+  async loadOlder() {
+    if (this.older.loading || !this.older.hasMore) return;
+    this.older = { ...this.older, loading: true };
+    changed();
+    try {
+      const page = await this.#newestItems(this.older.after);
+      const known = new Set(this.items.map((item) => item.id));
+      this.items = [...page.data.filter((item) => !known.has(item.id)), ...this.items];
+      this.endings = withEndings(this.endings, page);
+      this.older = { after: page.after ?? null, hasMore: page.has_more, loading: false };
+    } catch (error) {
+      this.older = { ...this.older, loading: false, error: error.message };
+    }
+    changed();
+  }
+
+  // Turns
+
+  /** Sends a message; `input` is what the wire wants, `attachments` the objects to show. */
+  send(input, attachments = []) {
+    const shown = { ...input, type: "user_message", attachments, created_at: new Date().toJSON() };
+    // The key is the message's as long as it isn't sent: the server takes it once.
+    const message = { ...shown, id: localId("message"), key: newKey(), input, error: null };
+    this.outbox = [...this.outbox, message];
+    return this.resend(message);
+  }
+
+  /** Sends content that was written elsewhere than in the box. */
+  say(content, rest = {}) {
+    return this.send({ content, attachments: [], inference_options: {}, ...rest });
+  }
+
+  /** Sends a message of the outbox. */
+  async resend(message) {
+    if (this.phase !== "idle") return;
+    this.viewed.clear();
+    const { input, key } = message;
+    const [type, params] = this.threadId
+      ? ["threads.add_user_message", { thread_id: this.threadId, input }]
+      : ["threads.create", { input }];
+    const sent = { ...message, error: null };
+    this.outbox = this.outbox.map((each) => (each === message ? sent : each));
+    this.#sending = sent;
+    await this.#run((signal) => openStream(type, params, signal, key));
+  }
+
+  /** Sends, one after the other, what couldn't be sent for want of a connection. */
+  async sendUnsent() {
+    for (const message of this.outbox.filter(({ error }) => error?.offline)) {
+      await this.resend(this.outbox.find(({ key }) => key === message.key) ?? message);
+    }
+  }
+
+  /** Puts a message that wasn't sent back into the box. */
+  editUnsent(message) {
+    const { text: words, tags } = editable(message.input.content);
+    const { text, quote, attachments } = this.draft;
+    this.draft = {
+      ...this.draft,
+      text: text ? `${words}\n\n${text}` : words,
+      quote: message.input.quoted_text ?? quote,
+      tags: [...this.draft.tags, ...tags],
+      attachments: [...message.attachments.map(uploadedEntry), ...attachments],
+    };
+    saveDraft(this.threadId, this.draft);
+    this.deleteUnsent(message);
+  }
+
+  deleteUnsent(message) {
+    this.outbox = this.outbox.filter((each) => each !== message);
+    forgetUnsent(message);
+    changed();
+  }
+
+  /** Asks for the rest of an answer that was cut. */
+  goOn() {
+    return this.say([{ type: "input_text", text: strings.continueWords }]);
+  }
+
+  /** Asks for another answer to the last message of the user. */
+  retry() {
+    const last = this.items.findLast((item) => item.type === "user_message");
+    return last && this.#answerAgain(last, {});
+  }
+
+  /** Sends a message again as it is now written in the draft; see `beginEditing`. */
+  sendEdited(input) {
+    const message = this.items.find(({ id }) => id === this.draft.editing?.id);
+    return message && this.#answerAgain(message, { input });
+  }
+
+  // What there was is left alone until the server has taken the request, and kept as a version.
+  #answerAgain(message, input) {
+    const request = ["threads.retry_after_item", { thread_id: this.threadId, item_id: message.id, ...input }];
+    return this.#start(() => request, () => {
+      const place = this.items.findIndex(({ id }) => id === message.id);
+      this.versions = withVersion(this.versions, this.items.slice(place));
+      saveVersions(this.threadId, this.versions);
+      this.viewed.clear();
+      this.items = keepThrough(this.items, message.id);
+      if (this.draft.editing?.id === message.id) this.stopEditing();
+    });
+  }
+
+  /** Puts a message of the user into the draft, to be edited in its own place. */
+  beginEditing(message) {
+    const { text, tags } = editable(message.content ?? []);
+    this.editDraft({ editing: { id: message.id, text, tags } });
+  }
+
+  stopEditing() {
+    this.editDraft({ editing: null });
+  }
+
+  editDraft(patch) {
+    this.draft = { ...this.draft, ...patch };
+    saveDraft(this.threadId, this.draft);
+    changed();
+  }
+
+  /** Looks at a version of what follows a message, by its number; the last one is what there is. */
+  view(messageId, number) {
+    const count = this.versions.get(messageId)?.length ?? 0;
+    if (number >= count) this.viewed.delete(messageId);
+    else this.viewed.set(messageId, Math.max(number, 0));
+    changed();
+  }
+
+  get canRetry() {
+    return this.items.some((item) => item.type === "user_message");
+  }
+
+  answer(itemId, input) {
+    const params = { thread_id: this.threadId, item_id: itemId, input };
+    return this.#start(() => ["threads.add_structured_input", params]);
+  }
+
+  act(itemId, action) {
+    const params = { thread_id: this.threadId, action };
+    return this.#start(() => [
+      "threads.custom_action",
+      itemId ? { ...params, item_id: itemId } : params,
+    ]);
+  }
+
+  async actInSync(itemId, action) {
+    const params = { thread_id: this.threadId, item_id: itemId, action };
+    const { updated_item: item } = await call("threads.sync_custom_action", params);
+    if (item) this.items = putItem(this.items, item);
+    changed();
+  }
+
+  /** Runs the client tool that waits, and sends what it returned. */
+  async runTool(item) {
+    this.#toolRunning = true;
+    changed();
+    const result = await runClientTool(item.name, item.arguments);
+    this.items = putItem(this.items, { ...item, status: "completed", output: result });
+    this.#toolRunning = false;
+    return this.#start(() => [
+      "threads.add_client_tool_output",
+      { thread_id: this.threadId, result },
+    ]);
+  }
+
+  async #start(request, accepted = () => {}) {
+    if (this.phase !== "idle") return; // a second click before the first was drawn
+    const open = async (signal) => {
+      const stream = await openStream(...request(), signal);
+      accepted();
+      return stream;
+    };
+    await this.#run(open, () => this.#start(request, accepted));
+  }
+
+  async #run(open, again = null) {
+    const turn = new Turn(this);
+    this.#begin(turn);
+    try {
+      await turn.follow(open);
+    } catch (error) {
+      await this.#explain(error, turn, again);
+    }
+    this.#end(turn);
+    await this.#continueWithTool(turn);
+    if (turn.reason === "superseded") await this.lookAgain(); // there is a newer message
+  }
+
+  #begin(turn) {
+    this.#turn = turn;
+    this.failure = null;
+    this.#endingBefore = this.lastEnding;
+    this.lastEnding = null;
+    this.allowCancel = true;
+    dispatch("chatkit.response.start", { threadId: this.threadId });
+    announce(strings.answerStarted);
+  }
+
+  #end(turn) {
+    const cut = turn.reason && turn.reason !== "finished";
+    if (cut && !this.lastEnding) this.#noteEnding(turn.reason);
+    if (this.#sending) this.#keepUnsent({ text: strings.unsent }); // the server never showed it
+    this.#turn = null;
+    this.#live.clear();
+    this.progress = null;
+    this.stopping = false;
+    this.reconnecting = false;
+    dispatch("chatkit.response.end", { threadId: this.threadId });
+    if (turn.accepted && this.threadId) this.#events.onTurn(this);
+    announce(turn.reason === "stopped" ? strings.answerStopped : strings.answerFinished);
+  }
+
+  // At once as far as the page knows it; then as the server tells it.
+  #noteEnding(reason) {
+    const item_ids = this.items.slice(-1).filter(({ type }) => type !== "user_message").map(({ id }) => id);
+    const noted = { turn_id: localId("turn"), reason, item_ids, can_continue: false };
+    this.lastEnding = noted;
+    this.endings = withEndings(this.endings, { endings: [noted] });
+    if (!this.threadId) return;
+    const tell = (ending) => {
+      if (!ending) return; // there is a newer turn already: what is known has to do
+      if (this.lastEnding === noted) this.lastEnding = ending;
+      this.endings = withEndings(this.endings, { endings: [ending] });
+      this.endings.delete(noted.turn_id);
+      changed();
+    };
+    this.#askForEnding().then(tell, (error) => console.warn(error.message));
+  }
+
+  // A turn that is live by now is read by who opens the thread.
+  async #askForEnding() {
+    const { stream, ending } = await attachStream(this.threadId);
+    stream?.body.cancel();
+    return ending;
+  }
+
+  async #explain(error, turn, again) {
+    if (!turn.accepted && this.#sending) {
+      if (error.name !== "AbortError") reportError(error);
+      return this.#keepUnsent(whyUnsent(error));
+    }
+    if (error.name === "AbortError") return this.#afterAbort(turn);
+    if (error instanceof TurnLost) return this.#explainLoss();
+    const known = error instanceof ServerError || !turn.accepted;
+    if (!known) console.error(error);
+    reportError(error);
+    this.failure = {
+      message: known ? error.message : strings.errorBadAnswer,
+      retry: turn.accepted ? () => this.retry() : again,
+    };
+  }
+
+  #keepUnsent(error) {
+    const unsent = { ...this.#sending, error };
+    this.outbox = this.outbox.map((each) => (each === this.#sending ? unsent : each));
+    this.#sending = null;
+    this.lastEnding ??= this.#endingBefore;
+    saveUnsent(this.threadId, unsent);
+    saveDraft(this.threadId, this.draft);
+  }
+
+  // The server has ended the turn without our hearing of it: what it kept is in the store.
+  async #afterAbort(turn) {
+    if (!turn.refreshesAfterAbort) return;
+    try {
+      const ending = await this.#askForEnding();
+      await this.refresh();
+      this.lastEnding = ending;
+      turn.reason = ending?.reason ?? turn.reason;
+    } catch (error) {
+      console.warn(error.message);
+    }
+  }
+
+  // Without resume the server has cut the answer off, and kept what there was of it.
+  async #explainLoss() {
+    const retry = this.canRetry ? () => this.retry() : null;
+    this.failure = { message: strings.errorLost, retry };
+    if (!this.threadId) return;
+    await this.refresh().catch(() => {
+      this.failure = this.#reloading(strings.errorLost);
+    });
+  }
+
+  reopen() {
+    this.failure = null;
+    return this.open();
+  }
+
+  async #continueWithTool(turn) {
+    const last = this.items.at(-1);
+    const waits = last?.type === "client_tool_call" && last.status === "pending";
+    if (waits && !this.failure && !this.lastEnding && turn.accepted) await this.runTool(last);
+  }
+
+  /**
+   * Stops the answer by asking the server. Hanging up is a stop only for a server that can't be
+   * asked, and before it has taken the request.
+   */
+  async stop() {
+    const turn = this.#turn;
+    if (!turn || this.stopping || !this.allowCancel) return;
+    this.stopping = true;
+    announce(strings.stopping);
+    if (this.threadId) await this.#askToStop(turn);
+    else if (!turn.accepted) turn.abort();
+    else setTimeout(() => turn.abort(), PATIENCE); // asked when the thread is known
+  }
+
+  async #askToStop(turn) {
+    const outcome = await stopTurn(this.threadId);
+    if (this.#turn !== turn) return;
+    if (outcome === "failed") return this.#goOnAfterStop();
+    if (outcome === "unknown") {
+      turn.reason = "stopped";
+      turn.abort();
+    } else {
+      setTimeout(() => turn.abort({ thenRefresh: true }), outcome === "none" ? 0 : PATIENCE);
+    }
+  }
+
+  #goOnAfterStop() {
+    this.stopping = false;
+    toast(strings.stopFailed, { level: "danger" });
+    announce(strings.stopFailed);
+  }
+
+  /** Stops reading the turn. */
+  hangUp() {
+    this.#turn?.abort();
+  }
+
+  /** Lets go for good: what comes of it after this is nobody's concern. */
+  leave() {
+    this.#events = UNHEARD;
+    this.hangUp();
+  }
+
+  setReconnecting(now) {
+    this.reconnecting = now;
+    changed();
+  }
+
+  // Events
+
+  /** Folds one event of the wire into the conversation; one that doesn't fit changes nothing. */
+  apply(event) {
+    dispatch("chatkit.log", { name: event?.type });
+    try {
+      this.#handlers[event.type]?.(event);
+      this.#tellOnce();
+    } catch (error) {
+      console.warn(`An event ${event?.type} doesn't fit: ${error.message}`);
+    }
+    changed();
+  }
+
+  // Others can load a turn, and attach to it, as soon as the server has told anything of it.
+  #tellOnce() {
+    if (this.#told === this.#turn || !this.threadId) return;
+    this.#told = this.#turn;
+    this.#events.onTurn(this);
+  }
+
+  #handlers = {
+    "thread.created": ({ thread }) => this.#created(thread),
+    "thread.updated": ({ thread }) => this.#setThread(thread),
+    "thread.item.added": ({ item }) => {
+      this.#put(item);
+      this.#live.add(item.id);
+    },
+    "thread.item.updated": ({ item_id: id, update }) => {
+      this.items = updateItem(this.items, id, update);
+    },
+    "thread.item.done": ({ item }) => this.#done(item),
+    "thread.item.replaced": ({ item }) => this.#done(item),
+    "thread.item.removed": ({ item_id: id }) => {
+      this.#live.delete(id);
+      this.items = removeItem(this.items, id);
+    },
+    stream_options: (event) => {
+      this.allowCancel = event.stream_options?.allow_cancel !== false;
+    },
+    progress_update: ({ icon, text }) => {
+      this.progress = { icon, text };
+    },
+    client_effect: ({ name, data }) => runEffect(name, data ?? {}),
+    notice: ({ level, message, title }) => {
+      const notice = { type: "notice", level, message, title };
+      this.items = putItem(this.items, { ...notice, id: localId("notice") });
+    },
+    error: ({ code, message, allow_retry: allowed }) => {
+      reportError(Object.assign(new Error(message || strings.errorGeneric), { code }));
+      const retry = allowed && this.canRetry ? () => this.retry() : null;
+      this.failure = { message: message || strings.errorGeneric, retry };
+    },
+  };
+
+  #put(item) {
+    if (typeof item?.id !== "string") throw new TypeError("an item without an id");
+    if (item.type === "user_message") this.#takeSent();
+    this.items = putItem(this.items, item);
+  }
+
+  // The server's message takes the place of the one drawn before it was accepted.
+  #takeSent() {
+    if (!this.#sending) return;
+    this.outbox = this.outbox.filter((each) => each !== this.#sending);
+    forgetUnsent(this.#sending);
+    this.#sending = null;
+    saveDraft(this.threadId, this.draft);
+  }
+
+  #done(item) {
+    this.#live.delete(item.id);
+    if (item.type !== "user_message") this.progress = null;
+    this.#put(item);
+  }
+
+  #created(thread) {
+    this.threadId = thread.id;
+    saveDraft(null, { text: "", quote: null });
+    this.#setThread(thread);
+    this.#events.onCreated(this);
+    if (this.stopping) this.#askToStop(this.#turn);
+  }
+
+  #setThread(thread) {
+    const first = this.older.hasMore ? null : this.items.find(({ type }) => type === "user_message");
+    // Events carry an empty page: never the items.
+    this.thread = { ...threadFrom(thread), name: wordsOf(first ?? this.#sending) ?? this.thread?.name ?? null };
+    this.#events.onThread(this.thread);
+  }
+}

@@ -1,0 +1,65 @@
+// What was typed and isn't sent yet, kept in the browser: the draft of each thread, and messages
+// that couldn't be sent. A thread is named by its id; null is the new chat. Each server's are kept
+// apart, because a page may show more than one.
+
+import { keep, readKept } from "./kept.js";
+import { options } from "./options.js";
+
+const draftKey = (threadId) => `chatkit-draft:${options.endpoint}:${threadId ?? ""}`;
+const unsentKey = (key = "") => `chatkit-unsent:${options.endpoint}:${key}`;
+
+const write = (key, value) => keep(key, value, "What was typed");
+
+function keys() {
+  try {
+    return Object.keys(localStorage);
+  } catch {
+    return [];
+  }
+}
+
+const text = (value) => (typeof value === "string" ? value : "");
+
+export function loadDraft(threadId) {
+  const kept = readKept(draftKey(threadId));
+  const tags = Array.isArray(kept?.tags) ? kept.tags.filter((tag) => tag?.id && tag.title) : [];
+  const editing = typeof kept?.editing?.id === "string" ? { tags: [], ...kept.editing, text: text(kept.editing.text) } : null;
+  return { text: text(kept?.text), quote: text(kept?.quote) || null, tags, editing, attachments: [] };
+}
+
+/** Keeps the words of a draft; its files are uploaded already, and die with the page. */
+export function saveDraft(threadId, { text: words, quote, tags = [], editing = null }) {
+  write(draftKey(threadId), words || quote || editing ? { text: words, quote, tags, editing } : null);
+}
+
+/** Returns the messages of a thread that couldn't be sent, the oldest first. */
+export function loadUnsent(threadId) {
+  return keys()
+    .filter((key) => key.startsWith(unsentKey()))
+    .map(readKept)
+    .filter((kept) => kept && kept.threadId === threadId && kept.message?.input)
+    .map(({ message }) => message)
+    .sort((a, b) => (a.created_at < b.created_at ? -1 : 1));
+}
+
+/** Keeps a message under a key of its own, so that two tabs can't lose each other's. */
+export function saveUnsent(threadId, message) {
+  const attachments = message.attachments.map(withoutBlob);
+  write(unsentKey(message.key), { threadId, message: { ...message, attachments } });
+}
+
+export function forgetUnsent(message) {
+  write(unsentKey(message.key), null);
+}
+
+// The address of a file in this page's memory means nothing to the next page.
+function withoutBlob(attachment) {
+  const { preview_url: url } = attachment;
+  return url?.startsWith("blob:") ? { ...attachment, preview_url: undefined } : attachment;
+}
+
+/** Forgets all that was kept of a thread, because it is deleted. */
+export function forgetThread(threadId) {
+  write(draftKey(threadId), null);
+  for (const message of loadUnsent(threadId)) forgetUnsent(message);
+}

@@ -1,0 +1,85 @@
+// <chatkit-trio>: one chat in a page of any kind. Options, methods and events have ChatKit.js's
+// names, so that code written for <openai-chatkit> changes the tag alone.
+
+import css from "../css/chat.css";
+import tokens from "../css/tokens.css";
+import { newChat } from "./chat.js"; // which the build makes of that module
+
+const sheet = new CSSStyleSheet();
+sheet.replaceSync(tokens + css);
+
+const METHODS = [
+  "focusComposer", "setThreadId", "sendUserMessage", "setComposerValue", "sendCustomAction",
+  "showHistory", "hideHistory", "fetchUpdates", "stop",
+];
+
+class ChatKitTrio extends HTMLElement {
+  #root = this.attachShadow({ mode: "open" });
+  #given = null;
+  #chat = null; // its own, once it is shown
+  #starting = Promise.withResolvers(); // settled when the chat can do what it is asked
+  #isShown = false;
+  #work = Promise.resolve(); // one change after another
+
+  constructor() {
+    super();
+    this.#root.adoptedStyleSheets = [sheet];
+  }
+
+  connectedCallback() {
+    const url = this.getAttribute("url");
+    if (url && !this.#given) this.#given = { api: { url } };
+    this.#update();
+  }
+
+  // An element that is moved is taken out and put in again at once: its chat goes on.
+  disconnectedCallback() {
+    setTimeout(() => this.#update());
+  }
+
+  /** Takes a whole set of options; those that aren't given are the defaults. */
+  setOptions(given) {
+    this.#given = given;
+    this.#update({ anew: true });
+  }
+
+  set options(given) {
+    this.setOptions(given);
+  }
+
+  #update({ anew = false } = {}) {
+    this.#work = this.#work.then(() => this.#apply(anew)).catch((error) => {
+      console.error(error);
+      this.dispatchEvent(new CustomEvent("chatkit.error", { detail: { error }, bubbles: true, composed: true }));
+    });
+  }
+
+  async #apply(anew) {
+    if (this.isConnected && !this.#isShown && this.#given) {
+      this.#chat ??= newChat();
+      await this.#chat.start(this, this.#root, this.#given);
+      this.#isShown = true;
+      this.#starting.resolve();
+    } else if (!this.isConnected && this.#isShown) {
+      this.#isShown = false;
+      this.#chat.end();
+    } else if (anew && this.#isShown) {
+      await this.#chat.setOptions(this.#given);
+    }
+  }
+
+  async #call(name, given) {
+    await this.#starting.promise;
+    return this.#chat.methods[name](...given);
+  }
+
+  static {
+    for (const name of METHODS) {
+      this.prototype[name] = function (...given) {
+        return this.#call(name, given);
+      };
+    }
+  }
+}
+
+if (!customElements.get("chatkit-trio")) customElements.define("chatkit-trio", ChatKitTrio);

@@ -1,0 +1,251 @@
+// The list of threads: reading, renaming, deleting, and which conversation is shown.
+
+import { call, getPage } from "./protocol.js";
+import { Conversation } from "./conversation.js";
+import { forgetThread } from "./drafts.js";
+import { options } from "./options.js";
+import { changed, noSearch, noThreads, state, toast } from "./state.js";
+import { hear, tell } from "./tabs.js";
+import { activityOf, threadFrom, withIds } from "./thread_fields.js";
+import { forgetVersions } from "./versions.js";
+
+const PAGE = 30; // threads a page
+const LOOK_AGAIN = 2000; // milliseconds between two looks for what has happened elsewhere
+
+const conversations = new Map(); // by thread id; those opened since the page was loaded
+let fresh = null; // the new chat, with what was typed in it
+let lookedAt = Date.now();
+
+const events = {
+  onCreated(conversation) {
+    if (fresh === conversation) fresh = null;
+    conversations.set(conversation.threadId, conversation);
+  },
+  onThread(thread) {
+    if (putThread(thread)) tell({ thread });
+  },
+  onTurn({ threadId }) {
+    noteActivity(threadId);
+    tell({ turn: threadId });
+  },
+  onGone: ({ threadId }) => dropThread(threadId),
+};
+
+hear(({ turn, thread, deleted }) => {
+  if (thread) putThread(thread);
+  if (deleted) leaveThread(deleted);
+  if (!turn) return;
+  noteActivity(turn);
+  lookAt(turn);
+});
+
+// What was written to goes to the top of the list, and is unread where it isn't seen.
+function noteActivity(threadId) {
+  const thread = state.threads.data.find((each) => each.id === threadId);
+  if (thread) putThread({ ...thread, last_activity_at: new Date().toJSON() });
+  if (state.conversation?.threadId !== threadId) state.unread.add(threadId);
+}
+
+// A conversation that isn't shown is loaded again when it is; what was typed in it is kept.
+function lookAt(threadId) {
+  const conversation = conversations.get(threadId);
+  if (conversation && conversation === state.conversation) conversation.lookAgain();
+  else if (conversation?.phase === "idle") conversations.delete(threadId);
+}
+
+/** Looks whether something has happened elsewhere, when the reader comes back to the page. */
+export function lookAgain() {
+  if (document.visibilityState !== "visible" || Date.now() - lookedAt < LOOK_AGAIN) return;
+  fetchUpdates();
+}
+
+async function refreshThreads() {
+  if (state.threads.loading) return;
+  try {
+    const page = await listThreads();
+    if (!page) return;
+    const last = page.data.at(-1);
+    const oldest = last ? activityOf(last) : "";
+    const older = state.threads.data.filter((thread) => page.has_more && activityOf(thread) < oldest);
+    const { after, hasMore } = state.threads;
+    state.threads.data = older;
+    takePage(page);
+    if (older.length > 0) state.threads = { ...state.threads, after, hasMore };
+    changed();
+  } catch (error) {
+    console.warn(error.message); // the list stays as it is
+  }
+}
+
+function dropThread(threadId) {
+  state.threads.data = state.threads.data.filter((each) => each.id !== threadId);
+  changed();
+}
+
+// Says whether that was news.
+function putThread(thread) {
+  const { data } = state.threads;
+  const known = data.find((each) => each.id === thread.id);
+  if (known) {
+    const { name, last_activity_at: at } = known;
+    thread = { ...thread, name: thread.name ?? name, last_activity_at: thread.last_activity_at ?? at };
+  }
+  const isNews = JSON.stringify(known) !== JSON.stringify(thread);
+  const others = known ? data.filter((each) => each.id !== thread.id) : data;
+  state.threads.data = [...others, thread].sort(byActivity);
+  changed();
+  return isNews;
+}
+
+const byActivity = (a, b) => (activityOf(a) < activityOf(b) ? 1 : activityOf(a) > activityOf(b) ? -1 : 0);
+
+// By activity, where the server can; else by age, as the protocol has it.
+// Null from a server that is no more the chat's.
+async function listThreads(after = null) {
+  const { endpoint } = options;
+  const listed = await getPage("threads", after ? { limit: PAGE, after } : { limit: PAGE });
+  if (options.endpoint !== endpoint) return null;
+  state.canSearch = listed !== null;
+  if (listed) return listed;
+  const params = { limit: PAGE, order: "desc" };
+  const page = await call("threads.list", after ? { ...params, after } : params, "Names");
+  return options.endpoint === endpoint ? page : null;
+}
+
+/** Loads the first page of threads, or the next one. */
+export async function loadThreads() {
+  const { after } = state.threads;
+  const { endpoint } = options;
+  state.threads = { ...state.threads, loading: true, error: null };
+  changed();
+  try {
+    const page = await listThreads(after);
+    if (page) takePage(page);
+  } catch (error) {
+    if (options.endpoint === endpoint) state.threads = { ...state.threads, loading: false, error: error.message };
+  }
+  changed();
+}
+
+function takePage(page) {
+  const named = (thread) => ({ ...thread, name: thread.name ?? page.names?.[thread.id] });
+  const listed = withIds(page.data).map(named).map(threadFrom);
+  const fresh = new Set(listed.map((thread) => thread.id));
+  const kept = state.threads.data.filter((thread) => !fresh.has(thread.id));
+  const data = [...kept, ...listed].sort(byActivity);
+  state.threads = {
+    data,
+    hasMore: page.has_more,
+    after: page.after ?? null,
+    loading: false,
+    isListed: true,
+    error: null,
+  };
+}
+
+/** Says whether a thread has a turn that this page is reading. */
+export function isAnswering(threadId) {
+  return conversations.get(threadId)?.phase === "streaming";
+}
+
+/** Shows a thread and loads it; null is the new chat. Returns when it is loaded. */
+export async function showThread(threadId) {
+  if (threadId === null) return showNew();
+  if (!conversations.has(threadId)) {
+    conversations.set(threadId, new Conversation(threadId, events));
+  }
+  show(conversations.get(threadId));
+  await state.conversation.open();
+}
+
+/** Shows a thread at the item that was looked for, if it is among its newest ones or not far. */
+export async function showFound(threadId, itemId) {
+  await showThread(threadId);
+  await state.conversation.reveal(itemId);
+}
+
+/** Shows the new chat, with what was typed in it; another one if its message is on its way. */
+export function showNew() {
+  if (fresh?.phase !== "idle") fresh = new Conversation(null, events);
+  show(fresh);
+}
+
+const opened = () => [...conversations.values(), ...(fresh ? [fresh] : [])];
+
+/** Sends what couldn't be sent while the browser was offline. */
+export function sendUnsent() {
+  for (const conversation of opened()) conversation.sendUnsent();
+}
+
+/** Lets go of all that is known, because the chat is another server's now. */
+export function forgetAll() {
+  for (const conversation of opened()) conversation.leave();
+  conversations.clear();
+  fresh = null;
+  Object.assign(state, {
+    conversation: null,
+    threads: noThreads(),
+    search: noSearch(),
+    canSearch: false,
+    unread: new Set(),
+    signedOut: false,
+    viewed: null,
+  });
+}
+
+/** Stops reading what is being answered; the server goes on as its policy says. */
+export function hangUp() {
+  for (const conversation of opened()) conversation.hangUp();
+}
+
+/** Looks now for what has happened elsewhere. */
+export async function fetchUpdates() {
+  lookedAt = Date.now();
+  await Promise.all([state.conversation?.lookAgain(), refreshThreads()]);
+}
+
+function show(conversation) {
+  state.conversation = conversation;
+  state.unread.delete(conversation.threadId);
+  state.menuOpen = false;
+  changed();
+}
+
+export async function renameThread(thread, title) {
+  const before = thread.title;
+  applyTitle(thread.id, title);
+  try {
+    await call("threads.update", { thread_id: thread.id, title });
+    tell({ thread: { ...thread, title } });
+  } catch (error) {
+    applyTitle(thread.id, before);
+    toast(error.message, { level: "danger" });
+  }
+}
+
+function applyTitle(threadId, title) {
+  const conversation = conversations.get(threadId);
+  if (conversation?.thread) conversation.thread = { ...conversation.thread, title };
+  const thread = state.threads.data.find((each) => each.id === threadId);
+  if (thread) putThread({ ...thread, title });
+}
+
+/** Deletes a thread; its conversation is left when it is the one shown. */
+export async function deleteThread(thread) {
+  try {
+    await call("threads.delete", { thread_id: thread.id });
+  } catch (error) {
+    return toast(error.message, { level: "danger" });
+  }
+  tell({ deleted: thread.id });
+  leaveThread(thread.id);
+}
+
+function leaveThread(threadId) {
+  conversations.get(threadId)?.leave();
+  conversations.delete(threadId);
+  forgetThread(threadId);
+  forgetVersions(threadId);
+  if (state.conversation?.threadId === threadId) showNew();
+  dropThread(threadId);
+}
