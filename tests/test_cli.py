@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import logging
+import json
 import socket
 import sqlite3
 import subprocess
 import sys
 
 import click
+import psycopg
 import pytest
 from click.testing import CliRunner
 from quart_trio import QuartTrio
 
 from chatkit_trio.cli import main
-from chatkit_trio.cli._serve import load_app
+from chatkit_trio.cli._loading import load_app
 from chatkit_trio.server import CancelReason
 from chatkit_trio.stores import SQLiteStore
+from chatkit_trio.stores._sqlite_schema import MIGRATIONS
 from chatkit_trio.testing import ChatClient, pause, say, scripted_server, set_title
 from chatkit_trio.types import ThreadItemAddedEvent
 from chatkit_trio.web._blueprint import servers_of
 
 
 @pytest.fixture
-def run(monkeypatch):
+def run():
     """Run the command line in this process."""
-    # The command sets up logging for a process of its own.
-    monkeypatch.setattr(logging, "basicConfig", lambda **settings: None)
     return lambda *arguments: CliRunner().invoke(main, [str(each) for each in arguments])
 
 
@@ -190,8 +190,22 @@ def test_a_class_or_another_thing_is_refused_in_one_sentence(module, run, name, 
         ("nowhere:app", "nowhere:app can't be loaded: No module named 'nowhere'"),
         ("served_here:nothing", "has no attribute 'nothing'"),
         ("served_here:number", "is neither a ChatKit server nor an ASGI app"),
+        ("served_here:ap", "no attribute 'ap'; try served_here:server or served_here:app"),
+        ("served_here:number", "but an int; try served_here:server or served_here:app"),
         ("served_here", "served_here is not of the form MODULE:NAME"),
+        ("served_here", "as in served_here:app"),
         (":app", ":app is not of the form MODULE:NAME"),
+        (".served_here:app", "is not of the form MODULE:NAME, such as app:app for app.py"),
+        ("served here:app", "is not of the form MODULE:NAME, such as app:app for app.py"),
+        ("served_here:app()", "is not of the form MODULE:NAME, such as app:app for app.py"),
+        (
+            "served_here.py",
+            "served_here.py is a file, and a module is wanted: write served_here:app",
+        ),
+        ("served_here.py:server", "a module is wanted: write served_here:server"),
+        ("./served_here.py:app", "a module is wanted: write served_here:app"),
+        ("chat/main.py:app", "a module is wanted: write chat.main:app"),
+        ("served_here.nothing:app", "No module named 'served_here.nothing'"),
     ],
 )
 def test_what_cannot_be_served_is_explained(module, run, target, message):
@@ -200,8 +214,39 @@ def test_what_cannot_be_served_is_explained(module, run, target, message):
     result = run("serve", target)
 
     assert result.exit_code != 0
-    assert message in result.output
+    assert message in " ".join(result.output.split())
     assert isinstance(result.exception, SystemExit)
+
+
+BROKEN = [
+    ("import trio\n\ndef f(:\n", "line 3", "SyntaxError: invalid syntax"),
+    ("def make():\n    return {}['key']\n\napp = make()\n", "line 4", "KeyError: 'key'"),
+    ("import nothing_there\n", "line 1", "No module named 'nothing_there'"),
+    ("from chatkit_trio.web import nothing\n", "line 1", "cannot import name 'nothing'"),
+    ("import served_here.part\n", "line 1", "'served_here' is not a package"),
+    ("raise SystemExit(3)\n", "line 1", "the module ends the process when it is imported"),
+    ("def f(): f()\nf()\n", "line 1", "RecursionError"),
+    (
+        "try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    raise ValueError('odd') from e\n",
+        "line 2",
+        "ValueError: odd",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "place", "what"), BROKEN, ids=[each[2] for each in BROKEN])
+def test_an_error_in_the_module_is_told_with_its_own_frames_only(module, run, text, place, what):
+    module(text)
+
+    result = run("serve", "served_here:app")
+
+    *frames, last = result.output.splitlines()
+    assert result.exit_code == 1
+    assert last.startswith("Error: served_here:app can't be loaded: ")
+    assert what in last
+    assert any("served_here.py" in line and place in line for line in frames)
+    assert not [line for line in frames if "importlib" in line or "/click/" in line]
+    assert len(frames) < 40
 
 
 def run_in_a_process(*arguments, directory) -> subprocess.CompletedProcess:
@@ -219,8 +264,10 @@ def test_a_taken_port_is_explained(module, tmp_path):
         result = run_in_a_process("serve", f"{name}:app", "--port", port, directory=tmp_path)
 
     assert result.returncode == 1
-    assert "the server can't listen" in result.stderr
-    assert "Traceback" not in result.stderr
+    assert result.stderr == (
+        f"Error: the server can't listen: port {port} of 127.0.0.1 is taken: another program"
+        " listens there. End that one, or take another port with --port (0: a free one)\n"
+    )
 
 
 def test_a_database_that_cannot_be_opened_is_explained(tmp_path):
@@ -229,7 +276,9 @@ def test_a_database_that_cannot_be_opened_is_explained(tmp_path):
     result = run_in_a_process("demo", "--port", 0, "--database", database, directory=tmp_path)
 
     assert result.returncode == 1
-    assert "unable to open database file" in result.stderr.splitlines()[-1]
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"Error: the app can't start: can't use {database}: unable to open")
+    assert line.endswith(f"(there is no directory {database.parent}: make it first)")
     assert "Serving on" not in result.stdout
 
 
@@ -397,4 +446,100 @@ def test_a_free_port_is_well(run):
 
 def test_the_commands_are_these():
     assert isinstance(main, click.Group)
-    assert sorted(main.commands) == ["demo", "doctor", "migrate", "serve", "threads"]
+    assert sorted(main.commands) == [
+        "demo",
+        "doctor",
+        "migrate",
+        "new",
+        "replay",
+        "serve",
+        "threads",
+    ]
+
+
+OPPOSITES = [
+    # what is wrong, its check, what has to be told, and what must not be
+    ("no directory", "directory", "there is no directory", "may write"),
+    ("no right to the directory", "directory", "this user may not write to", "may write to"),
+    ("no right to the file", "database", "this user may not write to", "may write to"),
+    ("a directory", "database", "is a directory, and a file is needed", "will make it"),
+    ("another file", "database", "it is an SQLite file of another program", "newest"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "check", "told", "untold"), OPPOSITES)
+async def test_what_is_wrong_is_a_sentence_of_its_own(
+    run, tmp_path, monkeypatch, wrong, check, told, untold
+):
+    path = tmp_path / "chat.sqlite3"
+    if wrong == "no directory":
+        path = tmp_path / "nowhere" / "chat.sqlite3"
+    elif wrong == "a directory":
+        path.mkdir()
+    elif wrong == "another file":
+        with sqlite3.connect(path) as connection:
+            connection.execute("CREATE TABLE threads (id)")
+        connection.close()
+    else:
+        await conversation_in(path)
+        refused = tmp_path if "directory" in wrong else path
+        monkeypatch.setattr("os.access", lambda asked, mode: asked != refused)
+
+    result = run("doctor", "--database", path, "--json")
+
+    (finding,) = [each for each in json.loads(result.stdout) if not each["is_well"]]
+    assert result.exit_code == 1
+    assert finding["check"] == check
+    assert told in finding["text"]
+    assert untold not in finding["text"]
+
+
+async def test_machines_get_each_finding_once(run, tmp_path):
+    path = tmp_path / "chat.sqlite3"
+    await conversation_in(path)
+
+    result = run("doctor", "--database", path, "--json")
+
+    findings = json.loads(result.stdout)
+    told = [each["text"] for each in findings if each["check"] not in ("package", "extra")]
+    assert result.exit_code == 0
+    assert all(each["is_well"] is True for each in findings)
+    assert told[1:] == [
+        f"this user may write to {tmp_path}",
+        f"this user may write to {path}",
+        f"its tables have version {len(MIGRATIONS)}, which is the newest",
+        "0 answers were left by a crash; nothing is to be settled",
+        "every item could be stored",
+    ]
+
+
+def test_an_empty_file_is_well_because_the_server_takes_it(run, tmp_path):
+    (tmp_path / "chat.sqlite3").touch()
+
+    result = run("doctor", "--database", tmp_path / "chat.sqlite3")
+
+    assert result.exit_code == 0
+    assert "is empty; the server will make its tables" in result.output
+
+
+def test_a_postgresql_database_is_looked_at_too(run, postgresql_url):
+    place = [postgresql_url, "--schema", "looked_at"]
+    before = run("doctor", "--database", *place)
+    run("migrate", *place)
+    after = run("doctor", "--database", *place)
+    with psycopg.connect(postgresql_url) as connection:
+        connection.execute("DROP SCHEMA looked_at CASCADE")
+    away = run("doctor", "--database", "postgresql://ada:secret@127.0.0.1:1/chat")
+
+    assert (before.exit_code, after.exit_code, away.exit_code) == (1, 0, 1)
+    assert "BAD  schema looked_at has no tables: run chatkit-trio migrate" in before.output
+    assert "ok   the tables in schema looked_at have version" in after.output
+    assert "BAD  can't use postgresql://127.0.0.1:1/chat" in away.output
+    assert "secret" not in away.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--port", "99999"], ["--database", "postgresql://h/d?odd=1"]]
+)
+def test_a_wrong_call_of_doctor_is_told_as_one(run, arguments):
+    assert run("doctor", *arguments).exit_code == 2

@@ -1,13 +1,14 @@
-"""The command line: serve an app, serve the demo, look into a database, find out what is wrong."""
+"""The command line: from a new project to serving it, and looking after what it stores."""
 
 from __future__ import annotations
-
-import logging
 
 import click
 
 from ._doctor import doctor
+from ._log_options import log_options
 from ._migrate import migrate
+from ._new import new
+from ._replay import replay
 from ._serve import demo, serve_app
 from ._threads import threads
 
@@ -16,16 +17,10 @@ __all__ = ["main"]
 
 @click.group()
 @click.version_option(package_name="chatkit-trio")
-@click.option("--verbose", is_flag=True, help="Log more.")
-def main(verbose: bool) -> None:
-    """A ChatKit server on Trio that never loses a cancelled answer."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s",
-    )
-    if not verbose:
-        logging.getLogger("hypercorn.error").setLevel(logging.WARNING)
+@log_options
+def main() -> None:
+    """A ChatKit server on Trio that keeps what a cancelled answer had said."""
 
 
-for command in (serve_app, demo, threads, doctor, migrate):
+for command in (new, serve_app, demo, threads, replay, doctor, migrate):
     main.add_command(command)

@@ -1,46 +1,22 @@
 """The file of an SQLite store, read without a store; a server may be using it meanwhile.
 
-The file isn't changed. (Asking which processes live removes the lock files of dead ones.) Unlike a
-store, this shows the threads of every owner, because the operator asks and not a user.
+The file isn't changed. (Asking which processes live removes the lock files of dead ones.)
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from chatkit_trio.errors import StoreError
 from chatkit_trio.stores._instance_lock import live_instances
-from chatkit_trio.stores._records import decode_item
 from chatkit_trio.stores._sqlite_file import check_file
 from chatkit_trio.stores._sqlite_schema import APPLICATION_ID
-from chatkit_trio.types import ThreadItem
-
-_LIST = """
-    SELECT id, owner, data, (SELECT count(*) FROM items WHERE items.thread = threads.seq)
-    FROM threads ORDER BY seq DESC LIMIT ?
-"""
-_ITEMS = """
-    SELECT items.data FROM items JOIN threads ON threads.seq = items.thread
-    WHERE threads.id = ? ORDER BY items.seq
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class ThreadLine:
-    """One line in a list of threads."""
-
-    id: str
-    owner: str
-    title: str | None
-    created_at: str
-    item_count: int
 
 
 class DatabaseFile:
@@ -60,22 +36,11 @@ class DatabaseFile:
         """The version of the file's tables."""
         return self._number("PRAGMA user_version")
 
-    def threads(self, limit: int) -> list[ThreadLine]:
-        """Return the newest threads, the newest first."""
-        lines: list[ThreadLine] = []
-        for thread_id, owner, data, count in self._connection.execute(_LIST, (limit,)):
-            thread = json.loads(data)
-            title, created_at = thread.get("title"), thread["created_at"]
-            lines.append(ThreadLine(thread_id, owner, title, created_at, count))
-        return lines
-
-    def items(self, thread_id: str) -> list[ThreadItem]:
-        """Return all items of a thread, hidden ones too, the oldest first."""
-        return [decode_item(data) for (data,) in self._connection.execute(_ITEMS, (thread_id,))]
-
-    def has_thread(self, thread_id: str) -> bool:
-        query = "SELECT 1 FROM threads WHERE id = ?"
-        return self._connection.execute(query, (thread_id,)).fetchone() is not None
+    def rows(self, query: str, values: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query. All queries of one file see the same moment."""
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN")
+        yield from self._connection.execute(query, values)
 
     def abandoned_turns(self) -> int:
         """Return how many answers were left unfinished by processes that have ended."""

@@ -1,97 +1,167 @@
-"""`doctor`: check what a server needs, and say what is missing."""
+"""`doctor`: check what a server needs, and say what is missing.
+
+A finding's sentence says what is so, not what was looked for: it is true whatever stands before it.
+"""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import click
 
+from chatkit_trio.errors import StoreError
 from chatkit_trio.stores._sqlite_schema import MIGRATIONS
 
 from ._database_file import DatabaseFile, database_file
+from ._stored import is_url, require_psycopg
 
-_PACKAGES = ["chatkit-trio", "trio", "hypercorn", "quart-trio", "pydantic", "openai"]
+_PACKAGES = ["chatkit-trio", "trio", "hypercorn", "quart-trio", "pydantic"]
+_EXTRAS = {"openai": "openai", "openai-agents": "agents", "psycopg": "postgres"}
+_OLDEST_PYTHON = (3, 11)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """The result of one check."""
 
+    check: str
+    """What was looked at, in one word."""
     is_well: bool
     text: str
+    """What is so, and if it isn't well, what to do."""
 
 
 @click.command()
 @click.option(
     "--database",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The SQLite file that the server is going to use.",
+    help="The SQLite file that the server is going to use, or the URL of its PostgreSQL database.",
 )
-@click.option("--port", type=int, help="The port that it is going to listen on.")
+@click.option(
+    "--schema", default="chatkit_trio", show_default=True, help="PostgreSQL: where the tables are."
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="The port that it is to listen on.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address.")
-def doctor(database: Path | None, port: int | None, host: str) -> None:
-    """Check this installation, a database, and a port; fail if something is wrong."""
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+def doctor(database: str | None, schema: str, port: int | None, host: str, as_json: bool) -> None:
+    """Find out what is wrong with this installation.
+
+    Looks also at a database and a port, if they are named. Changes nothing. Exits with 0 if all is
+    well, and with 1 if something is not.
+    """
     findings = [*_installation()]
     if database is not None:
-        findings += _database(database)
+        findings += _postgresql(database, schema) if is_url(database) else _file(Path(database))
     if port is not None:
         findings.append(_port(host, port))
-    for finding in findings:
-        click.echo(f"{'ok  ' if finding.is_well else 'BAD '} {finding.text}")
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            mark = click.style("ok  ", "green") if finding.is_well else click.style("BAD ", "red")
+            click.echo(f"{mark} {finding.text}")
     if not all(finding.is_well for finding in findings):
         raise click.exceptions.Exit(1)
 
 
 def _installation() -> Iterator[Finding]:
-    yield Finding(sys.version_info >= (3, 11), f"Python {sys.version.split()[0]}")
+    found = sys.version.split()[0]
+    if sys.version_info >= _OLDEST_PYTHON:
+        yield Finding("python", True, f"this is Python {found}")
+    else:
+        yield Finding("python", False, f"this is Python {found}; 3.11 or newer is needed")
     for package in _PACKAGES:
         try:
-            yield Finding(True, f"{package} {version(package)}")
+            yield Finding("package", True, f"{package} {version(package)} is installed")
         except PackageNotFoundError:
-            # The openai package is an extra; the others are dependencies.
-            yield Finding(package == "openai", f"{package} is not installed")
+            text = f"{package} is missing: install chatkit-trio again, with what it needs"
+            yield Finding("package", False, text)
+    for package, extra in _EXTRAS.items():
+        try:
+            yield Finding("extra", True, f"{package} {version(package)} is installed")
+        except PackageNotFoundError:
+            text = f"{package} is not installed; who needs it installs chatkit-trio[{extra}]"
+            yield Finding("extra", True, text)
 
 
-def _database(path: Path) -> Iterator[Finding]:
+def _file(path: Path) -> Iterator[Finding]:
     directory = path.resolve().parent
-    yield Finding(
-        os.access(directory, os.W_OK),
-        f"{directory} can be written to: SQLite keeps its log beside the file",
-    )
-    if not path.exists():
-        yield Finding(True, f"{path} isn't there yet; the server will make it")
+    if not directory.is_dir():
+        yield Finding("directory", False, f"there is no directory {directory}: make it first")
         return
-    yield Finding(os.access(path, os.W_OK), f"{path} can be written to")
+    if os.access(directory, os.W_OK):
+        yield Finding("directory", True, f"this user may write to {directory}")
+    else:
+        text = f"this user may not write to {directory}, where SQLite keeps its log beside the file"
+        yield Finding("directory", False, text)
+    if not path.exists():
+        yield Finding("database", True, f"{path} isn't there yet; the server will make it")
+        return
+    if path.is_dir():
+        text = f"{path} is a directory, and a file is needed: name one in it"
+        yield Finding("database", False, text)
+        return
+    if os.access(path, os.W_OK):
+        yield Finding("database", True, f"this user may write to {path}")
+    else:
+        text = f"this user may not write to {path}: have the server run as its owner"
+        yield Finding("database", False, text)
     try:
         with database_file(path) as file:
             yield from _contents(path, file)
     except click.ClickException as error:
-        yield Finding(False, error.message)
+        yield Finding("database", False, error.message)
 
 
 def _contents(path: Path, file: DatabaseFile) -> Iterator[Finding]:
     if not file.is_ours:
-        yield Finding(False, f"{path} is the file of another program")
+        # That of another program can't be opened.
+        yield Finding("tables", True, f"{path} is empty; the server will make its tables")
         return
     found, known = file.schema_version, len(MIGRATIONS)
-    older = "; the server will upgrade it" if found < known else ""
-    yield Finding(found <= known, f"its tables have version {found}, known is {known}{older}")
+    if found < known:
+        text = f"its tables have version {found}; the server will upgrade them to {known}"
+        yield Finding("tables", True, text)
+        return
+    yield Finding("tables", True, f"its tables have version {found}, which is the newest")
+    abandoned = file.abandoned_turns()
+    what_then = "the next start settles them" if abandoned else "nothing is to be settled"
+    yield Finding("journal", True, f"{abandoned} answers were left by a crash; {what_then}")
+    unstorable = file.unstorable_items()
+    if unstorable:
+        text = f"{unstorable} items couldn't be stored; their text is in the table `unstorable`"
+        yield Finding("unstorable", False, text)
+    else:
+        yield Finding("unstorable", True, "every item could be stored")
+
+
+def _postgresql(url: str, schema: str) -> Iterator[Finding]:
+    try:
+        require_psycopg()
+        from chatkit_trio.stores._postgresql_upgrade import version as versions
+
+        found, known = versions(url, schema)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    except (StoreError, click.ClickException) as error:
+        yield Finding("database", False, str(error))
+        return
+    yield Finding("database", True, "the database answers")
     if found == known:
-        abandoned = file.abandoned_turns()
-        yield Finding(
-            True, f"{abandoned} answers were left by a crash; the next start settles them"
-        )
-        unstorable = file.unstorable_items()
-        yield Finding(
-            unstorable == 0,
-            f"{unstorable} items couldn't be stored; their text is in the table `unstorable`",
-        )
+        text = f"the tables in schema {schema} have version {found}, which is the newest"
+    elif found:
+        text = f"the tables in schema {schema} have version {found}, and {known} is needed"
+    else:
+        text = f"schema {schema} has no tables"
+    what_to_do = "" if found == known else ": run chatkit-trio migrate"
+    yield Finding("tables", found == known, text + what_to_do)
 
 
 def _port(host: str, port: int) -> Finding:
@@ -102,5 +172,17 @@ def _port(host: str, port: int) -> Finding:
         try:
             probe.bind((host, port))
         except OSError as error:
-            return Finding(False, f"port {port} of {host} can't be listened on: {error.strerror}")
-    return Finding(True, f"port {port} of {host} is free")
+            text = f"port {port} of {host} can't be listened on: {_why_not(error)}"
+            return Finding("port", False, text)
+    return Finding("port", True, f"port {port} of {host} is free")
+
+
+def _why_not(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "another program listens there"
+        case errno.EACCES:
+            return "this user may take ports from 1024 on only"
+        case errno.EADDRNOTAVAIL:
+            return "that is no address of this machine"
+    return error.strerror or str(error)

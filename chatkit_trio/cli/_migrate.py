@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import click
@@ -15,7 +16,8 @@ _TO_DO, _CANT = 1, 3  # click's own is 2, for a wrong call
 @click.argument("url", default="")
 @click.option("--schema", default="chatkit_trio", show_default=True, help="Where the tables are.")
 @click.option("--check", is_flag=True, help="Change nothing; exit with 1 if there is work to do.")
-def migrate(url: str, schema: str, check: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+def migrate(url: str, schema: str, check: bool, as_json: bool) -> None:
     """Make or upgrade the tables of a PostgreSQL store.
 
     URL is as for PostgreSQLStore; what it leaves out comes from PGHOST, PGPASSWORD and the like, so
@@ -38,11 +40,27 @@ def migrate(url: str, schema: str, check: bool) -> None:
         sys.exit(_CANT)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    state = f"schema {schema} has version {found}" if found else f"schema {schema} has no tables"
-    if found == known:
-        click.echo(f"{state}, which is the newest: nothing to do")
-    elif check:
-        click.echo(f"{state}; the newest is {known}")
-        sys.exit(_TO_DO)
+    after = found if check else known
+    if as_json:
+        told = {
+            "schema": schema,
+            "before": found or None,
+            "after": after or None,
+            "newest": known,
+            "applied": list(range(found + 1, after + 1)),
+        }
+        click.echo(json.dumps(told, indent=2))
     else:
-        click.echo(f"{state.replace('has', 'had')}; it has version {known} now")
+        click.echo(_told(schema, found, after, known))
+    if after != known:
+        sys.exit(_TO_DO)
+
+
+def _told(schema: str, before: int, after: int, newest: int) -> str:
+    """Return in a sentence what was done, or is to be done."""
+    what = f"version {before}" if before else "no tables"
+    if before == newest:
+        return f"schema {schema} has {what}, which is the newest: nothing to do"
+    if after != newest:
+        return f"schema {schema} has {what}; the newest is {newest}"
+    return f"schema {schema} had {what}; it has version {after} now"

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import gc
-import importlib
-import inspect
 import os
+import secrets
 import sys
+import threading
+import webbrowser
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 import trio
-from hypercorn.utils import LifespanFailureError
 from quart import Quart
-from quart_trio import QuartTrio
 
 from chatkit_trio._engine.groups import unwrapped
 from chatkit_trio._settings import check_seconds
-from chatkit_trio.server import ChatKitServer
-from chatkit_trio.web import create_app
+from chatkit_trio.observe import OWNER_KEY_VARIABLE
+from chatkit_trio.recording import TurnRecorder
+from chatkit_trio.web._asgi_app import chat_servers_in
 from chatkit_trio.web._delivery import ASGIApp
 from chatkit_trio.web._hosts import AllowedHosts
+from chatkit_trio.web._reloading import Reloader
 from chatkit_trio.web._serving import serve_to_the_end
-from chatkit_trio.web._worker import StoreNotSharedError, Worker
+from chatkit_trio.web._worker import NotSharedError, Worker
 from chatkit_trio.web._workers import Workers
+
+from ._loading import load_app
+from ._log_options import as_arguments, log_options
+from ._start_errors import one_line, told_once
 
 
 def _finite(
@@ -51,10 +57,27 @@ def _parsed(
 _port_option = click.option(
     "--port",
     default=8000,
+    envvar="PORT",
+    show_envvar=True,
     type=click.IntRange(0, 65535),
     show_default=True,
     help="Port to listen on; 0: a free one.",
 )
+
+_open_option = click.option(
+    "--open", "opens_browser", is_flag=True, help="Open the page in a browser when it is served."
+)
+
+_record_option = click.option(
+    "--record",
+    "recordings",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write the events of each turn to a file in this directory, for `replay`. The files hold"
+    " what users and models say.",
+)
+
+_DRAINED_AT_RELOAD = 0.3  # seconds that live answers get to finish
 
 
 @click.command("serve")
@@ -84,7 +107,17 @@ _port_option = click.option(
     help="How many processes answer on the port. More than one need a store for several processes:"
     " SQLiteStore or PostgreSQLStore.",
 )
+@click.option(
+    "--reload",
+    is_flag=True,
+    help="For development: begin anew when a .py file in or below the working directory changes."
+    " Live answers are cut and stored first.",
+)
+@_open_option
+@_record_option
 @click.option("--worker", callback=_parsed, hidden=True)
+@click.option("--spare", is_flag=True, hidden=True)
+@log_options
 @click.pass_context
 def serve_app(
     click_context: click.Context,
@@ -94,30 +127,55 @@ def serve_app(
     drain_timeout: float | None,
     allowed_hosts: tuple[str, ...],
     workers: int,
+    reload: bool,
+    opens_browser: bool,
+    recordings: Path | None,
     worker: Worker | None,
+    spare: bool,
 ) -> None:
-    """Serve MODULE:NAME, a ChatKit server or an ASGI app, until SIGTERM, SIGHUP or Ctrl-C.
+    """Serve a ChatKit server or an ASGI app.
 
-    NAME may also be a class or a function that makes one of them without arguments.
+    It ends at SIGTERM, SIGHUP or Ctrl-C. app:server is what app.py calls server. NAME may also be
+    a class or a function that makes one of the two without arguments.
 
     A ChatKit server gets an app with the chat page, in which all visitors share the threads. To
     tell users apart, make the app yourself with chatkit_trio.web.create_app, and name that app.
     """
     _checked(host, allowed_hosts)
-    if workers == 1:
-        _run(load_app(target), host, port, drain_timeout, allowed_hosts, worker)
+    if reload and workers > 1:
+        raise click.UsageError("--reload is for one worker: leave --workers out")
+    tell = partial(_tell, opens_browser=opens_browser, recordings=recordings)
+    if workers == 1 and not reload:
+        if spare and (worker is None or not worker.wait_until_needed()):
+            return
+        on_ready = tell if worker is None else _freeze
+        app = load_app(target)
+        if recordings is not None:
+            _record(app, target, recordings)
+        _run(app, host, port, drain_timeout, allowed_hosts, on_ready, worker)
         return
+    # All workers have the same names for owners in their logs, also those that come later.
+    os.environ.setdefault(OWNER_KEY_VARIABLE, secrets.token_hex())
     options = [f"--allowed-host={name}" for name in allowed_hosts]
+    if recordings is not None:
+        options.append(f"--record={recordings}")
+    if reload:
+        options.append("--spare")
+        drain_timeout = _DRAINED_AT_RELOAD if drain_timeout is None else drain_timeout
     if drain_timeout is not None:
         options.append(f"--drain-timeout={drain_timeout}")
-    is_verbose = click_context.find_root().params["verbose"]
 
     def command(places: str) -> list[str]:
-        verbose = ["--verbose"] if is_verbose else []
         own = [*options, f"--host={host}", f"--worker={places}", "--", target]
-        return [*_python(), "-m", "chatkit_trio", *verbose, "serve", *own]
+        # Without files of bytecode: two changes within a second may look like one to Python.
+        python = [*_python(), "-B"] if reload else _python()
+        return [*python, "-m", "chatkit_trio", *as_arguments(click_context), "serve", *own]
 
-    _end_with(partial(Workers(workers, host, port, command).run, _tell_urls))
+    if reload:
+        parent: Workers = Reloader(host, port, command, Path.cwd())
+    else:
+        parent = Workers(workers, host, port, command)
+    _end_with(partial(parent.run, tell), host, port)
 
 
 @click.command()
@@ -136,84 +194,44 @@ def serve_app(
     metavar="SECONDS",
     help="Let each write wait, to see that a stop is safe even then.",
 )
-def demo(port: int, database: str, slow_writes: float) -> None:
-    """Serve a chat to try on this machine: offline, or with a model if OPENAI_API_KEY is set."""
-    from chatkit_trio.demo import demo_app
+@click.option("--admin", is_flag=True, help="Show at /admin what the server is doing.")
+@_open_option
+@_record_option
+@log_options
+def demo(
+    port: int,
+    database: str,
+    slow_writes: float,
+    admin: bool,
+    opens_browser: bool,
+    recordings: Path | None,
+) -> None:
+    """Serve a chat to try on this machine.
 
+    It is offline, or with a model if OPENAI_API_KEY is set.
+    """
+    from chatkit_trio.demo import demo_app, who_answers
+
+    token = secrets.token_urlsafe(16) if admin else None
     try:
-        app = demo_app(database, slow_writes=slow_writes)
+        app = demo_app(database, slow_writes=slow_writes, admin_token=token)
     except ImportError as error:
         raise click.ClickException(
             "OPENAI_API_KEY is set, but the openai package is missing: install"
             " chatkit-trio[openai], or unset the key to see the offline demo"
         ) from error
-    _run(app, "127.0.0.1", port, drain_timeout=None)
 
+    if recordings is not None:
+        _record(app, "the demo", recordings)
 
-def load_app(target: str) -> ASGIApp | Quart:
-    """Return the app that `MODULE:NAME` names, or one around the ChatKit server it names.
+    def tell(urls: Sequence[str]) -> None:
+        _tell(urls, opens_browser=opens_browser, recordings=recordings)
+        click.echo(f"{who_answers()}\nConversations are kept in {Path(database).resolve()}")
+        if token is not None:
+            click.echo(f"What it is doing is at {urls[0]}/admin; the token is {token}")
+        click.echo("Stop with Ctrl-C")
 
-    The name may also be of a class or function that makes one of these when it is called without
-    arguments. Raises `click.ClickException` for anything else.
-    """
-    module_name, _, name = target.partition(":")
-    if not module_name or not name:
-        raise click.BadParameter(f"{target} is not of the form MODULE:NAME", param_hint="target")
-    # As python -m does; an installed command doesn't have the working directory on its path.
-    sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise click.ClickException(f"{target} can't be loaded: {error}") from error
-    if inspect.isclass(found) or _is_factory(found):
-        found = _made(found, target)
-    if isinstance(found, ChatKitServer):
-        return create_app(found)
-    if isinstance(found, Quart) and not isinstance(found, QuartTrio):
-        raise click.ClickException(
-            f"{target} is an app for asyncio: make it with quart_trio.QuartTrio instead of Quart"
-        )
-    if not callable(found) or not _can_be_called(found, "scope", "receive", "send"):
-        raise click.ClickException(f"{target} is neither a ChatKit server nor an ASGI app")
-    return cast(ASGIApp, found)
-
-
-def _is_factory(found: object) -> bool:
-    is_plain = inspect.isfunction(found) and not inspect.iscoroutinefunction(found)
-    return is_plain and _can_be_called(cast(Callable[..., Any], found))
-
-
-def _can_be_called(function: Callable[..., Any], *arguments: object) -> bool:
-    try:
-        inspect.signature(function).bind(*arguments)
-    except TypeError:
-        return False
-    except ValueError:
-        return True  # it is written in C and doesn't say
-    return True
-
-
-def _made(make: Callable[..., Any], target: str) -> Any:
-    """Return what a class or a function makes without arguments."""
-    name = make.__name__
-    if not _can_be_called(make):
-        parameters = inspect.signature(make).parameters.values()
-        needed = [each.name for each in parameters if each.default is each.empty]
-        is_server = issubclass(cast(type, make), ChatKitServer)
-        example = f"{name}(SQLiteStore('chat.sqlite3'))" if is_server else f"{name}(...)"
-        raise click.ClickException(
-            f"{target} is a class that can't be made without {', '.join(needed)}: make an object of"
-            f" it in the module, as in server = {example}, and serve"
-            f" {target.partition(':')[0]}:server"
-        )
-    try:
-        return make()
-    except Exception as error:
-        raise click.ClickException(
-            f"{target} can't be made: {name}() raised {type(error).__name__}: {error}"
-        ) from error
+    _run(app, "127.0.0.1", port, None, (), tell, None)
 
 
 def _checked(host: str, allowed_hosts: Sequence[str]) -> None:
@@ -234,36 +252,70 @@ def _run(
     host: str,
     port: int,
     drain_timeout: float | None,
-    allowed_hosts: Sequence[str] = (),
-    worker: Worker | None = None,
+    allowed_hosts: Sequence[str],
+    on_ready: Callable[[Sequence[str]], None],
+    worker: Worker | None,
 ) -> None:
-    _end_with(
-        partial(
-            serve_to_the_end,
-            app,
-            host=host,
-            port=port,
-            drain_timeout=drain_timeout,
-            allowed_hosts=allowed_hosts,
-            on_ready=_tell_urls if worker is None else _freeze,
-            worker=worker,
-        )
+    serving = partial(
+        serve_to_the_end,
+        app,
+        host=host,
+        port=port,
+        drain_timeout=drain_timeout,
+        allowed_hosts=allowed_hosts,
+        on_ready=on_ready,
+        worker=worker,
     )
+    _end_with(serving, host, port)
 
 
-def _end_with(serving: Callable[[], Awaitable[int]]) -> None:
+def _end_with(serving: Callable[[], Awaitable[int]], host: str, port: int) -> None:
     """Serve, and end the process with the exit code of that."""
     try:
-        code = trio.run(serving)
-    except (BaseExceptionGroup, OSError, StoreNotSharedError) as error:
-        raise _without_traceback(unwrapped(error)) from error
+        with told_once():
+            code = trio.run(serving)
+    except (BaseExceptionGroup, OSError, NotSharedError) as error:
+        raise one_line(unwrapped(error), host, port) from error
     sys.exit(code)
 
 
-def _tell_urls(urls: Sequence[str]) -> None:
+def _record(app: ASGIApp | Quart, target: str, directory: Path) -> None:
+    """Have the turns of all ChatKit servers of an app recorded."""
+    servers = chat_servers_in(app)
+    if not servers:
+        raise click.ClickException(
+            f"{target} has no ChatKit server to record that can be found from outside: use"
+            " server.observe(TurnRecorder(DIR)) in the module instead of --record"
+        )
+    try:
+        recorder = TurnRecorder(directory)
+    except OSError as error:
+        raise click.ClickException(f"can't record in {directory}: {error}") from error
+    for server in servers:
+        server.observe(recorder)
+
+
+def _tell(urls: Sequence[str], *, opens_browser: bool, recordings: Path | None) -> None:
     _freeze(urls)
     for url in urls:
         click.echo(f"Serving on {url}")
+    if recordings is not None:
+        click.echo(f"Recording turns in {recordings}, with what users and models say")
+    if opens_browser:
+        # Not waited for: one in the terminal runs until its user leaves it.
+        threading.Thread(target=_open, args=(urls[0],), daemon=True).start()
+
+
+def _open(url: str) -> None:
+    """Open an address in the user's browser, which can't go to a wildcard."""
+    place = urlsplit(url)
+    if place.hostname in _WILDCARDS:
+        url = f"http://127.0.0.1:{place.port}"
+    if not webbrowser.open(url):
+        click.echo(f"No browser has been found here; open {url} in yours", err=True)
+
+
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 (nothing listens there because of this)
 
 
 def _freeze(urls: Sequence[str]) -> None:
@@ -271,12 +323,3 @@ def _freeze(urls: Sequence[str]) -> None:
     # every stream stands still, and a request with many values sets one off.
     gc.collect()
     gc.freeze()
-
-
-def _without_traceback(error: BaseException) -> BaseException:
-    """Return a `ClickException` for an error that the user can mend, else the error itself."""
-    if isinstance(error, OSError):
-        return click.ClickException(f"the server can't listen: {error}")
-    if isinstance(error, LifespanFailureError | StoreNotSharedError):
-        return click.ClickException(str(error))
-    return error
