@@ -6,3 +6,5 @@ waiting? `_turn`, `_wire`, `_widget_diff`. Does it wait? `_stream`, `_requests`,
 touch the outside? `stores`, `agents`, `web`, `testing`, `cli`. Lower layers never import higher
 ones; `tests/test_layout.py` proves it.
 """
+
+__version__ = "0.1.0"

@@ -1,21 +1,34 @@
 """The pytest plugin: fixtures for tests of servers built with chatkit_trio.
 
 Pytest loads it in every environment that has the package installed, so it imports nothing slow
-until a test asks for a fixture.
+until a test asks for a fixture, and needs pytest-trio only where a client is wanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pytest_trio import trio_fixture  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
     from chatkit_trio.server import ChatKitServer
     from chatkit_trio.stores import MemoryStore
     from chatkit_trio.testing import ChatClient, JumpClock
+
+try:
+    from pytest_trio import trio_fixture  # type: ignore[import-untyped]
+except ModuleNotFoundError:
+
+    def trio_fixture(function: Callable[..., Any]) -> Any:
+        """Make a fixture of that name which says what to install."""
+
+        def missing() -> None:
+            pytest.fail(
+                f"{function.__name__} needs pytest-trio: pip install 'chatkit-trio[testing]'"
+            )
+
+        return pytest.fixture(name=function.__name__)(missing)
 
 
 @pytest.fixture

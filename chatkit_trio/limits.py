@@ -29,7 +29,7 @@ DEFAULT_BODY_BYTES: Mapping[str, int] = MappingProxyType(
         "threads.add_structured_input": 256 * 1024,
         "threads.custom_action": 256 * 1024,
         "threads.sync_custom_action": 256 * 1024,
-        "threads.retry_after_item": _IDS,
+        "threads.retry_after_item": _DATA,
         "threads.get_by_id": _IDS,
         "threads.list": _IDS,
         "threads.update": _IDS,

@@ -1,14 +1,15 @@
 """What a user subclasses: `ChatKitServer`, its hooks, its lifecycle, and the results it returns.
 
-The work is done elsewhere: `_requests` has a function for every request, `_stream` the turn,
-`_live` who may begin. This module keeps the original's public names.
+The work is done in `_engine`: `requests` has a class or function for every request, `turn` is one
+turn, `live` says who may begin. This module keeps the original's public names.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from math import inf
 from types import TracebackType
@@ -21,15 +22,9 @@ from . import errors, store, types, widgets
 from ._engine.answering import Answer
 from ._engine.foreign import ForeignModels
 from ._engine.frames import FrameReader
-from ._engine.groups import split_cancelled
-from ._engine.hooks import ServerHooks
-from ._engine.journal import (
-    RECOVERY_INTERVAL,
-    keep_journal,
-    keep_recovering,
-    recover,
-    write_down,
-)
+from ._engine.groups import split_cancelled, unwrapped
+from ._engine.hooks import ServerHooks, must_override
+from ._engine.journal import RECOVERY_INTERVAL, JournalWriter, keep_recovering, recover
 from ._engine.keeping import CancelReason, ending_note
 from ._engine.live import LiveTurns
 from ._engine.node import node_of
@@ -44,14 +39,17 @@ from ._engine.repeats import Repeats
 from ._engine.replay import frames_so_far
 from ._engine.requests import (
     ANSWERED,
-    ANSWERED_WITH_ENDINGS,
     DEFAULT_PAGE_SIZE,
     READS,
     STREAMING,
+    WITH_ENDINGS,
+    WITH_NAMES,
+    RecoveredAnswer,
     costs,
     last_ending,
 )
 from ._engine.runner import check_runs_on_trio
+from ._engine.story import Story
 from ._engine.streaming import stream_text, stream_widget
 from ._engine.ticker import Ticker
 from ._engine.turn import Turn, TurnState, current_turn
@@ -59,12 +57,12 @@ from ._engine.widget_diff import diff_widget
 from ._engine.wire import to_json
 from ._engine.wrong_loop import hints_at_loop
 from ._settings import check_seconds
-from .errors import ConflictError, FramesLost, ServerNotRunningError, StoreError
+from .errors import ChatKitError, ConflictError, FramesLost, ServerNotRunningError, StoreError
 from .limits import OwnerLimits, RequestLimits
+from .observe import Observer, RequestRefused
 from .store import AttachmentStore as AttachmentStore
-from .store import Journal
 from .store import Store as Store
-from .types import AnswerEnding
+from .types import AnswerEnding, ThreadsGetByIdReq
 from .types import ChatKitReq as ChatKitReq
 
 __all__ = [
@@ -357,9 +355,11 @@ class ChatKitServer(ServerHooks[TContext]):
         self.limits = limits if limits is not None else RequestLimits()
         self.big_work = BigWork()
         self.foreign_models = ForeignModels()
+        self.turn_story = Story()
         self.journal_interval = journal_interval
+        self.journal_writer = None if store.journal is None else JournalWriter(store.journal)
         self.__node = node_of(store)
-        self.live_turns = LiveTurns(partial(recover, store), self.__node)
+        self.live_turns = LiveTurns(partial(recover, store, tell=self.turn_story.tell), self.__node)
         coordination = store.coordination
         self.owners = Owners(owner_limits, None if coordination is None else coordination.usage)
         self.__repeats = Repeats(self, idempotency_window)
@@ -375,6 +375,18 @@ class ChatKitServer(ServerHooks[TContext]):
         ended in its time. It has to be waited for; nothing else does."""
         self.given_up = 0
         """How many answers the store hadn't taken when the server was left; a journal has them."""
+
+    def observe(self, observer: Observer) -> None:
+        """Have an observer told what happens to turns from now on; see `chatkit_trio.observe`.
+
+            server = MyServer(store)
+            server.observe(Tracing())
+
+        It is a plain function of an event. It is called in the middle of things, so it must not
+        wait; what it raises is logged once and harms nothing. Raises `TypeError` for an async
+        function. Not a checkpoint.
+        """
+        self.turn_story.add(observer)
 
     # --- Lifecycle -----------------------------------------------------------------------------
 
@@ -400,13 +412,15 @@ class ChatKitServer(ServerHooks[TContext]):
         self.held_up = trio.Event()
         self.given_up = 0
         nursery.start_soon(self.__ticker.run)
-        if self.store.journal is not None:
+        if self.journal_writer is not None:
             nursery.start_soon(
-                keep_journal, self.store.journal, self.live_turns.answers, self.journal_interval
+                self.journal_writer.keep, self.live_turns.journaled, self.journal_interval
             )
-            nursery.start_soon(keep_recovering, self.store, self.__recovery_interval)
+            nursery.start_soon(
+                keep_recovering, self.store, self.__recovery_interval, self.turn_story.tell
+            )
         if self.__node is not None:
-            nursery.start_soon(self.__node.run, partial(iter, self.live_turns))
+            nursery.start_soon(self.__node.run, partial(iter, self.live_turns), self.turn_story)
         return self
 
     async def __aexit__(
@@ -500,18 +514,18 @@ class ChatKitServer(ServerHooks[TContext]):
         self.given_up = len(left)
         for answer in left:
             answer.settling.storing.give_up()
-        if left and self.store.journal is not None:
+        if left and self.journal_writer is not None:
             written = trio.Event()
             # In a task of its own, because a write that hangs in its thread outlives its deadline.
-            nursery.start_soon(self.__write_down, self.store.journal, left, written)
+            nursery.start_soon(self.__write_down, self.journal_writer, left, written)
             with trio.move_on_after(self.policy.settle_timeout, shield=True):
                 await written.wait()
 
     async def __write_down(
-        self, journal: Journal[TContext], answers: list[Answer], written: trio.Event
+        self, journal: JournalWriter, answers: list[Answer], written: trio.Event
     ) -> None:
         with trio.move_on_after(self.policy.settle_timeout, shield=True):
-            await write_down(journal, answers)
+            await journal.write_down(lambda: [answer.journaled for answer in answers])
         written.set()
 
     async def __wait_for_cleanup(self) -> None:
@@ -539,7 +553,7 @@ class ChatKitServer(ServerHooks[TContext]):
 
     async def __recover_all(self) -> None:
         try:
-            await recover(self.store)
+            await recover(self.store, tell=self.turn_story.tell)
         except StoreError:
             # The server starts all the same: each thread is recovered before it is read.
             logger.exception("what a crash has left can't be settled now; it is tried again")
@@ -555,6 +569,7 @@ class ChatKitServer(ServerHooks[TContext]):
         can_return: bool = False,
         idempotency_key: str | None = None,
         with_endings: bool = False,
+        with_names: bool = False,
         component_updates: bool = False,
         is_counted: bool = False,
         new_thread_id: str | None = None,
@@ -571,8 +586,10 @@ class ChatKitServer(ServerHooks[TContext]):
 
         `can_return` says that the client knows how to come back to its turn (`watch`): when it
         leaves, the turn has the policy's `return_timeout`. `with_endings` adds to a page of items,
-        as `endings`, how its cut answers ended (`types.AnswerEnding`). `component_updates` says
-        that the client can take updates of single components of a widget; else it gets the whole.
+        as `endings`, how its cut answers ended (`types.AnswerEnding`). `with_names` adds to a page
+        of threads, as `names`, the first words of those that have no title; they are read from the
+        store for each. `component_updates` says that the client can take updates of single
+        components of a widget; else it gets the whole.
 
         `idempotency_key` is the client's name for this request, which it sends again with the
         request if it has lost the response. A repeat reads along the turn of the first request, or
@@ -599,10 +616,41 @@ class ChatKitServer(ServerHooks[TContext]):
         ids = (new_thread_id, new_message_id)
         if idempotency_key is not None and ids != (None, None):
             raise ValueError("give an idempotency_key or ids of what is new, not both")
-        if not is_counted:
-            await self.count_request(context)
-        body = as_bytes(request)
-        parsed = await read_request(body, self.limits, self.big_work)
+        kind = ""
+        try:
+            if not is_counted:
+                await self.__count(context)
+            body = as_bytes(request)
+            parsed = await read_request(body, self.limits, self.big_work)
+            kind = parsed.type
+            return await self.__process(
+                parsed,
+                body,
+                context,
+                idempotency_key,
+                ids,
+                can_return=can_return,
+                with_endings=with_endings,
+                with_names=with_names,
+                component_updates=component_updates,
+            )
+        except Exception as error:
+            self.__tell_refusal(kind, error)
+            raise
+
+    async def __process(
+        self,
+        parsed: ChatKitReq,
+        body: bytes | bytearray,
+        context: TContext,
+        idempotency_key: str | None,
+        ids: tuple[str | None, str | None],
+        *,
+        can_return: bool,
+        with_endings: bool,
+        with_names: bool,
+        component_updates: bool,
+    ) -> StreamingResult | NonStreamingResult:
         toll = self.owners.toll(self.owner_if_limited(context), costs(self, parsed, len(body)))
         if type(parsed) in STREAMING:
             key = None if idempotency_key is None else (idempotency_key, body)
@@ -615,7 +663,9 @@ class ChatKitServer(ServerHooks[TContext]):
                 can_return=can_return,
                 component_updates=component_updates,
             )
-        answer = partial(self.__answer, parsed, context, toll, with_endings=with_endings)
+        answer = partial(
+            self.__answer, parsed, context, toll, with_endings=with_endings, with_names=with_names
+        )
         if idempotency_key is None or type(parsed) in READS:
             return NonStreamingResult(await answer())
         await toll.ask()
@@ -630,18 +680,45 @@ class ChatKitServer(ServerHooks[TContext]):
         `process` does it by itself; this is for views of your own, such as one that watches.
         """
         check_runs_on_trio(type(self).__name__)
+        try:
+            await self.__count(context)
+        except Exception as error:
+            self.__tell_refusal("", error)
+            raise
+
+    async def __count(self, context: TContext) -> None:
         await self.owners.spend(self.owner_if_limited(context), "requests_per_minute", 1)
+
+    def __tell_refusal(self, kind: str, error: Exception) -> None:
+        if self.turn_story.is_watched:
+            failure = unwrapped(error)
+            code = failure.code if isinstance(failure, ChatKitError) else ChatKitError.code
+            self.turn_story.tell(RequestRefused(code, kind, failure))
 
     def owner_if_limited(self, context: TContext) -> str:
         """Return `get_owner(context)` if owners have limits; else nobody needs to know: ""."""
         return self.get_owner(context) if self.owners.are_limited else ""
 
     async def __answer(
-        self, request: ChatKitReq, context: TContext, toll: Toll, *, with_endings: bool
+        self,
+        request: ChatKitReq,
+        context: TContext,
+        toll: Toll,
+        *,
+        with_endings: bool,
+        with_names: bool,
     ) -> bytes:
         await toll.pay()
-        answered = ANSWERED_WITH_ENDINGS if with_endings else ANSWERED
-        answer = await answered[type(request)](self, request, context)
+        if isinstance(request, ThreadsGetByIdReq) and self.goes_on and self.is_running:
+            with suppress(ChatKitError):  # then the thread is shown as it is
+                await self.continue_answer(request.params.thread_id, context)
+        kind = type(request)
+        if with_endings and kind in WITH_ENDINGS:
+            answer: Any = await WITH_ENDINGS[kind](self, request, context)
+        elif with_names and kind in WITH_NAMES:
+            answer = await WITH_NAMES[kind](self, request, context)
+        else:
+            answer = await ANSWERED[kind](self, request, context)
         return answer.to_json() if isinstance(answer, PagedAnswer) else to_json(answer)
 
     async def __open(
@@ -771,6 +848,47 @@ class ChatKitServer(ServerHooks[TContext]):
         )
 
     # --- Beside the protocol -------------------------------------------------------------------
+
+    async def continue_answer(self, thread_id: str, context: TContext) -> bool:
+        """Go on with a thread's last answer if a crash has cut it; say whether that has begun.
+
+        `on_recovered` does it, which has to be overridden. A client that opens the thread has the
+        same done; this is for a server that doesn't wait for one:
+
+            for thread_id in await my_unfinished_threads():
+                await server.continue_answer(thread_id, context_of(thread_id))
+
+        Returns when `on_recovered` is called. Raises `NotImplementedError` if it isn't overridden,
+        `NotFoundError`, `LimitError`, `StoreError`, and `ServerNotRunningError`. A checkpoint; if
+        it is cancelled, the answer may have begun.
+        """
+        check_runs_on_trio(type(self).__name__)
+        if not self.goes_on:
+            raise must_override(self, "on_recovered() to go on with answers that were cut")
+        request = RecoveredAnswer(self, thread_id, context)
+        policy = replace(self.policy, on_busy="reject", on_disconnect="finish")
+        toll = self.owners.toll(self.owner_if_limited(context), {})
+        await toll.ask_for_turn(None)
+        try:
+            await self.__check(request, policy, toll)
+        except ConflictError:
+            toll.free_slot()
+            return False
+        except BaseException:
+            toll.free_slot()
+            raise
+        turn, reader = self.__start(
+            toll.slot,
+            request,
+            self.live_turns.run,
+            policy,
+            context,
+            can_return=False,
+            component_updates=False,
+        )
+        turn.close_reader(reader)
+        await turn.options_known.wait()
+        return turn.has_begun
 
     async def stop(self, thread_id: str, *, by_client: bool = False) -> bool:
         """End the live turn of a thread, keeping its answer so far; return whether there was one.

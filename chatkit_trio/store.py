@@ -1,9 +1,11 @@
 """The storage contract: what the engine asks of a store, and what it may rely on.
 
 A store implements the twelve abstract methods of `Store`; that is enough. The operations below
-them (`update_thread`, `begin_turn`, `settle`, `delete_items_after`, `set_aside`, `begin_request`,
-`update_request`, `journal`, `coordination`, `ping`, `async with`) have defaults. A store with
-transactions overrides `update_thread`, `settle` and `delete_items_after` to make each one atomic.
+them (`update_item`, `update_thread`, `begin_turn`, `settle`, `delete_items_after`, `set_aside`,
+`begin_request`, `update_request`, `search_threads`, `load_threads_by_activity`, `journal`,
+`coordination`, `ping`, `async with`) have defaults. A
+store with transactions overrides `update_item`, `update_thread`, `settle` and `delete_items_after`
+to make each one atomic.
 A store that can keep more than threads overrides `begin_request` and `update_request`, or else a
 request sent twice is carried out twice. A store that several processes may use at once has
 `coordination`.
@@ -33,12 +35,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Literal, Self
 
 import trio
 from typing_extensions import TypeVar
 
+from ._activity import ActivityPlace
+from ._reading_stores import Hit, read_by_activity, read_to_find
+from ._search import Query
 from .errors import NotFoundError
 from .limits import OwnerUsage
 
@@ -60,6 +66,7 @@ from .types import (
 )
 
 __all__ = [
+    "ActiveThread",
     "AttachmentStore",
     "Coordination",
     "Fence",
@@ -70,6 +77,7 @@ __all__ = [
     "NotFoundError",
     "Opening",
     "RequestRecord",
+    "SearchHit",
     "Settlement",
     "Store",
     "StoreItemType",
@@ -190,6 +198,39 @@ class RequestRecord:
     ids of its items and why it ended, as JSON, once the turn has ended."""
     begun: bool = False
     """Whether the request has been carried out, or is about to be: its first writes are made."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchHit:
+    """A thread that a search has found, and the place of it that is shown."""
+
+    thread: ThreadMetadata
+    item_id: str | None
+    """The newest message that matches; None if only the title does."""
+    excerpt: str
+    """Some plain text around the match, in one line; `…` stands where more text was."""
+    matches: tuple[tuple[int, int], ...]
+    """Which characters of the excerpt match: the first, and the one behind the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveThread:
+    """A thread, and when something was last written in it."""
+
+    thread: ThreadMetadata
+    last_activity_at: datetime
+    """When the newest item that a client sees was made, or the thread if it has none."""
+
+
+def as_active_thread(entry: tuple[ActivityPlace, ThreadMetadata]) -> ActiveThread:
+    """Return a thread with the time that its place says."""
+    place, thread = entry
+    return ActiveThread(thread, place.moment)
+
+
+def as_search_hit(hit: Hit) -> SearchHit:
+    """Return a hit as callers get it."""
+    return SearchHit(hit.thread, hit.item_id, hit.found.excerpt, hit.found.matches)
 
 
 class Journal(ABC, Generic[TContext]):
@@ -398,6 +439,14 @@ class Coordination(ABC, Generic[TContext]):
         lease isn't renewed. Is a checkpoint; after `trio.Cancelled` the next call returns the same.
         """
 
+    async def nodes(self) -> list[str]:
+        """Return the ids of the nodes that live, in no order. One read.
+
+        This default knows of this one only.
+        """
+        await trio.lowlevel.checkpoint()
+        return [self.node]
+
     async def listen(self) -> None:
         """Pass the hints of other nodes on to `tell`, until cancelled; the server runs it.
 
@@ -490,6 +539,16 @@ class AttachmentStore(ABC, Generic[TContext]):
         `ChatKitError`. This default returns the attachment as it is, and doesn't wait.
         """
         return attachment
+
+    async def attachment_url(self, attachment_id: str, context: TContext) -> str | None:
+        """Return a URL at which a reader's browser gets the bytes of an attachment, or None.
+
+        A page asks for it when a file of a message is clicked, and goes there. Raises
+        `NotFoundError` for what isn't there, or is another owner's. What answers at the URL has to
+        see to it that no file is shown as a page of its site: `Content-Disposition: attachment`.
+        This default has no URLs and returns None, without a checkpoint.
+        """
+        return None
 
     def generate_attachment_id(self, mime_type: str, context: TContext) -> str:
         """Return a new attachment id."""
@@ -605,6 +664,19 @@ class Store(ABC, Generic[TContext]):
     @abstractmethod
     async def delete_thread_item(self, thread_id: str, item_id: str, context: TContext) -> None:
         """Delete one item; one that isn't there is not an error."""
+
+    async def update_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
+        """Replace an item that is in the thread; its place stays.
+
+        `save_item` would append an item that has been deleted meanwhile, and so bring it back.
+        Raises `NotFoundError` if the item is gone, or the thread, or it belongs to another owner.
+        Is a checkpoint; if it raises `trio.Cancelled`, nothing has changed.
+
+        This default loads the item and then saves it, so a deletion can fall between the two. A
+        store with transactions overrides it with one step.
+        """
+        await self.load_item(thread_id, item.id, context)
+        await self.save_item(thread_id, item, context)
 
     async def update_thread(self, thread: ThreadMetadata, context: TContext) -> None:
         """Replace the metadata of a thread that exists; its place in the order stays.
@@ -751,6 +823,48 @@ class Store(ABC, Generic[TContext]):
             raise NotFoundError(f"thread {thread_id} has no item {item_id}")
         for newer_id in newer[: newer.index(item_id)]:
             await self.delete_thread_item(thread_id, newer_id, context)
+
+    async def load_threads_by_activity(
+        self, limit: int, after: str | None, context: TContext
+    ) -> Page[ActiveThread]:
+        """Return up to `limit` of the owner's threads behind `after`, the latest active first.
+
+        A thread is active when an item is added that clients see: a message, an answer. Renaming
+        it, replacing an item, deleting one and hidden notes are no activity. `Page.after` is the
+        cursor of the next page. It is a time and an id, so a page goes on behind it also when that
+        thread has been deleted or has moved to the top. Raises `NotFoundError` for a text that is
+        no cursor. Is a checkpoint.
+
+        This default reads, for every page, the newest item of each of the owner's newest 1,000
+        threads; older threads aren't in the list. Override it if your store can sort.
+        """
+        part = await read_by_activity(self, limit, after, context)
+        return part.page(as_active_thread)
+
+    async def search_threads(
+        self, query: str, limit: int, after: str | None, context: TContext
+    ) -> Page[SearchHit]:
+        """Return up to `limit` of the owner's threads that match, the latest active first.
+
+        Searched are titles, the users' messages and the assistant's answers, of each the first
+        100,000 characters; never hidden context, tools or widgets. One of these texts has to have
+        all words of the query, each as a word or as the beginning of one; case and accents don't
+        count. In scripts without spaces between words, such as Chinese, a run of the query has to
+        be in the text as it stands. A query without a word finds nothing. No character in a query
+        has a meaning of its own.
+
+        A thread is found once, by its newest message that matches. A page may have fewer hits than
+        `limit` and yet `has_more`; `Page.after` is then the cursor of the next one, as for
+        `load_threads_by_activity`. Raises `InvalidRequestError` for a query of more than 256
+        characters or 32 words, and `NotFoundError` for a text that is no cursor. Is a checkpoint.
+
+        This default reads the owner's newest 1,000 threads with the newest item of each, and then
+        the items of one thread after the other until it has a page, 10,000 items at most; the next
+        page goes on behind the last thread that was read. Of a thread with more items than that,
+        the newest are searched. Override it if your store has an index.
+        """
+        part = await read_to_find(self, Query(query), limit, after, context)
+        return part.page(as_search_hit)
 
     async def ping(self) -> None:
         """Raise unless a write would succeed now, and what it writes would be there to read.

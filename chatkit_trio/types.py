@@ -58,6 +58,8 @@ class TurnEnding(Model):
     item_ids: list[str] = Field(default=[])
     """The ids of the visible items that the turn had begun and not finished, as far as they were
     kept; without any, the id of its last visible item."""
+    continued: bool | None = Field(default=None, exclude_if=_is_none)
+    """True if `ChatKitServer.on_recovered` has been called to go on with the answer."""
 
 
 class AnswerEnding(TurnEnding):
@@ -70,14 +72,16 @@ class AnswerEnding(TurnEnding):
 class Page(Model, Generic[T]):
     """Part of a list. `after` is the cursor of the next part, if there is one.
 
-    A page of items that was asked for with endings has those of its cut answers. `endings` is no
-    part of the protocol, and is left out of dumps when it is None.
+    A page of items that was asked for with endings has those of its cut answers. A page of threads
+    that was asked for with names has, by id, those of its threads that have no title. Both are no
+    part of the protocol, and are left out of dumps when they are None.
     """
 
     data: list[T] = Field(default=[])
     has_more: bool = False
     after: str | None = None
     endings: SkipJsonSchema[list[AnswerEnding] | None] = Field(default=None, exclude_if=_is_none)
+    names: SkipJsonSchema[dict[str, str] | None] = Field(default=None, exclude_if=_is_none)
 
 
 FeedbackKind = Literal["positive", "negative"]
@@ -979,10 +983,13 @@ class ThreadRetryAfterItemParams(Model):
 
     thread_id: str
     item_id: str
+    input: SkipJsonSchema[UserMessageInput | None] = Field(default=None, exclude_if=_is_none)
+    """What the user has made of the message meanwhile; without it the message stays as it is. Not
+    of the original's protocol."""
 
 
 class ThreadsRetryAfterItemReq(BaseReq):
-    """Delete everything after a user message, and answer the message again."""
+    """Delete everything after a user message, and answer the message again, edited or not."""
 
     type: Literal["threads.retry_after_item"] = "threads.retry_after_item"
     params: ThreadRetryAfterItemParams

@@ -16,7 +16,7 @@ import trio
 from pydantic_core import PydanticSerializationError
 
 from chatkit_trio.errors import BaseStreamError
-from chatkit_trio.store import JournalEntry, Store
+from chatkit_trio.store import Store
 from chatkit_trio.types import (
     ThreadItem,
     ThreadItemUpdatedEvent,
@@ -31,7 +31,8 @@ from .foreign import ForeignModels, is_event
 from .frames import FrameLog
 from .groups import ends_process, split_cancelled
 from .handover import Handover
-from .items import RequireNew, TurnItems, is_visible
+from .items import DropItem, RequireNew, TurnItems, is_visible
+from .journal import JournaledTurn, JournalWriter
 from .keeping import CancelReason, kept_items
 from .opening import PreparedRequest
 from .policy import TurnPolicy
@@ -57,6 +58,7 @@ class Answer:
         log: FrameLog,
         prepared: PreparedRequest,
         foreign: ForeignModels,
+        journal: JournalWriter | None,
     ) -> None:
         self.turn_id = turn_id
         self.prepared = prepared
@@ -69,16 +71,19 @@ class Answer:
         self._watch = ThreadWatch(thread)
         self._text_deltas = TextDeltas()
         name = f"{turn_id} of thread {thread.id}"
-        self._writer = ThreadWriter(store, context, ending, self.items, self._watch, name)
         self.settling = Settling(
             turn_id, store, context, self.items, self._watch, policy.settle_timeout
+        )
+        self.journaled = JournaledTurn(self.settling.left)
+        self._writer = ThreadWriter(
+            store, context, ending, self.items, self._watch, journal, self.journaled, name
         )
         self.handover = Handover(name, ending, self._accept, policy.settle_timeout)
         self._left: list[Step] = []
         self._is_incomplete = False
         self._model_error: Exception | None = None
         self._ids_at_end: list[str] | None = None
-        self._journaled_version = 0
+        self._reason: CancelReason | None = None
 
     # --- For others ----------------------------------------------------------------------------
 
@@ -115,25 +120,9 @@ class Answer:
         self._log.wake_writer()  # it may wait for its client meanwhile
         return await self.handover.ask(Rename(title=title))
 
-    def journal_entry(self) -> JournalEntry | None:
-        """Return what to checkpoint, or None if nothing has changed since the last time."""
-        if not self.settling.left.in_journal or self._journaled_version == self._version:
-            return None
-        self._journaled_version = self._version
-        return self.settling.left.journal_entry()
-
-    @property
-    def _version(self) -> int:
-        # When the turn is cut, the reason belongs into the journal too.
-        return self.items.version + (self.settling.left.reason is not None)
-
     def thread_is_as_stored(self) -> None:
         """Take note that the thread has been loaded again."""
         self._watch.saved(as_metadata(self.thread))
-
-    def forget_checkpoint(self) -> None:
-        """Take note that the last journal entry wasn't written."""
-        self._journaled_version = -1
 
     # --- In the task of respond ----------------------------------------------------------------
 
@@ -251,21 +240,31 @@ class Answer:
 
     # --- The end -------------------------------------------------------------------------------
 
-    async def settle(self, hook: Hook) -> Outcome:
-        """Store what is left. The first of these counts: a failure, the answer's end, a cut."""
+    def close(self) -> CancelReason | None:
+        """Take nothing more; return why the answer is cut short, None if it isn't.
+
+        The first of these counts: a failure, the answer's end, a cut.
+        """
         self._left = self.handover.close()
         self._ids_at_end = self.items.visible_ids()
-        failure = self.handover.failure
-        is_of_model = failure is not None and failure is self._model_error
-        if failure is not None:
-            reason: CancelReason | None = CancelReason.FAILED
-            if is_of_model and self._is_incomplete:
-                reason = CancelReason.INCOMPLETE
+        if self.handover.failure is not None:
+            was_cut = self._is_incomplete and self._has_model_failed
+            self._reason = CancelReason.INCOMPLETE if was_cut else CancelReason.FAILED
         elif self.handover.has_answered:
-            reason = CancelReason.INCOMPLETE if self._is_incomplete else None
+            self._reason = CancelReason.INCOMPLETE if self._is_incomplete else None
         else:
-            reason = self._ending.reason or CancelReason.FAILED
-        return await self.settling.settle(reason, failure, hook, broke_off=is_of_model)
+            self._reason = self._ending.reason or CancelReason.FAILED
+        return self._reason
+
+    async def settle(self, hook: Hook) -> Outcome:
+        """Store what is left, after `close`."""
+        failure, broke_off = self.handover.failure, self._has_model_failed
+        return await self.settling.settle(self._reason, failure, hook, broke_off=broke_off)
+
+    @property
+    def _has_model_failed(self) -> bool:
+        failure = self.handover.failure
+        return failure is not None and failure is self._model_error
 
     def announce(self, outcome: Outcome) -> None:
         """Tell clients that still read, and the log, what was kept and why the answer ends here."""
@@ -276,7 +275,7 @@ class Answer:
             logger.error("the answer in thread %s failed", self.thread.id, exc_info=failure)
         if outcome.is_stored:
             for step in self._left:
-                needs_no_write = step.effect is None or isinstance(step.effect, RequireNew)
+                needs_no_write = isinstance(step.effect, RequireNew | DropItem | None)
                 if step.frame is not None and (step.is_done or needs_no_write):
                     self._log.append(step.frame)
         for event in ending_events(outcome):

@@ -59,7 +59,7 @@ class UnfitUpdate(Exception):
 def _require(value: object, kind: type[Any], name: str) -> None:
     """Refuse a part of an update that wasn't validated: a model made by model_construct()."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name} of an update must be {kind.__name__}, not {value!r}")
+        raise TypeError(f"{name} of an update must be {kind.__name__}, not {type(value).__name__}")
 
 
 class Draft(Protocol):

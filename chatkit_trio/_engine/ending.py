@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from math import inf
 from typing import TypeVar
 
@@ -37,6 +38,8 @@ class Ending:
         self._hurried_at = inf
         self._operation: trio.CancelScope | None = None
         self._operation_began_at = inf
+        self.tell_operation: Callable[[str, float, bool], None] | None = None
+        """Called with each store operation that has a name: its seconds, and whether it is done."""
 
     @property
     def is_cut(self) -> bool:
@@ -83,12 +86,15 @@ class Ending:
         self._may_be_hurried = False
         self._hurried_at = inf
 
-    async def write(self, operation: Callable[[], Awaitable[_T]]) -> _T:
+    async def write(self, operation: Callable[[], Awaitable[_T]], name: str = "") -> _T:
         """Run a store write to its end: a cut that falls on it waits for the outcome.
 
         It waits for `settle_timeout` at most: then the cut goes on (`trio.Cancelled`), or, if the
         turn was only hurried, `StoreTimeoutError` is raised. The outcome is unknown in both cases.
+        One with a name is told to observers.
         """
+        if self.tell_operation is not None and name:
+            operation = partial(self._timed, operation, name, self.tell_operation)
         return await self._bounded(operation, shield=True)
 
     async def read(self, operation: Callable[[], Awaitable[_T]]) -> _T:
@@ -110,6 +116,21 @@ class Ending:
             logger.error("%s", error)
             await trio.lowlevel.checkpoint()
         raise error
+
+    async def _timed(
+        self,
+        operation: Callable[[], Awaitable[_T]],
+        name: str,
+        tell: Callable[[str, float, bool], None],
+    ) -> _T:
+        began_at = trio.current_time()
+        is_done = False
+        try:
+            made = await operation()
+            is_done = True
+            return made
+        finally:
+            tell(name, trio.current_time() - began_at, is_done)
 
     @property
     def _bound(self) -> float:

@@ -14,6 +14,7 @@ from chatkit_trio.types import (
     AnswerEnding,
     SDKHiddenContextItem,
     ThreadItem,
+    TurnEnding,
     UserMessageItem,
     is_hidden,
 )
@@ -60,11 +61,22 @@ def note_at_the_end(latest: Sequence[ThreadItem]) -> SDKHiddenContextItem | None
     return None
 
 
+def may_go_on(ending: TurnEnding, latest: Sequence[ThreadItem], most: int) -> bool:
+    """Say whether the server may go on with the last answer, which has this ending.
+
+    It may if a crash has cut it, and at most `most` times since the last message of the user.
+    `latest` are the items behind that.
+    """
+    notes = (item for item in latest if _is_ending_note(item))
+    times = sum(note.ending is not None and bool(note.ending.continued) for note in notes)
+    return ending.reason == CancelReason.CRASHED and not ending.continued and times < most
+
+
 def answer_ending(note: SDKHiddenContextItem, latest: Sequence[ThreadItem]) -> AnswerEnding:
     """Return what a client is told by a note, which has an ending.
 
     It can continue the answer if that was cut for another reason than a new message, something of
-    it is there, and no message of the user stands behind it.
+    it is there, the server hasn't gone on with it, and no message of the user stands behind it.
     """
     assert note.ending is not None
     ids = {item.id for item in latest}
@@ -72,6 +84,7 @@ def answer_ending(note: SDKHiddenContextItem, latest: Sequence[ThreadItem]) -> A
         **note.ending.model_dump(),
         can_continue=(
             note.ending.reason != CancelReason.SUPERSEDED
+            and not note.ending.continued
             and note.id in ids
             and not ids.isdisjoint(_item_ids(note))
         ),

@@ -8,7 +8,7 @@ stores it. So behind this border there are only classes of ours. Nothing here wa
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, cast, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -68,7 +68,7 @@ class ForeignModels:
             raise TypeError(
                 f"{what} {_name(model)}, which can't be read as a model of chatkit_trio.types:"
                 f" {describe(error)}"
-            ) from error
+            ) from None  # it would tell the values, and this is logged
         for name in _foreign_classes(model):
             if name not in self._told:
                 self._told.add(name)
@@ -90,6 +90,25 @@ def read_event(event: object) -> ThreadStreamEvent | None:
         except ValidationError:
             pass
     return None
+
+
+def not_events(returned: object) -> TypeError:
+    """Say what `respond` has returned instead of events, and what to write."""
+    if returned is None:
+        what, way_out = "None", "yield events in it, or return stream_text(thread, text)"
+    elif isinstance(returned, str):
+        what, way_out = "a str", "return stream_text(thread, text), which makes events of a text"
+    elif is_event(returned):
+        what, way_out = f"one {type(returned).__name__}", "write yield instead of return"
+    elif isinstance(returned, Iterable):
+        what = f"a plain {type(returned).__name__}"
+        way_out = "yield events in an async def, or return stream_text(thread, texts)"
+    else:
+        what, way_out = f"a {_name(returned)}", "write it as an async generator"
+    return TypeError(
+        f"respond() has to return an async iterable of events, and returned {what}: {way_out}."
+        " stream_text is in chatkit_trio.server"
+    )
 
 
 def own_error(error: BaseException) -> BaseException:

@@ -76,6 +76,7 @@ class FrameLog:
         self._waiting_writer = trio.lowlevel.ParkingLot()
         self.closed = trio.Event()
         """Set when the last frame has been written."""
+        self._taps: list[Callable[[bytes], None]] = []
         self.last_could_return = False
         """Whether the reader that left last can come back."""
 
@@ -88,6 +89,16 @@ class FrameLog:
     def kept_bytes(self) -> int:
         """How much is kept now."""
         return self._size
+
+    @property
+    def unread_bytes(self) -> int:
+        """How much waits for the leading reader."""
+        return self._unread
+
+    @property
+    def readers(self) -> int:
+        """How many are reading now."""
+        return len(self._readers)
 
     @property
     def has_readers(self) -> bool:
@@ -107,6 +118,9 @@ class FrameLog:
     def append(self, frame: bytes) -> None:
         """Write a frame and tell the readers. Never waits; ask `has_room` first."""
         self._frames.append(frame)
+        if self._taps:
+            for tap in tuple(self._taps):
+                tap(frame)
         size = unread = len(frame)
         # Asked here and not in a function: most frames are plain, and a call costs each of them.
         if isinstance(frame, ComponentFrame):
@@ -122,6 +136,15 @@ class FrameLog:
         if self._pacing:
             for reader in tuple(self._pacing):
                 reader.frame_came()
+
+    def tap(self, tap: Callable[[bytes], None]) -> None:
+        """Have this called with each frame when it is written, at once; it must not raise."""
+        self._taps.append(tap)
+
+    def untap(self, tap: Callable[[bytes], None]) -> None:
+        """Call this no more, if it was."""
+        if tap in self._taps:
+            self._taps.remove(tap)
 
     def close(self) -> None:
         """Write the end: readers get what is left, then `trio.EndOfChannel`."""

@@ -23,6 +23,7 @@ from chatkit_trio.errors import TurnFencedError
 from chatkit_trio.types import ThreadStreamEvent
 
 from .ending import Ending
+from .foreign import not_events
 from .groups import StrayCancellation, ends_process, is_several, split_cancelled, unwrapped
 from .keeping import CancelReason
 from .writing import Rename, Step
@@ -263,10 +264,7 @@ class Handover:
             async with source as channel:
                 await self._iterate(aiter(channel))
         else:
-            raise TypeError(
-                f"respond() must return an async iterable of events, not {type(source).__name__}:"
-                " write it as an async generator (async def with yield)"
-            )
+            raise not_events(source)
 
     async def _iterate(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
         # Around the steps, too: a scope around aclose() alone would lie within the scopes and

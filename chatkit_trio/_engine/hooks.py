@@ -29,14 +29,21 @@ from chatkit_trio.types import (
 )
 
 from .foreign import ForeignModels
+from .journal import JournalWriter
 from .live import LiveTurns
 from .owner_limits import Owners
 from .pace import BigWork
 from .policy import TurnPolicy
+from .story import Story
 from .turn import current_turn
 
 _ANSWERS = ThreadsAddClientToolOutputReq | ThreadsAddStructuredInputReq | ThreadsCustomActionReq
 """Requests that react to what is there already. They don't supersede a live turn by default."""
+
+
+def must_override(server: object, what: str) -> NotImplementedError:
+    """Return the error of a hook that is needed and isn't there."""
+    return NotImplementedError(f"{type(server).__name__} must override {what}")
 
 
 class ServerHooks(ABC, Generic[TContext]):
@@ -55,6 +62,10 @@ class ServerHooks(ABC, Generic[TContext]):
     """The limits of owners, and what each has used."""
     foreign_models: ForeignModels
     """Reads the models of other packages that hooks yield or return."""
+    journal_writer: JournalWriter | None
+    """Writes the store's journal, if it has one."""
+    turn_story: Story
+    """Tells the log and the observers what happens."""
 
     @abstractmethod
     def respond(
@@ -88,9 +99,7 @@ class ServerHooks(ABC, Generic[TContext]):
         context: TContext,
     ) -> AsyncIterator[ThreadStreamEvent]:
         """Yield the events that a widget's action causes; works as `respond` does."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must override action() to handle widget actions"
-        )
+        raise must_override(self, "action() to handle widget actions")
 
     async def sync_action(
         self,
@@ -103,9 +112,7 @@ class ServerHooks(ABC, Generic[TContext]):
 
         An `updated_item` that is in the thread is saved.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} must override sync_action() to handle actions that don't stream"
-        )
+        raise must_override(self, "sync_action() to handle actions that don't stream")
 
     async def add_feedback(
         self, thread_id: str, item_ids: list[str], feedback: FeedbackKind, context: TContext
@@ -114,9 +121,7 @@ class ServerHooks(ABC, Generic[TContext]):
 
     async def transcribe(self, audio_input: AudioInput, context: TContext) -> TranscriptionResult:
         """Return the text of a recording."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must override transcribe() to support dictation"
-        )
+        raise must_override(self, "transcribe() to support dictation")
 
     def get_stream_options(self, thread: ThreadMetadata, context: TContext) -> StreamOptions:
         """Return the options of a turn: `allow_cancel=False` means that clients can't end it."""
@@ -169,6 +174,32 @@ class ServerHooks(ABC, Generic[TContext]):
         applied.
         """
         await current_turn().keep(pending_items)
+
+    def on_recovered(
+        self, thread: ThreadMetadata, partial: list[ThreadItem], context: TContext
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        """Yield the events that go on with an answer which a crash has cut short.
+
+            async def on_recovered(self, thread, partial, context):
+                async for event in stream_text(thread, self.model.go_on(thread, partial)):
+                    yield event
+
+        Off by default: override it to have it called. `partial` are the items that were cut, as
+        they are stored; it is empty if nothing had been begun. What it yields comes behind them and
+        the hidden note, as a turn of its own, which works as one of `respond` does and is finished
+        also if nobody reads it.
+
+        Called when a client opens the thread, because only then there is a context, or when the
+        server calls `continue_answer`. Once for each cut answer, and at most
+        `TurnPolicy.max_continuations` times in a row for one message of the user. Not called when
+        the user has written meanwhile.
+        """
+        raise must_override(self, "on_recovered() to go on with answers that were cut")
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether `on_recovered` is overridden."""
+        return type(self).on_recovered is not ServerHooks.on_recovered
 
     def required_attachment_store(self) -> AttachmentStore[TContext]:
         """Return the attachment store. Raises `InvalidRequestError` if the server has none."""

@@ -142,6 +142,7 @@ def _check_feedback(params: Mapping[str, Any], limits: RequestLimits) -> None:
 _CHECKS: Mapping[str, Sequence[_Check]] = {
     "threads.create": [_check_message],
     "threads.add_user_message": [_check_message],
+    "threads.retry_after_item": [_check_message],
     "threads.add_structured_input": [_check_answers],
     "threads.custom_action": [_check_action],
     "threads.sync_custom_action": [_check_action],

@@ -53,6 +53,13 @@ class DeleteItem:
 
 
 @dataclass(frozen=True, slots=True)
+class DropItem:
+    """See that nothing is kept of this item, which isn't in the thread yet."""
+
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class RequireNew:
     """Look that the thread has no item of this id: it has been begun."""
 
@@ -67,7 +74,7 @@ class UpdateStoredItem:
     update: ThreadItemUpdate
 
 
-StoreEffect: TypeAlias = AddItem | SaveItem | DeleteItem | RequireNew | UpdateStoredItem
+StoreEffect: TypeAlias = AddItem | SaveItem | DeleteItem | DropItem | RequireNew | UpdateStoredItem
 
 
 _WHOLE_UPDATES = WidgetRootUpdated | WidgetComponentUpdated | GeneratedImageUpdated
@@ -149,7 +156,7 @@ class TurnItems:
 
     def confirm(self, effect: StoreEffect) -> None:
         """Note that the store has carried out the effect."""
-        self.writes += not isinstance(effect, RequireNew | UpdateStoredItem)
+        self.writes += isinstance(effect, AddItem | SaveItem | DeleteItem)
         match effect:
             case AddItem() | SaveItem():
                 # A later event may have put another state of the item in its place.
@@ -161,7 +168,7 @@ class TurnItems:
                 self._stored.pop(effect.item_id, None)
             case RequireNew():
                 self._known_new.add(effect.item_id)
-            case UpdateStoredItem():
+            case DropItem() | UpdateStoredItem():
                 pass
 
     def reopen(self, item: ThreadItem, update: ThreadItemUpdate) -> SaveItem | None:
@@ -269,10 +276,10 @@ class TurnItems:
         self.version += 1
         return finished
 
-    def _remove(self, item_id: str) -> DeleteItem | None:
+    def _remove(self, item_id: str) -> DeleteItem | DropItem:
         self.version += 1
         if self._pending.pop(item_id, None) is not None:
-            return None
+            return DropItem(item_id)
         self._reopened.pop(item_id, None)
         self._unconfirmed.pop(item_id, None)
         self._replacing.discard(item_id)

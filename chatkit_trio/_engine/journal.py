@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 import trio
 
 from chatkit_trio.errors import StoreError
+from chatkit_trio.observe import TurnRecovered
 from chatkit_trio.store import Journal, JournalEntry, Settlement, Store, default_generate_id
 from chatkit_trio.types import is_hidden
 
 from .keeping import CancelReason, kept_items
+from .leftovers import Leftovers
 from .settling import note_of_ending
 
 logger = logging.getLogger(__name__)
@@ -22,6 +24,7 @@ RECOVERY_INTERVAL = 10.0
 """How often, in seconds, turns of other processes that have died are looked for, unless the store
 has coordination."""
 
+Tell: TypeAlias = Callable[[TurnRecovered], None]
 
 _SETTLED_AT_ONCE = 4
 
@@ -30,70 +33,137 @@ _SETTLED_BEFORE_A_LOOK = 16
 too."""
 
 
-class Journaled(Protocol):
-    """A turn that has begun, as the journal sees it."""
+class JournaledTurn:
+    """A turn that has begun, and what the journal has of it."""
 
-    turn_id: str
+    def __init__(self, left: Leftovers) -> None:
+        self._left = left
+        self._version = 0
+        self._item_ids: set[str] = set()
 
-    def journal_entry(self) -> JournalEntry | None:
+    @property
+    def turn_id(self) -> str:
+        """The turn's id."""
+        return self._left.turn_id
+
+    def may_hold(self, item_id: str) -> bool:
+        """Say whether the journal may have a state of this item."""
+        return item_id in self._item_ids
+
+    def entry(self) -> JournalEntry | None:
         """Return what to write down; None if it hasn't changed since the last time."""
+        if not self._left.in_journal or self._version == self._left.version:
+            return None
+        entry = self._left.journal_entry()
+        self._version = self._left.version
+        self._item_ids |= _ids(entry)
+        return entry
 
-    def forget_checkpoint(self) -> None:
-        """Take note that the last entry wasn't written."""
+    def is_written(self, entry: JournalEntry) -> None:
+        """Take note that the journal has this entry, and nothing older."""
+        self._item_ids = _ids(entry)
 
-
-async def keep_journal(
-    journal: Journal[Any], live: Callable[[], Iterable[Journaled]], interval: float
-) -> None:
-    """Write down what live turns have produced, every `interval` seconds, until cancelled.
-
-    One transaction for all turns, so its price doesn't grow with the number of events.
-    """
-    while True:
-        await trio.sleep(interval)
-        await write_down(journal, live())
-
-
-async def write_down(journal: Journal[Any], turns: Iterable[Journaled]) -> None:
-    """Write down, in one transaction, what has changed in these turns; log if that fails."""
-    entries = _entries(turns)
-    if not entries:
-        return
-    try:
-        await journal.checkpoint(list(entries.values()))
-    except Exception:
-        logger.exception("the journal couldn't be written; it is tried again")
-        for turn in turns:
-            if turn.turn_id in entries:
-                turn.forget_checkpoint()
+    def may_not_be_written(self) -> None:
+        """Take note that nobody knows whether the journal has the last entry."""
+        self._version = -1
 
 
-def _entries(turns: Iterable[Journaled]) -> dict[str, JournalEntry]:
-    entries: dict[str, JournalEntry] = {}
+def _ids(entry: JournalEntry) -> set[str]:
+    return {item.id for item in (*entry.items, *entry.changed_items)}
+
+
+class JournalWriter:
+    """The one writer of a process's journal: no checkpoint can overtake a later one."""
+
+    def __init__(self, journal: Journal[Any]) -> None:
+        self._journal = journal
+        self._lock = trio.Lock()
+        self._complete_at: float | None = None
+
+    @property
+    def lag(self) -> float:
+        """How long ago, in seconds, the journal had all that live turns had produced.
+
+        0 if it isn't kept.
+        """
+        return 0.0 if self._complete_at is None else trio.current_time() - self._complete_at
+
+    async def keep(self, live: Callable[[], Iterable[JournaledTurn]], interval: float) -> None:
+        """Write down what live turns have produced, every `interval` seconds, until cancelled.
+
+        One transaction for all turns, so its price doesn't grow with the number of events.
+        """
+        self._complete_at = trio.current_time()
+        try:
+            while True:
+                await trio.sleep(interval)
+                began_at = trio.current_time()
+                if await self.write_down(live):
+                    self._complete_at = began_at
+        finally:
+            self._complete_at = None
+
+    async def write_down(self, turns: Callable[[], Iterable[JournaledTurn]]) -> bool:
+        """Write down, in one transaction, what has changed in these turns.
+
+        If that fails, log it and return False.
+        """
+        try:
+            async with self._lock:
+                await self._checkpoint(_entries(turns()))
+        except Exception:
+            logger.exception("the journal couldn't be written; it is tried again")
+            return False
+        return True
+
+    async def catch_up(self, turn: JournaledTurn) -> None:
+        """Write down what has changed in a turn; raise what the store raises."""
+        async with self._lock:
+            entry = turn.entry()
+            if entry is not None:
+                await self._checkpoint([(turn, entry)])
+
+    async def _checkpoint(self, entries: Sequence[tuple[JournaledTurn, JournalEntry]]) -> None:
+        if not entries:
+            return
+        are_written = False
+        try:
+            await self._journal.checkpoint([entry for _, entry in entries])
+            are_written = True
+        finally:
+            for turn, entry in entries:
+                if are_written:
+                    turn.is_written(entry)
+                else:
+                    turn.may_not_be_written()
+
+
+def _entries(turns: Iterable[JournaledTurn]) -> list[tuple[JournaledTurn, JournalEntry]]:
+    entries: list[tuple[JournaledTurn, JournalEntry]] = []
     for turn in turns:
         try:
-            entry = turn.journal_entry()
+            entry = turn.entry()
         except Exception:
             # An item that can't be copied must not keep the other turns out of the journal.
             logger.exception("the items of %s can't be written into the journal", turn.turn_id)
         else:
             if entry is not None:
-                entries[turn.turn_id] = entry
+                entries.append((turn, entry))
     return entries
 
 
-async def keep_recovering(store: Store[Any], interval: float) -> None:
+async def keep_recovering(store: Store[Any], interval: float, tell: Tell) -> None:
     """Settle, every `interval` seconds, turns that another process left behind, until cancelled."""
     while True:
         await trio.sleep(interval)
         try:
-            await recover(store)
+            await recover(store, tell=tell)
         except Exception:
             logger.exception("looking for abandoned turns failed; it is tried again")
 
 
-async def recover(store: Store[Any], thread_id: str | None = None) -> None:
-    """Settle every turn that a dead process has left, on one thread if it is named.
+async def recover(store: Store[Any], thread_id: str | None = None, *, tell: Tell) -> None:
+    """Settle every turn that a dead process has left, on one thread if it is named; tell of each.
 
     Without a journal there is nothing to find. Each is tried. Raises `StoreError` at the end if the
     store couldn't be used for one of them. An entry that can't be settled for another reason is
@@ -104,7 +174,7 @@ async def recover(store: Store[Any], thread_id: str | None = None) -> None:
     """
     if (journal := store.journal) is None:
         return
-    recovery, order = _Recovery(journal), _order_of(store)
+    recovery, order = _Recovery(journal, tell), _order_of(store)
     tried: set[str] = set()
     has_more = True
     while has_more:
@@ -132,8 +202,9 @@ def _order_of(store: Store[Any]) -> Callable[[JournalEntry], bytes]:
 class _Recovery:
     """The settling of several turns, by several tasks."""
 
-    def __init__(self, journal: Journal[Any]) -> None:
+    def __init__(self, journal: Journal[Any], tell: Tell) -> None:
         self._journal = journal
+        self._tell = tell
         self.settled = 0
         self.store_error: StoreError | None = None
 
@@ -152,6 +223,8 @@ class _Recovery:
         try:
             await self._journal.settle_abandoned(_crash_settlement(entry))
             self.settled += 1
+            reason = entry.reason or CancelReason.CRASHED.value
+            self._tell(TurnRecovered(entry.turn_id, entry.thread_id, reason))
         except StoreError as error:
             if self.store_error is not None:
                 logger.error("another turn can't be settled either", exc_info=self.store_error)

@@ -61,6 +61,12 @@ class Leftovers:
             thread=self._unsaved_thread(),
         )
 
+    @property
+    def version(self) -> int:
+        """Grows with all that changes what the journal must know."""
+        # When the turn is cut, the reason belongs into the journal too.
+        return self.items.version + (self.reason is not None)
+
     def journal_entry(self) -> JournalEntry:
         """Return what would have to be settled if the process died now."""
         pending = () if self._pending_is_decided else kept_items(self.items.pending())

@@ -21,7 +21,7 @@ import trio
 from chatkit_trio.errors import StoreError
 from chatkit_trio.types import ThreadMetadata
 
-from .answering import Answer
+from .journal import JournaledTurn
 from .keeping import CancelReason
 from .node import Beside, Node, busy
 from .opening import PreparedRequest
@@ -60,6 +60,17 @@ class LiveTurns:
     def __len__(self) -> int:
         return sum(not turn.settled.is_set() for turn in self._all)
 
+    @property
+    def unread_bytes(self) -> int:
+        """How much waits for slow clients."""
+        return sum(turn.log.unread_bytes for turn in self._all)
+
+    @property
+    def oldest_settling(self) -> float | None:
+        """Seconds since the oldest answer that isn't stored was over; None if there is none."""
+        waiting = [turn.settling_seconds for turn in self._all]
+        return max((seconds for seconds in waiting if seconds is not None), default=None)
+
     def add(self, turn: Turn[Any]) -> None:
         """Count a turn that will be run; it needn't be admitted yet."""
         self._all[turn] = None
@@ -74,9 +85,9 @@ class LiveTurns:
             if self._by_thread.get(turn.thread_id) is turn:
                 del self._by_thread[turn.thread_id]
 
-    def answers(self) -> list[Answer]:
-        """Return what there is of the turns that have begun."""
-        return [turn.answer for turn in self if turn.answer is not None]
+    def journaled(self) -> list[JournaledTurn]:
+        """Return the turns that have begun, as the journal sees them."""
+        return [turn.answer.journaled for turn in self if turn.answer is not None]
 
     def holder(self, thread_id: str) -> Turn[Any] | None:
         """Return the turn that holds a thread, from its first writes until it is settled.

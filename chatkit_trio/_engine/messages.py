@@ -10,23 +10,26 @@ from chatkit_trio.types import ThreadItem, ThreadMetadata
 
 from .keeping import CancelReason
 
-Deed: TypeAlias = Literal["end", "look", "rename", "watch"]
+Deed: TypeAlias = Literal["end", "look", "rename", "watch", "tell"]
 
 
 class Ask(BaseModel):
-    """A node wants something of a turn on another node; the answer is a `Reply`."""
+    """A node wants something of another node, most often of a turn; the answer is a `Reply`."""
 
     kind: Literal["ask"] = "ask"
     id: str
     sender: str
     """The node that asks."""
-    turn_id: str
+    turn_id: str = ""
+    """The turn that it is about; none if the node shall "tell" something."""
     do: Deed
     reason: CancelReason | None = None
     """Why to end the turn. None: only say whether it is ending."""
     by_client: bool = False
     """Whether a turn whose client may not end it goes on."""
     title: str = ""
+    about: str = ""
+    """What to tell."""
     start: int | None = None
     """The first frame to watch; None: the next one, behind `Reply.state`."""
     component_updates: bool = False
@@ -52,6 +55,8 @@ class Reply(BaseModel):
     """The items of which the store has an older state."""
     thread: ThreadMetadata | None = None
     """The thread with its new title."""
+    told: list[str] = []
+    """What those have told who tell something on this node."""
     error: str = ""
     """Why it couldn't be done."""
 

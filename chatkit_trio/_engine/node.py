@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -36,6 +37,7 @@ from .opening import PreparedRequest
 from .policy import TurnPolicy
 from .remote import RemoteReader, RemoteTurn
 from .replay import frames_so_far
+from .story import Story
 from .thread_state import as_metadata
 from .turn import Turn, TurnState
 
@@ -92,6 +94,9 @@ class Node:
         self._store = store
         self._coordination = coordination
         self._registries: list[Callable[[], Iterable[Turn[Any]]]] = []
+        self._stories: list[Story] = []
+        self.tellers: list[Callable[[str], Awaitable[str]]] = []
+        """Who tells other nodes something about this one when they ask."""
         self._running = trio.Lock()
         self._hint = Hint()
         self._heard = trio.Event()
@@ -110,14 +115,16 @@ class Node:
 
     # --- The life of a node --------------------------------------------------------------------
 
-    async def run(self, turns: Callable[[], Iterable[Turn[Any]]]) -> None:
+    async def run(self, turns: Callable[[], Iterable[Turn[Any]]], story: Story) -> None:
         """Take part with these turns until cancelled; one of several servers runs the loop."""
         self._registries.append(turns)
+        self._stories.append(story)
         try:
             async with self._running:
                 await self._run()
         finally:
             self._registries.remove(turns)
+            self._stories.remove(story)
 
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -278,10 +285,8 @@ class Node:
             turn_id=record.turn_id,
             **wish,
         )
-        asked = self._asked[ask.id] = _Asked()
-        try:
-            await self._coordination.post(record.node, encode(ask))
-            self._hint.tell()  # from now on the box is looked into often
+        with self._expected(ask) as asked:
+            await self._send(record.node, ask)
             with trio.move_on_after(patience):
                 while not asked.came.is_set():
                     with trio.move_on_after(self._coordination.poll_interval):
@@ -289,15 +294,51 @@ class Node:
                     if not asked.came.is_set() and not await self._is_live(record):
                         return None
             return asked.reply
+
+    @contextmanager
+    def _expected(self, ask: Ask) -> Iterator[_Asked]:
+        asked = self._asked[ask.id] = _Asked()
+        try:
+            yield asked
         finally:
             del self._asked[ask.id]
 
+    async def _send(self, node: str, ask: Ask) -> None:
+        await self._coordination.post(node, encode(ask))
+        self._hint.tell()  # from now on the box is looked into often
+
     async def _is_live(self, record: TurnRecord) -> bool:
         """Say whether the turn is still recorded, after settling it if its node is dead."""
-        await recover(self._store, record.thread_id)
+        await self._recover(record.thread_id)
         return await self._coordination.record(record.thread_id) == record
 
+    async def _recover(self, thread_id: str) -> None:
+        # Several servers of one store may be running here: one tells of it, so that it counts once.
+        story = self._stories[0] if self._stories else Story()
+        await recover(self._store, thread_id, tell=story.tell)
+
     # --- What this node wants of others --------------------------------------------------------
+
+    async def others(self) -> list[str]:
+        """Return the ids of the other nodes that live."""
+        return [each for each in await self._coordination.nodes() if each != self.name]
+
+    @property
+    def name(self) -> str:
+        """The id of this node."""
+        return self._coordination.node
+
+    async def hear_from(self, node: str, about: str) -> list[str] | None:
+        """Return what the `tellers` of another node tell; None if it doesn't answer in time."""
+        coordination = self._coordination
+        # One that is at rest looks into its box that seldom, if it gets no hint.
+        patience = coordination.lease_timeout / _IDLE_LOOKS + 2 * coordination.poll_interval
+        ask = Ask(id=secrets.token_hex(8), sender=self.name, do="tell", about=about)
+        with self._expected(ask) as asked:
+            await self._send(node, ask)
+            with trio.move_on_after(patience):
+                await asked.came.wait()
+        return None if asked.reply is None else asked.reply.told
 
     async def turn_id(self, thread_id: str) -> str | None:
         """Return the id of the turn, of any node, that is live on a thread."""
@@ -354,13 +395,13 @@ class Node:
                     asked = blocking.turn_id
                     await turn.ending.read(partial(self._make_way, turn, blocking))
                 await hint.wait(coordination.poll_interval)
-                await turn.ending.read(partial(recover, self._store, turn.thread_id))
+                await turn.ending.read(partial(self._recover, turn.thread_id))
 
     async def _let_in(self, turn: Turn[Any], prepared: PreparedRequest) -> TurnRecord | None:
         """Ask the store to begin; a request whose turn another node has run may not run again."""
         begin = partial(self._coordination.begin, prepared.opening, turn.context)
         try:
-            return await turn.ending.write(begin)
+            return await turn.ending.write(begin, "begin_turn")
         except ConflictError as error:
             if not turn.request.turn_id:
                 raise
@@ -440,7 +481,7 @@ class Node:
         ):
             while await self.turn_id(thread_id) == turn_id:
                 await hint.wait(coordination.poll_interval)
-                await recover(self._store, thread_id)
+                await self._recover(thread_id)
             return
         raise StoreError(f"the server that answers in thread {thread_id} isn't heard of; try again")
 
@@ -464,7 +505,7 @@ class Node:
                 if entry is not None:
                     new = [item for item in entry.items if not is_hidden(item)]
                     return Beside(new, [*entry.changed_items], is_over)
-            await recover(self._store, thread_id)
+            await self._recover(thread_id)
         return None
 
     async def _is_another(self, record: TurnRecord) -> bool:
@@ -536,7 +577,18 @@ class Node:
 
     # --- What other nodes want of this one -----------------------------------------------------
 
+    async def _tell(self, ask: Ask) -> None:
+        reply = Reply(id=ask.id)
+        try:
+            reply.told = [await tell(ask.about) for tell in self.tellers]
+        except Exception:
+            logger.exception("what another node asks of this one can't be told")
+        await self._post(ask.sender, reply)
+
     async def _answer(self, ask: Ask) -> None:
+        if ask.do == "tell":
+            await self._tell(ask)
+            return
         turn = self._turns.get(ask.turn_id)
         reply = Reply(id=ask.id)
         try:

@@ -11,7 +11,9 @@ from chatkit_trio.store import Opening, Store
 from chatkit_trio.types import StreamOptions, ThreadItem, ThreadMetadata, ThreadStreamEvent
 
 from .foreign import ForeignModels
+from .journal import JournalWriter
 from .pace import BigWork
+from .story import Story
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class CheckedRequest(ABC):
     Its methods write nothing, and run while no other turn of this process can begin on the thread.
     """
 
+    kind: str = ""
+    """What the client asked for: the `type` of the request."""
     thread_id: str
     """The thread of the turn; for `threads.create` the id that the new thread will have."""
     turn_id: str = ""
@@ -91,6 +95,12 @@ class TurnHooks(Protocol):
     store: Store[Any]
     foreign_models: ForeignModels
     big_work: BigWork
+    journal_writer: JournalWriter | None
+    turn_story: Story
+
+    def get_owner(self, context: Any) -> str:
+        """Return who a request's use is counted for."""
+        ...
 
     def get_stream_options(self, thread: ThreadMetadata, context: Any) -> StreamOptions:
         """Return the options of a turn."""

@@ -43,6 +43,10 @@ class TurnPolicy:
     model and each end of a tool that `chatkit_trio.agents` runs, and with
     `Turn.still_working()`. The turn ends with reason `silent`."""
 
+    max_continuations: int = 1
+    """How many times in a row `ChatKitServer.on_recovered` may be called for one message of the
+    user: what crashes the server again and again must not do so for ever."""
+
     stall_timeout: float | None = 60.0
     """How long a turn waits for a client that is connected and reads nothing."""
 
@@ -79,6 +83,7 @@ class TurnPolicy:
             check_seconds(name, getattr(self, name), unless=None, instead="or None for none")
         check_count("max_unread_bytes", self.max_unread_bytes)
         check_count("max_replay_bytes", self.max_replay_bytes, least=0)
+        check_count("max_continuations", self.max_continuations, least=0)
 
     def seconds_after_disconnect(self, *, can_return: bool) -> float:
         """Return how long a turn goes on without readers, infinite for to its end."""

@@ -194,6 +194,7 @@ class KeyedRequest(CheckedRequest):
     def __init__(
         self, server: ServerHooks[Any], record: RequestRecord, request: CheckedRequest
     ) -> None:
+        self.kind = request.kind
         self.turn_id = record.turn_id
         self.thread_id = record.thread_id
         self.makes_thread = request.makes_thread

@@ -40,6 +40,7 @@ from chatkit_trio.types import (
     ItemsListParams,
     ItemsListReq,
     Page,
+    SDKHiddenContextItem,
     StructuredInput,
     StructuredInputAnswer,
     StructuredInputItem,
@@ -63,16 +64,25 @@ from chatkit_trio.types import (
     ThreadsRetryAfterItemReq,
     ThreadsSyncCustomActionReq,
     ThreadsUpdateReq,
+    TurnEnding,
     UserMessageInput,
     UserMessageItem,
     WidgetItem,
     is_hidden,
 )
 
-from .endings import answer_ending, behind_last_message, ends_search, note_at_the_end, notes_of_page
+from .endings import (
+    answer_ending,
+    behind_last_message,
+    ends_search,
+    may_go_on,
+    note_at_the_end,
+    notes_of_page,
+)
 from .hooks import ServerHooks
 from .keeping import CancelReason
 from .loading import load_thread
+from .naming import first_words
 from .opening import CheckedRequest, PreparedRequest
 from .pages import CutPage, PagedAnswer, cut_items, cut_threads, encode_items
 from .reading import decode_audio
@@ -83,6 +93,9 @@ from .wire import thread_answer
 logger = logging.getLogger(__name__)
 
 DEFAULT_PAGE_SIZE = 20
+
+_NAMED_BY_THE_FIRST = 5
+"""A thread is named by the first message of the user, if that is among so many items."""
 
 
 class Nothing(BaseModel):
@@ -99,6 +112,7 @@ class _StreamingRequest(CheckedRequest):
         self.server = server
         self.store = server.store
         self.params = request.params
+        self.kind = request.type
         self.context = context
         self.thread_id = self._thread_id()
 
@@ -253,13 +267,45 @@ class ThreadsAddStructuredInput(_StreamingRequest):
 class ThreadsRetryAfterItem(_StreamingRequest):
     async def check(self) -> None:
         _require_active(await self.load_thread())
-        await self._load_user_message()
+        await self._edited(await self._load_user_message())
 
     async def prepare(self, turn_id: str) -> PreparedRequest:
         thread = _require_active(await self.load_thread())
         message = await self._load_user_message()
-        opening = Opening(self.thread_id, turn_id, delete_after=message.id)
-        return PreparedRequest(opening, thread, self.respond(thread, message))
+        if self.params.input is None:
+            opening = Opening(self.thread_id, turn_id, delete_after=message.id)
+            return PreparedRequest(opening, thread, self.respond(thread, message))
+        edited = await self._edited(message)
+        opening = Opening(
+            self.thread_id,
+            turn_id,
+            attachments=tuple(edited.attachments),
+            delete_after=message.id,
+            changed_items=(edited,),
+        )
+        replaced = ThreadItemReplacedEvent(item=edited)
+        return PreparedRequest(opening, thread, self.respond(thread, edited), [replaced])
+
+    async def _edited(self, message: UserMessageItem) -> UserMessageItem:
+        """Return the message with what the user has made of it; it keeps its id and its time."""
+        user_input: UserMessageInput | None = self.params.input
+        if user_input is None:
+            return message
+        had = {attachment.id: attachment for attachment in message.attachments}
+        added = [each for each in user_input.attachments if each not in had]
+        more = user_input.model_copy(update={"attachments": added})
+        loaded = await _load_attachments(self.server, more, self.context)
+        own = had | {
+            each.id: each.model_copy(update={"thread_id": message.thread_id}) for each in loaded
+        }
+        return message.model_copy(
+            update={
+                "content": user_input.content,
+                "attachments": [own[each] for each in user_input.attachments],
+                "quoted_text": user_input.quoted_text,
+                "inference_options": user_input.inference_options,
+            }
+        )
 
     async def _load_user_message(self) -> UserMessageItem:
         item_id: str = self.params.item_id
@@ -288,6 +334,45 @@ class ThreadsCustomAction(_StreamingRequest):
 
     async def _load_sender(self) -> ThreadItem | None:
         return await _load_sender(self.server, self.thread_id, self.params.item_id, self.context)
+
+
+class RecoveredAnswer(_StreamingRequest):
+    """The server's own request to go on with an answer that a crash has cut."""
+
+    kind = "recovered"
+
+    def __init__(self, server: ServerHooks[Any], thread_id: str, context: Any) -> None:
+        self.server = server
+        self.store = server.store
+        self.thread_id = thread_id
+        self.context = context
+
+    async def check(self) -> None:
+        await self.server.live_turns.ready_to_read(self.thread_id)
+        _require_active(await self.load_thread())
+        await self._cut_answer()
+
+    async def prepare(self, turn_id: str) -> PreparedRequest:
+        thread = _require_active(await self.load_thread())
+        note, ending, items = await self._cut_answer()
+        ending = ending.model_copy(update={"continued": True})
+        # Written before anything else happens: an answer is gone on with once.
+        opening = Opening(
+            self.thread_id,
+            turn_id,
+            changed_items=(note.model_copy(update={"ending": ending}),),
+        )
+        go_on = partial(self.server.on_recovered, thread, items, self.context)
+        return PreparedRequest(opening, thread, go_on)
+
+    async def _cut_answer(self) -> tuple[SDKHiddenContextItem, TurnEnding, list[ThreadItem]]:
+        latest = await _load_behind_last_message(self.server, self.thread_id, self.context)
+        note = note_at_the_end(latest)
+        ending = None if note is None else note.ending
+        most = self.server.policy.max_continuations
+        if note is None or ending is None or not may_go_on(ending, latest, most):
+            raise ConflictError(f"thread {self.thread_id} has no answer to go on with")
+        return note, ending, [item for item in latest if item.id in ending.item_ids]
 
 
 # --- What streaming requests share -------------------------------------------------------------
@@ -342,7 +427,12 @@ def _answered(
 ) -> StructuredInputItem:
     unknown = submission.answers.keys() - {question.id for question in item.inputs}
     if unknown:
-        logger.warning("structured input %s has no questions %s", item.id, sorted(unknown))
+        # Not which: that is for the client to say, and may be anything.
+        logger.warning(
+            "%d answers to structured input %s are for questions that it doesn't have",
+            len(unknown),
+            item.id,
+        )
     inputs = [
         question.model_copy(update={"answer": _answer_to(question, submission)})
         for question in item.inputs
@@ -487,8 +577,8 @@ class _ThreadSoFar:
 async def _thread_so_far(server: ServerHooks[Any], thread_id: str, context: Any) -> _ThreadSoFar:
     await server.live_turns.ready_to_read(thread_id)
     thread = await load_thread(server.store, thread_id, context)
-    page_size = _page_size(None, server.limits)
-    page, running = await _page_beside_turn(server, thread_id, None, page_size, "asc", context)
+    limit = page_size(None, server.limits)
+    page, running = await _page_beside_turn(server, thread_id, None, limit, "asc", context)
     cut = await cut_items(page, server.limits.page_bytes, server.big_work)
     if cut.page.has_more:
         return _ThreadSoFar(thread, cut, (), cut.encoded)
@@ -522,13 +612,41 @@ async def _page_beside_turn(
 async def threads_list(
     server: ServerHooks[Any], request: ThreadsListReq, context: Any
 ) -> PagedAnswer:
+    cut = await _page_of_threads(server, request, context)
+    return PagedAnswer(cut.shell, cut.encoded)
+
+
+async def threads_list_with_names(
+    server: ServerHooks[Any], request: ThreadsListReq, context: Any
+) -> PagedAnswer:
+    cut = await _page_of_threads(server, request, context)
+    untitled = [thread.id for thread in cut.page.data if not thread.title]
+    names = {thread_id: await name_of(server, thread_id, context) for thread_id in untitled}
+    shell = cut.shell
+    shell.names = {thread_id: name for thread_id, name in names.items() if name}
+    return PagedAnswer(shell, cut.encoded)
+
+
+async def name_of(server: ServerHooks[Any], thread_id: str, context: Any) -> str:
+    """Return the first words of the user in a thread."""
+    try:
+        page = await server.store.load_thread_items(
+            thread_id, None, _NAMED_BY_THE_FIRST, "asc", context
+        )
+    except NotFoundError:
+        return ""  # deleted meanwhile
+    return next((name for item in page.data if (name := first_words(item))), "")
+
+
+async def _page_of_threads(
+    server: ServerHooks[Any], request: ThreadsListReq, context: Any
+) -> CutPage[ThreadMetadata]:
     params, limits = request.params, server.limits
-    limit = _page_size(params.limit, limits)
+    limit = page_size(params.limit, limits)
     page = await server.store.load_threads(
         limit=limit, after=params.after, order=params.order, context=context
     )
-    cut = await cut_threads(page, limits.page_bytes, server.big_work)
-    return PagedAnswer(cut.shell, cut.encoded)
+    return await cut_threads(page, limits.page_bytes, server.big_work)
 
 
 async def items_list(server: ServerHooks[Any], request: ItemsListReq, context: Any) -> PagedAnswer:
@@ -557,7 +675,7 @@ async def _page_of_items(
 ) -> CutPage[ThreadItem]:
     await server.live_turns.ready_to_read(params.thread_id)
     await load_thread(server.store, params.thread_id, context)
-    limit = _page_size(params.limit, server.limits)
+    limit = page_size(params.limit, server.limits)
     page, _running = await _page_beside_turn(
         server, params.thread_id, params.after, limit, params.order, context
     )
@@ -673,14 +791,14 @@ async def _stored_answer(
     if is_hidden(item):
         return SyncCustomActionResponse()
     if item.thread_id == thread.id:
-        # Keep turns from beginning: a retry may delete the item between the look and the save.
+        # Keep turns from beginning: a retry may delete the item between a look and a save.
         async with server.live_turns.alone(thread.id):
-            if await server.store.has_item(thread.id, item.id, context):
-                await server.store.save_item(thread.id, item, context=context)
+            with suppress(NotFoundError):
+                await server.store.update_item(thread.id, item, context=context)
     return answer
 
 
-def _page_size(limit: int | None, limits: RequestLimits) -> int:
+def page_size(limit: int | None, limits: RequestLimits) -> int:
     """Return how many to load: 20 unless asked for, and no more than the limits allow."""
     if limit is not None and limit < 0:
         raise InvalidRequestError("params.limit can't be negative")
@@ -730,10 +848,11 @@ ANSWERED: dict[type[Any], Callable[[Any, Any, Any], Awaitable[BaseModel | PagedA
     ThreadsSyncCustomActionReq: threads_sync_custom_action,
 }
 
-ANSWERED_WITH_ENDINGS: dict[
-    type[Any], Callable[[Any, Any, Any], Awaitable[BaseModel | PagedAnswer]]
-] = {
-    **ANSWERED,
+WITH_ENDINGS: dict[type[Any], Callable[[Any, Any, Any], Awaitable[PagedAnswer]]] = {
     ThreadsGetByIdReq: threads_get_by_id_with_endings,
     ItemsListReq: items_list_with_endings,
+}
+
+WITH_NAMES: dict[type[Any], Callable[[Any, Any, Any], Awaitable[PagedAnswer]]] = {
+    ThreadsListReq: threads_list_with_names,
 }

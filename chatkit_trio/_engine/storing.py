@@ -68,7 +68,9 @@ class Storing:
         self._context = context
         self._left = leftovers
         self._seconds = seconds
-        self._tries = 0
+        self.tries = 0
+        """How often it was tried to store all in one step."""
+        self._failures = 0
         self._tries_alone: dict[str, int] = {}
         self._is_given_up = False
         self._longest_delay = _LONGEST_DELAY
@@ -77,6 +79,7 @@ class Storing:
     async def once(self) -> None:
         """Store all that is left in one step; raise what the store raises."""
         settlement = self._left.settlement()
+        self.tries += 1
         try:
             await self._store.settle(settlement, self._context)
         except (NotFoundError, StoreError, TurnFencedError):
@@ -163,22 +166,22 @@ class Storing:
             return True
         except Exception as raised:
             error = raised
-        self._tries += 1
+        self._failures += 1
         self._log(f"hadn't ended after {seconds} s" if error is None else "failed", error)
         store_is_away = error is None or isinstance(error, StoreError)
-        return self._tries >= _TRIES_TOGETHER[store_is_away] and await self._one_by_one()
+        return self._failures >= _TRIES_TOGETHER[store_is_away] and await self._one_by_one()
 
     def _log(self, what: str, error: Exception | None) -> None:
         logger.log(
-            logging.ERROR if self._tries == 1 else logging.WARNING,
+            logging.ERROR if self._failures == 1 else logging.WARNING,
             "settling %s of thread %s %s (try %d); items %s aren't stored%s; it is tried again",
             self._left.turn_id,
             self._left.thread_id,
             what,
-            self._tries,
+            self._failures,
             [item.id for item in self._left.settlement().new_items],
             ", and are in the journal" if self._left.in_journal else "",
-            exc_info=error if self._tries == 1 else None,
+            exc_info=error if self._failures == 1 else None,
         )
 
     async def _one_by_one(self) -> bool:

@@ -54,6 +54,17 @@ from typing import Any, Generic, TypeAlias
 import trio
 
 from chatkit_trio.errors import ChatKitError, StoreError
+from chatkit_trio.observe import (
+    FirstEventSent,
+    RequestRefused,
+    StoreOperation,
+    TurnAsked,
+    TurnBegan,
+    TurnEnded,
+    TurnInfo,
+    TurnSettled,
+    TurnSettling,
+)
 from chatkit_trio.store import Fence, TContext, fence
 from chatkit_trio.types import (
     StreamOptions,
@@ -72,6 +83,7 @@ from .owner_limits import Slot
 from .policy import TurnPolicy
 from .remote import Reader
 from .settling import told_at_end
+from .story import Story
 from .streaming import takes_component_updates
 from .wire import error_event, frame, refusal_event
 from .wrong_loop import hint_at_loop
@@ -153,11 +165,18 @@ class Turn(Generic[TContext]):
         self.ending = Ending(self.id, policy.settle_timeout)
         self.answer: Answer | None = None
         """What there is of the turn from its first write on."""
+        self.task: trio.lowlevel.Task | None = None
+        """The task that runs the turn, while one does."""
         self.slot: Slot | None = None
         """The owner's slot that this turn has until it is settled, if turns are limited."""
         self._options: StreamOptions | None = None
         self._leader_takes_components = False
         self._fence: Fence | None = None
+        self._came_at: float | None = None
+        self._settling_since = 0.0
+        self._info: TurnInfo | None = None
+        self._failure: BaseException | None = None
+        self._end_is_told = False
 
     # --- What user code may ask and do ---------------------------------------------------------
 
@@ -252,7 +271,18 @@ class Turn(Generic[TContext]):
     @property
     def end_reason(self) -> str:
         """How the turn ended, for clients that ask: "finished", or the `CancelReason`."""
-        return "finished" if self.cancel_reason is None else self.cancel_reason.value
+        return _told(self.cancel_reason)
+
+    @property
+    def seconds(self) -> float:
+        """Since it was asked for; 0 before it runs."""
+        return 0.0 if self._came_at is None else trio.current_time() - self._came_at
+
+    @property
+    def settling_seconds(self) -> float | None:
+        """Since its answer was over, while that isn't stored; else None."""
+        is_settling = self.state is TurnState.SETTLING
+        return trio.current_time() - self._settling_since if is_settling else None
 
     @property
     def longest_settling(self) -> float:
@@ -360,6 +390,11 @@ class Turn(Generic[TContext]):
         writes, and records it, where several processes share the store.
         """
         _current_turn.set(self)
+        self.task = trio.lowlevel.current_task()
+        self._came_at = trio.current_time()
+        if self.story.is_watched:
+            self.ending.tell_operation = self._tell_operation
+            self.story.tell(TurnAsked(self.info))
         takes_component_updates.set(self._leader_takes_components)
         try:
             with self.cancel_scope:
@@ -367,7 +402,8 @@ class Turn(Generic[TContext]):
             if not self.has_begun and (told := told_at_end(self.ending.reason)) is not None:
                 self.log.append(frame(told))
         except GeneratorExit:
-            raise  # the coroutine is being thrown away
+            self._end_is_told = True  # the coroutine is being thrown away
+            raise
         except BaseException as error:  # noqa: ASYNC103
             if ends_process(error):
                 raise
@@ -379,6 +415,7 @@ class Turn(Generic[TContext]):
         finally:
             if not self.has_begun:
                 self._release()
+            self._tell_end()
             self._end()
 
     async def _begin_and_answer(
@@ -417,6 +454,7 @@ class Turn(Generic[TContext]):
             self.log,
             prepared,
             self.hooks.foreign_models,
+            self.hooks.journal_writer,
         )
         journal = self.hooks.store.journal
         if journal is not None:
@@ -424,7 +462,7 @@ class Turn(Generic[TContext]):
             self.answer.settling.left.in_journal = True
             if begin is None:
                 begin_entry = partial(journal.begin, self.id, self.thread_id, self.context)
-                await self.ending.write(begin_entry)
+                await self.ending.write(begin_entry, "journal.begin")
         await self.ending.write(self.request.began)
         if begin is not None:
             await self.ending.read(partial(self.request.refresh, prepared.thread))
@@ -435,7 +473,7 @@ class Turn(Generic[TContext]):
         self.first_write_begins()
         prepared = await self.ending.read(partial(self.request.prepare, self.id))
         begin = partial(self.hooks.store.begin_turn, prepared.opening, self.context)
-        await self.ending.write(begin)
+        await self.ending.write(begin, "begin_turn")
         return prepared
 
     def first_write_begins(self) -> None:
@@ -459,21 +497,42 @@ class Turn(Generic[TContext]):
     async def _run_answer(self, error: Exception | None) -> None:
         answer = self._begun
         self.state = TurnState.ANSWERING
+        if self.story.is_heard:
+            self.story.tell(TurnBegan(self.info, self.seconds))
         async with trio.open_nursery() as tasks:
             if error is None:
                 error = self._greet()
             if error is not None:
                 answer.handover.fail(error)
+            elif self.story.is_watched:
+                self.log.tap(self._tell_first_event)
             cut = await answer.perform(tasks)
             # Here, inside of the nursery, because leaving it waits for the user's cleanup.
             self.state = TurnState.SETTLING
-            outcome = await answer.settle(self.hooks.handle_stream_cancelled)
-            answer.announce(outcome)
-            self.log.close()
-            if outcome.is_stored or await answer.settling.storing.until_stored():
-                self._release()
+            await self._settle(answer)
             if cut is not None:
                 raise cut
+
+    async def _settle(self, answer: Answer) -> None:
+        """Store what is left and tell what came of it; returns when it is stored or given up."""
+        began_at = self._settling_since = trio.current_time()
+        self.log.untap(self._tell_first_event)
+        reason = answer.close()
+        if reason is CancelReason.FAILED:
+            self._failure = answer.handover.failure
+        if self.story.is_watched:
+            self.story.tell(TurnSettling(self.info, _told(reason)))
+        outcome = await answer.settle(self.hooks.handle_stream_cancelled)
+        answer.announce(outcome)
+        self.log.close()
+        storing = answer.settling.storing
+        is_stored = outcome.is_stored or await storing.until_stored()
+        if is_stored:
+            self._release()
+        if self.story.is_watched:
+            seconds = trio.current_time() - began_at
+            self.story.tell(TurnSettled(self.info, seconds, storing.tries, is_stored))
+        self._tell_end()
 
     def _greet(self) -> Exception | None:
         """Send what the first writes have made, and the options; return what went wrong."""
@@ -499,12 +558,49 @@ class Turn(Generic[TContext]):
     def _refuse(self, error: BaseException) -> None:
         """Tell the client why its request wasn't carried out."""
         hint_at_loop(error)
-        failure = unwrapped(error)
+        failure = self._failure = unwrapped(error)
+        code = failure.code if isinstance(failure, ChatKitError) else ChatKitError.code
+        self.story.tell(RequestRefused(code, self.request.kind, failure))
         if isinstance(failure, ChatKitError) and failure.http_status < 500:
             self.log.append(frame(refusal_event(failure)))
             return
         logger.error("a streaming request failed before its turn began", exc_info=error)
         self.log.append(frame(error_event(failure)))
+
+    # --- What observers are told ---------------------------------------------------------------
+
+    @property
+    def story(self) -> Story:
+        """Tells the log and the observers."""
+        return self.hooks.turn_story
+
+    @property
+    def info(self) -> TurnInfo:
+        """What events say of this turn."""
+        if self._info is None:
+            try:
+                owner = str(self.hooks.get_owner(self.context))
+            except Exception:
+                logger.exception("get_owner() failed; %s is told of without its owner", self.id)
+                owner = ""
+            self._info = TurnInfo(self.id, self.thread_id, self.request.kind, owner)
+        return self._info
+
+    def _tell_first_event(self, _frame: bytes) -> None:
+        self.log.untap(self._tell_first_event)
+        self.story.tell(FirstEventSent(self.info, self.seconds))
+
+    def _tell_operation(self, name: str, seconds: float, is_done: bool) -> None:
+        self.story.tell(StoreOperation(self.info, name, seconds, is_done))
+
+    def _tell_end(self) -> None:
+        """Tell that the turn is over, once."""
+        if self._end_is_told or not self.story.is_heard:
+            return
+        self._end_is_told = True
+        reason = self.end_reason if self.has_begun or self.ending.is_cut else "refused"
+        events = self.log.next_number
+        self.story.tell(TurnEnded(self.info, reason, self.seconds, events, self._failure))
 
     def _release(self) -> None:
         """Let go of the thread: all that will be stored is."""
@@ -520,12 +616,17 @@ class Turn(Generic[TContext]):
         self.log.close()
         self._free_slot()
         self.state = TurnState.ENDED
+        self.task = None
         self.options_known.set()
         self.ended.set()
 
     def _free_slot(self) -> None:
         if self.slot is not None:
             self.slot.free()
+
+
+def _told(reason: CancelReason | None) -> str:
+    return "finished" if reason is None else reason.value
 
 
 Begin: TypeAlias = Callable[[Turn[Any]], Awaitable[PreparedRequest]]

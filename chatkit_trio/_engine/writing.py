@@ -31,6 +31,7 @@ from .frames import ComponentFrame
 from .items import (
     AddItem,
     DeleteItem,
+    DropItem,
     RequireNew,
     SaveItem,
     StoreEffect,
@@ -38,6 +39,7 @@ from .items import (
     UpdateStoredItem,
     id_conflict,
 )
+from .journal import JournaledTurn, JournalWriter
 from .thread_state import ThreadWatch, as_metadata
 from .wire import frame, item_to_json, thread_answer
 
@@ -45,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 _T = TypeVar("_T")
-_Write: TypeAlias = AddItem | SaveItem | DeleteItem
+_Write: TypeAlias = AddItem | SaveItem | DeleteItem | DropItem
 
 
 @dataclass(eq=False, slots=True)
@@ -91,6 +93,8 @@ class ThreadWriter:
         ending: Ending,
         items: TurnItems,
         watch: ThreadWatch,
+        journal: JournalWriter | None,
+        journaled: JournaledTurn,
         name: str,
     ) -> None:
         self._name = name
@@ -100,6 +104,8 @@ class ThreadWriter:
         self._store = store
         self._context = context
         self._ending = ending
+        self._journal = journal
+        self._journaled = journaled
 
     async def write(self, step: Step) -> bytes | None:
         """Do what the step asks of the store; return the frame to send, if there is one."""
@@ -108,7 +114,7 @@ class ThreadWriter:
                 return step.frame
             case RequireNew(item_id=item_id):
                 has_item = partial(self._store.has_item, self.thread_id, item_id, self._context)
-                if await self._ask(has_item):
+                if await self._ask(has_item, "has_item"):
                     self.items.forget(item_id)
                     step.error = id_conflict(item_id)
                     return None
@@ -128,7 +134,8 @@ class ThreadWriter:
     async def save_thread(self) -> bytes:
         """Save the thread as `respond` has left it; return the frame that says so."""
         snapshot = as_metadata(self.watch.thread)
-        await self._ask(partial(self._store.update_thread, snapshot, self._context))
+        update = partial(self._store.update_thread, snapshot, self._context)
+        await self._ask(update, "update_thread")
         self.watch.saved(snapshot)
         return frame(ThreadUpdatedEvent(thread=thread_answer(snapshot)))
 
@@ -149,12 +156,26 @@ class ThreadWriter:
             case AddItem():
                 await self._add(effect)
             case SaveItem():
-                await self._ask(partial(store.save_item, thread_id, effect.item, context=context))
+                await self._take_back_in_journal(effect.item.id)
+                save = partial(store.save_item, thread_id, effect.item, context=context)
+                await self._ask(save, "save_item")
             case DeleteItem():
                 # One that fails isn't made up for: the item stays, for the client as well.
+                await self._take_back_in_journal(effect.item_id)
                 delete = partial(store.delete_thread_item, thread_id, effect.item_id)
-                await self._ask(partial(delete, context=context))
+                await self._ask(partial(delete, context=context), "delete_thread_item")
+            case DropItem():
+                await self._take_back_in_journal(effect.item_id)
         self.items.confirm(effect)
+
+    async def _take_back_in_journal(self, item_id: str) -> None:
+        """Have the journal forget an older state of an item, if it may have one.
+
+        If the process died then, the item would be made what it was.
+        """
+        if self._journal is not None and self._journaled.may_hold(item_id):
+            catch_up = partial(self._journal.catch_up, self._journaled)
+            await self._ask(catch_up, "journal.checkpoint")
 
     async def _add(self, effect: AddItem) -> None:
         store, item, tries = self._store, effect.item, 0
@@ -165,14 +186,15 @@ class ThreadWriter:
             await store.add_thread_item(self.thread_id, item, context=self._context)
 
         try:
-            await self._ask(add)
+            await self._ask(add, "add_thread_item")
             return
         except ConflictError as error:
             conflict = error
         if self.items.was_new(item.id):
             # The outcome of the first try was lost; or another process took this one for dead and
             # has stored an older state, which the fence tells.
-            await self._ask(partial(store.save_item, self.thread_id, item, context=self._context))
+            save = partial(store.save_item, self.thread_id, item, context=self._context)
+            await self._ask(save, "save_item")
             return
         if tries > 1 and await self._has_stored(item):
             return  # by the try whose outcome was lost
@@ -185,7 +207,7 @@ class ThreadWriter:
         """Say whether the store has just this item, and not another of its id."""
         load = partial(self._store.load_item, self.thread_id, item.id, context=self._context)
         try:
-            return item_to_json(await self._ask(load)) == item_to_json(item)
+            return item_to_json(await self._ask(load, "load_item")) == item_to_json(item)
         except NotFoundError:
             return False
 
@@ -193,7 +215,7 @@ class ThreadWriter:
         """Update an item that was stored earlier, and return it."""
         try:
             load = partial(self._store.load_item, self.thread_id, effect.item_id)
-            item = await self._ask(partial(load, context=self._context))
+            item = await self._ask(partial(load, context=self._context), "load_item")
         except NotFoundError:
             raise UnfitUpdate(effect.item_id, effect.update, "isn't in the thread") from None
         save = self.items.reopen(item, effect.update)
@@ -202,7 +224,7 @@ class ThreadWriter:
         await self._carry_out(save)
         return save.item
 
-    async def _ask(self, operation: Callable[[], Awaitable[_T]]) -> _T:
+    async def _ask(self, operation: Callable[[], Awaitable[_T]], name: str) -> _T:
         """Have the store do something; while it is away, again and again.
 
         Where several processes share a store, a turn outlives an outage for as long as no other
@@ -210,12 +232,12 @@ class ThreadWriter:
         """
         coordination = self._store.coordination
         if coordination is None:
-            return await self._ending.write(operation)
+            return await self._ending.write(operation, name)
         until = trio.current_time() + coordination.lease_timeout
         level = logging.ERROR
         while True:
             try:
-                return await self._ending.write(operation)
+                return await self._ending.write(operation, name)
             except StoreError as error:
                 if trio.current_time() >= until:
                     raise

@@ -14,13 +14,14 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_TABLE = "docs/how-to/migrate.md#asyncio-where-it-cant-be-avoided has a table of counterparts"
+_TABLE = "docs/how-to/asyncio.md has a table of counterparts"
 
 _NEEDS_ASYNCIO = (
-    "This needs asyncio, and hooks and stores run on trio. Let it run on asyncio with `await"
+    "This needs asyncio, and hooks and stores run on trio: write trio.sleep for asyncio.sleep, and"
+    " so on. What has no counterpart there runs on asyncio with `await"
     " run_on_asyncio(function, *args)`, or iterate over it with `iterate_on_asyncio(function,"
-    " *args)`, both of chatkit_trio.agents; wrap a store in chatkit_trio.stores.AsyncioStore; or"
-    f" use what trio has instead: {_TABLE}."
+    " *args)`, both of chatkit_trio.agents; a store, in chatkit_trio.stores.AsyncioStore."
+    f" {_TABLE}."
 )
 _NEEDS_TRIO = (
     "This needs trio, and tools of the Agents SDK or of pydantic-ai, and all that"

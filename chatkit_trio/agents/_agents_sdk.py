@@ -318,6 +318,12 @@ def _is_of_sdk(result: object) -> bool:
     return own is not None and getattr(method, "__func__", None) is own
 
 
+def _was_started(result: StreamedRun) -> bool:
+    """Say whether a result of the SDK has a task that runs it; one filled by a test hasn't."""
+    names = ("run_loop_task", "_run_impl_task")  # the latter until openai-agents 0.8
+    return any(getattr(result, name, None) is not None for name in names)
+
+
 def _is_tripwire(error: Exception) -> bool:
     """Say whether a guardrail tripped: nothing of such a run may be seen or remembered."""
     sdk = sys.modules.get("agents")
@@ -359,13 +365,16 @@ def stream_agent_response(
 
     Any other object with an async `stream_events()`, such as a test's made-up run, is read as it
     is, on trio: its events have to be like the SDK's, and its `cancel()`, if it has one, is called
-    when it is left early. Raises `TypeError` for a run of the SDK's own `Runner` and for what has
-    no events, and `RuntimeError` if the context or the run is being read already.
+    when it is left early. A result of the SDK that a test has filled is read on asyncio. Raises
+    `TypeError` for a run of the SDK's own `Runner` and for what has no events, and `RuntimeError`
+    if the context or the run is being read already.
     """
     approvals: Approvals | None = None
     if isinstance(result, AgentRun):
         approvals = result.approvals(context, approval_words)
         source: Source = result.source()
+    elif _is_of_sdk(result) and not _was_started(result):
+        source = _AgentSource(result.stream_events)
     elif _is_of_sdk(result):
         raise TypeError(
             f"stream_agent_response() reads runs of chatkit_trio.agents.Runner, not"

@@ -31,8 +31,9 @@ from ._approval import (
 )
 from ._context import AgentContext
 from ._history import waits_for_output, without_open_calls
-from ._reading import EventStream, FromModel, Pulled, RunEnded, Worker, turn_in_progress
+from ._reading import EventStream, FromModel, Pulled, RunEnded, Worker
 from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator, is_cut
+from ._telling import facts_of_request, facts_of_response, told_call, turn_in_progress
 from ._tools import Tool
 
 if TYPE_CHECKING:
@@ -211,7 +212,18 @@ class _ToolLoop:
         raise ModelError(f"the model still called tools when asked {self._max_rounds} times")
 
     async def _ask(self, emit: _Emit) -> list[Any]:
-        """Stream one answer and return its items. Raises `ModelError` if it breaks off."""
+        """Ask the model and return the items of its answer. Raises `ModelError` if it breaks off.
+
+        Observers are told of the call.
+        """
+        model = str(self._request.get("model", ""))
+        with told_call("model", model, facts_of_request(self._client, model)) as learned:
+            output = await self._stream(emit)
+            if learned is not None and self.last_response is not None:
+                learned |= facts_of_response(self.last_response)
+        return output
+
+    async def _stream(self, emit: _Emit) -> list[Any]:
         output: list[Any] = []
         is_over = False
         async with (
@@ -258,7 +270,8 @@ class _ToolLoop:
         turn = turn_in_progress()
 
         async def run(index: int, call: Any) -> None:
-            results[index] = _function_result(call.call_id, await self._call_tool(call))
+            output = await self._call_tool(call, call.call_id)
+            results[index] = _function_result(call.call_id, output)
             if turn is not None:
                 turn.still_working()
 
@@ -335,7 +348,7 @@ class _ToolLoop:
     async def _decided(self, call: ApprovalCall) -> Any:
         if call not in self._approvals.approved:
             return _function_result(call.id, outcome(call))
-        output = with_comment(await self._call_tool(call), call)
+        output = with_comment(await self._call_tool(call, call.id), call)
         await self._approvals.done(call, output)
         return _function_result(call.id, output)
 
@@ -356,11 +369,11 @@ class _ToolLoop:
         reason = call.comment if is_approved else outcome(call)
         return answer | ({"reason": reason} if reason else {})
 
-    async def _call_tool(self, call: Any) -> str:
+    async def _call_tool(self, call: Any, call_id: str) -> str:
         tool = self._tools.get(call.name)
         if tool is None:
             return f"There is no tool {call.name}."
-        return await tool.answer(self._context, call.arguments)
+        return await tool.answer(self._context, call.arguments, call_id)
 
 
 _CALLS = frozenset(("function_call", "mcp_approval_request"))
@@ -441,7 +454,7 @@ def check_failure(event: Any) -> None:
     """Raise `ModelError` if the event says that the answer failed, or isn't an event."""
     kind = getattr(event, "type", None)
     if not isinstance(kind, str):
-        raise ModelError(f"the model's stream has something that is no event: {event!r:.200}")
+        raise ModelError(f"the model's stream has a {type(event).__name__} that is no event")
     if kind == "error":
         raise ModelError(f"the model's stream failed: {_said(event)}")
     response = getattr(event, "response", None)

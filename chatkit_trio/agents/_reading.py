@@ -21,13 +21,14 @@ from typing import Any, Protocol, Self, TypeVar
 import trio
 
 from chatkit_trio._engine.groups import unwrapped
-from chatkit_trio.server import Turn, current_turn
+from chatkit_trio.server import Turn
 from chatkit_trio.types import ThreadStreamEvent
 
 from ._approval import Approvals, ApprovalWanted
 from ._asyncio_thread import CLOSE_TIMEOUT, AsyncioTask, Outlet, asyncio_thread
 from ._context import AgentContext
 from ._queue import EventQueue
+from ._telling import turn_in_progress
 
 logger = logging.getLogger(__name__)
 
@@ -80,14 +81,6 @@ class Source(ABC):
     def takes_back(self, error: Exception) -> bool:
         """Say whether this error means that every item of the run has to be removed."""
         return False
-
-
-def turn_in_progress() -> Turn[Any] | None:
-    """Return the turn of the calling task, None outside of turns."""
-    try:
-        return current_turn()
-    except RuntimeError:
-        return None
 
 
 class StreamedRun(Protocol):

@@ -169,9 +169,12 @@ class ResponseTranslator:
     async def resume(self) -> None:
         """Continue the workflow that the last turn left open, if the thread ends with one.
 
-        A client tool call may stand behind it: then this turn was begun by the tool's output.
+        A client tool call may stand behind it: then this turn was begun by the tool's output. One
+        that was put into the context before the run is in progress as it is.
         """
         context = self._context
+        if context.workflow_item is not None and is_shown(context.workflow_item.workflow):
+            self._open_workflow = context.workflow_item
         page = await context.store.load_thread_items(
             context.thread.id, None, 2, "desc", context.request_context
         )

@@ -16,6 +16,7 @@ from chatkit_trio._engine.groups import unwrapped
 from chatkit_trio.errors import BaseStreamError
 
 from ._context import AgentContext
+from ._telling import told_call
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +75,18 @@ class Tool:
             logger.exception("needs_approval of tool %s failed, so the user is asked", self.name)
             return True
 
-    async def answer(self, context: AgentContext[Any], arguments: str) -> str:
+    async def answer(
+        self, context: AgentContext[Any], arguments: str, call_id: str | None = None
+    ) -> str:
         """Call the function and return the text for the model.
 
         If the arguments don't fit, the text says why; for any other error it only says that the
         tool failed. A `StreamError` or `CustomStreamError` is raised, and ends the answer.
+        `call_id` is the model's name for the call, for observers.
         """
         try:
-            return await self.call(context, arguments)
+            with told_call("tool", self.name, self._facts(call_id)):
+                return await self.call(context, arguments)
         except ValidationError as error:
             problems = error.json(include_url=False, include_input=False)
             return f"The arguments don't fit the tool's schema: {problems}"
@@ -92,6 +97,14 @@ class Tool:
                 raise cause from error
             logger.exception("tool %s failed", self.name)
             return _FAILED
+
+    def _facts(self, call_id: str | None) -> dict[str, Any]:
+        facts = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": self.name,
+            "gen_ai.tool.type": "function",
+        }
+        return facts if call_id is None else facts | {"gen_ai.tool.call.id": call_id}
 
 
 @overload

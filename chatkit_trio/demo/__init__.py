@@ -3,6 +3,6 @@
 `python -m chatkit_trio demo` serves it. Try to stop an answer, reload the page, or kill the server.
 """
 
-from ._assistant import demo_app, demo_server
+from ._assistant import demo_app, demo_server, who_answers
 
-__all__ = ["demo_app", "demo_server"]
+__all__ = ["demo_app", "demo_server", "who_answers"]

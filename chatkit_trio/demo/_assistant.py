@@ -12,7 +12,7 @@ from chatkit_trio.server import ChatKitServer, TurnPolicy
 from chatkit_trio.store import Store
 from chatkit_trio.stores import SQLiteStore
 from chatkit_trio.testing import SlowStore
-from chatkit_trio.web import create_app
+from chatkit_trio.web import ChatPage, create_app
 
 from ._scripted import ScriptedAssistant
 
@@ -49,6 +49,30 @@ def demo_server(
     return ModelAssistant(store, policy=DEMO_POLICY, owner_limits=DEMO_LIMITS)
 
 
-def demo_app(database: str | os.PathLike[str], *, slow_writes: float = 0.0) -> QuartTrio:
+DEMO_PAGE = ChatPage(
+    prompts=[
+        {"icon": "sparkle", "label": "What can you help me with?"},
+        {"icon": "lightbulb", "label": "Explain structured concurrency"},
+        {"icon": "cube", "label": "Which database fits a chat app?"},
+        {"icon": "stop", "label": "What happens when I stop an answer?"},
+    ]
+)
+
+
+def demo_app(
+    database: str | os.PathLike[str], *, slow_writes: float = 0.0, admin_token: str | None = None
+) -> QuartTrio:
     """Return the demo's app: `demo_server` with the chat page; all visitors share the threads."""
-    return create_app(demo_server(database, slow_writes=slow_writes))
+    server = demo_server(database, slow_writes=slow_writes)
+    return create_app(server, page=DEMO_PAGE, admin_token=admin_token)
+
+
+def who_answers() -> str:
+    """Return who answers in the demo, and how to change that, as a sentence."""
+    if not os.environ.get("OPENAI_API_KEY"):
+        return "Offline: a script answers. With OPENAI_API_KEY in the environment, a model does"
+    from ._model import DEFAULT_MODEL
+
+    model = os.environ.get("OPENAI_MODEL", DEFAULT_MODEL)
+    base_url = os.environ.get("OPENAI_BASE_URL")
+    return f"The model {model} answers" + (f", at {base_url}" if base_url else "")

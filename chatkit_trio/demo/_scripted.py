@@ -46,6 +46,7 @@ Step: TypeAlias = tuple[float, ThreadStreamEvent]
 """An event, and how many seconds to wait before it."""
 
 _HISTORY_LENGTH = 40
+_LIST_ITEM = re.compile(r"(\d+\.|[-*]) ")
 _LAST_WORDS = 6
 _THINKING_TIME = 0.6  # seconds a thought
 
@@ -97,6 +98,7 @@ class ScriptedAssistant(ChatKitServer[Any]):
         _note_what_was_said(thread, cut)
         topic = topic_named(text_of(message))
         if wants_more(text_of(message)) and _rest(thread):
+            _begin_item_again(thread)
             yield from self._tell(thread, _rest(thread), context)
         elif cut is not None and topic is None:
             yield from self._say(thread, f"{_excuse(cut)} Shall I go on?", context)
@@ -178,6 +180,14 @@ def _rest(thread: ThreadMetadata) -> str:
     """Return the part of the latest script that hasn't been said yet."""
     script: str = thread.metadata.get("script", "")
     return script[thread.metadata.get("said", 0) :].lstrip()
+
+
+def _begin_item_again(thread: ThreadMetadata) -> None:
+    """Say an item of a list from its beginning: the rest alone would be a paragraph, not a list."""
+    script, said = thread.metadata["script"], thread.metadata["said"]
+    line = script.rfind("\n", 0, said) + 1
+    if _LIST_ITEM.match(script, line):
+        thread.metadata["said"] = line
 
 
 def _excuse(cut: CutAnswer) -> str:

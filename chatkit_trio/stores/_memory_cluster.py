@@ -202,6 +202,10 @@ class MemoryCluster:
         unbroken = self._clock() - self._nodes[judge].unbroken_since
         return self.is_heard(judge) and unbroken >= self.lease_timeout
 
+    def living_nodes(self, judge: str) -> list[str]:
+        """Return the nodes that aren't dead for this one."""
+        return [name for name in self._nodes if not self.is_dead(name, judge)]
+
     def post(self, name: str, message: bytes, sender: str) -> None:
         """Put a message into the box of a node that isn't dead."""
         if not self.is_dead(name, sender):

@@ -98,6 +98,10 @@ class MemoryCoordination(Coordination[TContext]):
         live = [turn.turn_id for turn in turns if turn.node == node and not turn.is_abandoned]
         return News(messages, frozenset(live))
 
+    async def nodes(self) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return self._cluster.living_nodes(self.open_node())
+
     def open_node(self) -> str:
         """Return the id of this node. Raises `RuntimeError` if the store isn't open."""
         if not self.node:

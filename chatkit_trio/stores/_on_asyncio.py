@@ -24,8 +24,10 @@ from chatkit_trio.agents._asyncio_thread import (
 )
 from chatkit_trio.errors import NotFoundError
 from chatkit_trio.store import (
+    ActiveThread,
     Opening,
     RequestRecord,
+    SearchHit,
     Settlement,
     Store,
     StoreItemType,
@@ -173,6 +175,12 @@ class AsyncioStore(Store[TContext]):
 
     # --- What a store may have besides ---------------------------------------------------------
 
+    async def update_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
+        if self._own("update_item") is None:
+            await super().update_item(thread_id, item, context)
+        else:
+            await self._call("update_item", thread_id=thread_id, item=item, context=context)
+
     async def update_thread(self, thread: ThreadMetadata, context: TContext) -> None:
         if self._own("update_thread") is None:
             await super().update_thread(thread, context)
@@ -226,6 +234,26 @@ class AsyncioStore(Store[TContext]):
             await self._call(
                 "delete_items_after", thread_id=thread_id, item_id=item_id, context=context
             )
+
+    async def load_threads_by_activity(
+        self, limit: int, after: str | None, context: TContext
+    ) -> Page[ActiveThread]:
+        if not isinstance(self.wrapped, Store):  # another method may have that name
+            return await super().load_threads_by_activity(limit, after, context)
+        page = await self._call(
+            "load_threads_by_activity", limit=limit, after=after, context=context
+        )
+        return cast("Page[ActiveThread]", page)
+
+    async def search_threads(
+        self, query: str, limit: int, after: str | None, context: TContext
+    ) -> Page[SearchHit]:
+        if not isinstance(self.wrapped, Store):
+            return await super().search_threads(query, limit, after, context)
+        page = await self._call(
+            "search_threads", query=query, limit=limit, after=after, context=context
+        )
+        return cast("Page[SearchHit]", page)
 
     async def ping(self) -> None:
         if self._own("ping") is None:

@@ -21,7 +21,7 @@ from . import _postgresql_turns as turns
 from ._postgresql_calls import Connection
 from ._postgresql_database import Database
 from ._postgresql_journal import PostgreSQLJournal
-from ._postgresql_node import THREADS_CHANNEL
+from ._postgresql_node import LIVING_NODES, THREADS_CHANNEL
 from ._postgresql_statements import Statement
 from ._postgresql_usage import PostgreSQLUsage, slot_changes
 from ._records import check_opening, owner_of
@@ -98,6 +98,11 @@ class PostgreSQLCoordination(Coordination[TContext]):
         messages, live = await self._database.keep(lambda node, call: node.renew(call, *others))
         self._usage.written(changes)
         return News(messages, live)
+
+    async def nodes(self) -> list[str]:
+        mine = {"node": self._database.node.id}
+        cursors = await self._database.read(Statement(LIVING_NODES, mine))
+        return [node for (node,) in cursors[0]]
 
     async def listen(self) -> None:
         """Pass the hints of other nodes on, until cancelled; connects again if it has to.

@@ -7,6 +7,8 @@ what is stored but the fence: the row of the turn in whose name is written.
 
 from __future__ import annotations
 
+import itertools
+import logging
 import math
 import time
 from collections import deque
@@ -34,6 +36,11 @@ from ._postgresql_settings import Settings, connect
 from ._postgresql_statements import Cursor, Statement, in_one_trip, is_alive, pipeline, undone
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_WRITES_BEFORE_UPKEEP = 128
+"""After so many writes the thread that has done the last one does what can be done later."""
 
 _TRIES = 5
 """How often a transaction is begun anew that another has undone."""
@@ -118,8 +125,17 @@ class Database:
     """The connections to one database. All of its methods are for the trio thread."""
 
     def __init__(
-        self, settings: Settings, *, min_connections: int, max_connections: int, may_migrate: bool
+        self,
+        settings: Settings,
+        *,
+        min_connections: int,
+        max_connections: int,
+        may_migrate: bool,
+        upkeep: Callable[[Transaction], object],
     ) -> None:
+        self._upkeep = upkeep
+        self._writes = itertools.count(1)
+        self._upkeep_is_well = True
         self._settings = settings
         self._sizes = min_connections, max_connections
         self._may_migrate = may_migrate
@@ -162,7 +178,9 @@ class Database:
         end, and its outcome is what the caller gets. Raises `TurnFencedError` if `turn_id` isn't
         live here.
         """
-        return await self._writing.write(lambda call: self._write(call, transaction, turn_id))
+        return await self._writing.write(
+            lambda call: self._write_and_keep(call, transaction, turn_id)
+        )
 
     async def read(self, *statements: Statement) -> list[Cursor]:
         """Carry out queries on one snapshot, in one round trip."""
@@ -231,6 +249,22 @@ class Database:
         if self._node is not None:
             self._node.leave(call)
             self._node = None
+
+    def _write_and_keep(
+        self, call: Call, transaction: Callable[[Transaction], T], turn_id: str | None
+    ) -> T:
+        value = self._write(call, transaction, turn_id)
+        if next(self._writes) % _WRITES_BEFORE_UPKEEP == 0:
+            # What was written is written, whatever becomes of this.
+            try:
+                self._write(call, self._upkeep, None)
+            except Exception:
+                if self._upkeep_is_well:
+                    logger.exception("the index for searches can't be written; it is tried again")
+                self._upkeep_is_well = False
+            else:
+                self._upkeep_is_well = True
+        return value
 
     def _write(self, call: Call, transaction: Callable[[Transaction], T], turn_id: str | None) -> T:
         fence = None

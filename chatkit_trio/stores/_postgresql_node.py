@@ -45,6 +45,10 @@ IS_DEAD: LiteralString = """
 """
 """Whether the row `node` is missing or a dead node's, as the node `%(node)s` sees it."""
 
+LIVING_NODES: LiteralString = f"""
+    SELECT id FROM nodes AS node WHERE id = %(node)s OR NOT {IS_DEAD}
+"""
+
 _RENEW: LiteralString = """
     INSERT INTO nodes (id, lock, lease, returned_at)
     VALUES (

@@ -19,9 +19,7 @@ from chatkit_trio.types import ThreadItem
 from ._postgresql_database import Transaction
 from ._postgresql_node import THREADS_CHANNEL
 from ._postgresql_statements import Cursor, Statement
-from ._records import encode_item, repaired_text
-
-_LARGEST = 2**63 - 1
+from ._records import encode_item, one_more, repaired_text
 
 _THREAD: LiteralString = "SELECT data FROM threads WHERE id = %(thread)s AND owner = %(owner)s"
 
@@ -114,6 +112,11 @@ _SAVE_ITEM: LiteralString = f"""
     WITH thread AS MATERIALIZED ({_LOCK_THREAD})
     INSERT INTO items (thread, id, data) SELECT seq, %(item)s, %(data)s FROM thread
     ON CONFLICT (thread, id) DO UPDATE SET data = excluded.data
+"""
+_UPDATE_ITEM: LiteralString = f"""
+    WITH thread AS MATERIALIZED ({_LOCK_THREAD})
+    UPDATE items SET data = %(data)s FROM thread
+    WHERE items.thread = thread.seq AND items.id = %(item)s
 """
 
 _KEEP_PLACES: LiteralString = """
@@ -264,7 +267,7 @@ def delete_thread(tx: Transaction, owner: str, thread_id: str) -> None:
 
 def load_threads(owner: str, limit: int, after: str | None, order: str) -> tuple[Statement, ...]:
     """Ask for the place of the cursor, and for a page and one more, which says that there are."""
-    parameters = {"owner": owner, "after": after, "limit": _one_more(limit)}
+    parameters = {"owner": owner, "after": after, "limit": one_more(limit)}
     return Statement(_PLACE_OF_THREAD, parameters), Statement(THREAD_PAGES[order], parameters)
 
 
@@ -282,7 +285,7 @@ def load_items(
     owner: str, thread_id: str, after: str | None, limit: int, order: str
 ) -> tuple[Statement, ...]:
     """Ask for thread and cursor, and for a page and one more, which says that there are."""
-    parameters = {"owner": owner, "thread": thread_id, "item": after, "limit": _one_more(limit)}
+    parameters = {"owner": owner, "thread": thread_id, "item": after, "limit": one_more(limit)}
     return Statement(_PLACE_OF_CURSOR, parameters), Statement(ITEM_PAGES[order], parameters)
 
 
@@ -334,6 +337,12 @@ def save_item(tx: Transaction, owner: str, thread_id: str, item_id: str, text: s
     parameters = {"owner": owner, "thread": thread_id, "item": item_id, "data": text}
     if tx.finish(Statement(_SAVE_ITEM, parameters))[0].rowcount == 0:
         raise no_thread(thread_id)
+
+
+def update_item(tx: Transaction, owner: str, thread_id: str, item_id: str, text: str) -> None:
+    parameters = {"owner": owner, "thread": thread_id, "item": item_id, "data": text}
+    if tx.finish(Statement(_UPDATE_ITEM, parameters))[0].rowcount == 0:
+        raise no_item(thread_id, item_id)
 
 
 def delete_item(tx: Transaction, owner: str, thread_id: str, item_id: str) -> None:
@@ -483,10 +492,6 @@ def _request_parameters(owner: str, record: RequestRecord) -> dict[str, object]:
 
 def _without_nul(text: str) -> str:
     return repaired_text(text).replace("\x00", "\ufffd")
-
-
-def _one_more(limit: int) -> int:
-    return min(limit, _LARGEST - 1) + 1  # sys.maxsize is a usual way to ask for all
 
 
 def no_thread(thread_id: str) -> NotFoundError:

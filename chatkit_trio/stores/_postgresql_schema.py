@@ -181,10 +181,141 @@ _PLACES_OF_WHAT_IS_GONE: tuple[LiteralString, ...] = (
     "CREATE INDEX gone_threads_by_age ON gone_threads (gone_at)",
 )
 
+# What threads are sorted by, and the index for searches with what it hasn't got yet. Triggers keep
+# them, because the servers of the release before write on. They read the time and the type of an
+# item out of its text: the first fields of these names are its own, for what looks like them in a
+# string has a backslash before its quotes. Parsing the text would fail for some that can be stored,
+# and would cost more. The names of tables have their schema, for others may write in any session.
+_MADE: LiteralString = """"created_at":"([^"]*)Z"(?:,"type":"([a-z_]*)")?"""
+
+_ACTIVITY_AND_SEARCH: tuple[LiteralString, ...] = (
+    """
+    CREATE TABLE activity (
+        thread bigint PRIMARY KEY REFERENCES threads (seq) ON DELETE CASCADE,
+        owner text COLLATE "C" NOT NULL,
+        id text COLLATE "C" NOT NULL,
+        active text COLLATE "C" NOT NULL
+    )
+    """,
+    # item is 0 for the title, here and below.
+    """
+    CREATE TABLE unindexed (
+        owner text COLLATE "C" NOT NULL,
+        thread bigint NOT NULL,
+        item bigint NOT NULL,
+        PRIMARY KEY (owner, thread, item)
+    )
+    """,
+    """
+    CREATE TABLE search_words (
+        thread bigint NOT NULL,
+        item bigint NOT NULL,
+        words tsvector NOT NULL,
+        PRIMARY KEY (thread, item)
+    )
+    """,
+    "CREATE INDEX search_words_by_word ON search_words USING gin (words)",
+    f"""
+    CREATE FUNCTION thread_written() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF TG_OP = 'INSERT' THEN
+            INSERT INTO {{schema}}.activity (thread, owner, id, active) VALUES (
+                NEW.seq, NEW.owner, NEW.id, coalesce((regexp_match(NEW.data, '{_MADE}'))[1], '')
+            );
+        ELSIF NEW.data = OLD.data THEN
+            RETURN NULL;
+        END IF;
+        INSERT INTO {{schema}}.unindexed (owner, thread, item) VALUES (NEW.owner, NEW.seq, 0)
+        ON CONFLICT DO NOTHING;
+        RETURN NULL;
+    END
+    $$
+    """,
+    """
+    CREATE FUNCTION thread_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        DELETE FROM {schema}.unindexed WHERE owner = OLD.owner AND thread = OLD.seq;
+        DELETE FROM {schema}.search_words WHERE thread = OLD.seq;
+        RETURN NULL;
+    END
+    $$
+    """,
+    f"""
+    CREATE FUNCTION item_written() RETURNS trigger LANGUAGE plpgsql AS $$
+    DECLARE
+        made text[] := regexp_match(NEW.data, '{_MADE}');
+        its_owner text;
+    BEGIN
+        IF TG_OP = 'INSERT' AND made[2] NOT IN ('hidden_context_item', 'sdk_hidden_context') THEN
+            UPDATE {{schema}}.activity SET active = made[1] WHERE thread = NEW.thread
+            RETURNING owner INTO its_owner;
+        ELSE
+            SELECT owner INTO its_owner FROM {{schema}}.activity WHERE thread = NEW.thread;
+        END IF;
+        IF made[2] IN ('user_message', 'assistant_message') THEN
+            INSERT INTO {{schema}}.unindexed (owner, thread, item)
+            VALUES (its_owner, NEW.thread, NEW.seq) ON CONFLICT DO NOTHING;
+        END IF;
+        RETURN NULL;
+    END
+    $$
+    """,
+    """
+    CREATE FUNCTION items_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        DELETE FROM {schema}.search_words AS words USING gone
+        WHERE words.thread = gone.thread AND words.item = gone.seq;
+        RETURN NULL;
+    END
+    $$
+    """,
+    """
+    CREATE TRIGGER thread_written AFTER INSERT OR UPDATE OF data ON threads
+    FOR EACH ROW EXECUTE FUNCTION thread_written()
+    """,
+    """
+    CREATE TRIGGER thread_deleted AFTER DELETE ON threads
+    FOR EACH ROW EXECUTE FUNCTION thread_deleted()
+    """,
+    """
+    CREATE TRIGGER item_written AFTER INSERT OR UPDATE OF data ON items
+    FOR EACH ROW EXECUTE FUNCTION item_written()
+    """,
+    """
+    CREATE TRIGGER items_deleted AFTER DELETE ON items
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION items_deleted()
+    """,
+    f"""
+    INSERT INTO activity (thread, owner, id, active)
+    SELECT threads.seq, threads.owner, threads.id, coalesce(
+        (
+            SELECT item.made[1]
+            FROM (
+                SELECT items.seq, regexp_match(items.data, '{_MADE}') AS made
+                FROM items WHERE items.thread = threads.seq
+            ) AS item
+            WHERE item.made[2] NOT IN ('hidden_context_item', 'sdk_hidden_context')
+            ORDER BY item.seq DESC LIMIT 1
+        ),
+        (regexp_match(threads.data, '{_MADE}'))[1],
+        ''
+    )
+    FROM threads
+    """,
+    "CREATE INDEX threads_by_activity ON activity (owner, active, id)",
+    """
+    INSERT INTO unindexed (owner, thread, item)
+    SELECT owner, seq, 0 FROM threads UNION ALL
+    SELECT threads.owner, threads.seq, items.seq
+    FROM items JOIN threads ON threads.seq = items.thread
+    """,
+)
+
 MIGRATIONS: tuple[tuple[LiteralString, ...], ...] = (
     _FIRST,
     _RATES_AND_SLOTS,
     _PLACES_OF_WHAT_IS_GONE,
+    _ACTIVITY_AND_SEARCH,
 )
 """Step n takes a schema of version n to version n + 1; version 0 has no tables."""
 
@@ -260,7 +391,7 @@ def migrate(connection: Connection, schema: str) -> int:
             )
         for number, step in enumerate(MIGRATIONS[version:], version + 1):
             for statement in step:
-                connection.execute(statement)
+                connection.execute(sql.SQL(statement).format(schema=name))
             connection.execute("INSERT INTO migrations (version) VALUES (%s)", (number,))
     return version
 

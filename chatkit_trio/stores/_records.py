@@ -8,15 +8,20 @@ a page of items) is narrowed to its metadata here, and only here.
 
 from __future__ import annotations
 
+import hashlib
 import json
+from base64 import b32encode
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from chatkit_trio._activity import ActivityPlace
 from chatkit_trio._engine.pace import BigWork, Pace
-from chatkit_trio.store import Opening, Settlement, TContext
+from chatkit_trio._reading_stores import Part
+from chatkit_trio.store import ActiveThread, Opening, Settlement, TContext, as_active_thread
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
 from ._shortening import Shortening, may_be_too_large
@@ -37,6 +42,8 @@ _CHARS_OF_OBJECT = 64
 _COUNTED_CHARS = 512 * 1024
 """In so much of a text they are counted. Where they are many, no more of it is decoded."""
 
+_LARGEST = 2**63 - 1
+
 ORDERS = ("asc", "desc")
 
 
@@ -56,9 +63,34 @@ def owner_of(owner: Callable[[TContext], str], context: TContext) -> str:
     return name
 
 
-def check_page(limit: int, order: str) -> None:
+@lru_cache(maxsize=10_000)
+def owner_key(owner: str) -> str:
+    """Return what an index has before the words of an owner.
+
+    Two may have the same, which costs time only: a hit is looked up among the owner's threads.
+    """
+    digest = hashlib.blake2b(owner.encode("utf-8", "surrogatepass"), digest_size=5).digest()
+    return b32encode(digest).decode().lower()[:4]
+
+
+def one_more(limit: int) -> int:
+    """Return how many rows to ask for: one more than wanted says whether there are more."""
+    return min(limit, _LARGEST - 1) + 1  # sys.maxsize is a usual way to ask for all
+
+
+def check_limit(limit: int) -> None:
     if limit < 1:
         raise ValueError(f"limit must be at least 1, not {limit}")
+
+
+def activity_page(rows: Sequence[tuple[ActivityPlace, str]], limit: int) -> Page[ActiveThread]:
+    """Return a page of threads by activity, of `one_more` rows with places and texts."""
+    threads = [(place, decode_thread(text)) for place, text in rows[:limit]]
+    return Part(threads, threads[-1][0] if len(rows) > limit else None).page(as_active_thread)
+
+
+def check_page(limit: int, order: str) -> None:
+    check_limit(limit)
     if order not in ORDERS:
         raise ValueError(f"order must be 'asc' or 'desc', not {order!r}")
 

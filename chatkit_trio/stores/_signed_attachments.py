@@ -132,7 +132,7 @@ class SignedAttachmentStore(AttachmentStore[TContext]):
         self.metadata = metadata
         self.base_url = _checked_base_url(base_url)
         self.max_bytes = max_bytes
-        self._accept = tuple(accept)
+        self.accept = tuple(accept)
         self._owner = owner
         self._upload_lifetime = upload_lifetime
         self._orphan_age = orphan_age
@@ -195,6 +195,17 @@ class SignedAttachmentStore(AttachmentStore[TContext]):
             record = await self._load_record(attachment_id)
             if record.owner == owner_of(self._owner, context):
                 await self._in_thread(self._backend.remove, record.id)
+
+    async def attachment_url(self, attachment_id: str, context: TContext) -> str:
+        """Return the `view_url` of an attachment whose bytes are there.
+
+        Raises `NotFoundError` for what isn't there, hasn't arrived, or is another owner's. A
+        checkpoint; what is begun may go on in its thread when cancelled, and changes nothing seen.
+        """
+        record = await self._load_record(attachment_id)
+        self._check_owner(record, context)
+        await self._check_bytes(record)
+        return self.view_url(record.id)
 
     async def ping(self) -> None:
         """Raise `StoreError` unless bytes can be stored now.
@@ -334,6 +345,10 @@ class SignedAttachmentStore(AttachmentStore[TContext]):
     async def _upload_descriptor(self, record: Record) -> AttachmentUploadDescriptor: ...
 
     @abstractmethod
+    async def _check_bytes(self, record: Record) -> None:
+        """Raise `NotFoundError` unless the bytes have arrived and may be seen."""
+
+    @abstractmethod
     async def _receive_metered(
         self, record: Record, chunks: AsyncIterator[bytes], count: Count
     ) -> None:
@@ -363,7 +378,7 @@ class SignedAttachmentStore(AttachmentStore[TContext]):
         mime_type = media_type(declared, name)
         if mime_type is None:
             raise InvalidRequestError("mime_type is not a media type such as image/png")
-        if not is_accepted(mime_type, self._accept):
+        if not is_accepted(mime_type, self.accept):
             raise UnsupportedTypeError(f"files of type {mime_type} are not accepted here")
         return mime_type
 

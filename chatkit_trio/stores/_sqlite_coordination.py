@@ -25,7 +25,7 @@ from chatkit_trio.store import (
 )
 
 from . import _sqlite_admission as admission
-from ._instance_lock import is_live
+from ._instance_lock import is_live, live_instances
 from ._records import check_opening, owner_of
 from ._sqlite_database import Database
 from ._sqlite_journal import SQLiteJournal
@@ -142,6 +142,10 @@ class SQLiteCoordination(Coordination[TContext]):
             self._talk()
         self._has_turns = bool(news.live)
         return news
+
+    async def nodes(self) -> list[str]:
+        path = self._database.path
+        return await self._database.read(lambda _: list(live_instances(path)))
 
     async def listen(self) -> None:
         """Look for commits of other processes while something is expected, until cancelled.

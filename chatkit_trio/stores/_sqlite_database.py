@@ -23,6 +23,7 @@ from ._instance_lock import InstanceLock, remove_dead_locks
 from ._private_files import make_private
 from ._sqlite_file import OpenFile, check_file
 from ._sqlite_schema import check, migrate
+from ._sqlite_search import Upkeep, is_possible, make_index
 from ._sqlite_writes import WriteLine, transaction_of
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ _PROBE_BUSY_TIMEOUT = 1.0  # seconds; other writes wait for the probe meanwhile
 
 _WAYS_OUT = {
     sqlite3.SQLITE_BUSY: "another process has kept it locked for longer than busy_timeout",
-    sqlite3.SQLITE_CANTOPEN: "does its directory exist, and may this process write there?",
+    sqlite3.SQLITE_CANTOPEN: "may this process write there?",
     sqlite3.SQLITE_CORRUPT: "restore the file from a backup, or try sqlite3's .recover",
     sqlite3.SQLITE_FULL: "free some space; nothing of this write was stored",
     sqlite3.SQLITE_IOERR: "the disk failed; nothing of this write was stored",
@@ -54,6 +55,8 @@ class Database:
         readers: int,
         busy_timeout: float,
     ) -> None:
+        self.can_search = False
+        """Whether this SQLite has full text."""
         # Resolved, so that all who open the file look for its locks in the same place.
         self.path = path.resolve()
         self._synchronous = synchronous
@@ -67,7 +70,10 @@ class Database:
         self._watching = trio.CapacityLimiter(1)
         self._limiter = trio.CapacityLimiter(1)
         """Who has its token may use the connection that writes."""
-        self._writes = WriteLine(self._connection_that_writes, self._in_words, self._limiter)
+        self._writes = WriteLine(
+            self._connection_that_writes, self._in_words, self._limiter, self._keep_up
+        )
+        self._upkeep = Upkeep()
         # An owner can take all readers, but not the places in front of them.
         self._reading = FairLimiter(readers, each=readers)
 
@@ -162,6 +168,10 @@ class Database:
             for token in taken:
                 limiter.release_on_behalf_of(token)
 
+    def _keep_up(self, db: sqlite3.Connection) -> None:
+        if self.can_search:
+            self._upkeep(db)
+
     def _open(self) -> None:
         try:
             with self._as_store_errors():
@@ -172,8 +182,11 @@ class Database:
                 with transaction_of(self._writer, "DEFERRED"):
                     check(self._writer)
                 self._use_wal(self._writer)
+                self.can_search = is_possible(self._writer)
                 with transaction_of(self._writer, "IMMEDIATE"):
                     migrate(self._writer)
+                    if self.can_search:
+                        make_index(self._writer)
                 for _ in range(int(self._reading.limiter.total_tokens)):
                     self._readers.append(self._connect())
                 self._watcher = self._connect()
@@ -289,4 +302,6 @@ class Database:
             # The low byte is the primary code; SQLite puts the kind of failure above it.
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             way_out = f" ({_WAYS_OUT[code]})" if code in _WAYS_OUT else ""
+            if code == sqlite3.SQLITE_CANTOPEN and not self.path.parent.is_dir():
+                way_out = f" (there is no directory {self.path.parent}: make it first)"
             raise StoreError(f"can't use {self.path}: {error}{way_out}") from error

@@ -17,7 +17,14 @@ from chatkit_trio.store import RequestRecord, Settlement, UnstorableItem
 from chatkit_trio.types import SDKHiddenContextItem, ThreadItem
 
 from ._journal_texts import JournalRow
-from ._records import cut_page, decode_item, encode_item, encode_thread, repaired_text
+from ._records import (
+    cut_page,
+    decode_item,
+    encode_item,
+    encode_thread,
+    one_more,
+    repaired_text,
+)
 
 _MAX_ROWID = 2**63 - 1
 
@@ -142,6 +149,13 @@ def add_item(db: sqlite3.Connection, owner: str, thread_id: str, item_id: str, t
 
 def save_item(db: sqlite3.Connection, owner: str, thread_id: str, item_id: str, text: str) -> None:
     db.execute(_SAVE_ITEM, (_thread_seq(db, owner, thread_id), item_id, text))
+
+
+def update_item(
+    db: sqlite3.Connection, owner: str, thread_id: str, item_id: str, text: str
+) -> None:
+    seq = _item_seq(db, _thread_seq(db, owner, thread_id), thread_id, item_id)
+    db.execute("UPDATE items SET data = ? WHERE seq = ?", (text, seq))
 
 
 def delete_item(db: sqlite3.Connection, owner: str, thread_id: str, item_id: str) -> None:
@@ -452,9 +466,5 @@ def _page(
     db: sqlite3.Connection, query: str, range_: tuple[str | int, int], limit: int
 ) -> tuple[list[tuple[str, str]], bool]:
     # Row by row: of a page of big items no more than fits is read.
-    with closing(db.execute(query, (*range_, _one_more(limit)))) as rows:
+    with closing(db.execute(query, (*range_, one_more(limit)))) as rows:
         return cut_page(rows, limit)
-
-
-def _one_more(limit: int) -> int:
-    return min(limit, _MAX_ROWID - 1) + 1  # sys.maxsize is a usual way to ask for all

@@ -200,6 +200,109 @@ def _create_places_of_what_is_gone(connection: sqlite3.Connection) -> None:
         connection.execute(f"CREATE INDEX {table}_by_age ON {table} (gone_at)")
 
 
+def _made(text: str) -> str:
+    """Return SQL for when a thread or an item was made, and for what comes next in its text.
+
+    The time is the first field of that name: it stands before all that an object holds, and what
+    looks like it in a string has a backslash before its quotes. An item's type comes next.
+    """
+    start = '"created_at":"'
+    return f"substr({text}, instr({text}, '{start}') + {len(start)}, 64)"
+
+
+def _made_at(text: str) -> str:
+    """Return SQL for the time, without the zone, which is always UTC."""
+    made = _made(text)
+    return f"rtrim(substr({made}, 1, instr({made}, '\"') - 1), 'Z')"
+
+
+def _add_activity_and_notes_for_the_index(connection: sqlite3.Connection) -> None:
+    hidden = """ LIKE '%","type":"%hidden_context%'"""
+    connection.execute("ALTER TABLE threads ADD COLUMN active TEXT NOT NULL DEFAULT ''")
+    connection.execute(
+        f"""
+        UPDATE threads SET active = coalesce(
+            (
+                SELECT {_made_at("items.data")} FROM items
+                WHERE items.thread = threads.seq AND NOT {_made("items.data")} {hidden}
+                ORDER BY items.seq DESC LIMIT 1
+            ),
+            {_made_at("threads.data")}
+        )
+        """
+    )
+    connection.execute("CREATE INDEX threads_by_activity ON threads (owner, active, id)")
+    # What the index for searches hasn't got as it is now: all items that are newer than upto, and
+    # what is in unindexed, a thread's number and an item's in its lower 32 bits, 0 for the title.
+    connection.execute("CREATE TABLE indexed (upto INTEGER NOT NULL)")
+    connection.execute("INSERT INTO indexed (upto) VALUES (0)")
+    connection.execute(
+        """
+        CREATE TABLE unindexed (
+            owner TEXT NOT NULL,
+            id INTEGER NOT NULL,
+            PRIMARY KEY (owner, id)
+        ) WITHOUT ROWID
+        """
+    )
+    # Triggers, because the processes of the version before write on into a file that is open. The
+    # number of a deleted item may be given to a new one.
+    note_item = """
+        INSERT INTO unindexed (owner, id)
+        SELECT owner, new.thread << 32 | new.seq FROM threads
+        WHERE seq = new.thread AND new.seq <= (SELECT upto FROM indexed)
+        ON CONFLICT (owner, id) DO NOTHING;
+    """
+    note_title = """
+        INSERT INTO unindexed (owner, id) VALUES (new.owner, new.seq << 32)
+        ON CONFLICT (owner, id) DO NOTHING;
+    """
+    connection.execute(
+        f"""
+        CREATE TRIGGER item_added AFTER INSERT ON items BEGIN
+            UPDATE threads SET active = {_made_at("new.data")}
+            WHERE seq = new.thread AND NOT {_made("new.data")} {hidden};
+            {note_item}
+        END
+        """
+    )
+    connection.execute(
+        f"CREATE TRIGGER item_changed AFTER UPDATE OF data ON items BEGIN {note_item} END"
+    )
+    # The owner of an item is gone by then if its thread is, and nobody needs it.
+    connection.execute(
+        """
+        CREATE TRIGGER item_deleted AFTER DELETE ON items
+        WHEN old.seq <= (SELECT upto FROM indexed) BEGIN
+            INSERT INTO unindexed (owner, id) VALUES ('', old.thread << 32 | old.seq)
+            ON CONFLICT (owner, id) DO NOTHING;
+        END
+        """
+    )
+    connection.execute(
+        f"""
+        CREATE TRIGGER thread_added AFTER INSERT ON threads BEGIN
+            UPDATE threads SET active = {_made_at("new.data")} WHERE seq = new.seq;
+            {note_title}
+        END
+        """
+    )
+    connection.execute(
+        f"""
+        CREATE TRIGGER thread_changed AFTER UPDATE OF data ON threads
+        WHEN old.data IS NOT new.data BEGIN {note_title} END
+        """
+    )
+    connection.execute(
+        """
+        CREATE TRIGGER thread_deleted AFTER DELETE ON threads BEGIN
+            INSERT INTO unindexed (owner, id) VALUES ('', old.seq << 32)
+            ON CONFLICT (owner, id) DO NOTHING;
+        END
+        """
+    )
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _create_threads_items_and_attachments,
     _create_turns,
@@ -207,6 +310,7 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _create_line_and_messages,
     _create_rates_slots_and_settled,
     _create_places_of_what_is_gone,
+    _add_activity_and_notes_for_the_index,
 )
 """Step n takes a file of version n to version n + 1."""
 

@@ -64,7 +64,8 @@ class WriteLine:
     """The writes that wait for a connection, which only one thread uses at a time.
 
     `connection` returns it, in that thread, and `in_words` makes of an error what callers are told.
-    `limiter` has one token: who has it may use the connection. Owners take turns; the writes of one
+    `limiter` has one token: who has it may use the connection. `upkeep` is called with the
+    connection, in that thread, when writes were committed. Owners take turns; the writes of one
     owner run in order.
     """
 
@@ -73,7 +74,9 @@ class WriteLine:
         connection: Callable[[], sqlite3.Connection],
         in_words: Callable[[BaseException], BaseException],
         limiter: trio.CapacityLimiter,
+        upkeep: Callable[[sqlite3.Connection], None],
     ) -> None:
+        self._upkeep = upkeep
         self._connection = connection
         self._in_words = in_words
         self._limiter = limiter
@@ -167,7 +170,8 @@ class WriteLine:
         """Run as many of these writes as the time allows; those without an outcome weren't run."""
         ran: list[_Write[Any]] = []
         try:
-            self._run_together(self._connection(), writes, ran)
+            db = self._connection()
+            self._run_together(db, writes, ran)
         except BaseException as error:  # noqa: ASYNC103 (no task, a worker thread)
             # Nothing of them is stored.
             if len(ran) > 1:
@@ -177,6 +181,8 @@ class WriteLine:
             for write in ran or [each for each in writes if each.claim()]:
                 # Each caller raises an error of its own.
                 write.outcome = outcome.Error(self._in_words(copy(error)))
+        else:
+            self._upkeep(db)
 
     def _run_together(
         self, db: sqlite3.Connection, writes: Sequence[_Write[Any]], ran: list[_Write[Any]]

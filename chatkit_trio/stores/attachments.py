@@ -129,12 +129,19 @@ class DiskAttachmentStore(SignedAttachmentStore[TContext]):
         `ForbiddenError` and `NotFoundError`.
         """
         record = await self._record_to_view(attachment_id, signature, caller)
-        size = await self._reading(self._files.size, record.id)
-        if size is None:
-            raise not_arrived(record)
+        size = await self._size(record)
         path = self._files.bytes_path(record.id)
         is_inline = record.mime_type in INLINE_IMAGES
         return Download(path, record.name, record.mime_type, size, is_inline)
+
+    async def _check_bytes(self, record: Record) -> None:
+        await self._size(record)
+
+    async def _size(self, record: Record) -> int:
+        size = await self._reading(self._files.size, record.id)
+        if size is None:
+            raise not_arrived(record)
+        return size
 
     # --- Receiving -----------------------------------------------------------------------------
 

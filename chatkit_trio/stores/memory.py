@@ -15,13 +15,19 @@ from typing import Self
 import trio
 
 from chatkit_trio._engine.pace import BigWork
+from chatkit_trio._reading_stores import read_by_activity, read_to_find
+from chatkit_trio._search import Query
 from chatkit_trio.errors import ConflictError, NotFoundError
 from chatkit_trio.store import (
+    ActiveThread,
     RequestRecord,
+    SearchHit,
     Settlement,
     Store,
     TContext,
     UnstorableItem,
+    as_active_thread,
+    as_search_hit,
     fencing_turn,
 )
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
@@ -29,6 +35,7 @@ from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 from ._memory_cluster import MemoryCluster, Row, ThreadRow, delete_after
 from ._memory_coordination import MemoryCoordination, MemoryJournal
 from ._records import (
+    check_limit,
     check_page,
     check_thread,
     cut_page,
@@ -184,6 +191,21 @@ class MemoryStore(Store[TContext]):
         check_thread(item, thread_id)
         self._thread(thread_id, context).items[item.id] = encode_item(item)
 
+    async def update_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
+        """Replace an item that is in the thread, in one step. Raises `NotFoundError`.
+
+        In a subclass with a `save_item` of its own, that is called after a look, in two steps.
+        """
+        if type(self).save_item is not MemoryStore.save_item:
+            await super().update_item(thread_id, item, context)
+            return
+        await self._begin_write()
+        check_thread(item, thread_id)
+        items = self._thread(thread_id, context).items
+        if item.id not in items:
+            raise NotFoundError(f"thread {thread_id} has no item {item.id}")
+        items[item.id] = encode_item(item)
+
     async def delete_thread_item(self, thread_id: str, item_id: str, context: TContext) -> None:
         await self._begin_write()
         row = self._threads.get(thread_id)
@@ -236,6 +258,23 @@ class MemoryStore(Store[TContext]):
         """
         await self._begin_write()
         delete_after(self._thread(thread_id, context).items, thread_id, item_id)
+
+    async def load_threads_by_activity(
+        self, limit: int, after: str | None, context: TContext
+    ) -> Page[ActiveThread]:
+        """Return threads by activity; all of the owner's are read for each page."""
+        check_limit(limit)
+        part = await read_by_activity(self, limit, after, context, math.inf)
+        return part.page(as_active_thread)
+
+    async def search_threads(
+        self, query: str, limit: int, after: str | None, context: TContext
+    ) -> Page[SearchHit]:
+        """Search all of the owner's threads, by reading them."""
+        check_limit(limit)
+        bounds = (math.inf, math.inf)
+        part = await read_to_find(self, Query(query), limit, after, context, *bounds)
+        return part.page(as_search_hit)
 
     async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
         """Keep what the store has refused, in `set_aside_items`, until its thread is deleted."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Self
 
@@ -24,19 +25,26 @@ except ImportError as error:
         name=error.name,
     ) from error
 
+from chatkit_trio._activity import ActivityPlace
 from chatkit_trio._engine.pace import BigWork
+from chatkit_trio._reading_stores import Hit, Part
+from chatkit_trio._search import Query
 from chatkit_trio.errors import NotFoundError, StoreError
 from chatkit_trio.store import (
+    ActiveThread,
     RequestRecord,
+    SearchHit,
     Settlement,
     Store,
     TContext,
     UnstorableItem,
+    as_search_hit,
     fencing_turn,
 )
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
 from . import _postgresql_queries as queries
+from . import _postgresql_search as searching
 from . import _postgresql_turns as turns
 from ._counted_entry import CountedEntry
 from ._postgresql_coordination import PostgreSQLCoordination
@@ -45,6 +53,8 @@ from ._postgresql_errors import UnstorableTextError
 from ._postgresql_settings import Settings
 from ._postgresql_statements import Cursor, Statement
 from ._records import (
+    activity_page,
+    check_limit,
     check_page,
     check_settlement,
     check_thread,
@@ -58,6 +68,7 @@ from ._records import (
     encode_attachment,
     encode_item,
     encode_thread,
+    one_more,
     one_owner,
     owner_of,
 )
@@ -70,6 +81,9 @@ P = ParamSpec("P")
 logger = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT = 30.0  # seconds
+
+_MOST_LOOKS = 2_000
+"""A page of hits ends when so many texts have been looked at."""
 
 
 class PostgreSQLStore(Store[TContext]):
@@ -132,6 +146,7 @@ class PostgreSQLStore(Store[TContext]):
             min_connections=min_connections,
             max_connections=max_connections,
             may_migrate=migrate,
+            upkeep=searching.index_some,
         )
         self._node = PostgreSQLCoordination(self._database, owner, lease_timeout=lease_timeout)
         self.coordination, self.journal = self._node, self._node.journal
@@ -219,6 +234,17 @@ class PostgreSQLStore(Store[TContext]):
         check_thread(item, thread_id)
         await self._write(context, queries.save_item, thread_id, item.id, encode_item(item))
 
+    async def update_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
+        """Replace an item that is in the thread, in one step. Raises `NotFoundError`.
+
+        In a subclass with a `save_item` of its own, that is called after a look, in two steps.
+        """
+        if type(self).save_item is not PostgreSQLStore.save_item:
+            await super().update_item(thread_id, item, context)
+            return
+        check_thread(item, thread_id)
+        await self._write(context, queries.update_item, thread_id, item.id, encode_item(item))
+
     async def delete_thread_item(self, thread_id: str, item_id: str, context: TContext) -> None:
         with suppress(UnstorableTextError):  # there is no such item
             await self._write(context, queries.delete_item, thread_id, item_id)
@@ -263,6 +289,70 @@ class PostgreSQLStore(Store[TContext]):
         Raises `NotFoundError` if that item isn't in the thread.
         """
         await self._write(context, queries.delete_items_after, thread_id, item_id)
+
+    async def load_threads_by_activity(
+        self, limit: int, after: str | None, context: TContext
+    ) -> Page[ActiveThread]:
+        """Return threads by activity: one range of an index."""
+        check_limit(limit)
+        behind = ActivityPlace.behind(after)
+        cursors = await self._read(context, searching.load_by_activity, one_more(limit), behind)
+        return activity_page(searching.active_threads(cursors), limit)
+
+    async def search_threads(
+        self, query: str, limit: int, after: str | None, context: TContext
+    ) -> Page[SearchHit]:
+        """Search the full-text index; see `Store.search_threads`.
+
+        What the owner has written since it was last brought up to date is indexed first, in short
+        writes.
+        """
+        check_limit(limit)
+        asked, last = Query(query), ActivityPlace.behind(after)
+        if not asked.runs:
+            return Page()
+        hits: list[Hit] = []
+        looks_left, rest = _MOST_LOOKS, None
+        while True:
+            missing = one_more(limit - len(hits))
+            cursors = await self._read(context, searching.search, asked, missing, last)
+            found = searching.candidates(cursors)
+            if found is None:
+                # As nobody's write: a turn that has ended may read.
+                index_some = partial(searching.index_some, owner=owner_of(self._owner, context))
+                while await self._database.write(index_some):
+                    pass
+                continue
+            for candidate in found:
+                if len(hits) == limit or looks_left <= 0:
+                    rest = last
+                    break
+                hit, looks = await self._look(asked, candidate, context)
+                looks_left -= looks
+                hits += [] if hit is None else [hit]
+                last = candidate.place
+            if rest is not None or len(found) < missing:
+                return Part(hits, rest).page(as_search_hit)
+
+    async def _look(
+        self, query: Query, candidate: searching.Candidate, context: TContext
+    ) -> tuple[Hit | None, int]:
+        """Return where a thread matches, and how many texts were looked at."""
+        thread, looks = decode_thread(candidate.thread_text), 0
+        items = candidate.items
+        while items and looks < _MOST_LOOKS:
+            for _, item_id, text in items:
+                looks += 1
+                found = query.find(searching.text_of(text, None))
+                if found is not None:
+                    return Hit(thread, item_id, found), looks
+            older_than = items[-1][0]
+            cursors = await self._read(
+                context, searching.older_items, query, candidate.thread, older_than
+            )
+            items = cursors[0].fetchall()
+        found = query.find(thread.title or "")
+        return None if found is None else Hit(thread, None, found), looks + 1
 
     async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
         """Keep what the store has refused in the table `unstorable`, until its thread is deleted.

@@ -174,6 +174,9 @@ class S3AttachmentStore(SignedAttachmentStore[TContext]):
         await self._admit(record)
         return attachment.model_copy(update={"upload_descriptor": None})
 
+    async def _check_bytes(self, record: Record) -> None:
+        await self._admit(record)
+
     async def _admit(self, record: Record) -> None:
         def check(size: int, head: bytes) -> None:
             check_size(record, size)

@@ -18,24 +18,33 @@ from typing import Concatenate, Literal, ParamSpec, Self
 
 from typing_extensions import TypeVar
 
+from chatkit_trio._activity import ActivityPlace
 from chatkit_trio._engine.pace import BigWork
+from chatkit_trio._reading_stores import Part
+from chatkit_trio._search import Query
 from chatkit_trio._settings import check_choice, check_count, check_seconds
 from chatkit_trio.errors import NotFoundError, StoreError
 from chatkit_trio.store import (
+    ActiveThread,
     RequestRecord,
+    SearchHit,
     Settlement,
     Store,
     TContext,
     UnstorableItem,
+    as_search_hit,
     fencing_turn,
 )
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
 from . import _sqlite_admission as admission
 from . import _sqlite_queries as queries
+from . import _sqlite_search as searching
 from ._counted_entry import CountedEntry
 from ._instance_lock import is_live
 from ._records import (
+    activity_page,
+    check_limit,
     check_page,
     check_settlement,
     check_thread,
@@ -48,6 +57,7 @@ from ._records import (
     encode_attachment,
     encode_item,
     encode_thread,
+    one_more,
     one_owner,
     owner_of,
 )
@@ -195,6 +205,17 @@ class SQLiteStore(Store[TContext]):
         check_thread(item, thread_id)
         await self._write(context, queries.save_item, thread_id, item.id, encode_item(item))
 
+    async def update_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
+        """Replace an item that is in the thread, in one step. Raises `NotFoundError`.
+
+        In a subclass with a `save_item` of its own, that is called after a look, in two steps.
+        """
+        if type(self).save_item is not SQLiteStore.save_item:
+            await super().update_item(thread_id, item, context)
+            return
+        check_thread(item, thread_id)
+        await self._write(context, queries.update_item, thread_id, item.id, encode_item(item))
+
     async def delete_thread_item(self, thread_id: str, item_id: str, context: TContext) -> None:
         await self._write(context, queries.delete_item, thread_id, item_id)
 
@@ -236,6 +257,37 @@ class SQLiteStore(Store[TContext]):
         Raises `NotFoundError` if that item isn't in the thread.
         """
         await self._write(context, queries.delete_items_after, thread_id, item_id)
+
+    async def load_threads_by_activity(
+        self, limit: int, after: str | None, context: TContext
+    ) -> Page[ActiveThread]:
+        """Return threads by activity: one range of an index."""
+        check_limit(limit)
+        behind = ActivityPlace.behind(after)
+        rows = await self._read(context, searching.load_by_activity, one_more(limit), behind)
+        return activity_page(rows, limit)
+
+    async def search_threads(
+        self, query: str, limit: int, after: str | None, context: TContext
+    ) -> Page[SearchHit]:
+        """Search the full-text index; see `Store.search_threads`.
+
+        What the owner has written since it was last brought up to date is indexed first, in writes
+        of some milliseconds. If SQLite was built without FTS5 this is the default.
+        """
+        check_limit(limit)
+        if not self._database.can_search:
+            return await super().search_threads(query, limit, after, context)
+        asked, behind = Query(query), ActivityPlace.behind(after)
+        if not asked.runs:
+            return Page()
+        part: Part | None = None
+        while part is None:
+            part = await self._read(context, searching.search, asked, limit, behind)
+            if part is None:
+                owner = owner_of(self._owner, context)
+                await self._database.write(partial(searching.index_some, owner=owner), owner=owner)
+        return part.page(as_search_hit)
 
     async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
         """Keep what the store has refused in the table `unstorable`, until its thread is deleted.

@@ -84,7 +84,12 @@ def __getattr__(name: str) -> Any:
     # Not imported above: it needs pytest, which an application that runs hasn't got.
     if name != "StoreConformance":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import pytest
+    try:
+        import pytest
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "StoreConformance is a set of pytest's tests: pip install 'chatkit-trio[testing]'"
+        ) from error
 
     # Its asserts explain themselves only if pytest rewrites them, before the first import.
     for module in ("_store_conformance", "_coordination_conformance", "_store_under_test"):

@@ -198,10 +198,25 @@ class ChatClient:
         return self.stream(request, idempotency_key=idempotency_key)
 
     def retry(
-        self, thread_id: str, item_id: str, *, idempotency_key: str | None = None
+        self,
+        thread_id: str,
+        item_id: str,
+        text: str | None = None,
+        *,
+        idempotency_key: str | None = None,
     ) -> AbstractAsyncContextManager[ClientTurn]:
-        """Have a user message answered again; all items behind it are deleted."""
-        params = ThreadRetryAfterItemParams(thread_id=thread_id, item_id=item_id)
+        """Have a user message answered again; all items behind it are deleted.
+
+        `text` takes the place of what it said, as when a user edits a message.
+        """
+        edited = None
+        if text is not None:
+            edited = UserMessageInput(
+                content=[UserMessageTextContent(text=text)],
+                attachments=[],
+                inference_options=InferenceOptions(),
+            )
+        params = ThreadRetryAfterItemParams(thread_id=thread_id, item_id=item_id, input=edited)
         return self.stream(ThreadsRetryAfterItemReq(params=params), idempotency_key=idempotency_key)
 
     def act(

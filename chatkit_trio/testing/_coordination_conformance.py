@@ -98,6 +98,20 @@ class CoordinationConformance(StoreUnderTest):
         assert all(isinstance(name, str) and name for name in names)
         assert len(set(names)) == 3
 
+    async def test_the_nodes_are_those_that_are_open(self) -> None:
+        async with self._nodes() as (node, other):
+            living = {_named(node), _named(other)}
+            async with self.open_store() as leaving:
+                for each in (node, other, leaving):
+                    assert await _living_nodes(each) == {*living, _named(leaving)}
+            for each in (node, other):
+                assert await _living_nodes(each) == living
+
+    async def test_a_silent_node_isnt_among_the_nodes(self) -> None:
+        async with self._nodes(3) as (node, other, silent):
+            await self._take_for_dead(silent, node, other)
+            assert await _living_nodes(node) == {_named(node), _named(other)}
+
     async def test_a_turn_that_begins_makes_all_of_its_first_writes(self) -> None:
         async with self._nodes() as (node, other):
             begun = full_opening("turn_1", "thr_1")
@@ -915,6 +929,19 @@ def _usage(store: Store[Any]) -> OwnerUsage:
     if usage is None:
         pytest.skip("each node counts for itself what owners use: coordination.usage is None")
     return usage
+
+
+def _named(store: Store[Any]) -> str:
+    return _coordination(store).node
+
+
+async def _living_nodes(store: Store[Any]) -> set[str]:
+    coordination = _coordination(store)
+    if type(coordination).nodes is Coordination.nodes:
+        pytest.skip("the store doesn't say which nodes live")
+    names = await coordination.nodes()
+    assert len(names) == len(set(names))
+    return set(names)
 
 
 def _coordination(store: Store[Any]) -> Coordination[Any]:

@@ -466,11 +466,15 @@ def _notes_stand_behind(view: _View) -> Iterator[str]:
 def _turns_of(
     view: _View, thread_id: str, places: dict[str, int]
 ) -> Iterator[tuple[str, list[int]]]:
-    """Yield the turns of a thread in the order in which `respond` was called, with their places."""
+    """Yield the turns of a thread in the order in which they have begun, with their places.
+
+    One that is paused between its first writes and `respond` may be settled by another server, and
+    call `respond` behind the next turn.
+    """
     accepted = {e.turn.id: e.accepted for e in view.history.exchanges if e.accepted}
-    for body in view.history.bodies:
-        if body.thread_id != thread_id:
-            continue
+    openings = view.history.ledger.openings
+    bodies = [body for body in view.history.bodies if body.thread_id == thread_id]
+    for body in sorted(bodies, key=lambda body: openings.get(body.turn.id, 0)):
         ids = [item.id for item in body.recording.items()]
         ids += [note.id for note in view.notes.get(body.turn.id, ())]
         ids += [accepted[body.turn.id]] if body.turn.id in accepted else []

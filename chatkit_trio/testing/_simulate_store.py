@@ -92,7 +92,8 @@ class Ledger(StoreWrapper[Any]):
         self.deleted_threads: dict[str, int] = {}
         self.open_entries: dict[str, str] = {}
         """Turns whose entry in the journal is open, with their threads."""
-        self.entry_items: dict[str, tuple[str, ...]] = {}
+        self.openings: dict[str, int] = {}
+        """When each turn's first writes were made in one step with its record."""
         self.one_at_a_time = trio.Lock()
         """Held where another write in between would make untrue what is taken down."""
         if store.journal is not None:
@@ -103,12 +104,13 @@ class Ledger(StoreWrapper[Any]):
             # Another node of the same data.
             self.writes, self.added, self.items = other.writes, other.added, other.items
             self.gone, self.deleted_threads = other.gone, other.deleted_threads
-            self.open_entries, self.entry_items = other.open_entries, other.entry_items
+            self.open_entries, self.openings = other.open_entries, other.openings
             self.one_at_a_time = other.one_at_a_time
 
     def note_opening(self, opening: Opening, doomed: Sequence[str]) -> None:
         """Take down a turn's first writes, and which items they have deleted."""
         self.open_entries[opening.turn_id] = opening.thread_id
+        self.openings[opening.turn_id] = self._next_number()
         self.forget("delete_items_after", opening.thread_id, doomed)
         for item in (*opening.new_items, *opening.changed_items):
             self.note("begin", opening.thread_id, [item], opening.turn_id)
@@ -164,6 +166,10 @@ class Ledger(StoreWrapper[Any]):
     async def save_item(self, thread_id: str, item: ThreadItem, context: Any) -> None:
         await super().save_item(thread_id, item, context)
         self.note("save_item", thread_id, [item])
+
+    async def update_item(self, thread_id: str, item: ThreadItem, context: Any) -> None:
+        await super().update_item(thread_id, item, context)
+        self.note("update_item", thread_id, [item])
 
     async def delete_thread_item(self, thread_id: str, item_id: str, context: Any) -> None:
         await super().delete_thread_item(thread_id, item_id, context)

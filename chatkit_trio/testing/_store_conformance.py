@@ -34,6 +34,7 @@ from chatkit_trio.stores import AsyncioStore
 from chatkit_trio.types import ClientToolCallItem, Page, Thread, ThreadItem, ThreadMetadata
 
 from ._coordination_conformance import CoordinationConformance
+from ._search_conformance import SearchConformance
 from ._store_doubles import StoreWrapper
 from ._store_samples import (
     A_TURN,
@@ -64,7 +65,7 @@ _needs_memory = pytest.mark.usefixtures("memory_of_the_deleted")
 _needs_atomicity = pytest.mark.usefixtures("atomicity")
 
 
-class StoreConformance(CoordinationConformance):
+class StoreConformance(SearchConformance, CoordinationConformance):
     """Tests of the storage contract, for a store of your own.
 
         class TestMyStore(StoreConformance):
@@ -154,6 +155,26 @@ class StoreConformance(CoordinationConformance):
                 with pytest.raises(NotFoundError):
                     await store.update_thread(thread(thread_id), self.context())
             assert (await store.load_threads(10, None, "asc", self.context())).data == []
+
+    async def test_an_updated_item_is_replaced_in_its_place(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            before = await item_ids(store, "thr_1", self.context())
+            after = note("i2", "thr_1", "after")
+            await store.update_item("thr_1", after, self.context())
+            assert await item_ids(store, "thr_1", self.context()) == before
+            loaded = await store.load_item("thr_1", "i2", self.context())
+            assert plain(loaded) == plain(after)
+
+    async def test_updating_an_item_that_is_gone_is_not_found_and_makes_none(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await store.delete_thread_item("thr_1", "i2", self.context())
+            before = await item_ids(store, "thr_1", self.context())
+            for thread_id, item_id in (("thr_1", "i2"), ("thr_1", "none"), ("thr_none", "i1")):
+                with pytest.raises(NotFoundError):
+                    await store.update_item(thread_id, note(item_id, thread_id), self.context())
+            assert await item_ids(store, "thr_1", self.context()) == before
 
     async def test_a_thread_with_items_is_narrowed_to_its_metadata(self) -> None:
         full = Thread(**thread("thr_1", "t").model_dump(), items=Page(data=[note("i1", "thr_1")]))
@@ -551,6 +572,7 @@ class StoreConformance(CoordinationConformance):
             lambda store: store.add_thread_item("thr_1", item, self.context()),
             lambda store: store.save_item("thr_1", item, self.context()),
             lambda store: store.settle(settlement, self.context()),
+            lambda store: store.update_item("thr_1", item, self.context()),
             lambda store: store.update_thread(metadata, self.context()),
             lambda store: store.save_thread(metadata, self.context()),
         )
@@ -699,6 +721,24 @@ class StoreConformance(CoordinationConformance):
                     nursery.start_soon(update, f"thr_{n}")
                     nursery.start_soon(store.delete_thread, f"thr_{n}", self.context())
             assert (await store.load_threads(100, None, "asc", self.context())).data == []
+
+    @_needs_atomicity
+    async def test_an_update_beside_a_deletion_brings_no_item_back(self) -> None:
+        async with self.open_store() as store:
+            await store.save_thread(thread("thr_1"), self.context())
+
+            async def update(item_id: str) -> None:
+                with suppress(NotFoundError):
+                    item = note(item_id, "thr_1", "after")
+                    await store.update_item("thr_1", item, self.context())
+
+            for n in range(20):
+                await store.add_thread_item("thr_1", note(f"i{n}", "thr_1"), self.context())
+            async with trio.open_nursery() as nursery:
+                for n in range(20):
+                    nursery.start_soon(update, f"i{n}")
+                    nursery.start_soon(store.delete_thread_item, "thr_1", f"i{n}", self.context())
+            assert await item_ids(store, "thr_1", self.context()) == []
 
     async def test_other_tasks_get_to_run_beside_the_store(self) -> None:
         """A driver that blocks belongs in a worker thread."""

@@ -17,6 +17,7 @@ from typing_extensions import TypeVar
 from chatkit_trio.errors import StoreError
 from chatkit_trio.limits import OwnerUsage
 from chatkit_trio.store import (
+    ActiveThread,
     Coordination,
     Hint,
     Journal,
@@ -24,6 +25,7 @@ from chatkit_trio.store import (
     News,
     Opening,
     RequestRecord,
+    SearchHit,
     Settlement,
     Store,
     StoreItemType,
@@ -45,9 +47,12 @@ READS = frozenset(
         "load_item",
         "load_attachment",
         "find_request",
+        "load_threads_by_activity",
+        "search_threads",
         "journal.abandoned",
         "coordination.record",
         "coordination.checkpointed",
+        "coordination.nodes",
     }
 )
 """The names of the operations that change nothing. `ping` isn't one: it tells how writes fare."""
@@ -85,6 +90,11 @@ class StoreWrapper(Store[TContext]):
     async def save_thread(self, thread: ThreadMetadata, context: TContext) -> None:
         call = partial(self.wrapped.save_thread, thread, context=context)
         await self.around("save_thread", call)
+
+    async def update_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
+        # For a test both are saving an item.
+        call = partial(self.wrapped.update_item, thread_id, item, context=context)
+        await self.around("save_item", call)
 
     async def update_thread(self, thread: ThreadMetadata, context: TContext) -> None:
         # For a test both are saving a thread.
@@ -162,6 +172,18 @@ class StoreWrapper(Store[TContext]):
     async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:
         call = partial(self.wrapped.delete_items_after, thread_id, item_id, context)
         await self.around("delete_items_after", call)
+
+    async def load_threads_by_activity(
+        self, limit: int, after: str | None, context: TContext
+    ) -> Page[ActiveThread]:
+        call = partial(self.wrapped.load_threads_by_activity, limit, after, context)
+        return await self.around("load_threads_by_activity", call)
+
+    async def search_threads(
+        self, query: str, limit: int, after: str | None, context: TContext
+    ) -> Page[SearchHit]:
+        call = partial(self.wrapped.search_threads, query, limit, after, context)
+        return await self.around("search_threads", call)
 
     async def ping(self) -> None:
         await self.around("ping", self.wrapped.ping)
@@ -261,6 +283,9 @@ class CoordinationWrapper(Coordination[TContext], Generic[TContext]):
 
     async def news(self) -> News:
         return await self._store.around("coordination.news", self._coordination.news)
+
+    async def nodes(self) -> list[str]:
+        return await self._store.around("coordination.nodes", self._coordination.nodes)
 
     async def listen(self) -> None:
         await self._coordination.listen()

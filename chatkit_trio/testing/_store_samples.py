@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -16,9 +16,12 @@ from pydantic import TypeAdapter
 from chatkit_trio.errors import NotFoundError
 from chatkit_trio.store import JournalEntry, Opening, Settlement, Store
 from chatkit_trio.types import (
+    AssistantMessageContent,
+    AssistantMessageItem,
     Attachment,
     AttachmentBase,
     HiddenContextItem,
+    InferenceOptions,
     LockedStatus,
     Page,
     SDKHiddenContextItem,
@@ -26,6 +29,8 @@ from chatkit_trio.types import (
     ThreadItemBase,
     ThreadMetadata,
     TurnEnding,
+    UserMessageItem,
+    UserMessageTextContent,
 )
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
@@ -162,6 +167,32 @@ def item_of_kind(kind: str, thread_id: str) -> ThreadItem:
     )
 
 
+def at(minutes: float) -> datetime:
+    """Return the time so many minutes after noon."""
+    return NOON + timedelta(minutes=minutes)
+
+
+def said(item_id: str, thread_id: str, text: str, minutes: float = 0) -> ThreadItem:
+    """Make a message of the user."""
+    return UserMessageItem(
+        id=item_id,
+        thread_id=thread_id,
+        created_at=at(minutes),
+        content=[UserMessageTextContent(text=text)],
+        inference_options=InferenceOptions(),
+    )
+
+
+def answered(item_id: str, thread_id: str, text: str, minutes: float = 0) -> ThreadItem:
+    """Make a message of the assistant."""
+    return AssistantMessageItem(
+        id=item_id,
+        thread_id=thread_id,
+        created_at=at(minutes),
+        content=[AssistantMessageContent(text=text)],
+    )
+
+
 def note(item_id: str, thread_id: str, content: str = "", at: datetime = NOON) -> ThreadItem:
     """Make a small item of any text."""
     return HiddenContextItem(id=item_id, thread_id=thread_id, created_at=at, content=content)
@@ -289,6 +320,7 @@ WRITES: dict[str, Operation] = {
     "add_thread_item": lambda store, thr, c: store.add_thread_item(thr, note("i5", thr), c),
     "save_item": lambda store, thr, c: store.save_item(thr, note("i2", thr, "after"), c),
     "save_item (a new one)": lambda store, thr, c: store.save_item(thr, note("i5", thr), c),
+    "update_item": lambda store, thr, c: store.update_item(thr, note("i2", thr, "after"), c),
     "delete_thread_item": lambda store, thr, c: store.delete_thread_item(thr, "i2", c),
     "save_attachment": lambda store, thr, c: store.save_attachment(
         attachment(f"atc_{thr}", "after"), c

@@ -25,7 +25,7 @@ class StoreUnderTest:
     """Opening it twice in one test, also at the same time, gives the same data."""
 
     atomic = True
-    """`settle`, `update_thread` and `delete_items_after` happen whole or not at all."""
+    """`settle`, `update_item`, `update_thread` and `delete_items_after` are one step each."""
 
     exact_cancellation = True
     """A write that raises `trio.Cancelled` hasn't happened (else it may have, but whole)."""

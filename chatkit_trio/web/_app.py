@@ -21,6 +21,7 @@ from ._guard import Guard
 from ._hosts import HostNames
 from ._middleware import refused
 from ._page import ChatPage, page_blueprint
+from .admin import admin_blueprint
 from .uploads import uploads_blueprint
 
 
@@ -32,17 +33,21 @@ def create_app(
     page: bool | ChatPage = True,
     health_path: str | None = "/healthz",
     liveness_path: str | None = "/livez",
+    metrics_path: str | None = None,
     max_body_bytes: int | None = None,
     cors_origins: CorsOrigins = None,
     allowed_hosts: HostNames = None,
+    admin_token: str | None = None,
+    admin_path: str = "/admin",
 ) -> QuartTrio:
     """Return a Quart-Trio app that serves the ChatKit protocol and, with `page`, a chat page.
 
     The page is at `/`, its files at `/static/`; a `ChatPage` says what is on it. If the server's
     attachment store is a `DiskAttachmentStore` or an `S3AttachmentStore`, the app gets the routes
     of `chatkit_trio.web.uploads` at the store's `base_url`, and the page may send files to the
-    bucket. The other arguments are those of
-    `chatkit_blueprint`. Serve the app with `chatkit-trio serve`, or with Hypercorn's trio worker.
+    bucket. With `admin_token` the app has the page of `chatkit_trio.web.admin` at `admin_path`, for
+    those who know this secret. The other arguments are those of `chatkit_blueprint`. Serve the app
+    with `chatkit-trio serve`, or with Hypercorn's trio worker.
     """
     app = app_at(
         [path],
@@ -50,9 +55,12 @@ def create_app(
         context=context,
         health_path=health_path,
         liveness_path=liveness_path,
+        metrics_path=metrics_path,
         max_body_bytes=max_body_bytes,
         cors_origins=cors_origins,
         allowed_hosts=allowed_hosts,
+        admin_token=admin_token,
+        admin_path=admin_path,
     )
     if page:
         shown = page if isinstance(page, ChatPage) else ChatPage()
@@ -67,9 +75,12 @@ def app_at(
     context: ContextFunction[TContext] | None,
     health_path: str | None,
     liveness_path: str | None,
+    metrics_path: str | None,
     max_body_bytes: int | None,
     cors_origins: CorsOrigins,
     allowed_hosts: HostNames,
+    admin_token: str | None,
+    admin_path: str,
 ) -> QuartTrio:
     """Return an app as `create_app` does, without a page, with the endpoint at all these paths."""
     if max_body_bytes is not None:
@@ -94,11 +105,17 @@ def app_at(
             context=context,
             health_path=health_path,
             liveness_path=liveness_path,
+            metrics_path=metrics_path,
             max_body_bytes=max_body_bytes,
             cors_origins=cors_origins,
             allowed_hosts=allowed_hosts,
         )
     )
+    if admin_token is not None:
+        # Behind the server's: it starts later, and stops earlier.
+        app.register_blueprint(
+            admin_blueprint(server, token=admin_token, path=admin_path, allowed_hosts=allowed_hosts)
+        )
     return app
 
 

@@ -27,6 +27,7 @@ from chatkit_trio.store import TContext
 from chatkit_trio.stores._signed_attachments import SignedAttachmentStore
 
 from ._app import app_at
+from ._asyncio_app import AsyncioApp
 from ._blueprint import CorsOrigins, servers_of
 from ._context import ContextFunction
 from ._delivery import Receive, Send
@@ -51,9 +52,12 @@ def asgi_app(
     path: str = "/chatkit",
     health_path: str | None = "/healthz",
     liveness_path: str | None = "/livez",
+    metrics_path: str | None = None,
     max_body_bytes: int | None = None,
     cors_origins: CorsOrigins = None,
     allowed_hosts: HostNames = None,
+    admin_token: str | None = None,
+    admin_path: str = "/admin",
 ) -> ChatApp:
     """Return an ASGI app that serves the ChatKit protocol, to be mounted in another app.
 
@@ -66,10 +70,11 @@ def asgi_app(
     `async with chat.lifespan(app):`.
 
     The endpoint is at the root of the mount, and at `path` below it: mounted at "/chatkit" it is
-    `/chatkit/`, and mounted at "/", behind all other routes, `/chatkit`. The stop and the watch
-    are below the endpoint, the health checks below the root. The routes of a `DiskAttachmentStore`
-    or an `S3AttachmentStore` are at the whole path of its `base_url`, which has to be inside the
-    mount.
+    `/chatkit/`, and mounted at "/", behind all other routes, `/chatkit`. The stop, the watch, the
+    list by activity and the search are below the endpoint, the health checks and the page that
+    `admin_token` opens below the root. The
+    routes of a `DiskAttachmentStore` or an `S3AttachmentStore` are at the whole path of its
+    `base_url`, which has to be inside the mount.
 
     `context` is called with the request, of Starlette's class in an app of Starlette or FastAPI
     and of Quart's elsewhere, and must not read its body; what it returns is as for
@@ -83,9 +88,12 @@ def asgi_app(
         context=None if context is None else _with_request_of_host(context),
         health_path=health_path,
         liveness_path=liveness_path,
+        metrics_path=metrics_path,
         max_body_bytes=max_body_bytes,
         cors_origins=cors_origins,
         allowed_hosts=allowed_hosts,
+        admin_token=admin_token,
+        admin_path=admin_path,
     )
     return ChatApp(server, inner)
 
@@ -177,7 +185,7 @@ def chat_servers_in(app: object) -> list[ChatKitServer[Any]]:
 
 
 def quart_apps_in(app: object, _depth: int = 0) -> Iterator[Quart]:
-    """Yield the Quart app that this is, or those of chats that are mounted in it."""
+    """Yield the Quart app that this is, or those of chats that are mounted in it or beside it."""
     if isinstance(app, Quart):
         yield app
     elif isinstance(app, ChatApp):
@@ -192,6 +200,8 @@ _DEEPEST = 5  # mounts within each other
 
 
 def _mounted(app: object) -> Iterator[object]:
+    if isinstance(app, AsyncioApp):
+        yield from app.beside.values()
     # The words of Starlette: an app or router has routes, a mount or a route has an app.
     routes = getattr(app, "routes", None)
     for route in routes if isinstance(routes, list) else ():

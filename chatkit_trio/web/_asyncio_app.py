@@ -37,7 +37,8 @@ class AsyncioApp:
 
     def __init__(self, app: ASGIApp, *, beside: Mapping[str, ASGIApp] | None = None) -> None:
         self._app = app
-        self._beside = {path.rstrip("/"): mounted for path, mounted in (beside or {}).items()}
+        self.beside = {path.rstrip("/"): mounted for path, mounted in (beside or {}).items()}
+        """What runs on trio, by the path."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request, or start and end the applications, as ASGI says."""
@@ -48,7 +49,7 @@ class AsyncioApp:
 
     def _app_for(self, scope: Any) -> ASGIApp:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        for mount, mounted in self._beside.items():
+        for mount, mounted in self.beside.items():
             if path == mount or path.startswith(f"{mount}/"):
                 return mounted
         return self._on_asyncio
@@ -60,7 +61,9 @@ class AsyncioApp:
 
     async def _live(self, scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        lives = [_Life(app, scope) for app in (self._on_asyncio, *self._beside.values())]
+        # One that is at several paths lives once.
+        beside = {id(app): app for app in self.beside.values()}
+        lives = [_Life(app, scope) for app in (self._on_asyncio, *beside.values())]
         begun: list[_Life] = []
         async with trio.open_nursery() as nursery:
             for life in lives:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, cast
+from functools import partial
+from typing import Any, Literal, Protocol, cast
 
 import trio
 from quart import Blueprint, Quart, current_app
@@ -22,7 +23,7 @@ from ._endpoint import Endpoint
 from ._guard import Guard
 from ._health import Health
 from ._hosts import AllowedHosts, HostNames
-from ._middleware import ALL_METHODS, Gate, Use, View, with_middleware
+from ._middleware import Gate, add_view
 from ._worker import check_is_shared
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def chatkit_blueprint(
     path: str = "/chatkit",
     health_path: str | None = "/healthz",
     liveness_path: str | None = "/livez",
+    metrics_path: str | None = None,
     max_body_bytes: int | None = None,
     cors_origins: CorsOrigins = None,
     allowed_hosts: HostNames = None,
@@ -58,12 +60,15 @@ def chatkit_blueprint(
     turn is settled and the turn's code has ended. It refuses a request by raising `PermissionError`
     (answered with 403) or an HTTP exception of werkzeug. Without `context` the context is None.
 
-    `path` is the endpoint; below it are `threads/<id>/turn` and `threads/<id>/stop`. `health_path`
-    says whether the server takes messages and can store them (readiness), `liveness_path` that
-    the process answers at all; with None there is no such address. What a request may hold say the
-    server's `limits`; a body over `max_body_bytes`, by default the longest of those, isn't read to
-    its end (413). The app's own `MAX_CONTENT_LENGTH` counts too. Pages of the app's own origin may
-    call the endpoint, and those of the origins in `cors_origins`; `"*"` means all.
+    `path` is the endpoint; below it are `threads`, `search`, `threads/<id>/turn`,
+    `threads/<id>/stop` and `attachments/<id>/url`. `health_path` says whether the server takes
+    messages and can store them (readiness), `liveness_path` that the process answers at all; with
+    None there is no such address. `metrics_path`, such as "/metrics", shows the server's metrics to
+    Prometheus (extra `metrics`), to anybody who asks: have a proxy keep strangers away. Several
+    workers need `PROMETHEUS_MULTIPROC_DIR` in the environment for it. What a request may hold say
+    the server's `limits`; a body over `max_body_bytes`, by default the longest of those, isn't read
+    to its end (413). The app's own `MAX_CONTENT_LENGTH` counts too. Pages of the app's own origin
+    may call the endpoint, and those of the origins in `cors_origins`; `"*"` means all.
 
     `allowed_hosts` are the names by which browsers reach the app, such as `["chat.example.org"]`
     or `[".example.org"]` with all names below it; requests for others are refused (421), so that
@@ -80,6 +85,7 @@ def chatkit_blueprint(
         context=context,
         health_path=health_path,
         liveness_path=liveness_path,
+        metrics_path=metrics_path,
         max_body_bytes=max_body_bytes,
         cors_origins=cors_origins,
         allowed_hosts=allowed_hosts,
@@ -94,6 +100,7 @@ def blueprint_at(
     context: ContextFunction[TContext] | None,
     health_path: str | None,
     liveness_path: str | None,
+    metrics_path: str | None,
     max_body_bytes: int | None,
     cors_origins: CorsOrigins,
     allowed_hosts: HostNames,
@@ -105,33 +112,40 @@ def blueprint_at(
     if None in paths:
         raise ValueError("path must be a path such as '/chat', not None")
     for path in paths:
-        _check_paths(path=path, health_path=health_path, liveness_path=liveness_path)
+        _check_paths(
+            path=path,
+            health_path=health_path,
+            liveness_path=liveness_path,
+            metrics_path=metrics_path,
+        )
     blueprint = Blueprint(name, __name__)
     longest_body = max_body_bytes or server.limits.longest_body
     endpoint = Endpoint(server, context, longest_body)
     health = Health(server)
     gate = Gate(allowed_hosts, Cors.of(cors_origins))
 
-    def route(rules: Iterable[str], method: str, view: View, use: Use = "call") -> None:
-        function = with_middleware(view, method=method, gate=gate, use=use)
-        for rule in rules:
-            blueprint.add_url_rule(
-                rule or "/",
-                endpoint=view.__name__,
-                view_func=function,
-                methods=ALL_METHODS,
-                provide_automatic_options=False,
-            )
-
+    route = partial(add_view, blueprint, gate)
     places = ["/" + path.strip("/") if path.strip("/") else "" for path in paths]
     route(places, "POST", endpoint.process)
+    route([f"{place}/threads" for place in places], "GET", endpoint.threads)
+    route([f"{place}/search" for place in places], "GET", endpoint.search)
     route([f"{place}/threads/<thread_id>/turn" for place in places], "GET", endpoint.watch)
     route([f"{place}/threads/<thread_id>/stop" for place in places], "POST", endpoint.stop)
+    file_urls = [f"{place}/attachments/<attachment_id>/url" for place in places]
+    route(file_urls, "GET", endpoint.attachment_url)
     if health_path is not None:
         route([health_path], "GET", health.health, "probe")
     if liveness_path is not None:
         route([liveness_path], "GET", health.liveness, "probe")
-    tie(blueprint, server, gate, places, longest_body, health)
+    parts: list[Part] = [health]
+    if metrics_path is not None:
+        from ._metrics_view import MetricsView  # it needs a package of its own
+
+        metrics = MetricsView(server)
+        route([metrics_path], "GET", metrics.metrics, "probe")
+        blueprint.after_app_request(metrics.count)
+        parts.append(metrics)
+    tie(blueprint, server, gate, places, longest_body, parts)
     return blueprint
 
 
@@ -143,6 +157,18 @@ def _check_paths(**paths: str | None) -> None:
     plain = ["/" + path.strip("/") for path in paths.values() if path is not None]
     if len(set(plain)) < len(plain):
         raise ValueError(f"{' and '.join(paths)} must be different paths, and are {plain}")
+
+
+class Part(Protocol):
+    """Something that works beside a server."""
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start, with tasks in this nursery."""
+        ...
+
+    def stop(self) -> None:
+        """End: the app does."""
+        ...
 
 
 class ServerLifespan:
@@ -162,7 +188,7 @@ class ServerLifespan:
     async def start(self, nursery: trio.Nursery) -> None:
         """Enter the server; raises what its store raises if that can't be opened.
 
-        Raises `StoreNotSharedError` in one of several workers if they can't share the store.
+        Raises `NotSharedError` in one of several workers if they can't share the store.
         """
         check_is_shared(self._server)
         self._stopping, self._stopped = trio.Event(), trio.Event()
@@ -234,11 +260,12 @@ def tie(
     gate: Gate,
     places: Iterable[str],
     max_body_bytes: int,
-    health: Health | None = None,
+    parts: Sequence[Part] = (),
 ) -> None:
     """Have the server run while a blueprint's app serves, and its endpoint guarded.
 
-    `places` are where messages are posted. Several blueprints of one app may have the same server.
+    `places` are where messages are posted; `parts` start and end with the server. Several
+    blueprints of one app may have the same server.
     """
     lifespan = ServerLifespan(server)
 
@@ -257,12 +284,12 @@ def tie(
     async def start() -> None:
         nursery = cast(QuartTrio, current_app).nursery
         await lifespan.start(nursery)
-        if health is not None:
-            health.start(nursery)
+        for part in parts:
+            part.start(nursery)
 
     async def stop() -> None:
-        if health is not None:
-            health.stop()
+        for part in parts:
+            part.stop()
         await lifespan.stop()
 
     blueprint.record_once(list_server)

@@ -17,6 +17,7 @@ from quart import Request, request
 from werkzeug.exceptions import Forbidden
 
 from chatkit_trio._engine.groups import ends_process
+from chatkit_trio.observe import trace_headers
 from chatkit_trio.server import ChatKitServer, StreamingResult, Turn
 from chatkit_trio.store import TContext
 
@@ -59,6 +60,8 @@ class RequestContext(Generic[TContext]):
         A context manager is left behind the view, with its error if it raises one, or when the
         turn of its stream has ended. What leaving it raises is raised here, or else logged.
         """
+        if self._server.turn_story.is_watched:
+            trace_headers.set(_trace_headers())
         made = await self._made()
         if not isinstance(made, AbstractAsyncContextManager):
             yield Lent(cast(TContext, made))
@@ -152,6 +155,15 @@ class _Stay(Generic[TContext]):
                 self._failure = failure
         finally:
             self._is_left.set()
+
+
+def _trace_headers() -> dict[str, str]:
+    """Return what a request says of the trace that it is a part of."""
+    found = {name: request.headers.getlist(name) for name in _TRACE_HEADERS}
+    return {name: ",".join(values) for name, values in found.items() if values}
+
+
+_TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
 
 
 def _forbidden() -> Forbidden:

@@ -21,6 +21,7 @@ from quart import Quart
 from chatkit_trio.server import ChatKitServer, StreamingResult
 
 from ._idle_connections import let_go_of_gone_client
+from ._request_log import logged
 from ._signals import settling_first
 from ._wrong_loop import refuse_on_wrong_loop
 
@@ -72,6 +73,9 @@ class Delivery:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        await logged(self._deliver, scope, receive, send)
+
+    async def _deliver(self, scope: Any, receive: Receive, send: Send) -> None:
         let_go_of_gone_client(send)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         begins = scope["method"] == "POST" and path in self._endpoints

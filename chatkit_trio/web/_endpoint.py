@@ -14,8 +14,9 @@ from typing import Generic
 from quart import Response, request
 from werkzeug.exceptions import ServiceUnavailable
 
+from chatkit_trio._engine.finding import search, threads_by_activity
 from chatkit_trio._engine.loading import load_thread
-from chatkit_trio.errors import ChatKitError, TooLargeError
+from chatkit_trio.errors import ChatKitError, InvalidRequestError, TooLargeError
 from chatkit_trio.server import ChatKitServer, StreamingResult
 from chatkit_trio.store import TContext
 
@@ -30,6 +31,7 @@ from ._watch import WatchBody, parse_event_id
 logger = logging.getLogger(__name__)
 
 _IDLE_TIMEOUT = 15.0  # seconds in which something of a body has to arrive
+_MOST_DIGITS = 9
 _UNFINISHED_BYTES = 64 * 1024 * 1024  # that all bodies on their way hold together
 
 
@@ -39,6 +41,17 @@ def _wants_endings() -> bool:
 
 def _takes_component_updates() -> bool:
     return "ChatKit-Component-Updates" in request.headers
+
+
+def _limit() -> int | None:
+    """Return how many entries the client wants. Raises `InvalidRequestError`."""
+    text = request.args.get("limit")
+    if text is None:
+        return None
+    is_number = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    if not is_number or int(text) == 0:
+        raise InvalidRequestError("limit has to be a number, 1 or more")
+    return int(text)
 
 
 class BodyReader(Generic[TContext]):
@@ -96,6 +109,7 @@ class Endpoint(Generic[TContext]):
                 can_return=with_ids,
                 idempotency_key=request.headers.get("Idempotency-Key"),
                 with_endings=_wants_endings(),
+                with_names="ChatKit-Names" in request.headers,
                 component_updates=_takes_component_updates(),
                 is_counted=True,
             )
@@ -135,6 +149,32 @@ class Endpoint(Generic[TContext]):
         is_live = await self._server.live_turns.watchable(thread_id) is not None
         answer = {"live": is_live, "ending": None if ending is None else ending.model_dump()}
         return json_response(json.dumps(answer).encode())
+
+    async def threads(self) -> Response:
+        """Answer with a page of threads, the latest active first."""
+        async with self._context() as lent:
+            await self._server.count_request(lent.context)
+            limit, after = _limit(), request.args.get("after")
+            return json_response(
+                await threads_by_activity(self._server, limit, after, lent.context)
+            )
+
+    async def search(self) -> Response:
+        """Answer with a page of threads that match what is asked for."""
+        async with self._context() as lent:
+            await self._server.count_request(lent.context)
+            query, limit, after = request.args.get("q"), _limit(), request.args.get("after")
+            if query is None:
+                raise InvalidRequestError("q is missing: what to search for, as in ?q=boats")
+            return json_response(await search(self._server, query, limit, after, lent.context))
+
+    async def attachment_url(self, attachment_id: str) -> Response:
+        """Answer with the URL of an attachment's bytes, or null if its store has none."""
+        async with self._context() as lent:
+            await self._server.count_request(lent.context)
+            store = self._server.required_attachment_store()
+            url = await store.attachment_url(attachment_id, lent.context)
+        return json_response(json.dumps({"url": url}).encode())
 
     async def stop(self, thread_id: str) -> Response:
         """End the thread's live turn; its answer so far is kept."""

@@ -101,7 +101,7 @@ class Health:
 
     async def health(self) -> Response:
         """Say whether this process takes messages and can store what it answers."""
-        states = await self._states()
+        states = await self.states()
         is_well = all(states.values()) and self._server.is_running
         answer = {
             "status": _word(is_well),
@@ -114,7 +114,8 @@ class Health:
         """Say that this process answers at all."""
         return json_response(b'{"status": "ok"}')
 
-    async def _states(self) -> dict[str, bool]:
+    async def states(self) -> dict[str, bool]:
+        """Say of each store whether it can be written to; none can before the app has started."""
         states = dict.fromkeys(self._probes, False)
         if self._nursery is None:
             return states

@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
 from http import HTTPStatus
 from typing import Any, Literal, TypeAlias
 
-from quart import Response, request
+from quart import Blueprint, Response, request
 from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioResponse
 from werkzeug.exceptions import (
@@ -105,6 +105,14 @@ class Gate:
             " create_app(..., allowed_hosts=[NAME]). See docs/how-to/deploy.md, Host names."
         )
 
+    async def refuse_unknown_host(self) -> Response | None:  # noqa: ASYNC124 (Quart awaits it)
+        """Refuse a request for a host that isn't allowed, before any view of a blueprint."""
+        try:
+            self.check_host()
+        except MisdirectedRequest as error:
+            return refused(error)
+        return None
+
     def check_origin(self, use: Use) -> None:
         """Raise `Forbidden` (403) for a page of an origin that may not use the view."""
         if use == "probe" or not self.cors.refuses(request.headers, is_link=use == "link"):
@@ -128,6 +136,26 @@ def with_middleware(view: View, *, method: str, gate: Gate, use: Use = "call") -
         return response
 
     return answer
+
+
+def add_view(
+    blueprint: Blueprint,
+    gate: Gate,
+    rules: Iterable[str],
+    method: str,
+    view: View,
+    use: Use = "call",
+) -> None:
+    """Give a view, with what stands around it, to a blueprint at all these rules."""
+    function = with_middleware(view, method=method, gate=gate, use=use)
+    for rule in rules:
+        blueprint.add_url_rule(
+            rule or "/",
+            endpoint=view.__name__,
+            view_func=function,
+            methods=ALL_METHODS,
+            provide_automatic_options=False,
+        )
 
 
 async def _answered(

@@ -42,6 +42,7 @@ from ._asgi_app import chat_servers_in, quart_apps_in
 from ._blueprint import allowed_by
 from ._delivery import ASGIApp, Receive, Send
 from ._hosts import AllowedHosts, HostNames, is_wildcard, tell_hosts
+from ._request_log import logged
 from ._signals import ending_signals, handling
 from ._watchdog import Watchdog
 from ._worker import Worker, check_is_shared
@@ -420,11 +421,11 @@ def _checked_hosts(
 
 
 def _told(app: ASGIApp | Quart, hosts: AllowedHosts) -> ASGIApp:
-    """Return the app, told for which hosts it is served."""
+    """Return the app, told for which hosts it is served, with a log of its requests."""
 
     async def told_app(scope: Any, receive: Receive, send: Send) -> None:
         told: Any = tell_hosts(scope, hosts) if scope["type"] == "http" else scope
-        await app(told, receive, send)
+        await logged(app, told, receive, send)
 
     return told_app
 

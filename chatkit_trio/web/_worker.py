@@ -24,6 +24,9 @@ from typing import Any
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import Store
 
+NEEDED = b"n"
+"""What the parent sends to a spare worker that is to begin; no ending signal has this number."""
+
 _is_one_of_many: ContextVar[bool] = ContextVar("_is_one_of_many", default=False)
 
 
@@ -34,6 +37,7 @@ class Worker:
         self.listeners = tuple(listeners)
         """File descriptors of the sockets to listen on."""
         self._channel = socket.socket(fileno=channel)
+        self._is_alone = False
         for fd in (channel, *listeners):
             os.set_inheritable(fd, False)
 
@@ -43,12 +47,23 @@ class Worker:
         channel, *listeners = map(int, text.split(","))
         return cls(channel, listeners)
 
+    def wait_until_needed(self) -> bool:
+        """Wait as a spare, in this thread; return False if it has to end instead.
+
+        There is one worker at a time then, so any store will do.
+        """
+        self._is_alone = True
+        with suppress(OSError):
+            return self._channel.recv(1) == NEEDED
+        return False
+
     def announce(self, after_sigterm: float, after_sigint: float) -> None:
         """Tell the parent how many seconds the end takes at most.
 
-        From now on servers are refused whose stores can't be shared, in this task and below it.
+        From now on servers are refused whose stores can't be shared, in this task and below it,
+        unless this worker was a spare.
         """
-        _is_one_of_many.set(True)
+        _is_one_of_many.set(not self._is_alone)
         self._say(f"loaded {after_sigterm} {after_sigint}")
 
     def is_ready(self) -> None:
@@ -80,14 +95,19 @@ def places(channel: int, listeners: Sequence[int]) -> str:
     return ",".join(map(str, [channel, *listeners]))
 
 
-class StoreNotSharedError(Exception):
-    """There are several workers, and a store that they can't share."""
+class NotSharedError(Exception):
+    """There are several workers, and something that they have to share and can't."""
+
+
+def is_one_of_many() -> bool:
+    """Say whether this process is one of several that answer on one port."""
+    return _is_one_of_many.get()
 
 
 def check_is_shared(server: ChatKitServer[Any]) -> None:
-    """Raise `StoreNotSharedError` if this process is one of several and can't share the store."""
+    """Raise `NotSharedError` if this process is one of several and can't share the store."""
     if _is_one_of_many.get() and not _spans_processes(server.store):
-        raise StoreNotSharedError(
+        raise NotSharedError(
             f"{type(server.store).__name__} has no coordination between processes, so there can be"
             " one worker only: with more, a thread could get two answers at once, and a stop or a"
             " reload would not find the answer of another worker. Use SQLiteStore or"

@@ -29,7 +29,7 @@ from hypercorn.utils import repr_socket_addr
 from ._serving import EXITING, hypercorn_config
 from ._signals import ending_signals, handling
 from ._watchdog import C_CODE_TIMEOUT, Watchdog
-from ._worker import places
+from ._worker import NEEDED, places
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ FIRST_DELAY = 0.5  # seconds until a worker is replaced
 LONGEST_DELAY = 30.0  # seconds, after several have ended soon
 _SETTLED_IN = 60.0  # seconds after which a worker counts as one that lives
 _FAILED = 1
-_LAST_WORDS = 1.0  # seconds for the log at the end
+_LAST_WORDS = 1.0  # seconds for the log at the end, and for what an ended worker has said
 _UNLOADED = 5.0  # seconds for the end of a worker whose app isn't loaded
 
 
@@ -54,8 +54,8 @@ class Workers:
         self._host, self._port = host, port
         self._command = command
         self._listeners: list[socket.socket] = []
-        self._living: set[_Child] = set()
-        self._killed: tuple[_Child, ...] = ()
+        self._living: set[Child] = set()
+        self._killed: tuple[Child, ...] = ()
         self._codes: list[int] = []
         self._number: int | None = None
         self._ending = trio.Event()
@@ -138,12 +138,12 @@ class Workers:
             code = await child.run(self._changes)
             self._living.remove(child)
             if self._ending.is_set():
-                self._codes.append(_exit_code(code))
+                self._codes.append(exit_code(code))
                 return
-            what = f"{'ended' if child.is_ready else 'could not start'} ({_how_it_ended(code)})"
+            what = f"{'ended' if child.is_ready else 'could not start'} ({how_it_ended(code)})"
             if not child.is_ready and not self._can_wait:
                 self._talk(logger.error, "worker %s %s; all end", child.pid, what)
-                self._codes.append(_exit_code(code) or _FAILED)
+                self._codes.append(exit_code(code) or _FAILED)
                 self._end(signal.SIGTERM)
                 self._watchdog.end_within(self._longest(signal.SIGTERM), "workers haven't ended")
                 return
@@ -160,7 +160,7 @@ class Workers:
         """Whether a worker that can't start is tried again: others serve meanwhile."""
         return self._has_started and any(child.is_ready for child in self._living)
 
-    async def _spawn(self) -> _Child | None:
+    async def _spawn(self) -> Child | None:
         """Start a worker; None at the end, also if it has begun meanwhile."""
         async with self._spawning:
             if self._ending.is_set():
@@ -175,7 +175,7 @@ class Workers:
                     pass_fds=[its.fileno(), *fds],
                     process_group=0,
                 )
-            child = _Child(process, own)
+            child = Child(process, own)
         if self._number is not None:
             child.tell(self._number)
         return child
@@ -227,7 +227,7 @@ class Workers:
         logger.warning("%s; ending the process without them", reason)
 
 
-class _Child:
+class Child:
     """A worker, seen from its parent."""
 
     def __init__(self, process: trio.Process, channel: socket.socket) -> None:
@@ -249,7 +249,8 @@ class _Child:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read, on_change)
                 code = await self._process.wait()
-                nursery.cancel_scope.cancel()
+                # What it has said at last is read to its end, unless others hold its socket.
+                nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS
         return code
 
     async def _read(self, on_change: Callable[[], None]) -> None:
@@ -281,14 +282,21 @@ class _Child:
             # It may not listen yet, and has nothing to lose.
             self._process.terminate()
 
+    def need(self) -> None:
+        """Have a spare worker begin; see `Worker.wait_until_needed`."""
+        with suppress(OSError):  # it has ended
+            self._channel.send(NEEDED)
+
     def kill(self) -> None:
+        """Have the system end it."""
         self._process.kill()
 
 
-def _exit_code(code: int) -> int:
+def exit_code(code: int) -> int:
     """Return how a worker ended as an exit code: one that was killed has failed."""
     return code if code >= 0 else _FAILED
 
 
-def _how_it_ended(code: int) -> str:
+def how_it_ended(code: int) -> str:
+    """Return how a worker ended in words."""
     return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
