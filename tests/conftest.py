@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from tests.chromium import needs_chromium, running_chromium
 from tests.postgresql_server import Server, running_server
 
 # A busy machine makes an example slow, not wrong; a hang is faulthandler's affair.
@@ -33,3 +35,19 @@ def postgresql_server() -> Iterator[Server]:
 def postgresql_url(postgresql_server: Server) -> str:
     """The URL of a database without data; sessions that are left from before are ended."""
     return postgresql_server.emptied_database()
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what has a browser, and skip it where there is none."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.browser)
+            item.add_marker(needs_chromium)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The browser of a test, unless its module starts it in another way."""
+    with running_chromium() as browser:
+        yield browser

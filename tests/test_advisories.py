@@ -39,9 +39,10 @@ def test_a_row_is_whole(row):
 
 def test_the_bounds_of_our_dependencies_leave_vulnerable_versions_out():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    testing = project["optional-dependencies"]["testing"]
     bounds = {
         check.plain(requirement.name): Version(each.version)
-        for requirement in map(Requirement, project["dependencies"])
+        for requirement in map(Requirement, [*project["dependencies"], *testing])
         for each in requirement.specifier
         if each.operator == ">="
     }

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 def run(name: str, *options: str) -> Any:
     command = [sys.executable, "-m", f"benchmarks.{name}", "--json", *options]
-    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0, finished.stderr
     return json.loads(finished.stdout.splitlines()[-1])
 
@@ -45,7 +45,7 @@ def test_the_next_message_sent_at_once_sees_what_was_cut() -> None:
 
 
 def test_both_servers_send_every_event() -> None:
-    rows = run("throughput", "--events", "40", "--streams", "1", "4", "--runs", "1")
+    rows = run("throughput", "--events", "40", "--streams", "4", "--runs", "1")
     responds = [
         "never awaits",
         "a checkpoint an event",
@@ -53,7 +53,7 @@ def test_both_servers_send_every_event() -> None:
         "100 events/s a stream",
     ]
     # A run that lost an event, or an answer that differed, would have failed.
-    assert [row[:2] for row in rows] == [[name, count] for name in responds for count in (1, 4)]
+    assert [row[:2] for row in rows] == [[name, 4] for name in responds]
 
 
 def test_many_turns_at_once_leave_no_task_behind_and_are_all_stored() -> None:

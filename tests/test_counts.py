@@ -85,6 +85,11 @@ def grown(short: Counter[str], long: Counter[str]) -> dict[str, int]:
     return {name: long[name] - short[name] for name in long if long[name] - short[name] > 1}
 
 
+def about(numbers: dict[str, int]) -> Any:
+    """Return what equals these numbers, and those that differ from them by one."""
+    return pytest.approx(numbers, abs=1)
+
+
 async def test_what_events_cost_that_come_as_models_send_them(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,13 +97,15 @@ async def test_what_events_cost_that_come_as_models_send_them(
     short, long = [await costs(count, PACE, monkeypatch) for count in (SHORT, LONG)]
 
     windows = round((LONG - SHORT) * PACE / WINDOW)
-    assert grown(short, long) == {
-        # Each event wakes respond up. Every 16th it gives way once more, in case it never awaits.
-        "steps of _drive": (LONG - SHORT) + (LONG // 16 - SHORT // 16),
-        "steps of run": windows,  # the ticker's, for all streams of the server
-        "steps of handle_request": 2 * windows,
-        "sends": windows,
-    }
+    assert grown(short, long) == about(
+        {
+            # Each event wakes respond up. Each 16th gives way once more: it may never await.
+            "steps of _drive": (LONG - SHORT) + (LONG // 16 - SHORT // 16),
+            "steps of run": windows,  # the ticker's, for all streams of the server
+            "steps of handle_request": 2 * windows,
+            "sends": windows,
+        }
+    )
 
 
 async def test_what_events_cost_that_rush(
@@ -107,10 +114,12 @@ async def test_what_events_cost_that_rush(
     """A send takes as many as there are."""
     short, long = [await costs(count, 0, monkeypatch) for count in (SHORT, LONG)]
 
-    assert grown(short, long) == {
-        "steps of _drive": (LONG - SHORT) + (LONG // 16 - SHORT // 16),
-        "steps of handle_request": 2,
-    }
+    assert grown(short, long) == about(
+        {
+            "steps of _drive": (LONG - SHORT) + (LONG // 16 - SHORT // 16),
+            "steps of handle_request": 2,
+        }
+    )
 
 
 async def test_what_an_answer_costs_whatever_its_length(

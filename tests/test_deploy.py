@@ -1,4 +1,4 @@
-"""What is in `deploy/`, as far as it can be checked without Docker.
+"""What is in `deploy/` and on its pages, as far as it can be checked without Docker.
 
 The files are read by the programs they are for where these are here (nginx, systemd-analyze), and
 held against each other and against the command line; the servers that they name run behind nginx.
@@ -28,6 +28,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from chatkit_trio.cli import main
 from chatkit_trio.stores.postgresql import PostgreSQLStore
+from chatkit_trio.testing import ChatClient
 from chatkit_trio.web._serving import Limits
 from chatkit_trio.web._watchdog import C_CODE_TIMEOUT
 from chatkit_trio.web._workers import EXITING
@@ -192,6 +193,99 @@ def test_the_unit_migrates_and_serves_with_the_same_program():
 
     assert before.split() == [serving.split()[0], "migrate"]
     assert options(shlex.split(serving)[1:])["workers"] == 2
+
+
+# --- The pages that tell of them -----------------------------------------------------------------
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / "how-to" / name).read_text("utf-8")
+
+
+def block(name: str, language: str) -> str:
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", page(name), re.S | re.M)
+    return found
+
+
+def test_the_page_about_systemd_makes_what_the_unit_names():
+    text, named = page("systemd.md"), unit()
+    (serving,), (user,), (directory,) = (
+        named[name] for name in ("ExecStart", "User", "WorkingDirectory")
+    )
+
+    assert f"--home-dir {directory} {user}\n" in text
+    assert f"python3 -m venv {serving.split('/bin/')[0]}\n" in text
+    assert f"cp app.py {directory}/\n" in text
+    assert f"install -m 600 /dev/null {named['EnvironmentFile'][0]}\n" in text
+    for name in ("TimeoutStopSec", "KillMode", "StateDirectory"):
+        assert f"| `{name}={named[name][0]}` |" in text
+    longest = longest_end(options(shlex.split(serving)[1:]))
+    assert f"out in {longest:.1f} s" in text
+
+
+def test_the_container_of_the_page_serves_for_all_addresses_and_is_not_killed_too_soon():
+    lines = block("docker.md", "dockerfile").replace("\\\n", "").splitlines()
+    said = {line.partition(" ")[0]: line.partition(" ")[2] for line in lines}
+    given = options(json.loads(said["CMD"]))
+    (seconds_until_kill,) = re.findall(r"--stop-timeout (\d+)", block_of_run())
+
+    assert json.loads(said["ENTRYPOINT"]) == json.loads(instruction("ENTRYPOINT"))
+    assert said["HEALTHCHECK"].split() == instruction("HEALTHCHECK").split()
+    assert (given["host"], given["workers"]) == ("0.0.0.0", 1)
+    assert str(given["port"]) == said["EXPOSE"]
+    assert said["USER"] not in ("root", "0")
+    assert f"-v chat-data:{said['VOLUME']} " in block_of_run()
+    assert int(seconds_until_kill) >= longest_end(given) + 5
+
+
+def block_of_run() -> str:
+    return next(line for line in page("docker.md").splitlines() if line.startswith("docker run"))
+
+
+def test_the_page_about_docker_names_the_services_of_compose():
+    upgraded = re.findall(r"--no-deps -d (\w+)", page("docker.md"))
+
+    assert upgraded == HOSTS
+    assert "run --rm migrate" in page("docker.md")
+    assert "migrate" in compose()["services"]
+
+
+async def test_the_page_about_postgresql_is_followed_word_by_word(
+    postgresql_server, tmp_path, monkeypatch
+):
+    (shown,) = re.findall(r"^```console\n(.*?)^```", page("postgresql.md"), re.S | re.M)
+    steps = re.findall(r"^\$ chatkit-trio (.*)\n([^$].*\n)", shown, re.M)
+    with postgresql_server.database() as url:
+        place = conninfo_to_dict(url)
+        environment = {
+            "PGHOST": str(place["host"]),
+            "PGUSER": str(place["user"]),
+            "PGDATABASE": str(place["dbname"]),
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        told = [(await in_process(*arguments.split()))[1] for arguments, _output in steps]
+        doctor = await in_process("doctor", "--database", "postgresql://")
+        names: dict[str, Any] = {"__name__": "postgresql_page"}
+        exec(block("postgresql.md", "python"), names)
+        async with ChatClient.of_app(names["app"], headers=[("X-User", "Ann")]) as client:
+            async with client.send("Hi") as turn:
+                await turn.read()
+            thread_id = turn.thread_id
+        listed = await in_process("threads", "list", "postgresql://", "--json")
+
+    assert told == [output for _arguments, output in steps]
+    assert len(steps) == 2
+    assert doctor[0] == 0, doctor
+    assert turn.text == "Hello, Ann."
+    assert [(each["id"], each["owner"]) for each in json.loads(listed[1])] == [(thread_id, "Ann")]
+
+
+async def in_process(*arguments: str) -> tuple[int, str]:
+    """Run a command as a user does; return its exit code and what it says."""
+    command = [sys.executable, "-m", "chatkit_trio", *arguments]
+    ended = await trio.run_process(command, capture_stdout=True, check=False)
+    return ended.returncode, ended.stdout.decode()
 
 
 # --- The files and the programs they are for ----------------------------------------------------

@@ -1,21 +1,28 @@
-"""The examples of the README and the tutorial, run as they stand."""
+"""The examples of the README and of some pages, run as they stand."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from chatkit_trio.cli import main
+from chatkit_trio.metrics import Metrics
 from chatkit_trio.stores import MemoryStore
-from chatkit_trio.testing import ChatClient, JumpClock, explore_cancellations
-from chatkit_trio.testing._asgi import ASGITransport
+from chatkit_trio.testing import (
+    ChatClient,
+    JumpClock,
+    say,
+    scripted_server,
+)
 
-from .web.http import client_of
+from .web.http import CREATE, client_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -52,50 +59,8 @@ async def test_the_readmes_server_answers_over_http(
 
 
 @pytest.mark.usefixtures("in_tmp_path")
-async def test_the_migration_guides_fastapi_app_answers_and_refuses(
-    jump_clock: JumpClock,
-) -> None:
-    app = names_of("docs/how-to/migrate.md")["app"]
-    async with ChatClient.of_app(app, headers=[("X-User", "Ann")]) as client:
-        async with client.send("Good morning") as turn:
-            await turn.read()
-        strangers = ASGITransport(app, "", [])
-        async with strangers.exchange("POST", "/chatkit", b"{}", []) as answer:
-            refusal = answer.status, json.loads(await answer.body())["error"]["message"]
-        async with strangers.exchange("GET", "/hello", b"", []) as answer:
-            other = await answer.body()
-
-    assert turn.text == "Hello, Ann."
-    assert refusal == (401, "Sign in first")
-    assert other == b'"still here"'
-
-
-@pytest.mark.usefixtures("in_tmp_path")
 def test_the_readmes_test_passes() -> None:
     names_of("README.md")["test_my_answer_survives_being_cut_anywhere"]()
-
-
-@pytest.mark.usefixtures("in_tmp_path")
-def test_the_tutorials_test_passes() -> None:
-    counter = names_of("docs/tutorial/first-chat.md")["Titled"]
-
-    exploration = explore_cancellations(counter, "count", step=5)
-
-    assert exploration.total_runs > 50
-
-
-@pytest.mark.usefixtures("in_tmp_path")
-async def test_the_tutorials_chat_goes_on_where_it_was_stopped(
-    jump_clock: JumpClock,
-) -> None:
-    server = names_of("docs/tutorial/first-chat.md")["Titled"](MemoryStore())
-    async with server, ChatClient.of_server(server) as client:
-        async with client.send("count") as turn:
-            await turn.wait_for(lambda _: turn.text.endswith("7 "))
-        async with client.send("on", thread_id=turn.thread_id) as turn:
-            await turn.read()
-
-    assert turn.text.startswith("8 9 ")
 
 
 @pytest.mark.usefixtures("in_tmp_path")
@@ -143,3 +108,72 @@ def test_every_row_of_the_threat_model_names_a_test_that_is_there() -> None:
 
     assert len(rows) > 20
     assert missing == []
+
+
+async def test_the_observer_of_the_reference_sees_a_slow_answer(jump_clock: JumpClock) -> None:
+    names = names_of("docs/reference/observe.md")
+    server = names["server"]
+    async with server, ChatClient.of_server(server) as client, client.send("Hi") as turn:
+        await turn.read()
+
+    assert names["slow"] == [(turn.thread_id, "finished")]
+
+
+def recorded(directory: str) -> list[bytes]:
+    return [path.read_bytes() for path in Path(directory).iterdir()]
+
+
+@pytest.mark.usefixtures("in_tmp_path")
+async def test_the_app_of_the_page_about_watching_shows_its_metrics_and_records(
+    jump_clock: JumpClock,
+) -> None:
+    names = names_of("docs/how-to/observe.md")
+    async with client_of(names["app"]) as client:
+        answer = await client.ask("GET", "/metrics")
+        await client.ask("POST", "/chatkit", CREATE)
+    names["recorder"].flush(20)
+
+    assert b'chatkit_turns_ended_total{reason="finished"} 0.0' in answer.body
+    (recording,) = recorded("recordings")
+    assert recording.endswith(b',"missing":0}\n')
+
+
+def test_every_metric_is_on_the_page_about_watching() -> None:
+    page = (ROOT / "docs/how-to/observe.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(chatkit_\w+)` \| (\w+)", page, re.M)
+    metrics = list(Metrics(scripted_server(MemoryStore(), [say("Hi")])).registry.collect())
+    suffix = {"counter": "_total", "gauge": "", "histogram": ""}
+
+    assert dict(rows) == {f"{metric.name}{suffix[metric.type]}": metric.type for metric in metrics}
+
+
+def shown_commands(page: Path) -> list[list[str]]:
+    """Return the arguments of each call of `chatkit-trio` that a page shows."""
+    text = page.read_text("utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.S | re.M)
+    shown = [block for language, block in blocks if language in ("", "sh", "console")]
+    lines = "\n".join(shown).replace("\\\n", "").splitlines()
+    commands = [
+        shlex.split(line, comments=True)
+        for line in lines
+        if "chatkit-trio " in line and "-u chatkit-trio" not in line  # that is systemd's name
+    ]
+    return [
+        words[words.index("chatkit-trio") + 1 :] for words in commands if "chatkit-trio" in words
+    ]
+
+
+def test_commands_are_found_in_the_pages() -> None:
+    page = ROOT / "docs/how-to/stored-data.md"
+
+    assert ["migrate", "postgresql://chat@db/chat"] in shown_commands(page)
+    assert sum(len(shown_commands(each)) for each in PAGES) > 15
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_command_line_knows_what_a_page_writes(page: Path) -> None:
+    for arguments in shown_commands(page):
+        words = [each for each in arguments if each not in (">", "|")]
+        result = CliRunner().invoke(main, [*words, "--help"])
+
+        assert result.exit_code == 0, (arguments, result.output)

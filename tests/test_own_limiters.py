@@ -39,10 +39,10 @@ def files_in(tmp_path, store):
     )
 
 
-@pytest.mark.parametrize("path", ["/", "/static/app.css", "/static/js/main.js", "/healthz"])
+@pytest.mark.parametrize("path", ["/", "/chatkit-trio.js", "/healthz", "/metrics"])
 async def test_the_page_comes_while_user_code_has_all_threads(tmp_path, path):
     store = SQLiteStore(tmp_path / "chat.sqlite3")
-    app = create_app(scripted_server(store, [say("Hello")]))
+    app = create_app(scripted_server(store, [say("Hello")]), metrics_path="/metrics")
     async with client_of(app) as client, all_threads_of_user_code_taken():
         answer = await client.ask("GET", path)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,15 @@ import trio
 
 from chatkit_trio.actions import Action
 from chatkit_trio.errors import ConflictError, NotFoundError, UnsupportedTypeError
-from chatkit_trio.server import NonStreamingResult, StreamingResult, TurnPolicy
+from chatkit_trio.server import (
+    ChatKitServer,
+    NonStreamingResult,
+    StreamingResult,
+    TurnPolicy,
+    stream_text,
+)
 from chatkit_trio.store import AttachmentStore, Store
-from chatkit_trio.stores import MemoryStore
+from chatkit_trio.stores import MemoryStore, SQLiteStore
 from chatkit_trio.testing import (
     ChatClient,
     RequestRefused,
@@ -45,6 +52,7 @@ from chatkit_trio.types import (
     SyncCustomActionResponse,
     ThreadItemAddedEvent,
     ThreadItemDoneEvent,
+    ThreadItemReplacedEvent,
     ThreadItemUpdatedEvent,
     ThreadMetadata,
     ThreadStatus,
@@ -262,6 +270,55 @@ async def test_a_retry_drops_what_follows_the_message_and_answers_again() -> Non
             await turn.read()
 
         assert await transcript(store, thread_id) == ["user: hi", "assistant: Better"]
+
+
+@pytest.mark.parametrize("make", [lambda _: MemoryStore(), SQLiteStore], ids=["memory", "sqlite"])
+async def test_an_edited_message_takes_the_place_of_the_old_one(
+    make: Callable[[Path], Store[Any]], tmp_path: Path
+) -> None:
+    store = make(tmp_path / "chat.sqlite3")
+
+    class Echo(ChatKitServer[Any]):
+        async def respond(
+            self, thread: Any, input_user_message: Any, context: Any
+        ) -> AsyncIterator[Any]:
+            said = input_user_message.content[0].text
+            async for event in stream_text(thread, [f"You said {said}"]):
+                yield event
+
+    async with Echo(store) as server:
+        client = ChatClient.of_server(server)
+        async with client.send("hi") as turn:
+            await turn.read()
+        thread_id = turn.thread_id
+        async with client.send("more", thread_id) as turn:
+            await turn.read()
+        before = (await client.items(thread_id))[0]
+
+        async with client.retry(thread_id, before.id, "hello") as turn:
+            events = [event async for event in turn]
+
+        assert await transcript(store, thread_id) == ["user: hello", "assistant: You said hello"]
+        [edited, _] = await client.items(thread_id)
+        assert (edited.id, edited.created_at) == (before.id, before.created_at)
+        assert isinstance(events[0], ThreadItemReplacedEvent)
+        assert events[0].item == edited
+
+
+async def test_an_edited_message_that_is_refused_deletes_and_changes_nothing() -> None:
+    store = MemoryStore[Any]()
+    async with scripted_server(store, [say("One")]) as server:
+        client = ChatClient.of_server(server)
+        thread_id = await begin(server)
+        [message, answer] = await client.items(thread_id)
+        message_input = {"content": [], "attachments": ["att_none"], "inference_options": {}}
+        params = {"thread_id": thread_id, "item_id": message.id, "input": message_input}
+        body = {"type": "threads.retry_after_item", "params": params}
+
+        with pytest.raises(NotFoundError):
+            await server.process(json.dumps(body), None)
+        assert await refusal(client.retry(thread_id, answer.id, "no")) == (400, "invalid_request")
+        assert await transcript(store, thread_id) == ["user: hi", "assistant: One"]
 
 
 async def test_a_retry_of_an_unknown_item_is_not_found_and_deletes_nothing() -> None:

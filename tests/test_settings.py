@@ -129,6 +129,7 @@ def files_in(directory, **settings):
         path=["/chat?x", "/chat/<id>", None, 5],
         health_path=["/health#x", 5, "/chatkit", "/livez/"],
         liveness_path=["/<live>", "chatkit/"],
+        metrics_path=["/metrics?x", 5, "/healthz"],
     ),
 )
 def test_an_app_does_too(name, value):

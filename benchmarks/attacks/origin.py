@@ -108,7 +108,7 @@ async def rebound_page(victim: Victim) -> Outcome:
         ("GET", "/chatkit/threads/thr_1/turn", None),
         ("POST", "/chatkit/threads/thr_1/stop", None),
         ("GET", "/", None),
-        ("GET", "/static/js/main.js", None),
+        ("GET", "/chatkit-trio.js", None),
         ("POST", "/attachments", None),
         ("PUT", "/attachments/atc_1", None),
         ("GET", "/attachments/atc_1", None),

@@ -126,8 +126,7 @@ async def _blocking_turns(victim: Victim) -> Outcome:
             thread_id = await _thread_id(connection)
             asked: list[tuple[str, str, Any]] = [
                 ("GET", "/", None),
-                ("GET", "/static/js/main.js", None),
-                ("GET", "/static/app.css", None),
+                ("GET", "/chatkit-trio.js", None),
                 ("GET", "/healthz", None),
                 ("POST", "/chatkit", _LIST),
                 ("POST", "/chatkit", _CREATE_ATTACHMENT),

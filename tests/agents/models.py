@@ -40,7 +40,7 @@ class ScriptedModel(Model):
                     await step()
                 else:
                     yield script.parsed([step])[0] if isinstance(step, dict) else step
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter where its reader was cut
             if self._token is not None:
                 self._token.run_sync_soon(self.cancelled.set)
             raise

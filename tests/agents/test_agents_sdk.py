@@ -568,13 +568,17 @@ async def test_tool_that_ignores_cancellation_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("chatkit_trio.agents._reading.CLOSE_TIMEOUT", 0.05)
-    release = trio.Event()
+    begun, release = trio.Event(), trio.Event()
+
+    async def wait_for_release() -> None:
+        begun.set()
+        await release.wait()
 
     @function_tool
     async def stubborn(ctx: Context) -> str:
         """Go on whatever happens."""
         await ctx.context.stream_progress("working")
-        wait = asyncio.ensure_future(run_on_trio(release.wait))
+        wait = asyncio.ensure_future(run_on_trio(wait_for_release))
         while not wait.done():
             try:
                 await asyncio.shield(wait)
@@ -586,17 +590,19 @@ async def test_tool_that_ignores_cancellation_is_not_waited_for_for_ever(
     model = ScriptedModel(script.answer(*script.call("stubborn")))
     stream = streamed(await new_context(), model, tools=[stubborn])
     await anext(stream)
+    await begun.wait()
 
-    with trio.fail_after(1):
+    with trio.fail_after(20):
         await stream.aclose()
 
     release.set()
 
 
 async def test_cancel_while_a_tool_waits_on_trio_ends_that_wait() -> None:
-    ended = trio.Event()
+    begun, ended = trio.Event(), trio.Event()
 
     async def wait() -> None:
+        begun.set()
         try:
             await trio.sleep_forever()
         finally:
@@ -612,6 +618,8 @@ async def test_cancel_while_a_tool_waits_on_trio_ends_that_wait() -> None:
     model = ScriptedModel(script.answer(*script.call("waits")))
     stream = streamed(await new_context(), model, tools=[waits])
     await anext(stream)
+    # The event comes before the wait: closed in between, the tool would never begin to wait.
+    await begun.wait()
     await stream.aclose()
 
     with trio.fail_after(5):

@@ -9,7 +9,7 @@ from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 import trio
-from agents import RawResponsesStreamEvent, RunResultStreaming
+from agents import Agent, RawResponsesStreamEvent, RunContextWrapper, RunResultStreaming
 from agents import Runner as SDKRunner
 
 from chatkit_trio.agents import Runner, run_on_asyncio, stream_agent_response
@@ -177,13 +177,39 @@ async def test_the_sdks_own_result_is_refused_with_the_way_out() -> None:
         await asyncio.sleep(0)
         return SDKRunner.run_streamed(agent(ScriptedModel([])), "hi", run_config=RUN_CONFIG)
 
-    class Sub(RunResultStreaming):
-        pass
-
     own = await run_on_asyncio(start)
-    for result in (own, Sub.__new__(Sub)):
-        with pytest.raises(TypeError, match=r"chatkit_trio\.agents\.Runner.*import Runner"):
-            stream_agent_response(await new_context(), result)
+    with pytest.raises(TypeError, match=r"chatkit_trio\.agents\.Runner.*import Runner"):
+        stream_agent_response(await new_context(), own)
+
+
+async def test_a_result_of_the_sdk_that_a_test_has_filled_is_read() -> None:
+    """It has no task that runs it, so it belongs to no other loop."""
+    context = await new_context()
+    result = RunResultStreaming(
+        input=[],
+        new_items=[],
+        raw_responses=[],
+        final_output=None,
+        input_guardrail_results=[],
+        output_guardrail_results=[],
+        tool_input_guardrail_results=[],
+        tool_output_guardrail_results=[],
+        context_wrapper=RunContextWrapper(None),
+        current_agent=Agent(name="made up"),
+        current_turn=0,
+        max_turns=1,
+        _current_agent_output_schema=None,
+        trace=None,
+        is_complete=True,
+    )
+    for event in raw_events("Hel", "lo"):
+        result._event_queue.put_nowait(event)
+
+    events = await collected(stream_agent_response(context, result))
+
+    assert [event.item.content[0].text for event in events if event.type == "thread.item.done"] == [
+        "Hello"
+    ]
 
 
 # --- In a server -------------------------------------------------------------------------------

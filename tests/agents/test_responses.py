@@ -348,6 +348,20 @@ async def test_workflow_further_back_is_not_resumed() -> None:
     assert await outcome(context=context) == []
 
 
+async def test_workflow_that_was_put_into_the_context_ends_before_the_message() -> None:
+    context = await new_context()
+    context.workflow_item = workflow_item("one")
+
+    events = await outcome(*script.message("m", "Hi"), context=context)
+
+    assert [(event.type, event.item.type) for event in events if hasattr(event, "item")] == [
+        ("thread.item.done", "workflow"),
+        ("thread.item.added", "assistant_message"),
+        ("thread.item.done", "assistant_message"),
+    ]
+    assert context.workflow_item is None
+
+
 async def test_thought_in_an_empty_custom_workflow_shows_the_workflow() -> None:
     """6.x: the client got an update of an item it had never been told of."""
     context = await new_context()

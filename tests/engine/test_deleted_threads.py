@@ -19,7 +19,7 @@ import trio
 from chatkit_trio.actions import Action
 from chatkit_trio.server import TurnPolicy
 from chatkit_trio.store import Store
-from chatkit_trio.stores import MemoryStore, SQLiteStore
+from chatkit_trio.stores import MemoryCluster, MemoryStore, SQLiteStore
 from chatkit_trio.testing import (
     ChatClient,
     JumpClock,
@@ -345,37 +345,44 @@ async def test_a_sync_action_does_not_bring_back_a_widget_that_a_retry_deletes(
         assert await transcript(memory, thread_id) == ["user: hi", "assistant: Fine"]
 
 
+class Gap(StoreWrapper[Any]):
+    """A store where something else happens right before an item is saved."""
+
+    def __init__(self, store: Store[Any]) -> None:
+        super().__init__(store)
+        self.meanwhile: list[Callable[[], Awaitable[None]]] = []
+
+    async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
+        if name == "save_item" and self.meanwhile:
+            with trio.move_on_after(5):  # it may have to wait for this very request
+                await self.meanwhile.pop()()
+        return await call()
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
 @within(HOUR)
 async def test_a_sync_action_does_not_bring_back_a_widget_deleted_between_its_look_and_its_save(
-    autojump_clock: trio.testing.MockClock,
+    nodes: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    class Gap(StoreWrapper[Any]):
-        """Something else happens right before an item is saved."""
-
-        def __init__(self, store: Store[Any]) -> None:
-            super().__init__(store)
-            self.meanwhile: list[Callable[[], Awaitable[None]]] = []
-
-        async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
-            if name == "save_item" and self.meanwhile:
-                with trio.move_on_after(5):  # it may have to wait for this very request
-                    await self.meanwhile.pop()()
-            return await call()
-
-    memory = MemoryStore[Any]()
-    store = Gap(memory)
-    script = scripted_server(store, [emit(make_widget)], [say("Fine")]).script
+    """The retry that deletes it comes to the same server, or to another one."""
+    cluster = MemoryCluster()
+    store = Gap(MemoryStore[Any](cluster=cluster))
+    script = scripted_server(store, [emit(make_widget)]).script
     policy = TurnPolicy(on_disconnect="finish")
-    async with WidgetServer(store, script, policy=policy) as server:
-        client = ChatClient.of_server(server)
+    async with (
+        WidgetServer(store, script, policy=policy) as server,
+        scripted_server(MemoryStore[Any](cluster=cluster), [say("Fine")]) as other,
+    ):
         turn = await answered(server)
         thread_id, user_id = turn.thread_id or "", turn.items[0].id
+        server.script = other.script
+        client = ChatClient.of_server([server, other][nodes - 1])
         store.meanwhile.append(partial(remove_by_retry, client, thread_id, user_id))
-        await client.act_and_wait(thread_id, PRESS, "wdg")
+        await ChatClient.of_server(server).act_and_wait(thread_id, PRESS, "wdg")
         await trio.sleep(60)
 
         assert store.meanwhile == []
-        assert await transcript(memory, thread_id) == ["user: hi", "assistant: Fine"]
+        assert await transcript(store, thread_id) == ["user: hi", "assistant: Fine"]
 
 
 @within(HOUR)

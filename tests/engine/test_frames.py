@@ -136,3 +136,22 @@ def test_what_is_kept_stays_within_its_bound_and_in_order(steps: list[bytes | No
 
     assert read == written[: len(read)]
     assert log.kept_bytes <= 20 + 9 + 20
+
+
+def test_a_tap_hears_each_frame_until_it_is_taken_away() -> None:
+    log = FrameLog(max_unread=100, max_kept=100)
+    first: list[bytes] = []
+    every: list[bytes] = []
+
+    def once(frame: bytes) -> None:
+        first.append(frame)
+        log.untap(once)
+
+    log.append(b"before")
+    log.tap(once)
+    log.tap(every.append)
+    for frame in (b"a", b"b"):
+        log.append(frame)
+    log.untap(once)
+
+    assert (first, every) == ([b"a"], [b"a", b"b"])

@@ -16,6 +16,7 @@ from chatkit_trio._engine.drafts import MAX_CONTENT_PARTS, UnfitUpdate
 from chatkit_trio._engine.items import (
     AddItem,
     DeleteItem,
+    DropItem,
     RequireNew,
     SaveItem,
     TurnItems,
@@ -239,10 +240,10 @@ def test_a_finished_item_is_kept_until_its_write_is_confirmed() -> None:
     assert (before, items.unconfirmed(), items.pending()) == ([message("whole")], [], [])
 
 
-def test_an_item_removed_before_it_was_done_asks_nothing_of_the_store() -> None:
+def test_an_item_removed_before_it_was_done_is_only_dropped() -> None:
     items = fed(ThreadItemAddedEvent(item=message("x")))
 
-    assert items.feed(ThreadItemRemovedEvent(item_id="i1")) is None
+    assert items.feed(ThreadItemRemovedEvent(item_id="i1")) == DropItem("i1")
     assert items.pending() == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import trio
@@ -69,18 +70,20 @@ async def test_nodes_that_find_the_same_dead_turns_share_their_settling(
 ) -> None:
     cluster = MemoryCluster()
     await leave_behind(cluster)
+    told: list[Any] = []
     nodes = [Counting(MemoryStore[Any](cluster=cluster)) for _ in range(OTHERS)]
     async with nodes[0], nodes[1], nodes[2]:
         begun = trio.current_time()
         async with trio.open_nursery() as nursery:
             for node in nodes:
-                nursery.start_soon(recover, node)
+                nursery.start_soon(partial(recover, node, tell=told.append))
         took = trio.current_time() - begun
         for number in range(TURNS):
             assert await transcript(nodes[0], f"thr_{number}") == [
                 "assistant: so far",
                 "note: crashed",
             ]
+    assert {event.turn_id for event in told} == {f"turn_{number}" for number in range(TURNS)}
     calls = sum(len(node.settled) for node in nodes)
     # Each node has an order of its own, by chance: in the worst of 400 runs it was 1.4 and 0.5.
     assert calls < 2 * TURNS  # each node by itself would make 1 * TURNS, and all together 3

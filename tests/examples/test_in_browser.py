@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from .process import serving
 
-CHROMIUM = shutil.which("chromium")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH to test with"),
-]
-
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
 expect = sync_api.expect
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -291,7 +291,7 @@ class TestSchema:
             await old.save_thread(thread("thr_1"), None)
             request.getfixturevalue("next_version")
             with pytest.raises(
-                StoreError, match=r"version 3.*needs version 4.*chatkit-trio migrate"
+                StoreError, match=r"version 4.*needs version 5.*chatkit-trio migrate"
             ):
                 async with opened(new_database):
                     pass
@@ -357,16 +357,16 @@ class TestMigrateCommand:
     ) -> None:
         assert self.run(new_database, "--check") == (
             1,
-            "schema chatkit_trio has no tables; the newest is 3\n",
+            "schema chatkit_trio has no tables; the newest is 4\n",
         )
         assert self.run(new_database) == (
             0,
-            "schema chatkit_trio had no tables; it has version 3 now\n",
+            "schema chatkit_trio had no tables; it has version 4 now\n",
         )
         for arguments in ((), ("--check",)):
             assert self.run(new_database, *arguments) == (
                 0,
-                "schema chatkit_trio has version 3, which is the newest: nothing to do\n",
+                "schema chatkit_trio has version 4, which is the newest: nothing to do\n",
             )
 
     def test_it_upgrades_an_older_schema(
@@ -377,8 +377,44 @@ class TestMigrateCommand:
         assert self.run(new_database, "--check")[0] == 1
         assert self.run(new_database) == (
             0,
-            "schema chatkit_trio had version 3; it has version 4 now\n",
+            "schema chatkit_trio had version 4; it has version 5 now\n",
         )
+
+    def test_a_schema_keeps_its_name_in_what_is_said(self, new_database: str) -> None:
+        assert self.run(new_database, "--schema", "chas_has") == (
+            0,
+            "schema chas_has had no tables; it has version 4 now\n",
+        )
+
+    def told(self, *arguments: str) -> tuple[int, dict[str, object]]:
+        code, output = self.run(*arguments, "--json")
+        return code, json.loads(output)
+
+    def test_machines_are_told_what_was_and_what_is(
+        self, new_database: str, request: pytest.FixtureRequest
+    ) -> None:
+        schema = {"schema": "chatkit_trio"}
+        none = {"before": None, "after": None, "newest": 4, "applied": []}
+        made = {"before": None, "after": 4, "newest": 4, "applied": [1, 2, 3, 4]}
+        newest = {"before": 4, "after": 4, "newest": 4, "applied": []}
+        old = {"before": 4, "after": 4, "newest": 5, "applied": []}
+        upgraded = {"before": 4, "after": 5, "newest": 5, "applied": [5]}
+
+        assert self.told(new_database, "--check") == (1, schema | none)
+        assert self.told(new_database) == (0, schema | made)
+        assert self.told(new_database) == (0, schema | newest)
+        assert self.told(new_database, "--check") == (0, schema | newest)
+        request.getfixturevalue("next_version")
+        assert self.told(new_database, "--check") == (1, schema | old)
+        assert self.told(new_database) == (0, schema | upgraded)
+
+    def test_what_it_cant_do_is_told_to_machines_in_the_same_way(self) -> None:
+        place = "postgresql://127.0.0.1:1/chat"
+
+        result = CliRunner().invoke(main, ["migrate", place, "--json"])
+
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert result.stderr.startswith(f"Error: can't use {place}: connection")
 
     def test_what_it_cant_do_is_said_without_a_traceback(self, new_database: str) -> None:
         code, output = self.run("postgresql://127.0.0.1:1/chat")

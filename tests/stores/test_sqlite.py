@@ -198,7 +198,7 @@ class TestSchema:
         async with SQLiteStore(path) as store:
             assert await store.load_thread("thr_1", None) == thread("thr_1")
             await store.journal.begin("turn_1", "thr_1", None)
-            assert writer(store).execute("PRAGMA user_version").fetchone() == (6,)
+            assert writer(store).execute("PRAGMA user_version").fetchone() == (7,)
 
     async def test_an_open_turn_in_a_file_of_version_2_is_recovered(self, path: Path) -> None:
         with closing(sqlite3.connect(path)) as old:
@@ -277,7 +277,9 @@ class TestSchema:
 
 class TestErrors:
     async def test_a_missing_directory_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(StoreError, match=r"no/chat\.db.*does its directory exist"):
+        with pytest.raises(
+            StoreError, match=r"no/chat\.db.*there is no directory .*/no: make it first"
+        ):
             await SQLiteStore(tmp_path / "no" / "chat.db").__aenter__()
 
     async def test_a_file_that_is_no_database_is_refused(self, path: Path) -> None:
@@ -401,7 +403,7 @@ async def test_a_power_cut_loses_the_last_writes_at_most_and_damages_nothing(
 ) -> None:
     async with SQLiteStore(path) as store:
         await store.save_thread(thread("thr_1"), None)
-        for n in range(40):
+        for n in range(80):
             await store.add_thread_item("thr_1", note(f"i{n}", "thr_1"), None)
         copies = [tmp_path / f"{seed}.db" for seed in range(40)]
         for seed, copy in enumerate(copies):

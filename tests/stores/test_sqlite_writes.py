@@ -384,7 +384,7 @@ async def test_a_thousand_turns_that_are_cut_at_once_are_settled_in_few_commits(
             stored += len(page.data)
 
     assert stored == 1000
-    assert len(commits) <= 20
+    assert len(commits) <= 30  # some of them of the index for searches
 
 
 def item(number: int) -> AssistantMessageItem:

@@ -18,12 +18,15 @@ from chatkit_trio.testing._store_samples import note, prepare, snapshot
 class TwelveMethodStore(MemoryStore[str]):
     """A store as most people write it: the twelve methods, and nothing of the rest."""
 
+    update_item = Store.update_item
     update_thread = Store.update_thread
     settle = Store.settle
     delete_items_after = Store.delete_items_after
     set_aside = Store.set_aside
     begin_request = Store.begin_request
     update_request = Store.update_request
+    search_threads = Store.search_threads
+    load_threads_by_activity = Store.load_threads_by_activity
 
 
 class TestStoreWithTheDefaults(StoreConformance):

@@ -71,6 +71,12 @@ class ListModel:
             items.append(item)
             self.stand(owner, thread_id, item.id)
 
+    def update(self, owner: str, thread_id: str, item: ThreadItem) -> None:
+        items = self.items(owner, thread_id)
+        if item.id not in ids(items):
+            raise NotFoundError
+        items[ids(items).index(item.id)] = item
+
     def delete(self, owner: str, thread_id: str, item_id: str) -> None:
         try:
             items = self.items(owner, thread_id)
@@ -142,6 +148,9 @@ class StoreAsModel:
     async def save(self, owner: str, thread_id: str, item: ThreadItem) -> None:
         await self.store.save_item(thread_id, item, owner)
 
+    async def update(self, owner: str, thread_id: str, item: ThreadItem) -> None:
+        await self.store.update_item(thread_id, item, owner)
+
     async def delete(self, owner: str, thread_id: str, item_id: str) -> None:
         await self.store.delete_thread_item(thread_id, item_id, owner)
 
@@ -188,6 +197,7 @@ def calls(draw: st.DrawFn) -> tuple[str, tuple[Any, ...]]:
         "delete_thread": lambda: (),
         "add": lambda: (item(),),
         "save": lambda: (item(),),
+        "update": lambda: (item(),),
         "delete": lambda: (draw(ITEMS),),
         "delete_after": lambda: (draw(ITEMS),),
         "settle": lambda: (item(), item()),

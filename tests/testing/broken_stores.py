@@ -15,12 +15,14 @@ import trio
 
 from chatkit_trio.errors import NotFoundError
 from chatkit_trio.store import (
+    ActiveThread,
     Fence,
     Journal,
     JournalEntry,
     News,
     Opening,
     RequestRecord,
+    SearchHit,
     Settlement,
     Store,
     TurnRecord,
@@ -32,6 +34,7 @@ from chatkit_trio.stores import MemoryCluster, MemoryStore, SQLiteStore
 from chatkit_trio.stores._memory_cluster import TurnRow
 from chatkit_trio.stores._memory_coordination import MemoryCoordination, MemoryJournal
 from chatkit_trio.testing import StoreConformance, StoreWrapper
+from chatkit_trio.testing._store_samples import NOON
 from chatkit_trio.types import Attachment, Page, SDKHiddenContextItem, ThreadItem, ThreadMetadata
 
 T = TypeVar("T")
@@ -294,6 +297,26 @@ class UpdatesInSteps(MemoryStore[str]):
 class TestUpdatesInSteps(Kit):
     __test__ = True
     store = UpdatesInSteps
+
+
+class ItemUpdateInserts(MemoryStore[str]):
+    update_item = MemoryStore.save_item
+
+
+class TestItemUpdateInserts(Kit):
+    __test__ = True
+    store = ItemUpdateInserts
+
+
+class UpdatesItemsInSteps(MemoryStore[str]):
+    """Claims to be atomic, and looks first and writes then."""
+
+    update_item = Store.update_item
+
+
+class TestUpdatesItemsInSteps(Kit):
+    __test__ = True
+    store = UpdatesItemsInSteps
 
 
 class UpdateForgetsTheOwner(MemoryStore[str]):
@@ -1197,6 +1220,42 @@ class TestTellsTheTurnsOfAll(ClusterKit):
     coordination = TellsTheTurnsOfAll
 
 
+class KnowsThoseWhoLeft(MemoryCluster):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.seen: list[str] = []
+
+    def living_nodes(self, judge: str) -> list[str]:
+        self.seen += [name for name in self._nodes if name not in self.seen]
+        return self.seen
+
+
+class TestKnowsThoseWhoLeft(ClusterKit):
+    __test__ = True
+    cluster = KnowsThoseWhoLeft
+
+
+class KnowsTheSilent(MemoryCluster):
+    def living_nodes(self, judge: str) -> list[str]:
+        return list(self._nodes)
+
+
+class TestKnowsTheSilent(ClusterKit):
+    __test__ = True
+    cluster = KnowsTheSilent
+
+
+class KnowsItselfOnly(MemoryCoordination[str]):
+    async def nodes(self) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        return [self.node]
+
+
+class TestKnowsItselfOnly(ClusterKit):
+    __test__ = True
+    coordination = KnowsItselfOnly
+
+
 class HearsTwice(MemoryCluster):
     """Deletes a message when the next one is heard."""
 
@@ -1345,3 +1404,274 @@ class SettlesWhatOthersSettled(MemoryCluster):
 class TestSettlesWhatOthersSettled(ClusterKit):
     __test__ = True
     cluster = SettlesWhatOthersSettled
+
+
+# --- Search and activity -----------------------------------------------------------------------
+
+
+def _hit(thread: ThreadMetadata, item_id: str | None, text: str, word: str) -> SearchHit:
+    at = text.lower().find(word)
+    return SearchHit(thread, item_id, text, ((at, at + len(word)),))
+
+
+class ActivityIsCreation(MemoryStore[str]):
+    """The list by activity doesn't move when something is written."""
+
+    async def load_threads_by_activity(
+        self, limit: int, after: str | None, context: str
+    ) -> Page[ActiveThread]:
+        page = await super().load_threads_by_activity(999, None, context)
+        by_age = sorted(page.data, key=lambda each: each.thread.created_at, reverse=True)
+        return Page(data=by_age[:limit])
+
+
+class TestActivityIsCreation(Kit):
+    __test__ = True
+    store = ActivityIsCreation
+
+
+class RenamingIsActivity(MemoryStore[str]):
+    """Whatever is saved of a thread moves it to the top."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.saved: dict[str, int] = {}
+
+    async def save_thread(self, thread: ThreadMetadata, context: str) -> None:
+        await super().save_thread(thread, context)
+        self.saved[thread.id] = len(self.saved)
+
+    async def update_thread(self, thread: ThreadMetadata, context: str) -> None:
+        await super().update_thread(thread, context)
+        self.saved[thread.id] = 1_000
+
+    async def load_threads_by_activity(
+        self, limit: int, after: str | None, context: str
+    ) -> Page[ActiveThread]:
+        page = await super().load_threads_by_activity(limit, after, context)
+        page.data.sort(key=lambda each: self.saved[each.thread.id] >= 1_000, reverse=True)
+        return page
+
+
+class TestRenamingIsActivity(Kit):
+    __test__ = True
+    store = RenamingIsActivity
+
+
+class HiddenNotesAreActivity(MemoryStore[str]):
+    """The time of a thread is that of its last item, of whatever kind."""
+
+    async def load_threads_by_activity(
+        self, limit: int, after: str | None, context: str
+    ) -> Page[ActiveThread]:
+        page = await super().load_threads_by_activity(limit, after, context)
+        for number, each in enumerate(page.data):
+            items = await self.load_thread_items(each.thread.id, None, 1, "desc", context)
+            moments = [item.created_at for item in items.data] or [each.last_activity_at]
+            page.data[number] = ActiveThread(each.thread, moments[0])
+        page.data.sort(key=lambda each: each.last_activity_at, reverse=True)
+        return page
+
+
+class TestHiddenNotesAreActivity(Kit):
+    __test__ = True
+    store = HiddenNotesAreActivity
+
+
+class ActivityOfAll(MemoryStore[str]):
+    """The list by activity has the threads of all owners."""
+
+    async def load_threads_by_activity(
+        self, limit: int, after: str | None, context: str
+    ) -> Page[ActiveThread]:
+        pages = [
+            await super().load_threads_by_activity(limit, after, each) for each in ("ann", "bob")
+        ]
+        return Page(data=[each for page in pages for each in page.data])
+
+
+class TestActivityOfAll(Kit):
+    __test__ = True
+    store = ActivityOfAll
+
+
+class CursorIsAThread(MemoryStore[str]):
+    """A page by activity goes on behind a thread, which may be gone."""
+
+    async def load_threads_by_activity(
+        self, limit: int, after: str | None, context: str
+    ) -> Page[ActiveThread]:
+        page = await super().load_threads_by_activity(999, None, context)
+        ids = [each.thread.id for each in page.data]
+        begin = 0 if after is None else ids.index(after) + 1 if after in ids else len(ids)
+        data = page.data[begin : begin + limit]
+        has_more = begin + limit < len(ids)
+        return Page(data=data, has_more=has_more, after=data[-1].thread.id if has_more else None)
+
+
+class TestCursorIsAThread(Kit):
+    __test__ = True
+    store = CursorIsAThread
+
+
+class FindsOthers(MemoryStore[str]):
+    """A search forgets whose the threads are."""
+
+    async def search_threads(
+        self, query: str, limit: int, after: str | None, context: str
+    ) -> Page[SearchHit]:
+        pages = [await super().search_threads(query, limit, after, each) for each in ("ann", "bob")]
+        return Page(data=[hit for page in pages for hit in page.data])
+
+
+class TestFindsOthers(Kit):
+    __test__ = True
+    store = FindsOthers
+
+
+class FindsHidden(MemoryStore[str]):
+    """A search looks into hidden context too."""
+
+    async def search_threads(
+        self, query: str, limit: int, after: str | None, context: str
+    ) -> Page[SearchHit]:
+        page = await super().search_threads(query, limit, after, context)
+        for thread in (await self.load_threads(99, None, "desc", context)).data:
+            items = await self.load_thread_items(thread.id, None, 99, "desc", context)
+            for item in items.data:
+                text = str(getattr(item, "content", ""))
+                if "hidden" in item.type and query in text:
+                    page.data.append(_hit(thread, item.id, text, query))
+        return page
+
+
+class TestFindsHidden(Kit):
+    __test__ = True
+    store = FindsHidden
+
+
+class FindsStoredText(MemoryStore[str]):
+    """A search looks at all that is stored of an item, as it is stored."""
+
+    async def search_threads(
+        self, query: str, limit: int, after: str | None, context: str
+    ) -> Page[SearchHit]:
+        page = await super().search_threads(query, limit, after, context)
+        for thread in (await self.load_threads(99, None, "desc", context)).data:
+            items = await self.load_thread_items(thread.id, None, 99, "desc", context)
+            for item in items.data:
+                if "hidden" not in item.type and query in (text := item.model_dump_json()):
+                    page.data.append(_hit(thread, item.id, text, query))
+        return page
+
+
+class TestFindsStoredText(Kit):
+    __test__ = True
+    store = FindsStoredText
+
+
+class IndexesOnce(MemoryStore[str]):
+    """The index keeps what it has of an item when the item changes or goes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.index: dict[str, tuple[str, str, str]] = {}
+
+    async def add_thread_item(self, thread_id: str, item: ThreadItem, context: str) -> None:
+        await super().add_thread_item(thread_id, item, context)
+        text = item.content[0].text if item.type == "user_message" else ""
+        self.index.setdefault(f"{thread_id} {item.id}", (thread_id, item.id, text))
+
+    async def search_threads(
+        self, query: str, limit: int, after: str | None, context: str
+    ) -> Page[SearchHit]:
+        page = await super().search_threads(query, limit, after, context)
+        known = {hit.thread.id for hit in page.data}
+        for thread_id, item_id, text in self.index.values():
+            if query and query in text and thread_id not in known:
+                thread = ThreadMetadata(id=thread_id, created_at=NOON)
+                page.data.append(_hit(thread, item_id, text, query))
+        return page
+
+
+class TestIndexesOnce(Kit):
+    __test__ = True
+    store = IndexesOnce
+
+
+class DeletedThreadsStayFound(IndexesOnce):
+    """The same, looked at where things are deleted."""
+
+
+class TestDeletedThreadsStayFound(Kit):
+    __test__ = True
+    store = DeletedThreadsStayFound
+
+
+class IndexesNoSettlements(MemoryStore[str]):
+    """What a turn settles with isn't in the index."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.settled: set[str] = set()
+
+    async def settle(self, settlement: Settlement, context: str) -> None:
+        await super().settle(settlement, context)
+        self.settled |= {item.id for item in settlement.new_items}
+
+    async def search_threads(
+        self, query: str, limit: int, after: str | None, context: str
+    ) -> Page[SearchHit]:
+        page = await super().search_threads(query, limit, after, context)
+        page.data = [hit for hit in page.data if hit.item_id not in self.settled]
+        return page
+
+
+class TestIndexesNoSettlements(Kit):
+    __test__ = True
+    store = IndexesNoSettlements
+
+
+class QueriesAreCode(MemoryStore[str]):
+    """Some characters of a query mean something to the index."""
+
+    async def search_threads(
+        self, query: str, limit: int, after: str | None, context: str
+    ) -> Page[SearchHit]:
+        if query.count('"') % 2:
+            raise RuntimeError("syntax error near a quote")
+        return await super().search_threads(query, limit, after, context)
+
+
+class TestQueriesAreCode(Kit):
+    __test__ = True
+    store = QueriesAreCode
+
+
+class FindsEachMessage(MemoryStore[str]):
+    """A thread is found as often as it has messages that match."""
+
+    async def search_threads(
+        self, query: str, limit: int, after: str | None, context: str
+    ) -> Page[SearchHit]:
+        page = await super().search_threads(query, limit, after, context)
+        return page.model_copy(update={"data": [hit for hit in page.data for _ in range(2)]})
+
+
+class TestFindsEachMessage(Kit):
+    __test__ = True
+    store = FindsEachMessage
+
+
+class TakesLongQueries(MemoryStore[str]):
+    """However long a query is, its beginning is searched for."""
+
+    async def search_threads(
+        self, query: str, limit: int, after: str | None, context: str
+    ) -> Page[SearchHit]:
+        return await super().search_threads(query[:20], limit, after, context)
+
+
+class TestTakesLongQueries(Kit):
+    __test__ = True
+    store = TakesLongQueries

@@ -77,6 +77,7 @@ async def test_operations_of_coordination_pass_around_under_their_names() -> Non
         await coordination.line_up("turn_2", "thr_1", None)
         await coordination.withdraw("turn_2")
         await coordination.abandon("turn_1")
+        assert await coordination.nodes() == [coordination.node]
 
     assert news == News((b"message",), frozenset({"turn_1"}))
     assert names == [
@@ -88,6 +89,7 @@ async def test_operations_of_coordination_pass_around_under_their_names() -> Non
         "coordination.line_up",
         "coordination.withdraw",
         "coordination.abandon",
+        "coordination.nodes",
     ]
 
 

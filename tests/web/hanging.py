@@ -52,7 +52,15 @@ class Hanging(Talker):
                 with trio.CancelScope(shield=True):
                     await hang_in_cleanup()
 
+    async def _until_journaled(self):
+        """Wait until the journal has what was produced before."""
+        began_at = trio.current_time()
+        while trio.current_time() - self.journal_writer.lag <= began_at:  # noqa: ASYNC110
+            await trio.sleep(0.02)
+
     async def _get_going(self):
+        await self._until_journaled()
+        os.write(2, b"hangs now\n")  # now, and not when the log's thread comes to it
         if HANGS == "thread":
             await trio.to_thread.run_sync(block)
         elif HANGS == "nursery":
@@ -64,12 +72,8 @@ class Hanging(Talker):
                 with suppress(trio.Cancelled):
                     await trio.sleep(FOR_EVER)
         elif HANGS == "busy":
-            # The journal has what was produced before.
-            await trio.sleep(0.3)
-            logger.warning("busy now")
             compute_for_ever()
         elif HANGS == "log":
-            await trio.sleep(0.3)
             log_into_a_full_pipe()
         elif HANGS == "executor":
             threading.Thread(target=block, daemon=False).start()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -250,7 +251,12 @@ async def running(
     log = directory / "server.log"
     with log.open("wb") as output:
         process = await trio.lowlevel.open_process(
-            command, cwd=ROOT, env={**os.environ, **environment}, stdout=output, stderr=output
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     server = ServerProcess(process, log)
     try:
@@ -259,8 +265,9 @@ async def running(
         yield server
     finally:
         with trio.CancelScope(shield=True):
-            if process.poll() is None:
-                process.kill()
+            # Hypercorn's workers outlive their parent.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import hashlib
 import html
 import json
 import re
@@ -184,11 +187,7 @@ async def test_the_page_comes_with_a_strict_policy():
 
 def page_files():
     """Yield every file the page is made of."""
-    return sorted(
-        path.relative_to(STATIC).as_posix()
-        for path in STATIC.rglob("*")
-        if path.suffix in {".js", ".css", ".svg"}
-    )
+    return sorted(path.name for path in STATIC.iterdir() if path.suffix in {".js", ".css", ".svg"})
 
 
 @pytest.mark.parametrize("name", page_files())
@@ -200,7 +199,72 @@ async def test_every_file_of_the_page_is_served(name):
     assert answer.body == (STATIC / name).read_bytes()
     assert kinds[Path(name).suffix] in answer.headers["content-type"]
     assert "content-security-policy" in answer.headers
-    assert answer.headers["cache-control"] == "no-cache"
+    assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+
+
+@pytest.mark.parametrize(
+    ("accepts", "encoding", "opened"),
+    [
+        ("gzip, deflate, br", "br", None),
+        ("gzip", "gzip", gzip.decompress),
+        ("br;q=0, gzip;q=0.5", "gzip", gzip.decompress),
+        ("identity", None, bytes),
+    ],
+)
+async def test_a_file_is_sent_compressed_to_whom_can_read_that(accepts, encoding, opened):
+    [name] = [name for name in page_files() if name.startswith("element-")]
+    async with client_of(create_app(scripted_server(MemoryStore(), [say("Hello")]))) as client:
+        headers = {"Accept-Encoding": accepts}
+        answer = await client.ask("GET", f"/static/{name}", b"", headers)
+
+    assert answer.headers.get("content-encoding") == encoding
+    assert answer.headers["vary"] == "Accept-Encoding"
+    if opened is None:
+        assert answer.body == (STATIC / f"{name}.br").read_bytes()
+    else:
+        assert opened(answer.body) == (STATIC / name).read_bytes()
+
+
+async def test_pages_elsewhere_may_load_the_element():
+    async with client_of(create_app(scripted_server(MemoryStore(), [say("Hello")]))) as client:
+        element = await client.ask("GET", "/chatkit-trio.js")
+        imported = element.body.decode().split('"')[1].removeprefix(".")
+        answers = [element, await client.ask("GET", imported)]
+        answers.append(await client.ask("GET", "/chatkit-trio-react.js"))
+
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    assert {answer.headers["access-control-allow-origin"] for answer in answers} == {"*"}
+    # A new version is found at once.
+    assert element.headers["cache-control"] == "no-cache"
+
+
+async def test_the_page_may_be_framed_by_those_that_the_app_names():
+    server = scripted_server(MemoryStore(), [say("Hello")])
+    page = ChatPage(frame_ancestors=["https://shop.example", "http://localhost:3000"])
+    async with client_of(create_app(server, page=page)) as client:
+        answer = await client.ask("GET", "/")
+
+    policy = answer.headers["content-security-policy"]
+    assert "frame-ancestors 'self' https://shop.example http://localhost:3000" in policy
+
+
+@pytest.mark.parametrize(
+    "origin", ["shop.example", "https://a.example; script-src *", "https:// a"]
+)
+def test_what_may_frame_the_page_has_to_be_an_origin(origin):
+    server = scripted_server(MemoryStore(), [say("Hello")])
+    with pytest.raises(ValueError, match="frame_ancestors"):
+        create_app(server, page=ChatPage(frame_ancestors=[origin]))
+
+
+async def test_the_page_may_load_the_fonts_of_its_theme():
+    source = {"family": "Nice", "src": "https://fonts.example/nice.woff2"}
+    theme = {"typography": {"fontFamily": "Nice", "fontSources": [source]}}
+    server = scripted_server(MemoryStore(), [say("Hello")])
+    async with client_of(create_app(server, page=ChatPage(options={"theme": theme}))) as client:
+        answer = await client.ask("GET", "/")
+
+    assert "font-src 'self' https://fonts.example;" in answer.headers["content-security-policy"]
 
 
 async def test_the_page_may_load_and_send_nothing_of_others():
@@ -211,8 +275,11 @@ async def test_the_page_may_load_and_send_nothing_of_others():
         directive.split(" ", 1)
         for directive in answer.headers["content-security-policy"].split("; ")
     )
+    inline = re.search(r"<script>(.*?)</script>", answer.body.decode(), re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
     assert policy == {
         "default-src": "'self'",
+        "script-src": f"'self' 'sha256-{digest}'",
         "img-src": "'self' data: blob: https:",  # which of them: the page's own js/urls.js
         "style-src": "'self' 'unsafe-inline'",
         "connect-src": "'self'",
@@ -229,9 +296,10 @@ async def test_the_page_may_load_and_send_nothing_of_others():
 
 async def test_an_unchanged_file_is_not_sent_again():
     async with client_of(create_app(scripted_server(MemoryStore(), [say("Hello")]))) as client:
-        first = await client.ask("GET", "/static/app.css")
+        path = f"/static/{page_files()[0]}"
+        first = await client.ask("GET", path)
         headers = {"If-None-Match": first.headers["etag"]}
-        second = await client.ask("GET", "/static/app.css", b"", headers)
+        second = await client.ask("GET", path, b"", headers)
 
     assert (second.status, second.body) == (304, b"")
 
@@ -249,13 +317,16 @@ async def test_without_the_page_there_is_only_the_endpoint():
     app = create_app(scripted_server(MemoryStore(), [say("Hello")]), page=False)
     async with client_of(app) as client:
         page = await client.ask("GET", "/")
-        script = await client.ask("GET", "/static/js/main.js")
+        script = await client.ask("GET", "/chatkit-trio.js")
         health = await client.ask("GET", "/healthz")
 
     assert (page.status, script.status, health.status) == (404, 404, 200)
 
 
 class Transcriber(ScriptedServer):
+    async def add_feedback(self, thread_id, item_ids, feedback, context):
+        return None
+
     async def transcribe(self, audio_input, context):
         return TranscriptionResult(text="Hello")
 
@@ -268,9 +339,8 @@ class Shelf(AttachmentStore):
 async def meta_tags(app):
     async with client_of(app) as client:
         page = (await client.ask("GET", "/")).body.decode()
-    lines = (line.strip() for line in page.splitlines())
-    tags = {line.split('"')[1]: line.split('"')[3] for line in lines if "chatkit-" in line}
-    return [tags[f"chatkit-{name}"] for name in ("endpoint", "attachments", "dictation")]
+    tags = dict(re.findall(r'<meta name="chatkit-([^"]*)" content="([^"]*)">', page))
+    return [tags[name] for name in ("endpoint", "attachments", "dictation", "feedback")]
 
 
 async def test_the_page_offers_what_the_server_can():
@@ -282,7 +352,7 @@ async def test_the_page_offers_what_the_server_can():
         await meta_tags(create_app(able, path="/api/chat")),
     ]
 
-    assert offered == [["chatkit", "off", "off"], ["api/chat", "on", "on"]]
+    assert offered == [["chatkit", "off", "off", "off"], ["api/chat", "on", "on", "on"]]
 
 
 async def test_the_page_says_what_it_is_told():
@@ -311,7 +381,10 @@ async def test_the_page_loads_further_scripts_before_its_own(tmp_path):
         other = await client.ask("GET", "/page/other.js")
 
     sources = re.findall(r'<script type="module" src="([^"]*)">', text)
-    assert sources == ["page/first.js", "page/second.v2.js", "static/js/main.js"]
+    element, *own, page = sources
+    assert own == ["page/first.js", "page/second.v2.js"]
+    assert re.fullmatch(r"static/element-[0-9a-f]{12}\.js", element)
+    assert re.fullmatch(r"static/page-[0-9a-f]{12}\.js", page)
     assert [answer.body.decode() for answer in answers] == ["// first.js", "// second.v2.js"]
     for answer in answers:
         assert answer.headers["content-type"] == "text/javascript; charset=utf-8"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,11 @@ from chatkit_trio.agents import run_on_trio
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import ChatClient, say, scripted_server
 from chatkit_trio.testing._asgi import ASGITransport
-from chatkit_trio.web import AsyncioApp, create_app
+from chatkit_trio.types import SDKHiddenContextItem
+from chatkit_trio.web import AsyncioApp, asgi_app, create_app
+from chatkit_trio.web._asgi_app import chat_servers_in
+
+from .sockets import calling, items_in, served_by_cli
 
 pytest.importorskip("fastapi", reason="the extra `parity` isn't installed")
 
@@ -305,3 +311,58 @@ async def test_under_hypercorn() -> None:
 
     assert b"200" in answer.splitlines()[0]
     assert events == ["api up", "chat up", "chat down", "api down"]
+
+
+async def test_an_app_at_several_paths_starts_and_ends_once() -> None:
+    events: list[str] = []
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            for phase in ("startup", "shutdown"):
+                assert (await receive())["type"] == f"lifespan.{phase}"
+                events.append(phase)
+                await send({"type": f"lifespan.{phase}.complete"})
+
+    both = AsyncioApp(api_of(events), beside={"/one": counted, "/two": counted})
+    async with ASGITransport(both, "", []):
+        pass
+
+    assert events == ["api up", "startup", "shutdown", "api down"]
+
+
+def test_serve_finds_the_servers_beside_it() -> None:
+    one, two = (scripted_server(MemoryStore[Any](), [say("Hi")]) for _ in range(2))
+    host = FastAPI()
+    host.mount("/", asgi_app(two))
+    both = AsyncioApp(FastAPI(), beside={"/one": create_app(one), "/two": host})
+
+    assert chat_servers_in(both) == [one, two]
+    assert chat_servers_in(AsyncioApp(both)) == []
+
+
+async def test_a_signal_to_serve_cuts_the_answers_beside_as_a_shutdown(tmp_path: Path) -> None:
+    """Its client may retry, and the note doesn't blame the connection."""
+    database = tmp_path / "chat.sqlite3"
+    async with (
+        served_by_cli(database, "--drain-timeout=0", target="tests.web.beside:both") as server,
+        calling(server.port) as caller,
+    ):
+        await caller.read_until(b"word3")
+        server.send_signal(signal.SIGTERM)
+        await caller.read_to_end()
+        await server.ended(60)
+    items = await items_in(database, caller.thread_id)
+
+    assert server.returncode == 0
+    assert (
+        caller.events[-1].data["message"] == "The server is restarting; the answer was cut short."
+    )
+    assert caller.events[-1].data["allow_retry"]
+    assert [item.type for item in items] == [
+        "user_message",
+        "assistant_message",
+        "sdk_hidden_context",
+    ]
+    assert isinstance(items[-1], SDKHiddenContextItem)
+    assert items[-1].ending is not None
+    assert items[-1].ending.reason == "shutdown"

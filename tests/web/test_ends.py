@@ -51,10 +51,10 @@ async def types_after_restart(database, thread_id) -> list[str]:
 HARD = "ending the process without them"
 
 
-async def hung(caller) -> None:
+async def hung(server, caller) -> None:
     """Wait until the turn of a caller has got as far as it hangs."""
     await caller.read_until(b"word8 ")
-    await trio.sleep(0.5)
+    await server.logs("hangs now")
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT", "SIGHUP"])
@@ -70,7 +70,7 @@ async def hung(caller) -> None:
 async def test_a_turn_that_hangs_is_settled_and_left(database, what, told, number):
     async with hanging(database, what, "--drain-timeout", "0.1") as server:
         async with calling(server.port) as caller:
-            await hung(caller)
+            await hung(server, caller)
             server.send_signal(getattr(signal, number))
             await caller.read_to_end()
         await server.ended(within=WITHIN)
@@ -87,7 +87,7 @@ async def test_an_answer_that_cannot_be_stored_is_left_to_the_journal(database, 
         hanging(database, what, "--drain-timeout", "0.1") as server,
         calling(server.port) as caller,
     ):
-        await hung(caller)
+        await hung(server, caller)
         server.send_signal(signal.SIGTERM)
         await server.ended(within=WITHIN)
 
@@ -101,7 +101,7 @@ async def test_the_log_names_the_task_that_computes_for_ever(database):
         hanging(database, "busy", "--drain-timeout", "0.1") as server,
         calling(server.port),
     ):
-        await server.logs("busy now")
+        await server.logs("hangs now")
         server.send_signal(signal.SIGTERM)
         await server.ended(within=WITHIN)
 
@@ -113,7 +113,7 @@ async def test_the_log_names_the_task_that_computes_for_ever(database):
 async def test_an_app_whose_own_shutdown_hangs_is_left(database):
     async with hanging(database, "after_serving", "--drain-timeout", "0.1") as server:
         async with calling(server.port) as caller:
-            await hung(caller)
+            await hung(server, caller)
             server.send_signal(signal.SIGTERM)
             await caller.read_to_end()
         await server.ended(within=WITHIN)
@@ -126,7 +126,7 @@ async def test_an_app_whose_own_shutdown_hangs_is_left(database):
 async def test_a_thread_that_python_would_wait_for_is_left(database):
     async with hanging(database, "executor", "--drain-timeout", "0.1") as server:
         async with calling(server.port) as caller:
-            await hung(caller)
+            await hung(server, caller)
             server.send_signal(signal.SIGTERM)
             await caller.read_to_end()
         await server.ended(within=WITHIN)

@@ -93,7 +93,7 @@ async def test_all_other_hosts_are_refused():
         ("GET", "/livez"),
         ("GET", "/"),
         ("HEAD", "/"),
-        ("GET", "/static/js/main.js"),
+        ("GET", "/chatkit-trio.js"),
         ("GET", "/static/nowhere.js"),
         ("POST", "/files"),
         ("OPTIONS", "/files"),

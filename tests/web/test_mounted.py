@@ -125,6 +125,9 @@ REQUESTS: dict[str, tuple[str, str, Any, dict[str, str]]] = {
     ),
     "no such address": ("GET", "/chatkit/nothing", b"", {}),
     "no turn": ("GET", "/chatkit/threads/thr_1/turn", b"", {}),
+    "threads by activity": ("GET", "/chatkit/threads?limit=2", b"", {}),
+    "a search": ("GET", "/chatkit/search?q=boat", b"", {}),
+    "a search for nothing": ("GET", "/chatkit/search", b"", {}),
     "a stop of nothing": ("POST", "/chatkit/threads/thr_1/stop", b"", {}),
     "health": ("GET", "/healthz", b"", {}),
     "health by address": ("GET", "/healthz", b"", {"Host": "10.0.0.1"}),
@@ -286,8 +289,12 @@ async def test_the_endpoint_is_at_the_root_of_the_mount_and_at_its_path(
         thread_id = events_of(answer.body)[0].data["thread"]["id"]
         stop = await client.ask("POST", f"{target.rstrip('/')}/threads/{thread_id}/stop")
         turn = await client.ask("GET", f"{target.rstrip('/')}/threads/{thread_id}/turn")
+        threads = await client.ask("GET", f"{target.rstrip('/')}/threads")
+        found = await client.ask("GET", f"{target.rstrip('/')}/search?q=question")
         health = await client.ask("GET", f"{where.rstrip('/')}/healthz")
 
+        assert [each["id"] for each in threads.json["data"]] == [thread_id]
+        assert [each["thread"]["id"] for each in found.json["data"]] == [thread_id]
         assert (answer.status, stop.json, turn.status) == (200, {"stopped": False}, 204)
         assert health.json["status"] == "ok"
         assert (await client.ask("GET", "/mine")).json == "mine"

@@ -1,4 +1,4 @@
-"""Behind a real nginx: with nothing but `proxy_pass`, and with what docs/how-to/deploy.md says.
+"""Behind a real nginx: with nothing but `proxy_pass`, and with what docs/how-to/nginx.md says.
 
 nginx listens on a Unix socket; between it and the server are real connections. What nginx leaves at
 its defaults is the point here: HTTP/1.0 to the server, and buffering.
@@ -41,7 +41,7 @@ server {
 
 
 def documented() -> str:
-    text = (ROOT / "docs" / "how-to" / "deploy.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "nginx.md").read_text()
     return re.search(r"```nginx\n(.*?)```", text, re.DOTALL)[1]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import re
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from chatkit_trio.server import stream_text
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.types import ThreadMetadata, ThreadStreamEvent, UserMessageItem
 from chatkit_trio.web import create_app
+from tests.chromium import needs_chromium, running_chromium
 from tests.stores.s3_service import Service, make_session, service
 
 from .test_uploads import FORM, HTML, PAGE, PNG, Server, Site, form, path_of, serving, user_of
@@ -152,6 +152,22 @@ async def test_every_way_to_misuse_a_preview_url_has_its_status(service: Service
         assert bucket.kinds() == []
 
 
+async def test_the_address_of_a_file_is_told_to_its_owner_when_it_has_come(
+    service: Service,
+) -> None:
+    async with site(service) as (web, _):
+        created = await web.create(mime_type="text/plain")
+        address = f"/chatkit/attachments/{created['id']}/url"
+        assert (await web.ask("GET", address)).error == (404, "not_found")
+        await put(created, HTML)
+        assert (await web.ask("GET", address, user="bob")).error == (404, "not_found")
+        told = (await web.ask("GET", address)).json()["url"]
+        sent = await web.ask("GET", path_of(told))
+        content = await ask_bucket("GET", sent.headers["location"])
+        assert content.body == HTML
+        assert content.headers["content-disposition"].startswith("attachment;")
+
+
 async def test_a_form_sent_to_the_server_goes_on_to_the_bucket(service: Service) -> None:
     async with site(service) as (web, bucket):
         taken = await web.ask("POST", "/attachments", form(PNG, "../cat.png"), FORM)
@@ -209,8 +225,6 @@ async def test_the_documented_server_takes_a_file_into_its_bucket_and_reads_it(
 
 # --- In a browser
 
-CHROMIUM = shutil.which("chromium")
-
 
 @dataclass(frozen=True)
 class Seen:
@@ -224,8 +238,7 @@ def send_a_picture(url: str, picture: Path) -> Seen:
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
     requests: list[tuple[str, str]] = []
     problems: list[str] = []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with running_chromium() as browser:
         context = browser.new_context()
         context.set_default_timeout(20_000)
         context.add_cookies([{"name": "user", "value": "ann", "url": url}])
@@ -239,16 +252,14 @@ def send_a_picture(url: str, picture: Path) -> Seen:
         answer = page.get_by_test_id("message-assistant").last
         sync_api.expect(answer).to_contain_text("bytes", timeout=20_000)
         page.reload()
-        page.wait_for_function(
-            "() => document.querySelector('img.attachment-image')?.naturalWidth > 0"
-        )
+        picture_shown = page.locator("img.attachment-image")
+        sync_api.expect(picture_shown).to_have_js_property("naturalWidth", 1, timeout=20_000)
         text: str = answer.inner_text()
-        browser.close()
     return Seen(text, requests, problems)
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on the PATH to test with")
+@needs_chromium
 async def test_the_page_sends_a_picture_to_the_bucket_and_shows_it_from_there(
     service: Service, tmp_path: Path
 ) -> None:

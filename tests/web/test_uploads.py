@@ -22,6 +22,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import Unauthorized
 
 from chatkit_trio.server import ChatKitServer
+from chatkit_trio.store import AttachmentStore
 from chatkit_trio.stores import MemoryStore, SQLiteStore
 from chatkit_trio.stores.attachments import DiskAttachmentStore
 from chatkit_trio.types import ThreadMetadata, ThreadStreamEvent, UserMessageItem
@@ -266,6 +267,54 @@ async def test_anything_but_a_raster_image_is_sent_as_a_download(
     assert sent.body == HTML
     assert sent.headers["content-type"] == mime_type
     assert sent.headers["content-disposition"].startswith("attachment;")
+
+
+async def test_the_address_of_a_file_is_told_to_its_owner_alone(tmp_path: Path) -> None:
+    async with site(tmp_path) as web:
+        created = await web.create(mime_type="text/plain")
+        address = f"/chatkit/attachments/{created['id']}/url"
+        early = await web.ask("GET", address)
+        await web.ask("PUT", path_of(created["upload_descriptor"]["url"]), HTML)
+        told = await web.ask("GET", address)
+        sent = await web.ask("GET", path_of(told.json()["url"]))
+        strangers = await web.ask("GET", address, user="bob")
+        nobodys = await web.ask("GET", address, user=None)
+        unknown = await web.ask("GET", "/chatkit/attachments/atc_none/url")
+        elsewhere = await web.ask("GET", address, headers=[("Origin", "https://evil.example")])
+        await web.call("attachments.delete", attachment_id=created["id"])
+        deleted = await web.ask("GET", address)
+    assert (told.status, told.headers["cache-control"]) == (200, "no-store")
+    assert told.json() == {"url": web.files.view_url(created["id"])}
+    assert sent.body == HTML
+    del sent.headers["date"], sent.headers["server"]
+    assert sent.headers == {
+        "content-type": "text/plain",
+        "content-length": str(len(HTML)),
+        "content-disposition": "attachment; filename*=UTF-8''gr%C3%BC%C3%9Fe.png",
+        "content-security-policy": "sandbox; default-src 'none'",
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "private, max-age=3600",
+    }
+    for refused in (early, strangers, unknown, deleted):
+        assert refused.error == (404, "not_found")
+    assert (nobodys.status, elsewhere.status) == (401, 403)
+
+
+async def test_a_store_without_addresses_says_that_it_has_none(tmp_path: Path) -> None:
+    class Elsewhere(AttachmentStore[str]):
+        async def delete_attachment(self, attachment_id: str, context: str) -> None:
+            raise AssertionError("nobody deletes")
+
+    app = create_app(Server(MemoryStore(), Elsewhere()), context=user_of)
+    async with serving(app) as port:
+        web = Site(port, tmp_path, None)  # type: ignore[arg-type]
+        told = await web.ask("GET", "/chatkit/attachments/atc_1/url")
+    async with serving(create_app(Server(MemoryStore()), context=user_of)) as port:
+        web = Site(port, tmp_path, None)  # type: ignore[arg-type]
+        without_store = await web.ask("GET", "/chatkit/attachments/atc_1/url")
+    assert (told.status, told.json()) == (200, {"url": None})
+    assert without_store.error == (400, "invalid_request")
 
 
 async def test_a_form_sent_to_the_upload_url_makes_an_attachment(tmp_path: Path) -> None:
