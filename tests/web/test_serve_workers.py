@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -18,6 +19,7 @@ import pytest
 import trio
 
 from chatkit_trio.web._serving import _hang_up
+from chatkit_trio.web._workers import Child
 
 from .sockets import (
     ROOT,
@@ -299,6 +301,7 @@ async def test_the_exit_code_is_the_worst_of_the_workers(database):
         calling(server.port) as caller,
     ):
         await caller.read_until(b"word8 ")
+        await server.logs("hangs now")
         server.send_signal(signal.SIGTERM)
         await server.ended(within=WITHIN)
 
@@ -390,6 +393,20 @@ async def test_a_worker_that_hangs_is_killed_within_the_time_that_was_told(tmp_p
             await trio.sleep(0.01)
     for pid in workers:
         assert f"worker {pid} hasn't ended and is killed" in server.log
+
+
+async def test_what_a_worker_has_said_before_it_ended_is_heard():
+    """Else one that starts and dies at once is taken for one that couldn't start."""
+    channel, of_the_worker = socket.socketpair()
+    channel.setblocking(False)
+    with of_the_worker:
+        of_the_worker.sendall(b"loaded 1 2\nready\n")
+    process = await trio.lowlevel.open_process([sys.executable, "-c", ""])
+    await process.wait()
+    child = Child(process, channel)
+
+    assert await child.run(lambda: None) == 0
+    assert child.is_ready
 
 
 async def test_workers_that_die_soon_are_replaced_later_each_time(tmp_path):
