@@ -6,7 +6,9 @@ import math
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,20 +50,35 @@ def names_of(page: str) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.usefixtures("in_tmp_path")
+@pytest.fixture
+def readmes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Write each block of the README to the file that its first line names, as a reader does."""
+    page = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(?=# (\w+)\.py)(.*?)^```", page, re.S | re.M)
+    for name, block in blocks:
+        (tmp_path / f"{name}.py").write_text(block, "utf-8")
+        sys.modules.pop(name, None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name, _ in blocks:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("readmes_files")
 async def test_the_readmes_server_answers_over_http(
     jump_clock: JumpClock,
 ) -> None:
-    app = names_of("README.md")["app"]
+    app = import_module("app").app
     async with ChatClient.of_app(app) as client, client.send("Good morning to you") as turn:
         await turn.read()
 
     assert turn.text == "Good morning to you "
 
 
-@pytest.mark.usefixtures("in_tmp_path")
+@pytest.mark.usefixtures("readmes_files")
 def test_the_readmes_test_passes() -> None:
-    names_of("README.md")["test_my_answer_survives_being_cut_anywhere"]()
+    import_module("test_app").test_my_answer_survives_being_cut_anywhere()
 
 
 @pytest.mark.usefixtures("in_tmp_path")

@@ -492,7 +492,7 @@ class Node:
                 await hint.wait(coordination.poll_interval)
                 await self._recover(thread_id)
             return
-        raise StoreError(f"the server that answers in thread {thread_id} isn't heard of; try again")
+        raise StoreError(f"the server that answers in thread {thread_id} is silent; try again")
 
     async def look(self, thread_id: str) -> Beside | None:
         """Return what another node's live turn has of a thread; None if there is none.
