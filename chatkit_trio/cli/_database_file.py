@@ -81,6 +81,15 @@ def _check(path: Path) -> None:
 
 
 def check_name(database: str) -> None:
-    """Raise `click.UsageError` for what names no file, though SQLite would take it."""
+    """Raise `click.UsageError` for what names no file, though SQLite would take it.
+
+    A URL is none either; those of PostgreSQL don't come here.
+    """
+    scheme, is_url, _ = database.partition("://")
+    if is_url:
+        raise click.UsageError(
+            "a URL has to be one of PostgreSQL, such as postgresql://user@host:5432/database, and"
+            f" this one begins with {scheme}://"
+        )
     if database in ("", ":memory:"):
         raise click.UsageError(f"this needs a file to keep threads in, and {database!r} is none")

@@ -20,7 +20,7 @@ import click
 from chatkit_trio.errors import StoreError
 from chatkit_trio.stores._sqlite_schema import MIGRATIONS
 
-from ._database_file import DatabaseFile, database_file
+from ._database_file import DatabaseFile, check_name, database_file
 from ._plain import plural
 from ._stored import is_url, require_psycopg
 
@@ -59,7 +59,11 @@ def doctor(database: str | None, schema: str, port: int | None, host: str, as_js
     """
     findings = [*_installation()]
     if database is not None:
-        findings += _postgresql(database, schema) if is_url(database) else _file(Path(database))
+        if is_url(database):
+            findings += _postgresql(database, schema)
+        else:
+            check_name(database)
+            findings += _file(Path(database))
     if port is not None:
         findings.append(_port(host, port))
     if as_json:

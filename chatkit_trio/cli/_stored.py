@@ -69,7 +69,7 @@ class StoredThreads:
     """The threads of one database, as of one moment."""
 
     def __init__(self, name: str, rows: _Rows) -> None:
-        self._name = name
+        self.name = name
         self._rows = rows
 
     def newest(self, limit: int = _ALL) -> Iterator[StoredThread]:
@@ -85,7 +85,7 @@ class StoredThreads:
         """Return a thread. Raises `click.ClickException` if there is none."""
         for row in self._rows(_THREADS + "WHERE id = ?", (thread_id,)):
             return StoredThread.of(*row)
-        raise click.ClickException(f"{self._name} has no thread {thread_id}")
+        raise click.ClickException(f"{self.name} has no thread {thread_id}")
 
     def items(self, thread_id: str) -> Iterator[ThreadItem]:
         """Yield all items of a thread, hidden ones too, the oldest first."""

@@ -72,6 +72,8 @@ def list_threads(database: str, limit: int, schema: str, as_json: bool) -> None:
     if as_json:
         _print_json([_summary(thread) for thread in found])
         return
+    if not found:
+        click.echo(f"There are no threads in {stored.name}", err=True)
     for thread in found:
         owner = f" of {thread.owner}" if thread.owner else ""
         title = thread.title or "(no title)"

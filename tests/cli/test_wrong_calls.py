@@ -13,6 +13,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -114,14 +115,42 @@ def test_a_database_without_a_file_is_a_wrong_call(arguments: list[str], name: s
     assert "needs a file" in error
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["threads", "import"],
+        ["threads", "list"],
+        ["demo", "--database"],
+        ["doctor", "--database"],
+    ],
+    ids=" ".join,
+)
+def test_a_url_of_another_database_is_a_wrong_call(arguments: list[str]) -> None:
+    error = the_error(run(*arguments, "mysql://ada:secret@db/chat", exit_code=2))
+
+    assert error == (
+        "a URL has to be one of PostgreSQL, such as postgresql://user@host:5432/database, and this"
+        " one begins with mysql://"
+    )
+
+
+def test_a_database_without_threads_is_told_of(tmp_path: Path) -> None:
+    empty = tmp_path / "chat.sqlite3"
+    run("threads", "import", empty, exit_code=0)
+
+    told = run("threads", "list", empty, exit_code=0)
+    machines = run("threads", "list", empty, "--json", exit_code=0)
+
+    assert (told.stdout, told.stderr) == ("", f"There are no threads in {empty}\n")
+    assert (machines.stdout, machines.stderr) == ("[]\n", "")
+
+
 # --- Output --------------------------------------------------------------------------------------
 
 
-def in_a_process(*arguments: object, **settings: object) -> subprocess.CompletedProcess[bytes]:
+def in_a_process(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "chatkit_trio", *map(str, arguments)]
-    return subprocess.run(  # type: ignore[call-overload, no-any-return]
-        command, check=False, timeout=60, stderr=subprocess.PIPE, **settings
-    )
+    return subprocess.run(command, check=False, timeout=60, stderr=subprocess.PIPE, **settings)
 
 
 @pytest.mark.parametrize("command", ["list", "export"])
