@@ -45,7 +45,7 @@ def the_error(result: Result) -> str:
 
 
 async def fill(path: Path) -> None:
-    async with SQLiteStore(path, owner=lambda owner: owner) as store:
+    async with SQLiteStore(path, owner=str) as store:
         thread = ThreadMetadata(id="thr_1", title=STEERING, created_at=NOW)
         await store.save_thread(thread, "eve\x1b[31m")
         note = SDKHiddenContextItem(
