@@ -526,7 +526,7 @@ class AttachmentStore(ABC, Generic[TContext]):
         """Return how many bytes of this file will be uploaded where the server can't count them.
 
         They count against its owner's limit when `create_attachment` is asked for, before it is
-        called. Return 0 for a file that it will refuse. This default says 0. A checkpoint it isn't.
+        called. Return 0 for a file that it will refuse. This default says 0. It isn't a checkpoint.
         """
         return 0
 
@@ -575,7 +575,11 @@ def _writable(text: str) -> str:
 
 
 class Store(ABC, Generic[TContext]):
-    """Threads, their items and the metadata of attachments, scoped by the caller's context."""
+    """Threads, their items and the metadata of attachments, scoped by the caller's context.
+
+    Each async method is a checkpoint unless it says otherwise. A write that raises `trio.Cancelled`
+    has happened whole or not at all. Raises `StoreError` if the database can't do it now.
+    """
 
     journal: Journal[TContext] | None = None
     """The store's crash journal, or None if it has none."""
@@ -585,7 +589,7 @@ class Store(ABC, Generic[TContext]):
     def get_owner(self, context: TContext) -> str:
         """Return the owner that this context stands for; limits are counted by it.
 
-        This default has one owner for all contexts. A checkpoint it isn't.
+        This default has one owner for all contexts. It isn't a checkpoint.
         """
         return ""
 
@@ -889,6 +893,7 @@ class Store(ABC, Generic[TContext]):
         return
 
     async def has_item(self, thread_id: str, item_id: str, context: TContext) -> bool:
+        """Say whether the owner has a thread with this item. It loads the item. A checkpoint."""
         with suppress(NotFoundError):
             await self.load_item(thread_id, item_id, context)
             return True

@@ -227,7 +227,10 @@ class _Recovery:
             self._tell(TurnRecovered(entry.turn_id, entry.thread_id, reason))
         except StoreError as error:
             if self.store_error is not None:
-                logger.error("another turn can't be settled either", exc_info=self.store_error)
+                logger.error(
+                    "one more turn that a crash had cut short can't be settled",
+                    exc_info=self.store_error,
+                )
             self.store_error = error
         except Exception:
             logger.exception(

@@ -112,7 +112,9 @@ def _keep_safely(item: ThreadItem) -> ThreadItem | None:
         return _keep(item)
     except Exception:
         # Of a model made by model_construct(). Whether it can be stored is for the store to say.
-        logger.exception("item %s isn't as an item of its kind should be", item.id)
+        logger.exception(
+            "item %s lacks what an item of its type needs; the store gets it as it is", item.id
+        )
         return item
 
 

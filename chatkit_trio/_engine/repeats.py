@@ -235,7 +235,9 @@ class KeyedRequest(CheckedRequest):
                 item_id = await self._last_item_id(self._turn_context)
                 self._record = replace(self._record, item_id=item_id)
         except Exception:
-            logger.exception("it can't be recorded where %s begins", self.turn_id)
+            logger.exception(
+                "the place where %s begins in its thread couldn't be recorded", self.turn_id
+            )
         await _save(self._server, self._record, self._turn_context)
 
     @property

@@ -410,7 +410,7 @@ class PostgreSQLStore(Store[TContext]):
         try:
             return await self._database.read(*query(owner, *args, **kwargs))
         except UnstorableTextError as error:
-            raise NotFoundError(f"there is nothing of that id: {error}") from error
+            raise NotFoundError(f"nothing has that id: {error}") from error
 
     async def _write(
         self,

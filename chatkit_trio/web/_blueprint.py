@@ -210,7 +210,7 @@ class ServerLifespan:
             await _first_of(self._stopped, self._server.held_up)
         if not self._stopped.is_set():
             name = type(self._server).__name__
-            logger.error("%s isn't left yet; the app shuts down without it", name)
+            logger.error("%s hasn't closed yet; the app shuts down without waiting for it", name)
 
     async def _keep_running(  # noqa: ASYNC114
         self, task_status: trio.TaskStatus[None]

@@ -326,7 +326,7 @@ class _Ending:
         with trio.move_on_after(_HANGING_UP):
             await self._connections_ended.wait()
             return
-        logger.warning("some requests don't end; the app is shut down beside them")
+        logger.warning("some requests haven't ended; the app shuts down while they still run")
 
     # --- Around the app ------------------------------------------------------------------------
 

@@ -197,7 +197,7 @@ def test_what_has_been_said_since_is_kept(run, database):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("no json", "is not a line of an export: Expecting value"),
+        ("no json", "is not a line of an export: it is no JSON: Expecting value"),
         ("[]", "is not a line of an export: it is no JSON object"),
         ('{"format": "chatkit-trio threads", "version": 9}', "this release reads version 1"),
         ('{"format": "other"}', "this release reads version 1 of 'chatkit-trio threads'"),
