@@ -238,7 +238,9 @@ def refusal_response(refusal: Refusal) -> Response:
 
 
 def refused(error: BaseException) -> Response:
-    """Return the response to a request that ended with an exception."""
+    """Return the response to a request that ended with an exception: the one it has, or JSON."""
+    if isinstance(error, HTTPException) and isinstance(error.response, Response):
+        return error.response
     return refusal_response(refusal_of(error))
 
 
