@@ -237,6 +237,13 @@ def refusal_response(refusal: Refusal) -> Response:
     return json_response(refusal.body(), refusal.status, refusal.headers)
 
 
+async def send_refusal(refusal: Refusal, send: Callable[[Any], Awaitable[None]]) -> None:
+    """Send a refusal as ASGI says, where there is no app to do it. Any event loop will do."""
+    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": refusal.body()})
+
+
 def refused(error: BaseException) -> Response:
     """Return the response to a request that ended with an exception: the one it has, or JSON."""
     if isinstance(error, HTTPException) and isinstance(error.response, Response):
