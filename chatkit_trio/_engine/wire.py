@@ -61,6 +61,8 @@ def _say(problem: ErrorDetails) -> str:
     # The validator's own words are about tags and discriminators; the protocol has types.
     if problem["type"] == "union_tag_not_found":
         return "it has no `type`"
+    if problem["type"] == "model_type":
+        return "Input should be an object"  # as of JSON text, and without our own class's name
     return problem["msg"]
 
 
