@@ -22,6 +22,7 @@ from chatkit_trio.types import (
     WorkflowItem,
 )
 
+from ._playing import one_line, plain
 from ._stored import StoredThread, store_of, stored_threads
 from ._transfer import Importer, exported
 
@@ -74,7 +75,7 @@ def list_threads(database: str, limit: int, schema: str, as_json: bool) -> None:
     for thread in found:
         owner = f" of {thread.owner}" if thread.owner else ""
         title = thread.title or "(no title)"
-        click.echo(f"{thread.id}  {thread.created_at[:16]}  {title}{owner}")
+        click.echo(f"{one_line(thread.id)}  {thread.created_at[:16]}  {one_line(title + owner)}")
         click.echo(f"    {thread.item_count} items")
 
 
@@ -127,7 +128,8 @@ def search(database: str, words: str, limit: int, schema: str, as_json: bool) ->
         _print_json(found[:limit])
         return
     for each in found[:limit]:
-        click.echo(f"{each['id']}  {each['item_id'] or '(title)'}\n    {each['text']}")
+        place = f"{one_line(each['id'])}  {one_line(each['item_id'] or '(title)')}"
+        click.echo(f"{place}\n    {one_line(each['text'])}")
     if not found:
         click.echo("Nothing was found", err=True)
 
@@ -156,7 +158,7 @@ def export(database: str, thread_ids: Sequence[str], output: TextIO, schema: str
 
 @threads.command("import")
 @_database
-@click.argument("file", type=click.File("r", "utf-8"), default="-")
+@click.argument("file", type=click.File("r", "utf-8", "surrogateescape"), default="-")
 @_schema
 @_json
 def import_threads(database: str, file: TextIO, schema: str, as_json: bool) -> None:
@@ -170,7 +172,7 @@ def import_threads(database: str, file: TextIO, schema: str, as_json: bool) -> N
         async with store_of(database, schema) as store:
             importer = Importer(store)
             with _counting(_size(file), "Importing") as tell:
-                await importer.run(file, file.name, tell)
+                await importer.run(file, getattr(file, "name", "<stdin>"), tell)
         done = importer.done
         if as_json:
             _print_json(done.as_dict())
@@ -223,7 +225,7 @@ def as_text(item: ThreadItem) -> str:
         case _:
             who = item.type
     time = f"{item.created_at:%Y-%m-%d %H:%M:%S}"
-    return f"--- {who}, {time}\n{_said(item) or item.id}\n"
+    return f"--- {one_line(who)}, {time}\n{plain(_said(item) or item.id)}\n"
 
 
 def _said(item: ThreadItem) -> str:

@@ -8,6 +8,7 @@ doing it twice is the same as doing it once, and one that was cut short can be d
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 
@@ -26,11 +27,13 @@ from chatkit_trio.stores._records import (
 )
 from chatkit_trio.types import Attachment, ThreadItem, ThreadMetadata, UserMessageItem
 
+from ._playing import plain
 from ._stored import StoredThread, StoredThreads
 
 _FORMAT = "chatkit-trio threads"
 _VERSION = 1
 _BATCH = 100  # items that are stored in one step
+_NO_UTF8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of other bytes
 
 
 def exported(stored: StoredThreads, threads: Iterable[StoredThread], *, all: bool) -> Iterator[str]:
@@ -94,7 +97,7 @@ class Importer:
             problem = await self._problem_with(line)
             if problem is not None:
                 await self._store_batch()
-                raise click.ClickException(f"line {number} of {source} {problem}")
+                raise click.ClickException(plain(f"line {number} of {source} {problem}"))
             tell(len(line))
         await self._store_batch()
 
@@ -106,11 +109,13 @@ class Importer:
             return "can't be stored: what it names belongs to another owner here"
         except ChatKitError as error:
             return f"can't be stored: {error}"
-        except (ValidationError, ValueError, KeyError, TypeError) as error:
+        except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
             return f"is not a line of an export: {_short(error)}"
         return None
 
     async def _take(self, line: str) -> None:
+        if _NO_UTF8.search(line):
+            raise ValueError("it isn't UTF-8")
         fields = json.loads(line)
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
@@ -174,4 +179,6 @@ def _short(error: Exception) -> str:
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     if isinstance(error, KeyError):
         return f"it has no {error}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
     return str(error)

@@ -123,6 +123,32 @@ def test_search_finds_messages_and_titles_whatever_their_case(run, database):
 # --- Carrying ------------------------------------------------------------------------------------
 
 
+STEERING = "a\x1b[2J\x9b31m\x1b]0;title\x07\rb"
+
+
+@pytest.mark.parametrize("way", ["list", "show", "search"])
+def test_what_users_have_written_steers_no_terminal(run, tmp_path, way):
+    """A title that ends its line could also pretend to be another thread."""
+    path = tmp_path / "chat.sqlite3"
+    store = SQLiteStore(path, owner=lambda owner: owner)
+
+    async def fill_it() -> None:
+        async with store:
+            await store.save_thread(thread(1, f"{STEERING}\nthr_2 of eve"), f"{STEERING}\n")
+            (message, *_) = conversation(1, "")
+            content = [UserMessageTextContent(text=f"{STEERING}\nc")]
+            item = message.model_copy(update={"content": content})
+            await store.add_thread_item("thr_1", item, f"{STEERING}\n")
+
+    trio.run(fill_it)
+    more = {"show": ["thr_1"], "search": ["b"]}.get(way, [])
+    shown = run(way, path, *more, color=True).stdout
+
+    assert {each for each in shown if not each.isprintable()} == {"\n"}
+    assert shown.count("\n") == {"list": 2, "show": 4, "search": 4}[way]
+    assert "a[2J31m]0;title" in shown
+
+
 def exported(run, database, *ids) -> bytes:
     return run("export", database, *ids).stdout_bytes
 
@@ -208,13 +234,17 @@ def test_what_has_been_said_since_is_kept(run, database):
             "what it names belongs to another owner here",
         ),
         ("ITEM", "no line before it is the thread thr_2"),
+        ("[" * 100_000, "is not a line of an export: it is nested too deep"),
+        (b'{"owner": "\xe9"}', "is not a line of an export: it isn't UTF-8"),
     ],
+    ids=lambda value: str(value)[:40],
 )
 def test_a_line_that_is_none_is_told_and_changes_nothing(run, database, line, told):
     lines = exported(run, database)
     item = next(each for each in lines.decode().split("\n") if '"msg_2q"' in each)
 
-    result = run("import", database, input=line.replace("ITEM", item), exit_code=1)
+    given = line if isinstance(line, bytes) else line.replace("ITEM", item)
+    result = run("import", database, input=given, exit_code=1)
 
     assert told in result.stderr
     assert result.stderr.startswith("Error: line 1 of <stdin> ")
