@@ -474,7 +474,7 @@ def adapter_blueprint(
         blueprint.add_url_rule(
             path + rule,
             endpoint=view.__name__,
-            view_func=with_middleware(view, method=method, gate=gate),
+            view_func=with_middleware(view, methods=[method], gate=gate),
             methods=ALL_METHODS,
             provide_automatic_options=False,
         )

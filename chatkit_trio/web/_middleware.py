@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
@@ -126,12 +126,12 @@ class Gate:
         )
 
 
-def with_middleware(view: View, *, method: str, gate: Gate, use: Use = "call") -> View:
-    """Return a view that takes one method (and OPTIONS) and answers where `view` raises."""
+def with_middleware(view: View, *, methods: Sequence[str], gate: Gate, use: Use = "call") -> View:
+    """Return a view that takes these methods (and OPTIONS) and answers where `view` raises."""
 
     @wraps(view)
     async def answer(**path: str) -> Response:
-        response = await _answered(view, method, gate, use, path)
+        response = await _answered(view, methods, gate, use, path)
         response.headers.extend(gate.cors.headers(request.headers))
         return response
 
@@ -147,7 +147,7 @@ def add_view(
     use: Use = "call",
 ) -> None:
     """Give a view, with what stands around it, to a blueprint at all these rules."""
-    function = with_middleware(view, method=method, gate=gate, use=use)
+    function = with_middleware(view, methods=[method], gate=gate, use=use)
     for rule in rules:
         blueprint.add_url_rule(
             rule or "/",
@@ -159,14 +159,15 @@ def add_view(
 
 
 async def _answered(
-    view: View, method: str, gate: Gate, use: Use, path: dict[str, str]
+    view: View, methods: Sequence[str], gate: Gate, use: Use, path: dict[str, str]
 ) -> Response:
     try:
         gate.check_host(by_address=use == "probe")
         if request.method == "OPTIONS":
-            return _preflight(method, gate.cors)
-        if request.method != method:
-            raise MethodNotAllowed([method, "OPTIONS"], f"This address takes {method} only.")
+            return _preflight(methods, gate.cors)
+        if request.method not in methods:
+            takes = " and ".join(methods)
+            raise MethodNotAllowed([*methods, "OPTIONS"], f"This address takes {takes} only.")
         gate.check_origin(use)
         return await view(**path)
     except Exception as error:
@@ -180,9 +181,9 @@ async def _answered(
         return response
 
 
-def _preflight(method: str, cors: Cors) -> Response:
-    allowed = cors.preflight_headers(request.headers, method)
-    return empty_response({"Allow": f"{method}, OPTIONS", **allowed})
+def _preflight(methods: Sequence[str], cors: Cors) -> Response:
+    offered = ", ".join([*methods, "OPTIONS"])
+    return empty_response({"Allow": offered, **cors.preflight_headers(request.headers, offered)})
 
 
 # --- Responses ---------------------------------------------------------------------------------
