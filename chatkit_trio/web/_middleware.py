@@ -30,7 +30,7 @@ from werkzeug.exceptions import (
     default_exceptions,
 )
 
-from chatkit_trio._engine.groups import split_cancelled, unwrapped
+from chatkit_trio._engine.groups import ends_process, split_cancelled, unwrapped
 from chatkit_trio._http_errors import HTTPError, http_error_of
 from chatkit_trio.errors import (
     ChatKitError,
@@ -170,13 +170,13 @@ async def _answered(
             raise MethodNotAllowed([*methods, "OPTIONS"], f"This address takes {takes} only.")
         gate.check_origin(use)
         return await view(**path)
-    except Exception as error:
-        return refused(unwrapped(error))
-    except BaseExceptionGroup as group:
-        # A disconnect beside a real error: Quart-Trio would drop the error unseen.
-        cancelled, failure = split_cancelled(group)
-        response = None if failure is None else refused(unwrapped(failure))
-        if cancelled is not None or response is None:
+    except BaseException as error:
+        # A disconnect may come beside a real error, which Quart-Trio would drop unseen.
+        cancelled, failure = split_cancelled(error)
+        if failure is None or ends_process(failure):
+            raise
+        response = refused(unwrapped(failure))
+        if cancelled is not None:
             raise
         return response
 

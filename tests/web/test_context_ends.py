@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -264,11 +265,12 @@ async def test_any_way_to_make_a_context_manager_will_do(
         (ExceptionGroup("of a nursery", [PermissionError("secret")]), 403),
         (ExceptionGroup("of a nursery", [Unauthorized("Log in.")]), 401),
         (ExceptionGroup("of a nursery", [PermissionError("secret"), KeyError("secret")]), 500),
+        (asyncio.CancelledError("secret"), 500),
     ],
-    ids=["permission", "http", "bug", "permission in a group", "http in a group", "two"],
+    ids=["permission", "http", "bug", "permission in a group", "http in a group", "two", "asyncio"],
 )
 async def test_a_context_may_refuse_when_it_is_made_or_entered(
-    error: Exception, status: int
+    error: BaseException, status: int
 ) -> None:
     @asynccontextmanager
     async def when_entered(request: Request) -> AsyncIterator[Session]:
@@ -286,6 +288,7 @@ async def test_a_context_may_refuse_when_it_is_made_or_entered(
 
         assert [answer.status for answer in answers] == [status] * 2
         assert all(b"secret" not in answer.body for answer in answers)
+        assert all(answer.json["error"]["message"] for answer in answers)
 
 
 async def test_an_answer_is_none_if_its_session_cannot_be_left(
