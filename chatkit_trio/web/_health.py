@@ -58,7 +58,9 @@ class Probe:
             self._note(False, f"it hasn't answered for {PING_TIMEOUT} s", None)
         return asking.is_well
 
-    async def _ask(self, asking: _Asking, task_status: trio.TaskStatus[None]) -> None:
+    async def _ask(  # noqa: ASYNC114
+        self, asking: _Asking, task_status: trio.TaskStatus[None]
+    ) -> None:
         try:
             task_status.started()
             await self._ping()

@@ -170,7 +170,7 @@ async def _answered(
             raise MethodNotAllowed([*methods, "OPTIONS"], f"This address takes {takes} only.")
         gate.check_origin(use)
         return await view(**path)
-    except BaseException as error:
+    except BaseException as error:  # noqa: ASYNC103  (a cancellation is raised again)
         # A disconnect may come beside a real error, which Quart-Trio would drop unseen.
         cancelled, failure = split_cancelled(error)
         if failure is None or ends_process(failure):
@@ -178,7 +178,7 @@ async def _answered(
         response = refused(unwrapped(failure))
         if cancelled is not None:
             raise
-        return response
+        return response  # noqa: ASYNC104
 
 
 def _preflight(methods: Sequence[str], cors: Cors) -> Response:
