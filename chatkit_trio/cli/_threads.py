@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, BinaryIO, TextIO
 
 import click
@@ -232,7 +233,7 @@ def as_text(item: ThreadItem) -> str:
         case _:
             who = item.type
     time = f"{item.created_at:%Y-%m-%d %H:%M:%S}"
-    return f"--- {who}, {time}\n{plain(_said(item) or item.id)}\n"
+    return f"--- {one_line(who)}, {time}\n{plain(_said(item) or item.id)}\n"
 
 
 def _said(item: ThreadItem) -> str:
@@ -248,9 +249,15 @@ def _said(item: ThreadItem) -> str:
 
 
 def _excerpt(text: str, words: str) -> str:
-    place = max(0, text.casefold().find(words.casefold()))
+    place = _place(text, text.casefold().find(words.casefold()))
     cut = text[max(0, place - _EXCERPT) : place + len(words) + _EXCERPT]
     return " ".join(cut.split())
+
+
+def _place(text: str, folded_place: int) -> int:
+    """Return where a place in the folded text is in the text: some letters are longer folded."""
+    lengths = accumulate((len(letter.casefold()) for letter in text), initial=0)
+    return next((place for place, length in enumerate(lengths) if length >= folded_place), 0)
 
 
 def _summary(thread: StoredThread) -> dict[str, Any]:

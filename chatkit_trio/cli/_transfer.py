@@ -26,7 +26,7 @@ from chatkit_trio.stores._records import (
 )
 from chatkit_trio.types import Attachment, ThreadItem, ThreadMetadata, UserMessageItem
 
-from ._plain import invalid, plural
+from ._plain import invalid, plain, plural
 from ._stored import StoredThread, StoredThreads
 
 _FORMAT = "chatkit-trio threads"
@@ -94,7 +94,7 @@ class Importer:
             problem = await self._problem_with(line)
             if problem is not None:
                 await self._store_batch()
-                raise click.ClickException(f"line {number} of {source} {problem}")
+                raise click.ClickException(plain(f"line {number} of {source} {problem}"))
             tell(len(line))
         await self._store_batch()
 

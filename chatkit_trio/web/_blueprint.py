@@ -137,7 +137,7 @@ def blueprint_at(
         route([health_path], "GET", health.health, "probe")
     if liveness_path is not None:
         route([liveness_path], "GET", health.liveness, "probe")
-    parts: list[Part] = [health]
+    parts: list[Part] = []
     if metrics_path is not None:
         from ._metrics_view import MetricsView  # it needs a package of its own
 

@@ -120,6 +120,18 @@ def test_search_finds_messages_and_titles_whatever_their_case(run, database):
     assert (nothing.stdout, nothing.stderr) == ("", "Nothing was found\n")
 
 
+def test_what_is_found_is_shown_behind_letters_that_are_longer_folded(run, tmp_path):
+    path = tmp_path / "chat.sqlite3"
+
+    async def fill_it() -> None:
+        async with SQLiteStore(path) as store:
+            await store.save_thread(thread(1, "ß" * 400 + " A Word Here"), None)
+
+    trio.run(fill_it)
+
+    assert " A Word Here" in run("search", path, "word").stdout
+
+
 # --- Carrying ------------------------------------------------------------------------------------
 
 
