@@ -286,13 +286,16 @@ class Journal(ABC, Generic[TContext]):
         """
 
     @abstractmethod
-    async def settle_abandoned(self, settlement: Settlement) -> None:
+    async def settle_abandoned(self, settlement: Settlement) -> bool | None:
         """Do as `Store.settle`, on behalf of the owner recorded with the entry, atomically.
 
         `changed_items` replace the stored ones, as there. A thread that is gone closes the entry
         and stores nothing. Several processes may do it for one entry: the first counts, and an
-        entry that is settled already, or was never abandoned, is left as it is. Is a checkpoint;
-        if it raises `trio.Cancelled`, nothing has happened.
+        entry that is settled already, or was never abandoned, is left as it is.
+
+        Returns whether this call has closed the entry, so that the turn is told of once. A journal
+        that returns None is taken at its word that it has. Is a checkpoint; if it raises
+        `trio.Cancelled`, nothing has happened.
         """
 
 

@@ -221,7 +221,8 @@ class _Recovery:
 
     async def _settle(self, entry: JournalEntry) -> None:
         try:
-            await self._journal.settle_abandoned(_crash_settlement(entry))
+            if await self._journal.settle_abandoned(_crash_settlement(entry)) is False:
+                return  # somebody else was quicker, and tells of it
             self.settled += 1
             reason = entry.reason or CancelReason.CRASHED.value
             self._tell(TurnRecovered(entry.turn_id, entry.thread_id, reason))

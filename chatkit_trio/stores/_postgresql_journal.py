@@ -76,8 +76,10 @@ class PostgreSQLJournal(Journal[TContext]):
             rows = await self._database.write(lambda tx: turns.mark_abandoned(tx, node, thread_id))
         return self.texts.entries(rows)
 
-    async def settle_abandoned(self, settlement: Settlement) -> None:
+    async def settle_abandoned(self, settlement: Settlement) -> bool:
         """Settle an abandoned turn, for its owner, in one transaction; only the first counts."""
         check_settlement(settlement)
-        await self._database.write(partial(turns.settle_abandoned, settlement=settlement))
+        settle = partial(turns.settle_abandoned, settlement=settlement)
+        is_settled = await self._database.write(settle)
         self._tell(settlement.thread_id)
+        return is_settled

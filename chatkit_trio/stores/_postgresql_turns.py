@@ -348,8 +348,8 @@ def settle(tx: Transaction, owner: str, settlement: Settlement, node: str) -> No
         raise no_thread(settlement.thread_id)
 
 
-def settle_abandoned(tx: Transaction, settlement: Settlement) -> None:
-    """Settle an abandoned turn for its owner; one that is settled already stays as it is."""
+def settle_abandoned(tx: Transaction, settlement: Settlement) -> bool:
+    """Settle an abandoned turn for its owner, and say so; one that is settled stays as it is."""
     settled = _Encoded(settlement)
     turn = {"turn": settlement.turn_id}
     thread, records = (
@@ -362,6 +362,8 @@ def settle_abandoned(tx: Transaction, settlement: Settlement) -> None:
     for owner, _, is_abandoned in records:
         if is_abandoned:
             tx.finish(*settled.statements(owner, is_there=thread == [(owner,)]))
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,10 +88,10 @@ class SQLiteJournal(Journal[TContext]):
             rows = await self._database.write(claim, owner=_SERVERS_OWN)
         return self.texts.entries(rows)
 
-    async def settle_abandoned(self, settlement: Settlement) -> None:
+    async def settle_abandoned(self, settlement: Settlement) -> bool:
         """Settle an abandoned turn, for its owner, in one transaction; only the first counts."""
         check_settlement(settlement)
-        await self._database.write(
+        return await self._database.write(
             lambda db: queries.settle_claimed(db, settlement), owner=_SERVERS_OWN
         )
 

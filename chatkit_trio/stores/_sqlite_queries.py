@@ -410,12 +410,14 @@ def claimed_turns(db: sqlite3.Connection, thread_id: str | None) -> list[Journal
     return db.execute(query, (thread_id,)).fetchall()
 
 
-def settle_claimed(db: sqlite3.Connection, settlement: Settlement) -> None:
-    """Settle an abandoned turn for its owner; one that is settled already stays as it is."""
+def settle_claimed(db: sqlite3.Connection, settlement: Settlement) -> bool:
+    """Settle an abandoned turn for its owner, and say so; one that is settled stays as it is."""
     query = "SELECT owner FROM turns WHERE id = ? AND abandoned = 1"
     row: tuple[str] | None = db.execute(query, (settlement.turn_id,)).fetchone()
-    if row is not None:
-        settle(db, row[0], settlement)
+    if row is None:
+        return False
+    settle(db, row[0], settlement)
+    return True
 
 
 def _thread_seq(db: sqlite3.Connection, owner: str, thread_id: str) -> int:

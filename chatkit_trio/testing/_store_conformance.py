@@ -1184,6 +1184,28 @@ class StoreConformance(SearchConformance, CoordinationConformance):
             assert await _journal(store).abandoned() == []
 
     @needs_persistence
+    async def test_of_many_who_settle_an_abandoned_turn_one_is_told_so(self) -> None:
+        """For a journal that says it at all: the turn is counted once then."""
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await self._leave_turn_open(store, "partial")
+        answers: list[bool | None] = []
+        async with self.open_store() as one, self.open_store() as other:
+
+            async def settle(store: Store[Any]) -> None:
+                answers.append(await _journal(store).settle_abandoned(_CRASHED))
+
+            for store in (one, other):
+                await _journal(store).abandoned()
+            async with trio.open_nursery() as nursery:
+                for store in (one, other) * 2:
+                    nursery.start_soon(settle, store)
+            ids = await item_ids(one, "thr_1", self.context())
+            assert ids == ["i1", "i2", "i3", "i4", "i5", "n1"]
+        if answers != [None] * 4:
+            assert sorted(map(bool, answers)) == [False, False, False, True]
+
+    @needs_persistence
     async def test_an_abandoned_turn_is_settled_with_all_that_it_has(self) -> None:
         new = [item_of_kind(kind, "thr_1") for kind in ITEM_KINDS]
         changed = note("i2", "thr_1", "grown")

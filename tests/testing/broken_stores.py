@@ -564,8 +564,8 @@ class FaultyJournal(Journal[str]):
     async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
         return await self.right.abandoned(thread_id)
 
-    async def settle_abandoned(self, settlement: Settlement) -> None:
-        await self.right.settle_abandoned(settlement)
+    async def settle_abandoned(self, settlement: Settlement) -> bool | None:
+        return await self.right.settle_abandoned(settlement)
 
 
 class PersistentKit(StoreConformance):
@@ -668,9 +668,9 @@ class TestJournalsTheLastTurnOnly(PersistentKit):
 
 
 class RecoversTheNoteOnly(FaultyJournal):
-    async def settle_abandoned(self, settlement: Settlement) -> None:
+    async def settle_abandoned(self, settlement: Settlement) -> bool | None:
         notes = settlement.new_items[-1:]
-        await super().settle_abandoned(replace(settlement, new_items=notes))
+        return await super().settle_abandoned(replace(settlement, new_items=notes))
 
 
 class TestRecoversTheNoteOnly(PersistentKit):
@@ -679,8 +679,8 @@ class TestRecoversTheNoteOnly(PersistentKit):
 
 
 class RecoversNoChanges(FaultyJournal):
-    async def settle_abandoned(self, settlement: Settlement) -> None:
-        await super().settle_abandoned(replace(settlement, changed_items=()))
+    async def settle_abandoned(self, settlement: Settlement) -> bool | None:
+        return await super().settle_abandoned(replace(settlement, changed_items=()))
 
 
 class TestRecoversNoChanges(PersistentKit):
@@ -689,8 +689,8 @@ class TestRecoversNoChanges(PersistentKit):
 
 
 class RecoversNoThread(FaultyJournal):
-    async def settle_abandoned(self, settlement: Settlement) -> None:
-        await super().settle_abandoned(replace(settlement, thread=None))
+    async def settle_abandoned(self, settlement: Settlement) -> bool | None:
+        return await super().settle_abandoned(replace(settlement, thread=None))
 
 
 class TestRecoversNoThread(PersistentKit):
