@@ -408,7 +408,11 @@ class Coordination(ABC, Generic[TContext]):
 
     @abstractmethod
     async def withdraw(self, turn_id: str) -> None:
-        """Give up a turn's place in the line; one that has none is not an error. A checkpoint."""
+        """Give up the place in the line that a turn has taken on this node; none is not an error.
+
+        Another node may have taken one for the same turn, of a request that was sent twice: that
+        one stays. A checkpoint.
+        """
 
     @abstractmethod
     async def abandon(self, turn_id: str) -> None:

@@ -70,7 +70,7 @@ class MemoryCoordination(Coordination[TContext]):
 
     async def withdraw(self, turn_id: str) -> None:
         await trio.lowlevel.checkpoint()
-        self._cluster.withdraw(turn_id)
+        self._cluster.withdraw(turn_id, self.open_node())
 
     async def abandon(self, turn_id: str) -> None:
         await trio.lowlevel.checkpoint()

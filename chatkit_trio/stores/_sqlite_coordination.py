@@ -94,7 +94,8 @@ class SQLiteCoordination(Coordination[TContext]):
         await self._database.write(transaction)
 
     async def withdraw(self, turn_id: str) -> None:
-        thread_id = await self._database.write(lambda db: admission.withdraw(db, turn_id))
+        instance = self._database.instance
+        thread_id = await self._database.write(lambda db: admission.withdraw(db, turn_id, instance))
         if thread_id is not None:
             self.tell(thread_id)
 
