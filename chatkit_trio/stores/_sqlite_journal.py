@@ -83,7 +83,10 @@ class SQLiteJournal(Journal[TContext]):
             queries.claim_turns(db, live_instances(path) | {instance}, thread_id)
             return queries.claimed_turns(db, thread_id)
 
-        some_are_gone, rows = await self._database.read(look, owner=_SERVERS_OWN)
+        try:
+            some_are_gone, rows = await self._database.read(look, owner=_SERVERS_OWN)
+        except UnicodeEncodeError:  # there is no such thread
+            return []
         if some_are_gone:
             rows = await self._database.write(claim, owner=_SERVERS_OWN)
         return self.texts.entries(rows)

@@ -41,6 +41,7 @@ from ._store_samples import (
     ITEM_KINDS,
     MANY_STEPS,
     NOON,
+    ODD_IDS,
     OPERATIONS,
     READS,
     UNREADABLE,
@@ -302,6 +303,30 @@ class StoreConformance(SearchConformance, CoordinationConformance):
             await store.delete_attachment("ABC", self.context())
             assert await item_ids(store, "thr_1", self.context()) == ["abc"]
             await store.load_attachment("abc", self.context())
+
+    @pytest.mark.parametrize("odd", ODD_IDS.values(), ids=ODD_IDS)
+    async def test_an_odd_id_that_isnt_there_is_not_found(self, odd: str) -> None:
+        """Clients send any text for an id, and get 404 for it, whatever a database makes of it."""
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            for load in (
+                lambda: store.load_thread(odd, self.context()),
+                lambda: store.load_threads(9, odd, "asc", self.context()),
+                lambda: store.load_thread_items(odd, None, 9, "asc", self.context()),
+                lambda: store.load_thread_items("thr_1", odd, 9, "desc", self.context()),
+                lambda: store.load_item("thr_1", odd, self.context()),
+                lambda: store.load_item(odd, "i1", self.context()),
+                lambda: store.load_attachment(odd, self.context()),
+            ):
+                with pytest.raises(NotFoundError):
+                    await load()
+            await store.delete_thread(odd, self.context())
+            await store.delete_thread_item(odd, "i1", self.context())
+            await store.delete_thread_item("thr_1", odd, self.context())
+            await store.delete_attachment(odd, self.context())
+            assert not store.journal or await store.journal.abandoned(odd) == []
+            assert not store.coordination or await store.coordination.record(odd) is None
+            assert await snapshot(store, "thr_1", self.context()) == _PREPARED
 
     async def test_an_unknown_cursor_is_not_found(self) -> None:
         async with self.open_store() as store:

@@ -160,6 +160,19 @@ UNREADABLE = {"nested": _nested(230), "nested deeper": _nested(2000), "big numbe
 """Values that some of JSON's writers write and its readers don't read."""
 
 
+ODD_IDS = {
+    "empty": "",
+    "nul": "thr_1\x00",
+    "lone surrogate": "thr_1\ud83d",
+    "a space behind": "thr_1 ",
+    "quotes": "thr_1'\"\\%_;--",
+    "any thread": "%",
+    "emoji": "\U0001f469\u200d\U0001f52c",
+    "a kilobyte": "x" * 1024,
+}
+"""Ids that nothing has."""
+
+
 def item_of_kind(kind: str, thread_id: str) -> ThreadItem:
     return _ITEM.validate_python(
         {"type": kind, "id": f"{kind}_1", "thread_id": thread_id, "created_at": NOON}
