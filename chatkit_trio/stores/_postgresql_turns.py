@@ -79,6 +79,12 @@ _ADMIT: LiteralString = """
     INSERT INTO turns (id, thread_id, owner, node, admitted)
     VALUES (%(turn)s, %(thread)s, %(owner)s, %(node)s, true)
 """
+# A node at rest renews its lease seldom, so it may have lost its lock without knowing it. Nobody
+# may take it for dead, and its first turn for crashed, before it has looked.
+_IS_AWAKE: LiteralString = """
+    UPDATE nodes SET seen_at = clock_timestamp()
+    WHERE id = %(node)s AND seen_at < clock_timestamp() - interval '1 s'
+"""
 
 _JOURNAL: LiteralString = """
     INSERT INTO turns (id, thread_id, owner, node, admitted)
@@ -187,6 +193,7 @@ def begin(tx: Transaction, owner: str, opening: Opening, node: str) -> TurnRecor
         *_first_writes(owner, opening, has_thread=bool(thread), known=dict(items)),
         *_saved_attachments(owner, opening, dict(attachments)),
         Statement(_ADMIT, mine),
+        Statement(_IS_AWAKE, mine),
         *([Statement(_LEAVE_PLACE, mine)] if place else []),
     )
     return None

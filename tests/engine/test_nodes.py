@@ -470,6 +470,29 @@ async def test_a_watcher_on_another_node_is_told_how_the_shutdown_ended_the_answ
 
 
 @within(HOUR)
+async def test_a_node_at_rest_asks_for_its_news_when_a_turn_begins(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Else it would learn late that it has lost its lock, and others take it for dead."""
+    asked_at: list[float] = []
+
+    class Watched(StoreWrapper[Any]):
+        async def around(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+            if name == "coordination.news":
+                asked_at.append(trio.current_time())
+            return await call()
+
+    store = Watched(MemoryStore[Any](cluster=MemoryCluster(lease_timeout=LEASE)))
+    async with scripted_server(store, SLOWLY) as server:
+        await trio.sleep(LEASE + 0.1)  # it has just asked, and would ask again in a quarter of it
+        begun_at = trio.current_time()
+        assert asked_at[-1] < begun_at
+        async with streaming(server, words=1):
+            pass
+    assert begun_at in asked_at
+
+
+@within(HOUR)
 async def test_what_nobody_watches_elsewhere_costs_no_message(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
