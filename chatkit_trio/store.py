@@ -277,10 +277,12 @@ class Journal(ABC, Generic[TContext]):
     async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
         """Return the open entries whose process is gone.
 
-        With a `thread_id`, only the entries of that thread. The engine asks so each time it reads
-        a thread or begins a turn, so the answer "none" must be cheap: one read, and no write
-        transaction. Every caller in every process gets an entry until it is settled; from the
-        first return on the entry counts as abandoned, even if its process turns out to live.
+        With a `thread_id`, only the entries of that thread, and all of them. Without one, of very
+        many it may return some, others each time: a process may have died with thousands, and who
+        has settled some asks again. The engine asks for a thread's each time it reads the thread or
+        begins a turn, so the answer "none" must be cheap: one read, and no write transaction. Every
+        caller in every process gets an entry until it is settled; from the first return on the
+        entry counts as abandoned, even if its process turns out to live.
 
         Is a checkpoint. After `trio.Cancelled` the next call returns the same.
         """

@@ -18,7 +18,7 @@ from chatkit_trio.errors import ConflictError
 from chatkit_trio.store import Opening, Settlement, TurnRecord
 
 from . import _postgresql_queries as queries
-from ._journal_texts import JournalRow
+from ._journal_texts import MOST_ABANDONED, JournalRow
 from ._postgresql_database import Transaction
 from ._postgresql_errors import fenced
 from ._postgresql_node import IS_DEAD
@@ -104,6 +104,7 @@ _MAY_BE_ABANDONED: LiteralString = f"""
     (turns.abandoned OR (turns.node <> %(node)s AND {IS_DEAD}))
 """
 _ON_THREAD: LiteralString = "AND turns.thread_id = %(thread)s"
+_SOME: LiteralString = "ORDER BY random() LIMIT %(most)s::bigint"
 _ABANDONED: LiteralString = f"""
     SELECT turns.abandoned, turns.id, turns.thread_id, turns.items, turns.changed_items,
         turns.reason
@@ -308,20 +309,22 @@ def abandon(tx: Transaction, turn_id: str, node: str) -> None:
 
 def abandoned(node: str, thread_id: str | None) -> Statement:
     """Ask for the turns that are marked as abandoned or have to be, with a column that says so."""
-    on_thread = "" if thread_id is None else _ON_THREAD
-    parameters = {"node": node, "thread": thread_id}
-    return Statement(f"{_ABANDONED} {on_thread} ORDER BY turns.seq", parameters)
+    parameters = {"node": node, "thread": thread_id, "most": MOST_ABANDONED}
+    return Statement(f"{_ABANDONED} {_some_or_of_thread(thread_id)}", parameters)
 
 
 def mark_abandoned(tx: Transaction, node: str, thread_id: str | None) -> list[JournalRow]:
-    """Mark the turns of dead nodes; return all that are marked, of one thread if it is given."""
-    on_thread = "" if thread_id is None else _ON_THREAD
-    parameters = {"node": node, "thread": thread_id}
+    """Mark the turns of dead nodes; return some that are marked, or all of a thread."""
+    parameters = {"node": node, "thread": thread_id, "most": MOST_ABANDONED}
     _, marked = tx.finish(
         Statement(_MARK_ABANDONED, parameters),
-        Statement(f"{_MARKED} {on_thread} ORDER BY seq", parameters),
+        Statement(f"{_MARKED} {_some_or_of_thread(thread_id)}", parameters),
     )
     return marked.fetchall()
+
+
+def _some_or_of_thread(thread_id: str | None) -> LiteralString:
+    return _SOME if thread_id is None else f"{_ON_THREAD} ORDER BY turns.seq"
 
 
 # --- The end of a turn
