@@ -615,6 +615,9 @@ class CoordinationConformance(StoreUnderTest):
             found = await _journal(node).abandoned("thr_1")
             assert plain(found) == plain([entry])
             assert await self._begin(node, "turn_2") == "turn_1"
+            record = await _coordination(node).record("thr_1")
+            assert record is not None
+            assert record.turn_id == "turn_1"
             for _ in range(2):
                 await _journal(node).settle_abandoned(_CRASHED)
             assert await self._begin(node, "turn_2") is None
