@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -125,3 +126,21 @@ async def test_a_journal_that_doesnt_say_who_has_settled_a_turn_is_believed(
         node.journal = SaysNothing(node.journal)
         await recover(node, "thr_7", tell=told.append)
     assert [event.turn_id for event in told] == ["turn_7"]
+
+
+async def test_a_turn_that_was_cut_for_a_reason_of_a_newer_release_is_settled(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """While a release is rolled out, nodes of the one before find what its nodes have left."""
+    cluster = MemoryCluster()
+    async with MemoryStore[Any](cluster=cluster) as store:
+        assert store.coordination is not None
+        assert store.journal is not None
+        thread = ThreadMetadata(id="thr_1", created_at=NOW)
+        await store.coordination.begin(Opening("thr_1", "turn_1", new_thread=thread), None)
+        await store.journal.checkpoint([replace(entry(1), reason="unheard of")])
+    told: list[Any] = []
+    async with MemoryStore[Any](cluster=cluster) as node:
+        await recover(node, tell=told.append)
+        assert await transcript(node, "thr_1") == ["assistant: so far", "note: crashed"]
+    assert [event.reason for event in told] == ["crashed"]
