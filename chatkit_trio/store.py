@@ -277,22 +277,27 @@ class Journal(ABC, Generic[TContext]):
     async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
         """Return the open entries whose process is gone.
 
-        With a `thread_id`, only the entries of that thread. The engine asks so each time it reads
-        a thread or begins a turn, so the answer "none" must be cheap: one read, and no write
-        transaction. Every caller in every process gets an entry until it is settled; from the
-        first return on the entry counts as abandoned, even if its process turns out to live.
+        With a `thread_id`, only the entries of that thread, and all of them. Without one, of very
+        many it may return some, others each time: a process may have died with thousands, and who
+        has settled some asks again. The engine asks for a thread's each time it reads the thread or
+        begins a turn, so the answer "none" must be cheap: one read, and no write transaction. Every
+        caller in every process gets an entry until it is settled; from the first return on the
+        entry counts as abandoned, even if its process turns out to live.
 
         Is a checkpoint. After `trio.Cancelled` the next call returns the same.
         """
 
     @abstractmethod
-    async def settle_abandoned(self, settlement: Settlement) -> None:
+    async def settle_abandoned(self, settlement: Settlement) -> bool | None:
         """Do as `Store.settle`, on behalf of the owner recorded with the entry, atomically.
 
         `changed_items` replace the stored ones, as there. A thread that is gone closes the entry
         and stores nothing. Several processes may do it for one entry: the first counts, and an
-        entry that is settled already, or was never abandoned, is left as it is. Is a checkpoint;
-        if it raises `trio.Cancelled`, nothing has happened.
+        entry that is settled already, or was never abandoned, is left as it is.
+
+        Returns whether this call has closed the entry, so that the turn is told of once. A journal
+        that returns None is taken at its word that it has. Is a checkpoint; if it raises
+        `trio.Cancelled`, nothing has happened.
         """
 
 
@@ -405,7 +410,11 @@ class Coordination(ABC, Generic[TContext]):
 
     @abstractmethod
     async def withdraw(self, turn_id: str) -> None:
-        """Give up a turn's place in the line; one that has none is not an error. A checkpoint."""
+        """Give up the place in the line that a turn has taken on this node; none is not an error.
+
+        Another node may have taken one for the same turn, of a request that was sent twice: that
+        one stays. A checkpoint.
+        """
 
     @abstractmethod
     async def abandon(self, turn_id: str) -> None:

@@ -40,6 +40,14 @@ class CancelReason(enum.StrEnum):
     CRASHED = "crashed"
 
 
+def stored_reason(value: str) -> CancelReason:
+    """Return the reason that is stored as this; one of a newer release counts as a crash."""
+    try:
+        return CancelReason(value)
+    except ValueError:
+        return CancelReason.CRASHED
+
+
 _WITHDRAWN = "Treat the request it answered as withdrawn: don't resume it unless the user asks."
 _OPEN = "The user may still want the rest of it."
 

@@ -99,6 +99,8 @@ class Node:
         """Who tells other nodes something about this one when they ask."""
         self._running = trio.Lock()
         self._hint = Hint()
+        self._is_resting = False
+        """Whether its next look is far off."""
         self._heard = trio.Event()
         self._heard_at = -inf
         self._nursery: trio.Nursery | None = None
@@ -157,6 +159,7 @@ class Node:
         with coordination.hint(coordination.node) as self._hint:
             while True:
                 pause = self._pause
+                self._is_resting = pause > coordination.poll_interval
                 if await self._look():
                     self._heard_at = trio.current_time()
                     self._heard.set()
@@ -386,6 +389,8 @@ class Node:
                 has_lined_up()
                 if blocking is None:
                     self._in_line.discard(turn.id)
+                    if self._is_resting:
+                        self._hint.tell()  # it may have lost its lock long ago
                     if asked:
                         turn.first_write_begins()
                     return prepared

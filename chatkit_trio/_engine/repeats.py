@@ -55,7 +55,7 @@ from chatkit_trio.types import (
 
 from .frames import FrameReader
 from .hooks import ServerHooks
-from .keeping import CancelReason
+from .keeping import CancelReason, stored_reason
 from .loading import load_thread
 from .opening import CheckedRequest, PreparedRequest
 from .pages import encode_events
@@ -428,7 +428,7 @@ _MAY_BEGIN = (TurnState.BEGINNING, TurnState.ANSWERING, TurnState.SETTLING)
 
 
 def _reason_of(value: str | None) -> CancelReason | None:
-    return None if value is None else CancelReason(value)
+    return None if value is None else stored_reason(value)
 
 
 def _check_key(key: str) -> None:
