@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 
+from chatkit_trio.errors import CustomStreamError
 from chatkit_trio.server import CancelReason, TurnPolicy, current_turn
 from chatkit_trio.store import AttachmentStore, NotFoundError
 from chatkit_trio.stores import MemoryStore
@@ -687,6 +688,93 @@ async def test_an_iterator_that_is_too_slow_to_close_is_named_in_the_log(
     told = [record for record in caplog.records if str(turn.thread_id) in record.getMessage()]
     assert len(told) == (1 if seconds > 5 else 0)
     assert all(record.levelno >= logging.WARNING for record in told)
+
+
+class FailsAndIsClosed:
+    """An iterator that isn't a generator: it begins a message, fails, and closes as `close` does."""
+
+    def __init__(self, event: Any, error: BaseException, close: Callable[[], Awaitable[None]]):
+        self._events = [event]
+        self._error = error
+        self.aclose = close
+
+    def __aiter__(self) -> FailsAndIsClosed:
+        return self
+
+    async def __anext__(self) -> Any:
+        await trio.lowlevel.checkpoint()
+        if self._events:
+            return self._events.pop()
+        raise self._error
+
+
+async def hang() -> None:
+    await trio.sleep(HANGING)
+
+
+async def fail_to_close() -> None:
+    raise OSError("the connection is gone")
+
+
+async def fail_beside_hanging() -> None:
+    await raise_beside_the_cancellation(OSError("the connection is gone"))
+
+
+@pytest.mark.parametrize("close", [hang, fail_to_close, fail_beside_hanging])
+@pytest.mark.parametrize("grouped", [False, True])
+@bounded
+async def test_the_error_of_an_iterator_outlives_what_goes_wrong_in_its_closing(
+    grouped: bool,
+    close: Callable[[], Awaitable[None]],
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told = CustomStreamError("the model is full", allow_retry=True)
+    error = ExceptionGroup("of the model", [told]) if grouped else told
+
+    def respond(thread: ThreadMetadata, _: Any, context: Any) -> Any:
+        item = message(Scene(thread, None, context), "Hello")
+        return FailsAndIsClosed(ThreadItemAddedEvent(item=item), error, close)
+
+    store = MemoryStore[Any]()
+    async with ScriptedServer(store, respond) as server:
+        turn = await ask(server)
+
+        # Before the iterator is closed, which may take long.
+        assert trio.current_time() == 0
+        assert await transcript(store, turn.thread_id) == [
+            "user: hi",
+            "assistant: Hello",
+            "note: failed",
+        ]
+        assert turn.error is not None
+        assert turn.error.message == "the model is full"
+        await turn.server_turn.ended.wait()
+    lost = "its cleanup was cut" if close is hang else "the connection is gone"
+    assert lost in caplog.text
+
+
+@bounded
+async def test_a_stray_cancellation_outlives_a_closing_that_hangs(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as cancelled:
+            stray = cancelled
+
+    def respond(thread: ThreadMetadata, _: Any, context: Any) -> Any:
+        item = message(Scene(thread, None, context), "Hello")
+        return FailsAndIsClosed(ThreadItemAddedEvent(item=item), stray, hang)
+
+    store = MemoryStore[Any]()
+    async with ScriptedServer(store, respond) as server:
+        turn = await ask(server)
+
+        assert turn.error is not None
+        assert (await transcript(store, turn.thread_id))[-1] == "note: failed"
 
 
 @bounded
