@@ -18,7 +18,7 @@ from chatkit_trio.errors import NotFoundError, StoreError, TurnFencedError
 from chatkit_trio.store import Settlement, Store, UnstorableItem
 from chatkit_trio.types import ThreadItem
 
-from .groups import StrayCancellation, ends_process
+from .groups import StrayCancellation, ends_process, split_cancelled
 from .leftovers import Leftovers
 from .wrong_loop import hint_at_loop
 
@@ -35,7 +35,7 @@ _TRIES_ALONE = 3
 
 
 async def ends_within(
-    seconds: float, operation: Callable[..., Awaitable[None]], *args: Any
+    seconds: float, operation: Callable[..., Awaitable[object]], *args: Any
 ) -> bool:
     """Run an operation shielded, and say whether it ended in time.
 
@@ -53,8 +53,10 @@ async def ends_within(
     except BaseException as error:
         if ends_process(error):
             raise
+        if split_cancelled(error)[0] is None:
+            raise RuntimeError(f"{type(error).__name__} came out of user code") from error
         # A cancellation of some scope of user code, raised again where that scope is no more.
-        raise StrayCancellation.of(error) from None  # noqa: ASYNC104
+        raise StrayCancellation.of(error) from error  # noqa: ASYNC104
     return False
 
 

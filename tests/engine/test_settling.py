@@ -77,6 +77,17 @@ from .scenes import (
 # --- A hook, or a store, that raises beside its timeout ----------------------------------------
 
 
+async def stray_cancellation() -> trio.Cancelled:
+    """Return a cancellation of a scope that is no more."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as cancelled:  # noqa: ASYNC103 (the test raises it)
+            stray = cancelled
+    return stray
+
+
 class HookServer(ScriptedServer):
     """Answers "Hello" and hangs; its hook keeps the items or not, and then raises a group."""
 
@@ -122,6 +133,50 @@ async def test_a_hook_that_raises_beside_its_timeout_loses_no_answer_and_no_erro
         assert "lost on the way" in caplog.text
     assert turn.text == "Hello"
     assert (turn.error is None) == (reason is CancelReason.STOPPED)
+
+
+class NotAnException(BaseException):
+    """As asyncio's CancelledError is: nothing that `except Exception` sees."""
+
+
+@pytest.mark.parametrize("is_stray", [False, True], ids=["alone", "beside-a-cancellation"])
+@pytest.mark.parametrize("where", ["hook", "settle"])
+@bounded
+async def test_what_a_hook_or_a_store_raises_is_in_the_log_whatever_its_class(
+    where: str,
+    is_stray: bool,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    error: BaseException = NotAnException("lost on the way")
+    if is_stray:
+        error = BaseExceptionGroup("both", [await stray_cancellation(), error])
+    errors = [error]
+
+    async def trouble(call: Callable[[], Awaitable[Any]]) -> Any:
+        if errors:
+            raise errors.pop()
+        return await call()
+
+    class Server(ScriptedServer):
+        async def handle_stream_cancelled(self, *args: Any) -> None:
+            if where == "hook":
+                raise errors.pop()
+            await super().handle_stream_cancelled(*args)
+
+    store = TroubledStore()
+    if where == "settle":
+        store.give(trouble, "settle")
+    respond = scripted_server(store, [HELLO, fail(OSError("no model"))]).script
+    async with Server(store, respond) as server:
+        turn = await ask(server)
+
+        assert await transcript(store, turn.thread_id) == [
+            "user: hi",
+            "assistant: Hello",
+            "note: failed",
+        ]
+    assert "NotAnException: lost on the way" in caplog.text
 
 
 @bounded
@@ -758,12 +813,7 @@ async def test_the_error_of_an_iterator_outlives_what_goes_wrong_in_its_closing(
 async def test_a_stray_cancellation_outlives_a_closing_that_hangs(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        try:
-            await trio.lowlevel.checkpoint()
-        except trio.Cancelled as cancelled:
-            stray = cancelled
+    stray = await stray_cancellation()
 
     def respond(thread: ThreadMetadata, _: Any, context: Any) -> Any:
         item = message(Scene(thread, None, context), "Hello")

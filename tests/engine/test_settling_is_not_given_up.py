@@ -46,6 +46,7 @@ from chatkit_trio.types import (
 )
 from tests.transcript import transcript
 
+from .doubles import JournaledStore, TroubledStore, fails, hangs_and_fails
 from .parts import (
     FOR_EVER,
     AwayStore,
@@ -668,6 +669,38 @@ async def test_a_store_that_comes_back_while_the_server_leaves_gets_the_answer(
         await trio.sleep(998.5)
 
     assert await transcript(memory, thread_of(turn)) == KEPT
+
+
+@within(DAY)
+async def test_a_journal_that_fails_beside_its_timeout_while_the_server_leaves_is_logged(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = TroubledStore(JournaledStore())
+    policy = TurnPolicy(settle_timeout=1)
+    async with scripted_server(store, HANGING, policy=policy) as server, begun(server) as turn:
+        await trio.sleep(1)
+        store.give(fails(), "settle")
+        store.give(hangs_and_fails(ValueError("lost on the way")), "journal.checkpoint")
+        turn.server_turn.cancel()
+        await trio.sleep(1)
+
+    assert "lost on the way" in caplog.text
+
+
+@within(DAY)
+async def test_a_store_that_is_too_slow_to_close_is_named_in_the_log(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class SlowToClose(MemoryStore[Any]):
+        async def __aexit__(self, *exc_info: object) -> None:
+            await trio.sleep(100)
+
+    async with scripted_server(SlowToClose(), HANGING):
+        pass
+
+    assert trio.current_time() <= 10
+    [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "5" in record.getMessage()
 
 
 # --- An item that the store never takes --------------------------------------------------------
