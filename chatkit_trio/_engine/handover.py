@@ -173,8 +173,12 @@ class Handover:
             return False
         queue.append(step)
         self._news.unpark_all()
-        while step in queue:
-            await self._performed.park()
+        try:
+            while step in queue:
+                await self._performed.park()
+        except trio.Cancelled:
+            step.is_left = True
+            raise
         if step.error is not None:
             raise step.error
         return step.is_done

@@ -53,6 +53,7 @@ from tests.transcript import lines, transcript
 from .doubles import (
     HANGING,
     THREAD_WRITES,
+    JournaledStore,
     TroubledStore,
     fails,
     hangs,
@@ -746,7 +747,7 @@ async def test_an_iterator_that_is_too_slow_to_close_is_named_in_the_log(
 
 
 class FailsAndIsClosed:
-    """An iterator that isn't a generator: it begins a message, fails, and closes as `close` does."""
+    """An iterator that isn't a generator: it begins a message, fails, and has this `aclose`."""
 
     def __init__(self, event: Any, error: BaseException, close: Callable[[], Awaitable[None]]):
         self._events = [event]
@@ -859,3 +860,92 @@ async def test_a_generator_that_is_too_slow_to_close_after_a_stop_is_named_in_th
         ]
     told = [record for record in caplog.records if str(turn.thread_id) in record.getMessage()]
     assert [record.levelno >= logging.WARNING for record in told] == [True]
+
+
+# --- What user code and stores may not do ------------------------------------------------------
+
+
+@bounded
+async def test_a_reason_may_be_given_by_its_name(autojump_clock: trio.testing.MockClock) -> None:
+    def cancel(scene: Scene) -> None:
+        current_turn().cancel("deadline")  # type: ignore[arg-type]
+
+    store = MemoryStore[Any]()
+    async with scripted_server(store, [HELLO, do(cancel), pause(5)]) as server:
+        turn = await ask(server)
+
+        assert await transcript(store, turn.thread_id) == [
+            "user: hi",
+            "assistant: Hello",
+            "note: deadline",
+        ]
+
+
+@bounded
+async def test_what_is_no_reason_is_refused_where_it_is_given(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cancel(scene: Scene) -> None:
+        current_turn().cancel("the user is bored")  # type: ignore[arg-type]
+
+    store = MemoryStore[Any]()
+    async with scripted_server(store, [HELLO, do(cancel), pause(5)]) as server:
+        turn = await ask(server)
+
+        assert await transcript(store, turn.thread_id) == [
+            "user: hi",
+            "assistant: Hello",
+            "note: failed",
+        ]
+    assert "the user is bored" in caplog.text
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+@bounded
+async def test_respond_may_not_keep_what_only_the_hook_may(
+    is_cut: bool, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The note would come before the text, and the rest of the answer would be unknown."""
+
+    async def respond(thread: ThreadMetadata, _: Any, context: Any) -> AsyncIterator[Any]:
+        item = message(Scene(thread, None, context), "Hello")
+        yield ThreadItemAddedEvent(item=item)
+        try:
+            await trio.sleep(60 if is_cut else 0)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+                await current_turn().keep([])
+
+    store = MemoryStore[Any]()
+    async with ScriptedServer(store, respond) as server:
+        async with sending(server) as turn, trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+            await trio.sleep(5)
+            turn.server_turn.cancel()
+        await turn.server_turn.ended.wait()
+
+        assert await transcript(store, turn.thread_id) == [
+            "user: hi",
+            "assistant: Hello",
+            "note: stopped" if is_cut else "note: failed",
+        ]
+    assert "handle_stream_cancelled" in caplog.text
+
+
+@bounded
+async def test_a_client_is_told_of_its_thread_and_message_though_the_turn_could_not_be_recorded(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = TroubledStore(JournaledStore())
+    store.give(fails(), "journal.begin")
+    async with scripted_server(store, [HELLO]) as server:
+        turn = await ask(server)
+
+        assert await transcript(store, turn.thread_id) == ["user: hi"]
+    assert [event.type for event in turn.events] == [
+        "thread.created",
+        "thread.item.done",
+        "stream_options",
+        "error",
+    ]
