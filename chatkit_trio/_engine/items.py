@@ -314,7 +314,7 @@ class TurnItems:
         return None
 
     def _finish(self, item: ThreadItem) -> ThreadItem:
-        if item.id in self._stored:
+        if item.id in self._stored or item.id in self._reopened:
             self._replacing.add(item.id)
         self._pending.pop(item.id, None)
         self._reopened.pop(item.id, None)

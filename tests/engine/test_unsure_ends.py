@@ -377,6 +377,25 @@ async def test_a_client_is_told_nothing_anew_of_a_stored_item_that_has_grown(
         }
 
 
+@pytest.mark.parametrize("trouble", [None, "save_item"])
+@bounded
+async def test_a_stored_item_that_has_gone_on_may_be_done_again(
+    trouble: str | None, autojump_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = TroubledStore()
+    script = [emit(more(ITEM, "er")), pause(1), emit(finish(ITEM, "oldest"))]
+    async with scripted_server(store, [OLD], script) as server:
+        turn = await second_turn(server, {} if trouble is None else {trouble: once(fails())})
+
+        assert await transcript(store, turn.thread_id) == [
+            "user: hi",
+            "assistant: oldest",
+            "user: more",
+        ]
+        assert told(turn) == [("thread.item.done", ITEM)]
+        assert (turn.error is None) == (trouble is None)
+
+
 @pytest.mark.parametrize("fails_itself", [False, True])
 @bounded
 async def test_the_note_of_a_stored_item_that_was_cut_names_it(
