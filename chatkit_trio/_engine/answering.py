@@ -31,7 +31,15 @@ from .foreign import ForeignModels, is_event
 from .frames import FrameLog
 from .groups import ends_process, split_cancelled
 from .handover import Handover
-from .items import DeleteItem, DropItem, RequireNew, StoreEffect, TurnItems, is_visible
+from .items import (
+    DeleteItem,
+    DropItem,
+    RequireNew,
+    StoreEffect,
+    TurnItems,
+    UpdateStoredItem,
+    is_visible,
+)
 from .journal import JournaledTurn, JournalWriter
 from .keeping import CancelReason, kept_items
 from .opening import PreparedRequest
@@ -250,6 +258,11 @@ class Answer:
         The first of these counts: a failure, the answer's end, a cut.
         """
         self._left = self.handover.close()
+        self.settling.left.late_updates = [
+            step.effect
+            for step in self._left
+            if isinstance(step.effect, UpdateStoredItem) and not step.is_done
+        ]
         self._ids_at_end = self.items.visible_ids()
         if self.handover.failure is not None:
             was_cut = self._is_incomplete and self._has_model_failed
@@ -292,6 +305,8 @@ class Answer:
                 return self.items.was_new(item_id)
             case DeleteItem(item_id=item_id):
                 return self.settling.left.is_gone(item_id)
+            case UpdateStoredItem():
+                return self.settling.left.is_applied(effect)
             case _:
                 return isinstance(effect, DropItem | None)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from chatkit_trio.store import JournalEntry, Settlement
 from chatkit_trio.types import SDKHiddenContextItem, ThreadItem, ThreadMetadata
 
-from .items import DeleteItem, SaveItem, TurnItems
+from .items import DeleteItem, SaveItem, TurnItems, UpdateStoredItem
 from .keeping import CancelReason, kept_items
 from .thread_state import ThreadWatch, as_metadata
 
@@ -47,6 +47,9 @@ class Leftovers:
         self._to_add: tuple[ThreadItem, ...] = ()
         self._version_of_end = 0
         self._gone: set[str] = set()
+        self.late_updates: list[UpdateStoredItem] = []
+        """Updates of stored items that were accepted and not performed."""
+        self._applied: list[UpdateStoredItem] = []
         self._thread_refusals = 0
         self._is_gone = False
 
@@ -55,7 +58,9 @@ class Leftovers:
         """Whether the store has all that it will get."""
         if self._is_gone:
             return True
-        return not self.items.removing and self.settlement() == Settlement(self.thread_id)
+        if self.late_updates or self.items.removing:
+            return False
+        return self.settlement() == Settlement(self.thread_id)
 
     def settlement(self) -> Settlement:
         """Return all that is left."""
@@ -138,6 +143,15 @@ class Leftovers:
         self._gone.add(item_id)
         self.items.confirm(DeleteItem(item_id))
 
+    def apply_late(self, update: UpdateStoredItem, item: ThreadItem) -> None:
+        """Take in an update of an item as the store has it. Raises what the update raises."""
+        if self.items.reopen(item, update.update) is None:
+            self._applied.append(update)
+
+    def is_applied(self, update: UpdateStoredItem) -> bool:
+        """Say whether settling has stored this late update, and clients aren't told otherwise."""
+        return any(each is update for each in self._applied)
+
     def is_gone(self, item_id: str) -> bool:
         """Say whether settling has found that an item is deleted."""
         return item_id in self._gone
@@ -165,6 +179,7 @@ class Leftovers:
         self.put_at_rest += self.own(self.items.put_at_rest())
         self.in_journal = False
         self._to_add = ()
+        self.late_updates = []
         self.items.settled()
 
     def thread_is_gone(self) -> None:

@@ -193,7 +193,8 @@ class Settling:
         items = self.left.items
         if broke_off and items.last_visible_id is not None:
             return True
-        return bool(kept_items(pending) or items.unconfirmed_additions() or items.reopened())
+        goes_on = items.reopened() or self.left.late_updates
+        return bool(kept_items(pending) or items.unconfirmed_additions() or goes_on)
 
     async def _call_hook(self, hook: Hook, pending: list[ThreadItem]) -> None:
         error: Exception | None = None

@@ -19,7 +19,7 @@ from chatkit_trio.store import Settlement, Store, UnstorableItem, default_genera
 from chatkit_trio.types import ThreadItem
 
 from .groups import StrayCancellation, ends_process, split_cancelled
-from .items import RequireNew
+from .items import RequireNew, UpdateStoredItem
 from .leftovers import Leftovers
 from .wire import item_to_json
 from .wrong_loop import hint_at_loop
@@ -113,9 +113,13 @@ class Storing:
         """Look what the store has where only that can tell; raise what it raises.
 
         A new item is added unless there is one of its id; that must not be another item. An item
-        that was to be deleted may be there all the same.
+        that was to be deleted may be there all the same. Updates that were accepted and not
+        performed need the item as it is stored.
         """
         left = self._left
+        while left.late_updates:
+            await self._apply_late(left.late_updates[0])
+            del left.late_updates[0]
         for item in left.unsure_additions():
             if await self._is_another(item):
                 new_id = default_generate_id("message")
@@ -133,6 +137,19 @@ class Storing:
                 left.items.stays(item_id)
             else:
                 left.item_is_gone(item_id)
+
+    async def _apply_late(self, late: UpdateStoredItem) -> None:
+        thread_id = self._left.thread_id
+        try:
+            item = await self._store.load_item(thread_id, late.item_id, self._context)
+        except NotFoundError:
+            logger.warning("in thread %s: an update of %s came too late", thread_id, late.item_id)
+            return
+        try:
+            self._left.apply_late(late, item)
+        except Exception as error:
+            # Neither the turn nor the rest of its answer fails because of it any more.
+            logger.warning("in thread %s: %s", thread_id, error)
 
     async def _is_another(self, item: ThreadItem) -> bool:
         """Say whether the thread has an item of this id that isn't this one."""
@@ -261,6 +278,9 @@ class Storing:
         for name, item in items.items():
             if name in refused:
                 await self._set_aside(item, refused[name])
+        late = [update.item_id for update in self._left.late_updates]
+        for item_id in (*late, *self._left.items.removing):
+            logger.error("item %s of thread %s can't be looked at any more", item_id, thread_id)
         if thread_id in refused:
             self._left.drop_thread(at_once=True)
         self._left.confirm(None if thread_id in refused else whole.thread)

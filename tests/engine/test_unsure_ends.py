@@ -494,3 +494,51 @@ async def test_a_cut_after_the_first_writes_keeps_its_reason_whatever_is_raised_
         assert (await transcript(inner, turn.thread_id))[2:] == ["user: more", "note: stopped"]
         assert turn.error is None
     assert "lost on the way" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["at-the-cut", "load-fails"])
+@bounded
+async def test_an_update_of_a_finished_item_that_was_not_performed_is_kept_and_told(
+    how: str, autojump_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def respond(thread: ThreadMetadata, _: Any, context: Any) -> AsyncIterator[Any]:
+        yield finish("msg_2", "new")(Scene(thread, None, context))
+        await trio.sleep(1)
+        if how == "at-the-cut":
+            current_turn().cancel()
+        yield more("msg_2", "er")
+
+    scripts = iter([scripted_server(MemoryStore[Any](), [OLD]).script, respond])
+    store = TroubledStore()
+    async with ScriptedServer(store, lambda *args: next(scripts)(*args)) as server:
+        trouble = {} if how == "at-the-cut" else {"load_item": once(fails())}
+        turn = await second_turn(server, trouble)
+
+        assert (await transcript(store, turn.thread_id))[3] == "assistant: newer"
+        assert turn.text == "newer"
+
+
+@pytest.mark.parametrize("event", [more(ITEM, "er"), ThreadItemRemovedEvent(item_id=ITEM)])
+@bounded
+async def test_an_item_that_can_never_be_loaded_does_not_hold_its_thread(
+    event: Any, autojump_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def wrong(call: Any) -> Any:
+        if ITEM in call.args:
+            raise ValueError("it can't be read")
+        return await call()
+
+    store = TroubledStore()
+    script = [emit(begin("msg_2", "new")), pause(1), emit(event)]
+    async with scripted_server(store, [OLD], script) as server:
+        turn = await second_turn(server, {"load_item": wrong, "delete_thread_item": fails()})
+        with trio.fail_after(600):
+            await turn.server_turn.settled.wait()
+
+        assert (await transcript(store, turn.thread_id))[1:] == [
+            "assistant: old",
+            "user: more",
+            "assistant: new",
+            "note: failed",
+        ]
+    assert ITEM in caplog.text
