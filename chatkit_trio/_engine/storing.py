@@ -56,7 +56,8 @@ async def ends_within(
         if ends_process(error):
             raise
         if split_cancelled(error)[0] is None:
-            raise RuntimeError(f"{type(error).__name__} came out of user code") from error
+            what = f"{type(error).__name__} came out of user code"
+            raise RuntimeError(what) from error  # noqa: ASYNC104
         # A cancellation of some scope of user code, raised again where that scope is no more.
         raise StrayCancellation.of(error) from error  # noqa: ASYNC104
     return False
