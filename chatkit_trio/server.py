@@ -24,7 +24,13 @@ from ._engine.foreign import ForeignModels
 from ._engine.frames import FrameReader
 from ._engine.groups import split_cancelled, unwrapped
 from ._engine.hooks import ServerHooks, must_override
-from ._engine.journal import RECOVERY_INTERVAL, JournalWriter, keep_recovering, recover
+from ._engine.journal import (
+    RECOVERY_INTERVAL,
+    JournaledTurn,
+    JournalWriter,
+    keep_recovering,
+    recover,
+)
 from ._engine.keeping import CancelReason, ending_note
 from ._engine.live import LiveTurns
 from ._engine.node import node_of
@@ -49,6 +55,7 @@ from ._engine.requests import (
     last_ending,
 )
 from ._engine.runner import check_runs_on_trio
+from ._engine.storing import ends_within
 from ._engine.story import Story
 from ._engine.streaming import stream_text, stream_widget
 from ._engine.ticker import Ticker
@@ -453,8 +460,11 @@ class ChatKitServer(ServerHooks[TContext]):
             details = (exc_type, exc_value, traceback) if is_ours else (None, None, None)
             caught = await manager.__aexit__(*details)  # noqa: ASYNC102
         finally:
-            with trio.move_on_after(self.policy.settle_timeout, shield=True):
+            seconds = self.policy.settle_timeout
+            with trio.move_on_after(seconds, shield=True) as closing:
                 await stack.aclose()
+            if closing.cancelled_caught:
+                logger.error("the stores hadn't closed after %s s; closing them was cut", seconds)
         return bool(caught) and is_ours
 
     @property
@@ -524,8 +534,15 @@ class ChatKitServer(ServerHooks[TContext]):
     async def __write_down(
         self, journal: JournalWriter, answers: list[Answer], written: trio.Event
     ) -> None:
-        with trio.move_on_after(self.policy.settle_timeout, shield=True):
-            await journal.write_down(lambda: [answer.journaled for answer in answers])
+        def journaled() -> list[JournaledTurn]:
+            return [answer.journaled for answer in answers]
+
+        seconds = self.policy.settle_timeout
+        try:
+            if not await ends_within(seconds, journal.write_down, journaled):
+                logger.error("the journal hadn't been written after %s s", seconds)
+        except Exception:
+            logger.exception("the journal couldn't be written")
         written.set()
 
     async def __wait_for_cleanup(self) -> None:

@@ -31,7 +31,15 @@ from .foreign import ForeignModels, is_event
 from .frames import FrameLog
 from .groups import ends_process, split_cancelled
 from .handover import Handover
-from .items import DropItem, RequireNew, TurnItems, is_visible
+from .items import (
+    DeleteItem,
+    DropItem,
+    RequireNew,
+    StoreEffect,
+    TurnItems,
+    UpdateStoredItem,
+    is_visible,
+)
 from .journal import JournaledTurn, JournalWriter
 from .keeping import CancelReason, kept_items
 from .opening import PreparedRequest
@@ -106,7 +114,9 @@ class Answer:
 
         Of a turn that has ended, some may have been dropped.
         """
-        return self.items.visible_ids() if self._ids_at_end is None else self._ids_at_end
+        if self._ids_at_end is None:
+            return self.items.visible_ids()
+        return list(map(self.items.own_id, self._ids_at_end))
 
     def mark_incomplete(self, is_incomplete: bool, error: Exception | None) -> None:
         """Note whether the model has cut the answer itself, and the error of its stream."""
@@ -207,6 +217,8 @@ class Answer:
             return
         step.frame = await self._writer.write(step)
         step.is_done = True
+        if step.error is not None and step.is_left:
+            self.handover.fail(step.error)
         if step.frame is not None:
             await self._wait_for_room()
             self._log.append(step.frame)
@@ -246,6 +258,11 @@ class Answer:
         The first of these counts: a failure, the answer's end, a cut.
         """
         self._left = self.handover.close()
+        self.settling.left.late_updates = [
+            step.effect
+            for step in self._left
+            if isinstance(step.effect, UpdateStoredItem) and not step.is_done
+        ]
         self._ids_at_end = self.items.visible_ids()
         if self.handover.failure is not None:
             was_cut = self._is_incomplete and self._has_model_failed
@@ -275,12 +292,23 @@ class Answer:
             logger.error("the answer in thread %s failed", self.thread.id, exc_info=failure)
         if outcome.is_stored:
             for step in self._left:
-                needs_no_write = isinstance(step.effect, RequireNew | DropItem | None)
-                if step.frame is not None and (step.is_done or needs_no_write):
+                if step.frame is not None and (step.is_done or self._is_as_told(step.effect)):
                     self._log.append(step.frame)
         for event in ending_events(outcome):
             if is_visible(event):
                 self._log.append(frame(event))
+
+    def _is_as_told(self, effect: StoreEffect | None) -> bool:
+        """Say whether the store is as the frame of a step says that wasn't performed."""
+        match effect:
+            case RequireNew(item_id=item_id):
+                return self.items.was_new(item_id)
+            case DeleteItem(item_id=item_id):
+                return self.settling.left.is_gone(item_id)
+            case UpdateStoredItem():
+                return self.settling.left.is_applied(effect)
+            case _:
+                return isinstance(effect, DropItem | None)
 
 
 def _is_of_component(event: ThreadStreamEvent) -> TypeGuard[ThreadItemUpdatedEvent]:

@@ -173,8 +173,12 @@ class Handover:
             return False
         queue.append(step)
         self._news.unpark_all()
-        while step in queue:
-            await self._performed.park()
+        try:
+            while step in queue:
+                await self._performed.park()
+        except trio.Cancelled:
+            step.is_left = True
+            raise
         if step.error is not None:
             raise step.error
         return step.is_done
@@ -202,7 +206,8 @@ class Handover:
         try:
             self._silent_since = trio.current_time()
             await self._take_all(respond())
-            self.has_answered = not (self._is_closed or self._ending.is_cut)
+            is_over = self._is_closed or self._ending.is_cut
+            self.has_answered = not is_over and self.failure is None
         except GeneratorExit:
             raise  # the coroutine is being thrown away
         except BaseException as error:  # noqa: ASYNC103
@@ -267,11 +272,21 @@ class Handover:
             raise not_events(source)
 
     async def _iterate(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
+        cancelled: BaseException | None = None
         # Around the steps, too: a scope around aclose() alone would lie within the scopes and
         # nurseries that respond has open across its yield, and these end there.
         with trio.CancelScope() as closing:
             try:
                 await self._step_through(iterator)
+            except GeneratorExit:
+                raise  # the coroutine is being thrown away
+            except BaseException as error:  # noqa: ASYNC103 (it is raised below)
+                if ends_process(error):
+                    raise
+                cancelled, failure = split_cancelled(error)
+                if failure is not None:
+                    # Now: the closing may take long, and may raise something else.
+                    self.fail(failure)
             finally:
                 closing.shield = True
                 closing.deadline = trio.current_time() + self._closing_timeout
@@ -283,6 +298,8 @@ class Handover:
                 self._name,
             )
             await trio.lowlevel.checkpoint_if_cancelled()
+        if cancelled is not None:
+            raise cancelled
 
     async def _step_through(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
         athrow = getattr(iterator, "athrow", None)

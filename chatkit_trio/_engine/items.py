@@ -101,6 +101,8 @@ class TurnItems:
     |             |                                               | store has an older state       |
     | stored      | are in the store as they are                  | stay                           |
     | reopened    | are in the store, and have been updated since | are saved                      |
+    | removing    | are being deleted                             | are looked for: what is still  |
+    |             |                                               | there is reopened or stored    |
 
     Feed it each event before acting on it, and `confirm` each effect that the store has carried
     out.
@@ -111,6 +113,8 @@ class TurnItems:
         self._unconfirmed: dict[str, ThreadItem] = {}
         self._replacing: set[str] = set()  # ids of unconfirmed items that the store has
         self._reopened: dict[str, Draft] = {}
+        self._removing: dict[str, Draft | None] = {}  # the value: what was reopened of it
+        self._new_ids: dict[str, str] = {}  # by the id that another item of the thread has
         self._known_new: set[str] = set()  # ids that nobody else had when they were begun
         self._stored: dict[str, bool] = {}  # in the order of their writes; the value: is visible
         self.version = 0
@@ -163,9 +167,12 @@ class TurnItems:
                 if self._unconfirmed.get(effect.item.id) is effect.item:
                     del self._unconfirmed[effect.item.id]
                     self._replacing.discard(effect.item.id)
+                elif effect.item.id in self._unconfirmed:
+                    self._replacing.add(effect.item.id)
                 self._stored[effect.item.id] = not is_hidden(effect.item)
             case DeleteItem():
                 self._stored.pop(effect.item_id, None)
+                self._removing.pop(effect.item_id, None)
             case RequireNew():
                 self._known_new.add(effect.item_id)
             case DropItem() | UpdateStoredItem():
@@ -195,16 +202,42 @@ class TurnItems:
         """Say whether the thread had no item of this id when this turn began one."""
         return item_id in self._known_new
 
-    def give_new_id(self, item: ThreadItem, item_id: str) -> None:
-        """Keep a finished item under another id, because the thread has its id already."""
-        del self._unconfirmed[item.id]
-        self._unconfirmed[item_id] = item.model_copy(update={"id": item_id})
+    def is_stored(self, item_id: str) -> bool:
+        """Say whether the store has an item of this id that this turn has finished."""
+        return item_id in self._stored
+
+    def give_new_id(self, item_id: str, new_id: str) -> None:
+        """Keep an item under another id, because another item of the thread has its id."""
+        if (item := self._unconfirmed.pop(item_id, None)) is not None:
+            self._unconfirmed[new_id] = item.model_copy(update={"id": new_id})
+        self._known_new.add(new_id)
+        self._new_ids[item_id] = new_id
         self.version += 1
+
+    def own_id(self, item_id: str) -> str:
+        """Return the id under which an item is kept that was begun or finished with this id."""
+        return self._new_ids.get(item_id, item_id)
+
+    @property
+    def removing(self) -> list[str]:
+        """The ids of the items of which it isn't known whether they are deleted."""
+        return list(self._removing)
+
+    def is_removing(self, item_id: str) -> bool:
+        """Say whether an item is being deleted, for all that is known."""
+        return item_id in self._removing
+
+    def stays(self, item_id: str) -> None:
+        """Note that an item hasn't been deleted: it stays as it was before."""
+        if (draft := self._removing.pop(item_id, None)) is not None:
+            self._reopened[item_id] = draft
+            self.version += 1
 
     @property
     def last_visible_id(self) -> str | None:
-        """The id of the last item of this turn that is stored and that the client may see."""
-        visible = [item_id for item_id, is_visible_item in self._stored.items() if is_visible_item]
+        """The id of the last finished item of this turn that the client may see."""
+        ids = {item.id: not is_hidden(item) for item in self._unconfirmed.values()}
+        visible = [item_id for item_id, is_shown in {**self._stored, **ids}.items() if is_shown]
         return visible[-1] if visible else None
 
     def visible_ids(self) -> list[str]:
@@ -233,10 +266,22 @@ class TurnItems:
     def changed(self) -> list[ThreadItem]:
         """Return the items of which the store may have an older state."""
         replacing = [item for key, item in self._unconfirmed.items() if key in self._replacing]
-        return [*replacing, *kept_items(draft.item() for draft in self._reopened.values())]
+        return [*replacing, *self.reopened()]
+
+    def reopened(self) -> list[ThreadItem]:
+        """Return the stored items that have been updated since, with nothing in them loading."""
+        return kept_items(draft.item() for draft in self._reopened.values())
+
+    def put_at_rest(self) -> list[ThreadItem]:
+        """Return those of the reopened items that clients have seen otherwise."""
+        return [item for item in self.reopened() if item != self._reopened[item.id].item()]
+
+    def refuse(self, item_id: str) -> None:
+        """Drop an item that was begun with the id of another one."""
+        self._pending.pop(item_id, None)
 
     def forget(self, item_id: str) -> None:
-        """Drop an item that was refused."""
+        """Drop an item that the store can never take."""
         self._pending.pop(item_id, None)
         self._unconfirmed.pop(item_id, None)
         self._reopened.pop(item_id, None)
@@ -250,9 +295,11 @@ class TurnItems:
         self._unconfirmed.clear()
         self._replacing.clear()
         self._reopened.clear()
+        self._removing.clear()
 
     def _begin(self, item: ThreadItem) -> RequireNew:
-        if item.id in self._pending or item.id in self._unconfirmed or item.id in self._stored:
+        known = (self._pending, self._unconfirmed, self._stored, self._reopened)
+        if any(item.id in each for each in known):
             raise id_conflict(item.id)
         self._pending[item.id] = draft_of(item)
         self.version += 1
@@ -267,7 +314,7 @@ class TurnItems:
         return None
 
     def _finish(self, item: ThreadItem) -> ThreadItem:
-        if item.id in self._stored:
+        if item.id in self._stored or item.id in self._reopened:
             self._replacing.add(item.id)
         self._pending.pop(item.id, None)
         self._reopened.pop(item.id, None)
@@ -280,7 +327,7 @@ class TurnItems:
         self.version += 1
         if self._pending.pop(item_id, None) is not None:
             return DropItem(item_id)
-        self._reopened.pop(item_id, None)
+        self._removing[item_id] = self._reopened.pop(item_id, None)
         self._unconfirmed.pop(item_id, None)
         self._replacing.discard(item_id)
         return DeleteItem(item_id)

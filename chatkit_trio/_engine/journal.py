@@ -14,6 +14,7 @@ from chatkit_trio.observe import TurnRecovered
 from chatkit_trio.store import Journal, JournalEntry, Settlement, Store, default_generate_id
 from chatkit_trio.types import is_hidden
 
+from .groups import ends_process
 from .keeping import CancelReason, kept_items, stored_reason
 from .leftovers import Leftovers
 from .settling import note_of_ending
@@ -114,6 +115,13 @@ class JournalWriter:
         except Exception:
             logger.exception("the journal couldn't be written; it is tried again")
             return False
+        except BaseExceptionGroup as group:
+            # Cancelled, and something has failed beside that.
+            cancelled, failure = group.split(trio.Cancelled)
+            if cancelled is None or failure is None or ends_process(failure):
+                raise
+            logger.error("the journal couldn't be written", exc_info=failure)
+            raise cancelled from None
         return True
 
     async def catch_up(self, turn: JournaledTurn) -> None:

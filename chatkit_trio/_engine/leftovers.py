@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from chatkit_trio.store import JournalEntry, Settlement
 from chatkit_trio.types import SDKHiddenContextItem, ThreadItem, ThreadMetadata
 
-from .items import SaveItem, TurnItems
+from .items import DeleteItem, SaveItem, TurnItems, UpdateStoredItem
 from .keeping import CancelReason, kept_items
 from .thread_state import ThreadWatch, as_metadata
 
@@ -39,17 +39,28 @@ class Leftovers:
         """What is kept of the pending items; None if an own hook has stored what it wanted."""
         self.made_up_for: tuple[ThreadItem, ...] = ()
         """Finished items whose write failed, and which settling has stored."""
+        self.put_at_rest: tuple[ThreadItem, ...] = ()
+        """Stored items that had gone on and were stored otherwise than clients have seen them."""
         self.saved_thread: ThreadMetadata | None = None
         """The thread, if settling has saved it."""
         self._pending_is_decided = False
         self._to_add: tuple[ThreadItem, ...] = ()
+        self._version_of_end = 0
+        self._gone: set[str] = set()
+        self.late_updates: list[UpdateStoredItem] = []
+        """Updates of stored items that were accepted and not performed."""
+        self._applied: list[UpdateStoredItem] = []
         self._thread_refusals = 0
         self._is_gone = False
 
     @property
     def is_nothing(self) -> bool:
         """Whether the store has all that it will get."""
-        return self._is_gone or self.settlement() == Settlement(self.thread_id)
+        if self._is_gone:
+            return True
+        if self.late_updates or self.items.removing:
+            return False
+        return self.settlement() == Settlement(self.thread_id)
 
     def settlement(self) -> Settlement:
         """Return all that is left."""
@@ -65,7 +76,7 @@ class Leftovers:
     def version(self) -> int:
         """Grows with all that changes what the journal must know."""
         # When the turn is cut, the reason belongs into the journal too.
-        return self.items.version + (self.reason is not None)
+        return self.items.version + (self.reason is not None) + self._version_of_end
 
     def journal_entry(self) -> JournalEntry:
         """Return what would have to be settled if the process died now."""
@@ -102,6 +113,48 @@ class Leftovers:
     def decide_pending(self) -> None:
         """Note that the pending items are dealt with, by the hook or by the rule."""
         self._pending_is_decided = True
+        self._version_of_end += 1
+
+    def unsure_additions(self) -> list[ThreadItem]:
+        """Return the new items whose id another item of the thread may have."""
+        new = self.own((*self.items.unconfirmed_additions(), *self._to_add))
+        return [item for item in new if item is not self.note and not self.items.was_new(item.id)]
+
+    def give_new_id(self, item_id: str, new_id: str) -> None:
+        """Keep an item under another id, because another item of the thread has its id."""
+        self.items.give_new_id(item_id, new_id)
+        note = self.note
+        if note is not None and note.ending is not None:
+            ids = list(map(self.items.own_id, note.ending.item_ids))
+            ending = note.ending.model_copy(update={"item_ids": ids})
+            self.note = note.model_copy(update={"ending": ending})
+
+        def renamed(item: ThreadItem) -> ThreadItem:
+            if item is note and self.note is not None:
+                return self.note
+            return item.model_copy(update={"id": new_id}) if item.id == item_id else item
+
+        self._to_add = tuple(map(renamed, self._to_add))
+        self.kept = None if self.kept is None else tuple(map(renamed, self.kept))
+        self._version_of_end += 1
+
+    def item_is_gone(self, item_id: str) -> None:
+        """Note that an item that was to be deleted isn't there any more."""
+        self._gone.add(item_id)
+        self.items.confirm(DeleteItem(item_id))
+
+    def apply_late(self, update: UpdateStoredItem, item: ThreadItem) -> None:
+        """Take in an update of an item as the store has it. Raises what the update raises."""
+        if self.items.reopen(item, update.update) is None:
+            self._applied.append(update)
+
+    def is_applied(self, update: UpdateStoredItem) -> bool:
+        """Say whether settling has stored this late update, and clients aren't told otherwise."""
+        return any(each is update for each in self._applied)
+
+    def is_gone(self, item_id: str) -> bool:
+        """Say whether settling has found that an item is deleted."""
+        return item_id in self._gone
 
     def unconfirmed(self) -> Settlement:
         """Return the finished items whose write failed or was cut."""
@@ -123,15 +176,17 @@ class Leftovers:
             self.watch.saved(thread)
             self.saved_thread = thread
         self.made_up_for += self.own(self.items.unconfirmed())
+        self.put_at_rest += self.own(self.items.put_at_rest())
         self.in_journal = False
         self._to_add = ()
+        self.late_updates = []
         self.items.settled()
 
     def thread_is_gone(self) -> None:
         """Note that the thread was deleted: there is nowhere to store anything."""
         self.made_up_for, self.kept = (), None
         self.confirm(None)
-        self.made_up_for = ()
+        self.made_up_for = self.put_at_rest = ()
         self._is_gone = True
 
     def drop(self, item_id: str) -> None:

@@ -64,6 +64,7 @@ from .reading import digest
 from .remote import RemoteReader, RemoteTurn
 from .replay import items_behind, items_by_id, state_so_far
 from .settling import Outcome, ending_events
+from .storing import ends_within
 from .turn import Turn, TurnState, new_turn_id
 from .wire import thread_answer
 
@@ -166,8 +167,7 @@ class Repeats:
                 return known.answer
             answer = await carry_out()
             done = replace(known, answer=answer, begun=True)
-            with trio.move_on_after(self._server.policy.settle_timeout, shield=True):
-                await _save(self._server, done, context)
+            await _save_in_time(self._server.policy.settle_timeout, self._server, done, context)
             return answer
 
     async def _begin(self, record: RequestRecord, context: Any) -> RequestRecord:
@@ -257,8 +257,8 @@ class KeyedRequest(CheckedRequest):
     async def ended(self, turn: Turn[Any]) -> None:
         """Record what its turn has made; a failure is logged."""
         self._record = replace(self._record, answer=_encoded_end(turn))
-        with trio.move_on_after(turn.policy.settle_timeout, shield=True):
-            await _save(self._server, self._record, turn.context)
+        seconds = turn.policy.settle_timeout
+        await _save_in_time(seconds, self._server, self._record, turn.context)
 
     # --- For its readers -----------------------------------------------------------------------
 
@@ -438,13 +438,27 @@ def _check_key(key: str) -> None:
         )
 
 
+_NOT_RECORDED = (
+    "a request with an Idempotency-Key couldn't be recorded; its repeat may be carried out"
+)
+
+
 async def _save(server: ServerHooks[Any], record: RequestRecord, context: Any) -> None:
     try:
         await server.store.update_request(record, context)
     except Exception:
-        logger.exception(
-            "a request with an Idempotency-Key couldn't be recorded; its repeat may be carried out"
-        )
+        logger.exception(_NOT_RECORDED)
+
+
+async def _save_in_time(
+    seconds: float, server: ServerHooks[Any], record: RequestRecord, context: Any
+) -> None:
+    """Do as `_save`, shielded, in so many seconds; never raises."""
+    try:
+        if not await ends_within(seconds, server.store.update_request, record, context):
+            logger.error(_NOT_RECORDED)
+    except Exception:
+        logger.exception(_NOT_RECORDED)
 
 
 def _encoded_end(turn: Turn[Any]) -> bytes:

@@ -22,6 +22,7 @@ from chatkit_trio.types import (
     ThreadItem,
     ThreadItemDoneEvent,
     ThreadItemRemovedEvent,
+    ThreadItemReplacedEvent,
     ThreadMetadata,
     ThreadStreamEvent,
     ThreadUpdatedEvent,
@@ -57,6 +58,8 @@ class Outcome:
     """Items that were begun and not done, as the client has seen them."""
     kept: Sequence[ThreadItem] | None = ()
     """What of them was stored. None: an own hook has stored what it wanted."""
+    put_at_rest: Sequence[ThreadItem] = ()
+    """Stored items that had gone on and were stored otherwise than clients have seen them."""
     thread: ThreadMetadata | None = None
     """The thread, if settling has saved it."""
 
@@ -66,6 +69,7 @@ def ending_events(outcome: Outcome) -> list[ThreadStreamEvent]:
     events: list[ThreadStreamEvent] = []
     if outcome.is_stored:
         events += [ThreadItemDoneEvent(item=item) for item in outcome.made_up_for]
+        events += [ThreadItemReplacedEvent(item=item) for item in outcome.put_at_rest]
         events += _fate_of_pending(outcome)
     if outcome.reason is CancelReason.FAILED:
         # In the original's order: the error, then the thread.
@@ -89,13 +93,15 @@ def _fate_of_pending(outcome: Outcome) -> list[ThreadStreamEvent]:
     if outcome.kept is None:
         return []
     kept = {item.id: item for item in outcome.kept}
-    return [
-        ThreadItemDoneEvent(item=kept[item.id])
+    fates = [
+        ThreadItemDoneEvent(item=kept.pop(item.id))
         if item.id in kept
         else ThreadItemRemovedEvent(item_id=item.id)
         for item in outcome.pending
         if not is_hidden(item)
     ]
+    # What a hook has kept besides.
+    return [*fates, *(ThreadItemDoneEvent(item=item) for item in kept.values())]
 
 
 def note_of_ending(
@@ -128,6 +134,7 @@ class Settling:
         self._store = store
         self._context = context
         self._seconds = seconds
+        self._hook_runs = False
 
     async def settle(
         self,
@@ -146,7 +153,8 @@ class Settling:
         go on with `storing.until_stored`.
         """
         until = trio.current_time() + 3 * self._seconds
-        pending = self.left.items.pending()
+        items = self.left.items
+        pending = items.pending()
         self.left.reason = reason
         if reason is None or (
             reason is CancelReason.FAILED and not self._has_to_keep(pending, broke_off)
@@ -162,8 +170,10 @@ class Settling:
             failure,
             is_stored,
             made_up_for=self.left.made_up_for,
-            pending=pending,
+            # Of others clients haven't been told, and their ids may be those of other items.
+            pending=[item for item in pending if items.was_new(item.id)],
             kept=self.left.kept,
+            put_at_rest=self.left.put_at_rest,
             thread=self.left.saved_thread,
         )
 
@@ -171,8 +181,10 @@ class Settling:
         """Store what is worth keeping of these items, the note, and all else that is unsaved.
 
         This is the default hook. Raises what the store raises; what is kept stays noted, and is
-        tried again by `settle`.
+        tried again by `settle`. Raises `RuntimeError` if the hook doesn't run.
         """
+        if not self._hook_runs:
+            raise RuntimeError("keep() works only in handle_stream_cancelled(), while that runs")
         self.left.keep(pending, self._make_note)
         await self.storing.once()
 
@@ -181,11 +193,13 @@ class Settling:
         items = self.left.items
         if broke_off and items.last_visible_id is not None:
             return True
-        return bool(kept_items(pending) or items.unconfirmed_additions())
+        goes_on = items.reopened() or self.left.late_updates
+        return bool(kept_items(pending) or items.unconfirmed_additions() or goes_on)
 
     async def _call_hook(self, hook: Hook, pending: list[ThreadItem]) -> None:
         error: Exception | None = None
         is_done = False
+        self._hook_runs = True
         try:
             thread = self.left.watch.thread
             is_done = await ends_within(self._seconds, hook, thread, [*pending], self._context)
@@ -195,6 +209,8 @@ class Settling:
             is_done = error is None
         except Exception as raised:
             error = raised
+        finally:
+            self._hook_runs = False
         if not is_done:
             logger.error(
                 "handle_stream_cancelled %s for thread %s; items %s are kept by the default rule",
@@ -209,7 +225,8 @@ class Settling:
 
     def _make_note(self, kept: Sequence[ThreadItem]) -> SDKHiddenContextItem:
         """Return the note of why this turn ended."""
-        cut = [item.id for item in kept if not is_hidden(item)]
+        unfinished = (*kept, *self.left.items.reopened())
+        cut = [item.id for item in unfinished if not is_hidden(item)]
         if not cut and self.left.items.last_visible_id is not None:
             cut = [self.left.items.last_visible_id]
         reason = self.left.reason or CancelReason.STOPPED

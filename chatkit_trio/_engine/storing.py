@@ -15,11 +15,13 @@ from typing import Any
 import trio
 
 from chatkit_trio.errors import NotFoundError, StoreError, TurnFencedError
-from chatkit_trio.store import Settlement, Store, UnstorableItem
+from chatkit_trio.store import Settlement, Store, UnstorableItem, default_generate_id
 from chatkit_trio.types import ThreadItem
 
-from .groups import StrayCancellation, ends_process
+from .groups import StrayCancellation, ends_process, split_cancelled
+from .items import RequireNew, UpdateStoredItem
 from .leftovers import Leftovers
+from .wire import item_to_json
 from .wrong_loop import hint_at_loop
 
 logger = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ _TRIES_ALONE = 3
 
 
 async def ends_within(
-    seconds: float, operation: Callable[..., Awaitable[None]], *args: Any
+    seconds: float, operation: Callable[..., Awaitable[object]], *args: Any
 ) -> bool:
     """Run an operation shielded, and say whether it ended in time.
 
@@ -53,8 +55,11 @@ async def ends_within(
     except BaseException as error:
         if ends_process(error):
             raise
+        if split_cancelled(error)[0] is None:
+            what = f"{type(error).__name__} came out of user code"
+            raise RuntimeError(what) from error  # noqa: ASYNC104
         # A cancellation of some scope of user code, raised again where that scope is no more.
-        raise StrayCancellation.of(error) from None  # noqa: ASYNC104
+        raise StrayCancellation.of(error) from error  # noqa: ASYNC104
     return False
 
 
@@ -78,6 +83,7 @@ class Storing:
 
     async def once(self) -> None:
         """Store all that is left in one step; raise what the store raises."""
+        await self._make_sure()
         settlement = self._left.settlement()
         self.tries += 1
         try:
@@ -96,10 +102,63 @@ class Storing:
 
     async def finished_items(self) -> None:
         """Store finished items whose write failed; if that fails they stay among the leftovers."""
-        settlement = self._left.unconfirmed()
-        is_empty = settlement == Settlement(self._left.thread_id)
-        if not is_empty and await self._refusal(settlement) is None:
+        is_empty = self._left.unconfirmed() == Settlement(self._left.thread_id)
+        if not is_empty and await self._refusal_of(self._store_unconfirmed) is None:
             self._left.confirm_unconfirmed()
+
+    async def _store_unconfirmed(self) -> None:
+        await self._make_sure()
+        await self._store.settle(self._left.unconfirmed(), self._context)
+
+    async def _make_sure(self) -> None:
+        """Look what the store has where only that can tell; raise what it raises.
+
+        A new item is added unless there is one of its id; that must not be another item. An item
+        that was to be deleted may be there all the same. Updates that were accepted and not
+        performed need the item as it is stored.
+        """
+        left = self._left
+        while left.late_updates:
+            await self._apply_late(left.late_updates[0])
+            del left.late_updates[0]
+        for item in left.unsure_additions():
+            if await self._is_another(item):
+                new_id = default_generate_id("message")
+                left.give_new_id(item.id, new_id)
+                logger.error(
+                    "item %s of thread %s is kept as %s: its id is taken",
+                    item.id,
+                    left.thread_id,
+                    new_id,
+                )
+            else:
+                left.items.confirm(RequireNew(item.id))
+        for item_id in left.items.removing:
+            if await self._store.has_item(left.thread_id, item_id, self._context):
+                left.items.stays(item_id)
+            else:
+                left.item_is_gone(item_id)
+
+    async def _apply_late(self, late: UpdateStoredItem) -> None:
+        thread_id = self._left.thread_id
+        try:
+            item = await self._store.load_item(thread_id, late.item_id, self._context)
+        except NotFoundError:
+            logger.warning("in thread %s: an update of %s came too late", thread_id, late.item_id)
+            return
+        try:
+            self._left.apply_late(late, item)
+        except Exception as error:
+            # Neither the turn nor the rest of its answer fails because of it any more.
+            logger.warning("in thread %s: %s", thread_id, error)
+
+    async def _is_another(self, item: ThreadItem) -> bool:
+        """Say whether the thread has an item of this id that isn't this one."""
+        try:
+            stored = await self._store.load_item(self._left.thread_id, item.id, self._context)
+        except NotFoundError:
+            return False
+        return item_to_json(stored) != item_to_json(item)
 
     async def until(self, time: float) -> bool:
         """Try until this time, or until `give_up`; say whether all is stored."""
@@ -206,24 +265,42 @@ class Storing:
             for name, part in parts.items()
             if (error := await self._refusal(part)) is not None
         }
-        for name in refused:
-            self._tries_alone[name] = self._tries_alone.get(name, 0) + 1
-        if any(self._tries_alone[name] < _TRIES_ALONE for name in refused):
+        are_for_good = [self._is_refused_for_good(name) for name in refused]
+        if not all(are_for_good):
             return False
-        notes = tuple(item for item in whole.new_items if item is self._left.note)
-        if await self._refusal(Settlement(thread_id, whole.turn_id, notes)) is not None:
-            return False
-        for name in refused.keys() & items.keys():
-            await self._set_aside(items[name], refused[name])
+        note = self._left.note
+        notes = tuple(item for item in whole.new_items if item is note)
+        if (error := await self._refusal(Settlement(thread_id, whole.turn_id, notes))) is not None:
+            if note is None or not self._is_refused_for_good(note.id):
+                return False
+            if await self._refusal(Settlement(thread_id, whole.turn_id)) is not None:
+                return False
+            refused[note.id] = error
+        for name, item in items.items():
+            if name in refused:
+                await self._set_aside(item, refused[name])
+        late = [update.item_id for update in self._left.late_updates]
+        for item_id in (*late, *self._left.items.removing):
+            logger.error("item %s of thread %s can't be looked at any more", item_id, thread_id)
         if thread_id in refused:
             self._left.drop_thread(at_once=True)
         self._left.confirm(None if thread_id in refused else whole.thread)
         return True
 
+    def _is_refused_for_good(self, name: str) -> bool:
+        """Count that something was refused; say whether that was often enough."""
+        self._tries_alone[name] = self._tries_alone.get(name, 0) + 1
+        return self._tries_alone[name] >= _TRIES_ALONE
+
     async def _refusal(self, settlement: Settlement) -> Exception | None:
         """Try to store this; return why it wasn't stored, None if it was."""
+        return await self._refusal_of(self._store.settle, settlement, self._context)
+
+    async def _refusal_of(
+        self, operation: Callable[..., Awaitable[None]], *args: Any
+    ) -> Exception | None:
         try:
-            if await ends_within(self._seconds, self._store.settle, settlement, self._context):
+            if await ends_within(self._seconds, operation, *args):
                 return None
         except Exception as error:
             logger.warning(

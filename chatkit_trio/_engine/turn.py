@@ -76,7 +76,7 @@ from chatkit_trio.types import (
 from .answering import Answer
 from .ending import Ending
 from .frames import FrameLog, FrameReader
-from .groups import ends_process, unwrapped
+from .groups import ends_process, split_cancelled, unwrapped
 from .keeping import CancelReason
 from .opening import CheckedRequest, PreparedRequest, TurnHooks
 from .owner_limits import Slot
@@ -208,9 +208,10 @@ class Turn(Generic[TContext]):
     def cancel(self, reason: CancelReason = CancelReason.STOPPED) -> None:
         """End the turn early, keeping what it has produced. The first reason given counts.
 
-        Returns at once; `settled` says when everything is stored. Not a checkpoint.
+        Returns at once; `settled` says when everything is stored. Raises `ValueError` for what is
+        no `CancelReason`. Not a checkpoint.
         """
-        self.ending.cancel(reason)
+        self.ending.cancel(CancelReason(reason))
 
     def mark_incomplete(
         self, is_incomplete: bool = True, *, error: Exception | None = None
@@ -242,7 +243,8 @@ class Turn(Generic[TContext]):
                 await current_turn().keep(pending_items)
 
         This is what the default `handle_stream_cancelled` does: one atomic store call. Raises what
-        the store raises; what couldn't be stored is tried again after the hook. A checkpoint.
+        the store raises; what couldn't be stored is tried again after the hook. Raises
+        `RuntimeError` elsewhere than in the hook. A checkpoint.
         """
         await self._begun.settling.keep(pending_items)
 
@@ -421,18 +423,18 @@ class Turn(Generic[TContext]):
     async def _begin_and_answer(
         self, admission: AbstractAsyncContextManager[None], begin: Begin | None
     ) -> None:
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             async with admission:
                 await self._begin(begin)
-        except trio.Cancelled:  # noqa: ASYNC103
-            # Not swallowed: the scope is cancelled, so the answer meets it at its first checkpoint.
-            if not self.has_begun:
+        except GeneratorExit:
+            raise  # the coroutine is being thrown away
+        except BaseException as raised:  # noqa: ASYNC103
+            if not self.has_begun or ends_process(raised):
                 raise
-        except Exception as raised:
-            if not self.has_begun:
-                raise
-            error = raised
+            # A cancellation isn't swallowed: the scope is cancelled, so the answer meets it at its
+            # first checkpoint.
+            error = split_cancelled(raised)[1]
         await self._run_answer(error)
 
     async def _begin(self, begin: Begin | None) -> None:
@@ -494,17 +496,17 @@ class Turn(Generic[TContext]):
         self.options_known.set()
         self.options_known = trio.Event()
 
-    async def _run_answer(self, error: Exception | None) -> None:
+    async def _run_answer(self, error: BaseException | None) -> None:
         answer = self._begun
         self.state = TurnState.ANSWERING
         if self.story.is_heard:
             self.story.tell(TurnBegan(self.info, self.seconds))
         async with trio.open_nursery() as tasks:
-            if error is None:
-                error = self._greet()
-            if error is not None:
-                answer.handover.fail(error)
-            elif self.story.is_watched:
+            # Whatever went wrong: the client has to know of what the first writes have made.
+            for each in (error, self._greet()):
+                if each is not None:
+                    answer.handover.fail(each)
+            if answer.handover.failure is None and self.story.is_watched:
                 self.log.tap(self._tell_first_event)
             cut = await answer.perform(tasks)
             # Here, inside of the nursery, because leaving it waits for the user's cleanup.

@@ -62,6 +62,8 @@ class Step:
     """Whether the store has done it."""
     error: Exception | None = None
     """What was wrong with it, for the one who asked for it."""
+    is_left: bool = False
+    """Whether the one who asked for it has stopped waiting: a cancel scope in `respond` ended."""
 
 
 @dataclass(eq=False, slots=True)
@@ -115,7 +117,7 @@ class ThreadWriter:
             case RequireNew(item_id=item_id):
                 has_item = partial(self._store.has_item, self.thread_id, item_id, self._context)
                 if await self._ask(has_item, "has_item"):
-                    self.items.forget(item_id)
+                    self.items.refuse(item_id)
                     step.error = id_conflict(item_id)
                     return None
                 self.items.confirm(RequireNew(item_id))
@@ -153,9 +155,9 @@ class ThreadWriter:
     async def _carry_out(self, effect: _Write) -> None:
         store, thread_id, context = self._store, self.thread_id, self._context
         match effect:
-            case AddItem():
+            case AddItem() if not self.items.is_stored(effect.item.id):
                 await self._add(effect)
-            case SaveItem():
+            case AddItem() | SaveItem():
                 await self._take_back_in_journal(effect.item.id)
                 save = partial(store.save_item, thread_id, effect.item, context=context)
                 await self._ask(save, "save_item")
@@ -199,7 +201,7 @@ class ThreadWriter:
         if tries > 1 and await self._has_stored(item):
             return  # by the try whose outcome was lost
         new_id = default_generate_id("message")
-        self.items.give_new_id(item, new_id)
+        self.items.give_new_id(item.id, new_id)
         logger.error("item %s of %s is kept as %s: its id is taken", item.id, self._name, new_id)
         raise conflict
 

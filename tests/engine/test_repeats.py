@@ -35,6 +35,7 @@ from chatkit_trio.types import (
 from chatkit_trio.web import create_app
 from tests.transcript import transcript
 
+from .doubles import TroubledStore, hangs, hangs_and_fails
 from .parts import (
     NOW,
     PRESS,
@@ -254,6 +255,48 @@ async def test_a_store_that_cannot_note_a_request_costs_no_answer(
     assert server.calls == 1
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 2
     assert "its repeat may be carried out" in caplog.text
+
+
+@pytest.mark.parametrize("is_beside", [False, True], ids=["hangs", "hangs-and-fails"])
+@within(HOUR)
+async def test_a_store_that_hangs_when_it_notes_an_end_ends_no_server(
+    is_beside: bool, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is raised beside the timeout must not come out in the server's nursery."""
+    store = TroubledStore()
+    trouble = hangs_and_fails(ValueError("lost on the way")) if is_beside else hangs
+    async with TalkingServer(store, policy=TurnPolicy(settle_timeout=2)) as server:
+        result = await stream(server, message_request(), idempotency_key=KEY)
+        async with result:
+            frames = await result.receive()
+            await trio.sleep(1)  # the beginning is noted
+            store.give(trouble, "update_request")
+            frames += [frame async for frame in result]
+        assert texts_of(frames) == ["hi", "abc"]
+        await trio.sleep(10)
+
+        store.heal()
+        assert texts_of(await ask(server, message_request("again"), "other")) == ["again", "abc"]
+    errors = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert len(errors) == 1
+    assert ("lost on the way" in caplog.text) == is_beside
+
+
+@pytest.mark.parametrize("is_beside", [False, True], ids=["hangs", "hangs-and-fails"])
+@within(HOUR)
+async def test_a_store_that_hangs_when_it_notes_an_answer_costs_no_answer(
+    is_beside: bool, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = TroubledStore()
+    await fill(store)
+    trouble = hangs_and_fails(ValueError("lost on the way")) if is_beside else hangs
+    store.give(trouble, "update_request")
+    async with TalkingServer(store, policy=TurnPolicy(settle_timeout=2)) as server:
+        result = await server.process(FEEDBACK, None, idempotency_key=KEY)
+
+    assert isinstance(result, NonStreamingResult)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert ("lost on the way" in caplog.text) == is_beside
 
 
 @within(HOUR)

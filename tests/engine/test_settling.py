@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 
+from chatkit_trio.errors import CustomStreamError
 from chatkit_trio.server import CancelReason, TurnPolicy, current_turn
 from chatkit_trio.store import AttachmentStore, NotFoundError
 from chatkit_trio.stores import MemoryStore
@@ -52,6 +53,7 @@ from tests.transcript import lines, transcript
 from .doubles import (
     HANGING,
     THREAD_WRITES,
+    JournaledStore,
     TroubledStore,
     fails,
     hangs,
@@ -74,6 +76,17 @@ from .scenes import (
 )
 
 # --- A hook, or a store, that raises beside its timeout ----------------------------------------
+
+
+async def stray_cancellation() -> trio.Cancelled:
+    """Return a cancellation of a scope that is no more."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as cancelled:  # noqa: ASYNC103 (the test raises it)
+            stray = cancelled
+    return stray
 
 
 class HookServer(ScriptedServer):
@@ -121,6 +134,50 @@ async def test_a_hook_that_raises_beside_its_timeout_loses_no_answer_and_no_erro
         assert "lost on the way" in caplog.text
     assert turn.text == "Hello"
     assert (turn.error is None) == (reason is CancelReason.STOPPED)
+
+
+class NotAnException(BaseException):
+    """As asyncio's CancelledError is: nothing that `except Exception` sees."""
+
+
+@pytest.mark.parametrize("is_stray", [False, True], ids=["alone", "beside-a-cancellation"])
+@pytest.mark.parametrize("where", ["hook", "settle"])
+@bounded
+async def test_what_a_hook_or_a_store_raises_is_in_the_log_whatever_its_class(
+    where: str,
+    is_stray: bool,
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    error: BaseException = NotAnException("lost on the way")
+    if is_stray:
+        error = BaseExceptionGroup("both", [await stray_cancellation(), error])
+    errors = [error]
+
+    async def trouble(call: Callable[[], Awaitable[Any]]) -> Any:
+        if errors:
+            raise errors.pop()
+        return await call()
+
+    class Server(ScriptedServer):
+        async def handle_stream_cancelled(self, *args: Any) -> None:
+            if where == "hook":
+                raise errors.pop()
+            await super().handle_stream_cancelled(*args)
+
+    store = TroubledStore()
+    if where == "settle":
+        store.give(trouble, "settle")
+    respond = scripted_server(store, [HELLO, fail(OSError("no model"))]).script
+    async with Server(store, respond) as server:
+        turn = await ask(server)
+
+        assert await transcript(store, turn.thread_id) == [
+            "user: hi",
+            "assistant: Hello",
+            "note: failed",
+        ]
+    assert "NotAnException: lost on the way" in caplog.text
 
 
 @bounded
@@ -689,6 +746,88 @@ async def test_an_iterator_that_is_too_slow_to_close_is_named_in_the_log(
     assert all(record.levelno >= logging.WARNING for record in told)
 
 
+class FailsAndIsClosed:
+    """An iterator that isn't a generator: it begins a message, fails, and has this `aclose`."""
+
+    def __init__(self, event: Any, error: BaseException, close: Callable[[], Awaitable[None]]):
+        self._events = [event]
+        self._error = error
+        self.aclose = close
+
+    def __aiter__(self) -> FailsAndIsClosed:
+        return self
+
+    async def __anext__(self) -> Any:
+        await trio.lowlevel.checkpoint()
+        if self._events:
+            return self._events.pop()
+        raise self._error
+
+
+async def hang() -> None:
+    await trio.sleep(HANGING)
+
+
+async def fail_to_close() -> None:
+    raise OSError("the connection is gone")
+
+
+async def fail_beside_hanging() -> None:
+    await raise_beside_the_cancellation(OSError("the connection is gone"))
+
+
+@pytest.mark.parametrize("close", [hang, fail_to_close, fail_beside_hanging])
+@pytest.mark.parametrize("grouped", [False, True])
+@bounded
+async def test_the_error_of_an_iterator_outlives_what_goes_wrong_in_its_closing(
+    grouped: bool,
+    close: Callable[[], Awaitable[None]],
+    autojump_clock: trio.testing.MockClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told = CustomStreamError("the model is full", allow_retry=True)
+    error = ExceptionGroup("of the model", [told]) if grouped else told
+
+    def respond(thread: ThreadMetadata, _: Any, context: Any) -> Any:
+        item = message(Scene(thread, None, context), "Hello")
+        return FailsAndIsClosed(ThreadItemAddedEvent(item=item), error, close)
+
+    store = MemoryStore[Any]()
+    async with ScriptedServer(store, respond) as server:
+        turn = await ask(server)
+
+        # Before the iterator is closed, which may take long.
+        assert trio.current_time() == 0
+        assert await transcript(store, turn.thread_id) == [
+            "user: hi",
+            "assistant: Hello",
+            "note: failed",
+        ]
+        assert turn.error is not None
+        assert turn.error.message == "the model is full"
+        await turn.server_turn.ended.wait()
+    lost = "its cleanup was cut" if close is hang else "the connection is gone"
+    assert lost in caplog.text
+
+
+@bounded
+async def test_a_stray_cancellation_outlives_a_closing_that_hangs(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    stray = await stray_cancellation()
+
+    def respond(thread: ThreadMetadata, _: Any, context: Any) -> Any:
+        item = message(Scene(thread, None, context), "Hello")
+        return FailsAndIsClosed(ThreadItemAddedEvent(item=item), stray, hang)
+
+    store = MemoryStore[Any]()
+    async with ScriptedServer(store, respond) as server:
+        turn = await ask(server)
+
+        assert turn.error is not None
+        assert (await transcript(store, turn.thread_id))[-1] == "note: failed"
+
+
 @bounded
 async def test_a_generator_that_is_too_slow_to_close_after_a_stop_is_named_in_the_log(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
@@ -721,3 +860,92 @@ async def test_a_generator_that_is_too_slow_to_close_after_a_stop_is_named_in_th
         ]
     told = [record for record in caplog.records if str(turn.thread_id) in record.getMessage()]
     assert [record.levelno >= logging.WARNING for record in told] == [True]
+
+
+# --- What user code and stores may not do ------------------------------------------------------
+
+
+@bounded
+async def test_a_reason_may_be_given_by_its_name(autojump_clock: trio.testing.MockClock) -> None:
+    def cancel(scene: Scene) -> None:
+        current_turn().cancel("deadline")  # type: ignore[arg-type]
+
+    store = MemoryStore[Any]()
+    async with scripted_server(store, [HELLO, do(cancel), pause(5)]) as server:
+        turn = await ask(server)
+
+        assert await transcript(store, turn.thread_id) == [
+            "user: hi",
+            "assistant: Hello",
+            "note: deadline",
+        ]
+
+
+@bounded
+async def test_what_is_no_reason_is_refused_where_it_is_given(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cancel(scene: Scene) -> None:
+        current_turn().cancel("the user is bored")  # type: ignore[arg-type]
+
+    store = MemoryStore[Any]()
+    async with scripted_server(store, [HELLO, do(cancel), pause(5)]) as server:
+        turn = await ask(server)
+
+        assert await transcript(store, turn.thread_id) == [
+            "user: hi",
+            "assistant: Hello",
+            "note: failed",
+        ]
+    assert "the user is bored" in caplog.text
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+@bounded
+async def test_respond_may_not_keep_what_only_the_hook_may(
+    is_cut: bool, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The note would come before the text, and the rest of the answer would be unknown."""
+
+    async def respond(thread: ThreadMetadata, _: Any, context: Any) -> AsyncIterator[Any]:
+        item = message(Scene(thread, None, context), "Hello")
+        yield ThreadItemAddedEvent(item=item)
+        try:
+            await trio.sleep(60 if is_cut else 0)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+                await current_turn().keep([])
+
+    store = MemoryStore[Any]()
+    async with ScriptedServer(store, respond) as server:
+        async with sending(server) as turn, trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+            await trio.sleep(5)
+            turn.server_turn.cancel()
+        await turn.server_turn.ended.wait()
+
+        assert await transcript(store, turn.thread_id) == [
+            "user: hi",
+            "assistant: Hello",
+            "note: stopped" if is_cut else "note: failed",
+        ]
+    assert "handle_stream_cancelled" in caplog.text
+
+
+@bounded
+async def test_a_client_is_told_of_its_thread_and_message_though_the_turn_could_not_be_recorded(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = TroubledStore(JournaledStore())
+    store.give(fails(), "journal.begin")
+    async with scripted_server(store, [HELLO]) as server:
+        turn = await ask(server)
+
+        assert await transcript(store, turn.thread_id) == ["user: hi"]
+    assert [event.type for event in turn.events] == [
+        "thread.created",
+        "thread.item.done",
+        "stream_options",
+        "error",
+    ]

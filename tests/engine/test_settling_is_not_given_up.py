@@ -27,6 +27,7 @@ from chatkit_trio.testing import (
     JumpClock,
     RequestRefused,
     Scene,
+    ScriptedServer,
     StoreWrapper,
     do,
     emit,
@@ -38,6 +39,7 @@ from chatkit_trio.testing import (
     work,
 )
 from chatkit_trio.types import (
+    SDKHiddenContextItem,
     ThreadItem,
     ThreadItemDoneEvent,
     ThreadItemUpdatedEvent,
@@ -46,6 +48,7 @@ from chatkit_trio.types import (
 )
 from tests.transcript import transcript
 
+from .doubles import JournaledStore, TroubledStore, fails, hangs_and_fails
 from .parts import (
     FOR_EVER,
     AwayStore,
@@ -670,6 +673,65 @@ async def test_a_store_that_comes_back_while_the_server_leaves_gets_the_answer(
     assert await transcript(memory, thread_of(turn)) == KEPT
 
 
+@within(DAY)
+async def test_a_journal_that_fails_beside_its_timeout_while_the_server_leaves_is_logged(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = TroubledStore(JournaledStore())
+    policy = TurnPolicy(settle_timeout=1)
+    async with scripted_server(store, HANGING, policy=policy) as server, begun(server) as turn:
+        await trio.sleep(1)
+        store.give(fails(), "settle")
+        store.give(hangs_and_fails(ValueError("lost on the way")), "journal.checkpoint")
+        turn.server_turn.cancel()
+        await trio.sleep(1)
+
+    assert "lost on the way" in caplog.text
+
+
+@within(DAY)
+async def test_a_store_that_is_too_slow_to_close_is_named_in_the_log(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class SlowToClose(MemoryStore[Any]):
+        async def __aexit__(self, *exc_info: object) -> None:
+            await trio.sleep(100)
+
+    async with scripted_server(SlowToClose(), HANGING):
+        pass
+
+    assert trio.current_time() <= 10
+    [record] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "5" in record.getMessage()
+
+
+@within(DAY)
+async def test_what_a_hook_has_dealt_with_is_not_in_the_journal_any_more(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else the next process would store it beside what the hook has stored."""
+
+    class Summing(ScriptedServer):
+        async def handle_stream_cancelled(self, thread: Any, pending: Any, context: Any) -> None:
+            await trio.sleep(2)  # the journal is written meanwhile
+            summary = finish("msg_sum", "in short")(Scene(thread, None, context)).item
+            await self.store.add_thread_item(thread.id, summary, context=context)
+
+    inner = JournaledStore()
+    store = TroubledStore(inner)
+    async with Summing(store, scripted_server(store, HANGING).script) as server:
+        async with begun(server) as turn:
+            await trio.sleep(1)
+            store.give(fails(), "settle")
+            turn.server_turn.cancel()
+            await trio.sleep(4)
+        thread_id = thread_of(turn)
+
+    assert await transcript(inner, thread_id) == ["user: hi", "assistant: in short"]
+    [entry] = inner.journal.entries.values()
+    assert (entry.items, entry.reason) == ((), "stopped")
+
+
 # --- An item that the store never takes --------------------------------------------------------
 
 POISON = "poison"
@@ -810,6 +872,40 @@ async def test_a_stored_widget_whose_growth_the_store_never_takes_stays_as_it_wa
     [aside] = memory.set_aside_items
     assert aside.item_id == "wdg_m"
     assert POISON in aside.text
+
+
+@pytest.mark.parametrize("has_poison", [False, True])
+@within(DAY)
+async def test_a_note_that_the_store_never_takes_is_set_aside_and_frees_the_thread(
+    has_poison: bool, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class TakesNoNotes(Picky):
+        async def _look_at(self, *items: ThreadItem) -> None:
+            if any(isinstance(item, SDKHiddenContextItem) for item in items):
+                raise TypeError("no column for this")
+            await super()._look_at(*items)
+
+    memory = MemoryStore[Any]()
+    texts = ["one", POISON] if has_poison else ["one"]
+    events = [begin(f"msg_{index}", text) for index, text in enumerate(texts)]
+    scripts = [emit(*events), pause(FOR_EVER)], [say("Fine")]
+    async with scripted_server(TakesNoNotes(memory, ValueError("no")), *scripts) as server:
+        async with ChatClient.of_server(server).send("hi") as turn:
+            with trio.move_on_after(1):
+                await turn.read()
+            turn.server_turn.cancel()
+            await settled(turn, 600)
+        await answered(server, "more", thread_of(turn))
+
+        assert await transcript(memory, turn.thread_id) == [
+            "user: hi",
+            "assistant: one",
+            "user: more",
+            "assistant: Fine",
+        ]
+    *poison, note = memory.set_aside_items
+    assert [aside.item_id for aside in poison] == ["msg_1"] * has_poison
+    assert "stopped" in note.text
 
 
 @within(DAY)
