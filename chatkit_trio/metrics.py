@@ -173,7 +173,10 @@ class Metrics:
         of all processes, and those of the single process are left out. It reads files: call it in
         a worker thread.
         """
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
         if not self.spans_processes:
             return encode(_Several([self.registry, prometheus_client.REGISTRY])), content_type
         _forget_dead_processes(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))

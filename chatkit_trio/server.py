@@ -536,7 +536,7 @@ class ChatKitServer(ServerHooks[TContext]):
             return
         for turn in self.live_turns:
             logger.error(
-                "%s can't be left: the cleanup of user code in %s of thread %s hasn't ended (%s)",
+                "%s can't close yet: the cleanup of user code in %s of thread %s hasn't ended (%s)",
                 type(self).__name__,
                 turn.id,
                 turn.thread_id,
@@ -556,7 +556,9 @@ class ChatKitServer(ServerHooks[TContext]):
             await recover(self.store, tell=self.turn_story.tell)
         except StoreError:
             # The server starts all the same: each thread is recovered before it is read.
-            logger.exception("what a crash has left can't be settled now; it is tried again")
+            logger.exception(
+                "the answers that a crash has left can't be settled now; it is tried again"
+            )
 
     # --- Requests ------------------------------------------------------------------------------
 

@@ -277,22 +277,27 @@ class Journal(ABC, Generic[TContext]):
     async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
         """Return the open entries whose process is gone.
 
-        With a `thread_id`, only the entries of that thread. The engine asks so each time it reads
-        a thread or begins a turn, so the answer "none" must be cheap: one read, and no write
-        transaction. Every caller in every process gets an entry until it is settled; from the
-        first return on the entry counts as abandoned, even if its process turns out to live.
+        With a `thread_id`, only the entries of that thread, and all of them. Without one, of very
+        many it may return some, others each time: a process may have died with thousands, and who
+        has settled some asks again. The engine asks for a thread's each time it reads the thread or
+        begins a turn, so the answer "none" must be cheap: one read, and no write transaction. Every
+        caller in every process gets an entry until it is settled; from the first return on the
+        entry counts as abandoned, even if its process turns out to live.
 
         Is a checkpoint. After `trio.Cancelled` the next call returns the same.
         """
 
     @abstractmethod
-    async def settle_abandoned(self, settlement: Settlement) -> None:
+    async def settle_abandoned(self, settlement: Settlement) -> bool | None:
         """Do as `Store.settle`, on behalf of the owner recorded with the entry, atomically.
 
         `changed_items` replace the stored ones, as there. A thread that is gone closes the entry
         and stores nothing. Several processes may do it for one entry: the first counts, and an
-        entry that is settled already, or was never abandoned, is left as it is. Is a checkpoint;
-        if it raises `trio.Cancelled`, nothing has happened.
+        entry that is settled already, or was never abandoned, is left as it is.
+
+        Returns whether this call has closed the entry, so that the turn is told of once. A journal
+        that returns None is taken at its word that it has. Is a checkpoint; if it raises
+        `trio.Cancelled`, nothing has happened.
         """
 
 
@@ -405,7 +410,11 @@ class Coordination(ABC, Generic[TContext]):
 
     @abstractmethod
     async def withdraw(self, turn_id: str) -> None:
-        """Give up a turn's place in the line; one that has none is not an error. A checkpoint."""
+        """Give up the place in the line that a turn has taken on this node; none is not an error.
+
+        Another node may have taken one for the same turn, of a request that was sent twice: that
+        one stays. A checkpoint.
+        """
 
     @abstractmethod
     async def abandon(self, turn_id: str) -> None:
@@ -526,7 +535,7 @@ class AttachmentStore(ABC, Generic[TContext]):
         """Return how many bytes of this file will be uploaded where the server can't count them.
 
         They count against its owner's limit when `create_attachment` is asked for, before it is
-        called. Return 0 for a file that it will refuse. This default says 0. A checkpoint it isn't.
+        called. Return 0 for a file that it will refuse. This default says 0. It isn't a checkpoint.
         """
         return 0
 
@@ -575,7 +584,11 @@ def _writable(text: str) -> str:
 
 
 class Store(ABC, Generic[TContext]):
-    """Threads, their items and the metadata of attachments, scoped by the caller's context."""
+    """Threads, their items and the metadata of attachments, scoped by the caller's context.
+
+    Each async method is a checkpoint unless it says otherwise. A write that raises `trio.Cancelled`
+    has happened whole or not at all. Raises `StoreError` if the database can't do it now.
+    """
 
     journal: Journal[TContext] | None = None
     """The store's crash journal, or None if it has none."""
@@ -585,7 +598,7 @@ class Store(ABC, Generic[TContext]):
     def get_owner(self, context: TContext) -> str:
         """Return the owner that this context stands for; limits are counted by it.
 
-        This default has one owner for all contexts. A checkpoint it isn't.
+        This default has one owner for all contexts. It isn't a checkpoint.
         """
         return ""
 
@@ -889,6 +902,7 @@ class Store(ABC, Generic[TContext]):
         return
 
     async def has_item(self, thread_id: str, item_id: str, context: TContext) -> bool:
+        """Say whether the owner has a thread with this item. It loads the item. A checkpoint."""
         with suppress(NotFoundError):
             await self.load_item(thread_id, item_id, context)
             return True

@@ -398,7 +398,7 @@ async def test_answers_left_by_a_crash_are_counted(run, tmp_path):
     result = run("doctor", "--database", database)
 
     assert result.exit_code == 0
-    assert "1 answers were left by a crash" in result.output
+    assert "a crash has left 1 unfinished answer, which the next start settles" in result.output
 
 
 async def test_answers_of_a_living_process_are_not_counted(run, tmp_path):
@@ -411,7 +411,7 @@ async def test_answers_of_a_living_process_are_not_counted(run, tmp_path):
         await turn.read(3)
         result = run("doctor", "--database", tmp_path / "chat.sqlite3")
 
-    assert "0 answers were left by a crash" in result.output
+    assert "a crash has left no answer unfinished" in result.output
 
 
 def test_a_newer_schema_is_bad(run, tmp_path):
@@ -508,7 +508,7 @@ async def test_machines_get_each_finding_once(run, tmp_path):
         f"this user may write to {tmp_path}",
         f"this user may write to {path}",
         f"its tables have version {len(MIGRATIONS)}, which is the newest",
-        "0 answers were left by a crash; nothing is to be settled",
+        "a crash has left no answer unfinished",
         "every item could be stored",
     ]
 

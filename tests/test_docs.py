@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
+import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,20 +50,35 @@ def names_of(page: str) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.usefixtures("in_tmp_path")
+@pytest.fixture
+def readmes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Write each block of the README to the file that its first line names, as a reader does."""
+    page = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(?=# (\w+)\.py)(.*?)^```", page, re.S | re.M)
+    for name, block in blocks:
+        (tmp_path / f"{name}.py").write_text(block, "utf-8")
+        sys.modules.pop(name, None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name, _ in blocks:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("readmes_files")
 async def test_the_readmes_server_answers_over_http(
     jump_clock: JumpClock,
 ) -> None:
-    app = names_of("README.md")["app"]
+    app = import_module("app").app
     async with ChatClient.of_app(app) as client, client.send("Good morning to you") as turn:
         await turn.read()
 
     assert turn.text == "Good morning to you "
 
 
-@pytest.mark.usefixtures("in_tmp_path")
+@pytest.mark.usefixtures("readmes_files")
 def test_the_readmes_test_passes() -> None:
-    names_of("README.md")["test_my_answer_survives_being_cut_anywhere"]()
+    import_module("test_app").test_my_answer_survives_being_cut_anywhere()
 
 
 @pytest.mark.usefixtures("in_tmp_path")
@@ -177,3 +195,67 @@ def test_the_command_line_knows_what_a_page_writes(page: Path) -> None:
         result = CliRunner().invoke(main, [*words, "--help"])
 
         assert result.exit_code == 0, (arguments, result.output)
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """Return the cells of all rows of all tables of a page."""
+    lines = (ROOT / page).read_text("utf-8").splitlines()
+    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines if "|" in line]
+
+
+MEASURED = "docs/explanation/measurements.md"
+ENDS = {
+    "socket closed (stop button, closed tab)": "socket closed",
+    "connection reset": "connection reset (RST)",
+    "client stops reading": "client stops reading",
+    "SIGTERM of the server": "SIGTERM of the server",
+    "deadline": "deadline",
+}
+"""Ways in which a stream was cut: in the README, and in the page of measurements."""
+
+
+def kept(end: str, system: str) -> set[str]:
+    """Return how often answer and note were kept, with each store whose writes wait."""
+    rows = [row for row in rows_of(MEASURED) if row[:1] == [end] and row[2] == system]
+    waiting = [row for row in rows if row[1] != "0 ms"]
+    assert len(waiting) == 2
+    return {cell.removesuffix(" / 100") for row in waiting for cell in row[3:5]}
+
+
+def test_the_readme_says_what_was_kept_in_the_measurement() -> None:
+    told = {
+        row[0]: [{cell.removesuffix(" kept")} for cell in row[1:]]
+        for row in rows_of("README.md")
+        if row[0] in ENDS
+    }
+
+    assert told == {
+        name: [kept(end, "original"), kept(end, "chatkit_trio")] for name, end in ENDS.items()
+    }
+
+
+def test_the_readmes_figures_of_speed_are_those_that_were_measured() -> None:
+    rows = [row for row in rows_of(MEASURED) if len(row) == 7 and row[1] == "events/s"]
+    paced = [row for row in rows_of(MEASURED) if "events/s a stream" in row[0]]
+    ahead = [float(row[4]) for row in rows]
+    cpu = [float(row[3]) / float(row[2]) for row in paced if row[1] == "CPU µs/event"]
+    delays = {row[0]: float(row[3]) for row in paced if row[1] == "delay of an event, p99, ms"}
+    alone = max(delay for name, delay in delays.items() if ", 1 stream" in name)
+    among = max(delay for name, delay in delays.items() if ", 100 streams" in name)
+    (lost,) = [row[-1] for row in rows_of(MEASURED) if len(row) == 8 and row[-1].endswith(" ms")]
+    readme = " ".join((ROOT / "README.md").read_text("utf-8").split())
+
+    assert f"{min(ahead):.1f} to {max(ahead):.1f} times the events a second" in readme
+    assert f"{min(cpu):.1f} to {max(cpu):.1f} times the original's CPU" in readme
+    assert f"waits for up to {alone:.0f} ms ({among / 1000:.2f} s at the 99th percentile" in readme
+    assert f"had been sent more than {math.ceil(float(lost[:-3]) / 10) / 100} s before" in readme
+
+
+@pytest.mark.parametrize("page", ["examples/README.md", "docs/how-to/examples.md"])
+def test_every_example_is_on_the_pages_that_list_them(page: str) -> None:
+    listed = {
+        re.sub(r"\W", "", re.split(r"\]\(", cell)[0]) for row in rows_of(page) for cell in row
+    }
+    examples = {path.stem for path in (ROOT / "examples").iterdir() if path.stem[0] != "_"}
+
+    assert {each for each in examples - {"README"} if each not in listed} == set()

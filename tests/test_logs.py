@@ -67,6 +67,20 @@ def test_a_record_is_one_json_object_with_its_fields(written):
     }
 
 
+@pytest.mark.parametrize(
+    "odd", [float("nan"), {(1, 2): 3}, {"far": [float("inf")]}, b"bytes", {"a"}], ids=str
+)
+def test_a_field_that_json_does_not_know_is_told_as_text(written, odd):
+    def log(stream):
+        set_up_logs("json", stream=stream)
+        logging.getLogger("mine").info("hello", extra={"odd": odd, "number": 7, "none": None})
+
+    told = json.loads(written(log), parse_constant=lambda name: pytest.fail(name))
+
+    assert (told["odd"], told["number"], told["none"]) == (str(odd), 7, None)
+    assert told["message"] == "hello"
+
+
 def test_a_second_call_changes_the_first(written):
     def log(stream):
         set_up_logs("json", stream=stream)

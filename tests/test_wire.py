@@ -53,6 +53,19 @@ def test_what_is_no_request_is_refused(body: bytes) -> None:
         parse_request(body)
 
 
+@pytest.mark.parametrize("given", ['"secret"', '["secret"]', '{"secret": 1}', "7", "null"])
+def test_a_type_that_is_none_is_not_repeated_and_those_that_are_are_told(given: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_request(f'{{"type": {given}, "params": {{}}}}'.encode())
+
+    told = str(caught.value)
+    assert told.startswith(
+        "this is not a ChatKit request: body: its `type` is none of 'threads.create', "
+    )
+    assert told.endswith("'threads.sync_custom_action'")
+    assert "secret" not in told
+
+
 def test_a_refusal_names_the_place_and_never_repeats_the_input() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         parse_request('{"type": "threads.get_by_id", "params": {"thread_id": ["s3cret"]}}')

@@ -270,7 +270,7 @@ class Answer:
         """Tell clients that still read, and the log, what was kept and why the answer ends here."""
         failure = outcome.failure
         if outcome.reason is CancelReason.INCOMPLETE:
-            logger.warning("the model has cut its answer in thread %s itself", self.thread.id)
+            logger.warning("the model ended the answer in thread %s early", self.thread.id)
         elif failure is not None and not isinstance(failure, BaseStreamError):
             logger.error("the answer in thread %s failed", self.thread.id, exc_info=failure)
         if outcome.is_stored:

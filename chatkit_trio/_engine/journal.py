@@ -14,7 +14,7 @@ from chatkit_trio.observe import TurnRecovered
 from chatkit_trio.store import Journal, JournalEntry, Settlement, Store, default_generate_id
 from chatkit_trio.types import is_hidden
 
-from .keeping import CancelReason, kept_items
+from .keeping import CancelReason, kept_items, stored_reason
 from .leftovers import Leftovers
 from .settling import note_of_ending
 
@@ -221,18 +221,25 @@ class _Recovery:
 
     async def _settle(self, entry: JournalEntry) -> None:
         try:
-            await self._journal.settle_abandoned(_crash_settlement(entry))
+            if await self._journal.settle_abandoned(_crash_settlement(entry)) is False:
+                return  # somebody else was quicker, and tells of it
             self.settled += 1
-            reason = entry.reason or CancelReason.CRASHED.value
-            self._tell(TurnRecovered(entry.turn_id, entry.thread_id, reason))
+            self._tell(TurnRecovered(entry.turn_id, entry.thread_id, _reason_of(entry).value))
         except StoreError as error:
             if self.store_error is not None:
-                logger.error("another turn can't be settled either", exc_info=self.store_error)
+                logger.error(
+                    "one more turn that a crash had cut short can't be settled",
+                    exc_info=self.store_error,
+                )
             self.store_error = error
         except Exception:
             logger.exception(
                 "turn %s of thread %s can't be settled", entry.turn_id, entry.thread_id
             )
+
+
+def _reason_of(entry: JournalEntry) -> CancelReason:
+    return CancelReason.CRASHED if entry.reason is None else stored_reason(entry.reason)
 
 
 def _crash_settlement(entry: JournalEntry) -> Settlement:
@@ -241,7 +248,7 @@ def _crash_settlement(entry: JournalEntry) -> Settlement:
         entry.thread_id,
         default_generate_id("sdk_hidden_context"),
         entry.turn_id,
-        CancelReason(entry.reason or CancelReason.CRASHED),
+        _reason_of(entry),
         [item.id for item in (items or entry.changed_items) if not is_hidden(item)],
     )
     return Settlement(

@@ -40,6 +40,14 @@ class CancelReason(enum.StrEnum):
     CRASHED = "crashed"
 
 
+def stored_reason(value: str) -> CancelReason:
+    """Return the reason that is stored as this; one of a newer release counts as a crash."""
+    try:
+        return CancelReason(value)
+    except ValueError:
+        return CancelReason.CRASHED
+
+
 _WITHDRAWN = "Treat the request it answered as withdrawn: don't resume it unless the user asks."
 _OPEN = "The user may still want the rest of it."
 
@@ -112,7 +120,9 @@ def _keep_safely(item: ThreadItem) -> ThreadItem | None:
         return _keep(item)
     except Exception:
         # Of a model made by model_construct(). Whether it can be stored is for the store to say.
-        logger.exception("item %s isn't as an item of its kind should be", item.id)
+        logger.exception(
+            "item %s lacks what an item of its type needs; the store gets it as it is", item.id
+        )
         return item
 
 

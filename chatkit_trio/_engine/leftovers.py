@@ -150,5 +150,7 @@ class Leftovers:
         try:
             return as_metadata(self.watch.thread) if self.watch.changed() else None
         except Exception:
-            logger.exception("what respond() made of thread %s can't be saved", self.thread_id)
+            logger.exception(
+                "the changes that respond() made to thread %s can't be saved", self.thread_id
+            )
             return None

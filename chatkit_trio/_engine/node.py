@@ -99,6 +99,8 @@ class Node:
         """Who tells other nodes something about this one when they ask."""
         self._running = trio.Lock()
         self._hint = Hint()
+        self._is_resting = False
+        """Whether its next look is far off."""
         self._heard = trio.Event()
         self._heard_at = -inf
         self._nursery: trio.Nursery | None = None
@@ -148,7 +150,7 @@ class Node:
             try:
                 await self._coordination.listen()
             except Exception:
-                logger.exception("hints of other nodes can't be heard; it is tried again")
+                logger.exception("listening for hints of other nodes failed; it is tried again")
             await trio.sleep(self._coordination.poll_interval)
 
     async def _keep_asking(self) -> None:
@@ -157,6 +159,7 @@ class Node:
         with coordination.hint(coordination.node) as self._hint:
             while True:
                 pause = self._pause
+                self._is_resting = pause > coordination.poll_interval
                 if await self._look():
                     self._heard_at = trio.current_time()
                     self._heard.set()
@@ -185,7 +188,9 @@ class Node:
             while not self.is_heard:
                 await self._heard.wait()
             return
-        raise StoreError("the store doesn't say which answers are still this server's; try again")
+        raise StoreError(
+            "the store took too long to say which answers are still this server's; try again"
+        )
 
     @property
     def _pause(self) -> float:
@@ -215,15 +220,15 @@ class Node:
             with trio.move_on_after(self._coordination.lease_timeout / 2):
                 return await self._coordination.news()
         except Exception:
-            logger.exception("what is new for this node can't be read; it is tried again")
+            logger.exception("asking the store for this node's news failed; it is tried again")
             return None
-        logger.error("the store doesn't say what is new for this node; it is tried again")
+        logger.error("the store took too long to give this node's news; it is tried again")
         return None
 
     def _lose(self, turns: Iterable[Turn[Any]]) -> None:
         """End turns that other nodes settle, or may settle any moment."""
         for turn in turns:
-            logger.error("%s isn't this node's any more; it is ended here", turn.id)
+            logger.error("another node settles %s, or may do so; it is ended here", turn.id)
             turn.cancel(CancelReason.CRASHED)
 
     async def _abandon_strays(self, news: News, known: Iterable[str]) -> None:
@@ -234,7 +239,10 @@ class Node:
             try:
                 await self._coordination.abandon(turn_id)
             except Exception:
-                logger.exception("%s can't be abandoned; it is tried again", turn_id)
+                logger.exception(
+                    "giving up %s, whose beginning failed, didn't succeed; it is tried again",
+                    turn_id,
+                )
         self._strays = strays
 
     # --- Messages ------------------------------------------------------------------------------
@@ -244,7 +252,7 @@ class Node:
         try:
             said = decode(message)
         except ValueError:
-            logger.exception("another node says what this one doesn't understand")
+            logger.exception("a message of another node can't be understood; it is ignored")
             return
         match said:
             case Ask():
@@ -273,7 +281,7 @@ class Node:
         try:
             await self._coordination.post(node, encode(message))
         except Exception:
-            logger.exception("node %s can't be told something", node)
+            logger.exception("a message for node %s couldn't be sent", node)
 
     async def _ask(
         self, record: TurnRecord, patience: float, ask_id: str | None = None, **wish: Any
@@ -381,6 +389,8 @@ class Node:
                 has_lined_up()
                 if blocking is None:
                     self._in_line.discard(turn.id)
+                    if self._is_resting:
+                        self._hint.tell()  # it may have lost its lock long ago
                     if asked:
                         turn.first_write_begins()
                     return prepared
@@ -426,7 +436,9 @@ class Node:
         try:
             await self._coordination.withdraw(turn_id)
         except Exception:
-            logger.exception("%s can't leave the line of its thread; it is tried again", turn_id)
+            logger.exception(
+                "taking %s out of the line of its thread failed; it is tried again", turn_id
+            )
             return False
         return True
 
@@ -470,7 +482,9 @@ class Node:
                 while await self._is_live(record):
                     await hint.wait(coordination.poll_interval)
                 return True
-        raise StoreError(f"the server that answers in thread {thread_id} doesn't end the answer")
+        raise StoreError(
+            f"the server that answers in thread {thread_id} hasn't ended it in time; try again"
+        )
 
     async def wait_settled(self, thread_id: str, turn_id: str) -> None:
         """Wait until another node's turn is settled. Raises `StoreError` if it takes too long."""
@@ -483,7 +497,7 @@ class Node:
                 await hint.wait(coordination.poll_interval)
                 await self._recover(thread_id)
             return
-        raise StoreError(f"the server that answers in thread {thread_id} isn't heard of; try again")
+        raise StoreError(f"the server that answers in thread {thread_id} is silent; try again")
 
     async def look(self, thread_id: str) -> Beside | None:
         """Return what another node's live turn has of a thread; None if there is none.
@@ -582,7 +596,7 @@ class Node:
         try:
             reply.told = [await tell(ask.about) for tell in self.tellers]
         except Exception:
-            logger.exception("what another node asks of this one can't be told")
+            logger.exception("another node's question couldn't be answered")
         await self._post(ask.sender, reply)
 
     async def _answer(self, ask: Ask) -> None:
@@ -609,7 +623,7 @@ class Node:
         try:
             await _DEEDS[ask.do](self, ask, turn, reply)
         except Exception as error:
-            logger.exception("what another node wants of %s can't be done", ask.turn_id)
+            logger.exception("what another node asked to be done to %s failed", ask.turn_id)
             reply.error = str(error)
 
     async def _end(self, ask: Ask, turn: Turn[Any], reply: Reply) -> None:

@@ -66,7 +66,10 @@ async def read_json(
         for piece in check_shape(body, limits):
             await pace.before(piece)
         await pace.before(len(body))
-        parsed = _parsed(body)
+        try:
+            parsed = from_json(body)
+        except ValueError as error:
+            raise InvalidRequestError(f"this is no JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise InvalidRequestError("the body of this request has to be a JSON object")
     return parsed

@@ -69,7 +69,9 @@ class RemoteReader:
             if self.is_over and self.end_reason is not None:
                 raise trio.EndOfChannel
             if self.is_over:
-                raise FramesLost("the answer's server isn't heard of; load the thread instead")
+                raise FramesLost(
+                    "the server of this answer doesn't respond; load the thread instead"
+                )
             await self._wait()
         taken = [self._frames.popleft()]
         size = len(taken[0])

@@ -55,7 +55,7 @@ from chatkit_trio.types import (
 
 from .frames import FrameReader
 from .hooks import ServerHooks
-from .keeping import CancelReason
+from .keeping import CancelReason, stored_reason
 from .loading import load_thread
 from .opening import CheckedRequest, PreparedRequest
 from .pages import encode_events
@@ -235,7 +235,9 @@ class KeyedRequest(CheckedRequest):
                 item_id = await self._last_item_id(self._turn_context)
                 self._record = replace(self._record, item_id=item_id)
         except Exception:
-            logger.exception("it can't be recorded where %s begins", self.turn_id)
+            logger.exception(
+                "the place where %s begins in its thread couldn't be recorded", self.turn_id
+            )
         await _save(self._server, self._record, self._turn_context)
 
     @property
@@ -426,7 +428,7 @@ _MAY_BEGIN = (TurnState.BEGINNING, TurnState.ANSWERING, TurnState.SETTLING)
 
 
 def _reason_of(value: str | None) -> CancelReason | None:
-    return None if value is None else CancelReason(value)
+    return None if value is None else stored_reason(value)
 
 
 def _check_key(key: str) -> None:

@@ -227,7 +227,7 @@ class Storing:
                 return None
         except Exception as error:
             logger.warning(
-                "a part of what %s of thread %s has left couldn't be stored; it is tried again",
+                "some of what %s left in thread %s couldn't be stored; it is tried again",
                 self._left.turn_id,
                 self._left.thread_id,
                 exc_info=error,
@@ -251,9 +251,13 @@ class Storing:
             if await ends_within(self._seconds, self._store.set_aside, aside, self._context):
                 return
         except Exception:
-            logger.exception("the store couldn't set it aside; here it is: %s", text)
+            logger.exception(
+                "the store couldn't set the item aside, so this line keeps it: %s", text
+            )
         else:
-            logger.error("the store couldn't set it aside in time; here it is: %s", text)
+            logger.error(
+                "the store couldn't set the item aside in time, so this line keeps it: %s", text
+            )
 
 
 def _as_text(item: ThreadItem) -> str:

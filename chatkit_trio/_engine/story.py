@@ -66,8 +66,8 @@ class Story:
         if id(observer) not in self._failed:
             self._failed.add(id(observer))
             _own_logger.exception(
-                "the observer %r failed; it is told of what follows, and what it raises then isn't"
-                " logged",
+                "the observer %r raised an error; it still gets the events that follow, but no more"
+                " of its errors are logged",
                 observer,
             )
 

@@ -46,7 +46,7 @@ def parse_request(body: str | bytes | bytearray) -> ChatKitReq:
 
 def describe(error: ValidationError) -> str:
     """Say what is wrong and where, without repeating the values."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    problems = error.errors(include_url=False, include_input=False)
     lines = [
         f"{'.'.join(str(step) for step in problem['loc']) or 'body'}: {_say(problem)}"
         for problem in problems[:_MAX_REPORTED_PROBLEMS]
@@ -61,6 +61,10 @@ def _say(problem: ErrorDetails) -> str:
     # The validator's own words are about tags and discriminators; the protocol has types.
     if problem["type"] == "union_tag_not_found":
         return "it has no `type`"
+    if problem["type"] == "union_tag_invalid":
+        return f"its `type` is none of {problem.get('ctx', {})['expected_tags']}"
+    if problem["type"] == "model_type":
+        return "Input should be an object"  # as of JSON text, and without our own class's name
     return problem["msg"]
 
 

@@ -149,7 +149,9 @@ class AgentContext(BaseModel, Generic[TContext]):
             raise ValueError("there is no workflow in progress: start one, or add a task, first")
         count = len(item.workflow.tasks)
         if not 0 <= task_index < count:
-            raise IndexError(f"task_index {task_index} of workflow {item.id}, which has {count}")
+            raise IndexError(
+                f"there is no task_index {task_index} of workflow {item.id}: it has {count} tasks"
+            )
         item.workflow.tasks[task_index] = task
         await self._queue.put(task_updated(item, task_index))
 

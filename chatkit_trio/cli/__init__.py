@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import sys
+from typing import Any
+
 import click
 
 from ._doctor import doctor
@@ -14,8 +19,30 @@ from ._threads import threads
 
 __all__ = ["main"]
 
+_OF_OUTPUT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
-@click.group()
+
+class _CommandLine(click.Group):
+    """Tells in one line what the system refuses to any command."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # An encoding that lacks a letter is no reason to fail.
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.filename is not None:
+                what = f"{error.filename} can't be used: {error.strerror}"
+            elif error.errno in _OF_OUTPUT:
+                what = f"the output can't be written: {error.strerror}"
+            else:
+                raise  # click ends the process if it is a pipe that nobody reads any more
+            raise click.ClickException(what) from error
+
+
+@click.group(cls=_CommandLine)
 @click.version_option(package_name="chatkit-trio")
 @log_options
 def main() -> None:

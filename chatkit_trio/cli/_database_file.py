@@ -40,7 +40,9 @@ class DatabaseFile:
         """Yield the rows of a query. All queries of one file see the same moment."""
         if not self._connection.in_transaction:
             self._connection.execute("BEGIN")
-        yield from self._connection.execute(query, values)
+        # Without `yield from`, which would close the cursor too, maybe after the connection.
+        for row in self._connection.execute(query, values):  # noqa: UP028
+            yield row
 
     def abandoned_turns(self) -> int:
         """Return how many answers were left unfinished by processes that have ended."""
@@ -64,8 +66,30 @@ def database_file(path: Path) -> Iterator[DatabaseFile]:
     Even for reading, SQLite must not see a file of another program: it would leave a log beside it.
     """
     try:
-        check_file(path)
+        _check(path)
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             yield DatabaseFile(path, connection)
-    except (StoreError, OSError, sqlite3.Error) as error:
+    except (StoreError, sqlite3.Error) as error:
         raise click.ClickException(f"{path} can't be read: {error}") from error
+
+
+def _check(path: Path) -> None:
+    try:
+        check_file(path)
+    except OSError as error:
+        raise click.ClickException(f"{path} can't be read: {error.strerror}") from error
+
+
+def check_name(database: str) -> None:
+    """Raise `click.UsageError` for what names no file, though SQLite would take it.
+
+    A URL is none either; those of PostgreSQL don't come here.
+    """
+    scheme, is_url, _ = database.partition("://")
+    if is_url:
+        raise click.UsageError(
+            "a URL has to be one of PostgreSQL, such as postgresql://user@host:5432/database, and"
+            f" this one begins with {scheme}://"
+        )
+    if database in ("", ":memory:"):
+        raise click.UsageError(f"this needs a file to keep threads in, and {database!r} is none")

@@ -20,7 +20,8 @@ import click
 from chatkit_trio.errors import StoreError
 from chatkit_trio.stores._sqlite_schema import MIGRATIONS
 
-from ._database_file import DatabaseFile, database_file
+from ._database_file import DatabaseFile, check_name, database_file
+from ._plain import plural
 from ._stored import is_url, require_psycopg
 
 _PACKAGES = ["chatkit-trio", "trio", "hypercorn", "quart-trio", "pydantic"]
@@ -58,7 +59,11 @@ def doctor(database: str | None, schema: str, port: int | None, host: str, as_js
     """
     findings = [*_installation()]
     if database is not None:
-        findings += _postgresql(database, schema) if is_url(database) else _file(Path(database))
+        if is_url(database):
+            findings += _postgresql(database, schema)
+        else:
+            check_name(database)
+            findings += _file(Path(database))
     if port is not None:
         findings.append(_port(host, port))
     if as_json:
@@ -101,7 +106,12 @@ def _file(path: Path) -> Iterator[Finding]:
     else:
         text = f"this user may not write to {directory}, where SQLite keeps its log beside the file"
         yield Finding("directory", False, text)
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except OSError as error:
+        yield Finding("database", False, f"{path} can't be looked at: {error.strerror}")
+        return
+    if not is_there:
         yield Finding("database", True, f"{path} isn't there yet; the server will make it")
         return
     if path.is_dir():
@@ -132,11 +142,15 @@ def _contents(path: Path, file: DatabaseFile) -> Iterator[Finding]:
         return
     yield Finding("tables", True, f"its tables have version {found}, which is the newest")
     abandoned = file.abandoned_turns()
-    what_then = "the next start settles them" if abandoned else "nothing is to be settled"
-    yield Finding("journal", True, f"{abandoned} answers were left by a crash; {what_then}")
+    text = "a crash has left no answer unfinished"
+    if abandoned:
+        what = plural(abandoned, "unfinished answer")
+        text = f"a crash has left {what}, which the next start settles"
+    yield Finding("journal", True, text)
     unstorable = file.unstorable_items()
     if unstorable:
-        text = f"{unstorable} items couldn't be stored; their text is in the table `unstorable`"
+        what = plural(unstorable, "item")
+        text = f"the store refused {what}; the text is in the table `unstorable`"
         yield Finding("unstorable", False, text)
     else:
         yield Finding("unstorable", True, "every item could be stored")

@@ -62,6 +62,12 @@ def _parts(target: str) -> tuple[str, str]:
     if _is_path(place) and _NAME.fullmatch(module):
         wanted = f"{module}:{name or 'app'}"
         problem = f"{place} is a file, and a module is wanted: write {wanted}"
+    elif _is_path(place) and _NAME.fullmatch(Path(place).stem):
+        file = Path(place)
+        problem = (
+            f"{place} is a file, and a module is wanted: go to {file.parent}, and write"
+            f" {file.stem}:{name or 'app'}"
+        )
     elif not colon and _NAME.fullmatch(module):
         problem = (
             f"{target} is not of the form MODULE:NAME: say what of the module is to be served, as"

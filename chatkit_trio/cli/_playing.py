@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from ._plain import one_line, plain
 from ._recordings import End, Gap, Line, Recording
 
 _BECAUSE = {"size": "the file had reached its limit", "disk": "the disk was too slow"}
-_CONTROLS = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in ("\n", "\t")}
 _DELTA = "assistant_message.content_part.text_delta"
 _OF_PARTS = ("assistant_message.content_part.added", "assistant_message.content_part.done")
 
@@ -47,16 +47,6 @@ def told_gap(gap: Gap) -> str:
     """Return what is missing, and why."""
     what = "1 event is missing" if gap.missing == 1 else f"{gap.missing} events are missing"
     return f"{what}: {_BECAUSE.get(gap.because, one_line(gap.because))}"
-
-
-def plain(text: str) -> str:
-    """Return a text without what would steer a terminal, such as escapes."""
-    return text.translate(_CONTROLS).encode(errors="replace").decode()
-
-
-def one_line(text: str) -> str:
-    """Return a text as it can stand in a line."""
-    return " ".join(plain(text).split())
 
 
 class Script:

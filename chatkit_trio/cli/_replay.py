@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ._playing import Script, headline, one_line, plain, play, told_gap, when
+from ._plain import json_text, one_line, plain
+from ._playing import Script, headline, play, told_gap, when
 from ._recordings import End, Gap, Line, Recording, recordings_in
 
 _SLOWEST, _FASTEST = 0.01, 1000.0
@@ -71,7 +70,7 @@ def _list(place: Path, found: list[Recording], wrong: list[str], *, as_json: boo
         click.echo(f"left out: {plain(problem)}", err=True)
     if as_json:
         told = [_summary(each, each.end()) for each in found]
-        click.echo(_json(told, indent=2))
+        click.echo(json_text(told, indent=2))
         return
     for each in found:
         head = f"{when(each)}  {each.request} of thread {each.thread_id}"
@@ -120,13 +119,4 @@ def _print_events(lines: Iterable[Line]) -> None:
             case End():
                 pass
             case _:
-                click.echo(_json(line.event, separators=(",", ":")))
-
-
-def _json(value: Any, **form: Any) -> str:
-    """Return JSON with its letters as they are, and escapes for what a terminal would obey."""
-    text = json.dumps(value, ensure_ascii=False, **form)
-    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-_STEERING = re.compile("[\x7f-\x9f\ud800-\udfff]")  # what json leaves; UTF-8 can't hold the last
+                click.echo(json_text(line.event, separators=(",", ":")))

@@ -29,6 +29,7 @@ from chatkit_trio.web._serving import serve_to_the_end
 from chatkit_trio.web._worker import NotSharedError, Worker
 from chatkit_trio.web._workers import Workers
 
+from ._database_file import check_name
 from ._loading import load_app
 from ._log_options import as_arguments, log_options
 from ._start_errors import one_line, told_once
@@ -52,6 +53,11 @@ def _parsed(
         return None if places is None else Worker.parse(places)
     except (ValueError, OSError) as error:
         raise click.BadParameter("it is for workers only, which serve --workers starts") from error
+
+
+def _named(context: click.Context, parameter: click.Parameter, database: str) -> str:
+    check_name(database)
+    return database
 
 
 _port_option = click.option(
@@ -185,6 +191,7 @@ def serve_app(
     default="chatkit-demo.sqlite3",
     show_default=True,
     type=click.Path(dir_okay=False),
+    callback=_named,
     help="Where the conversations are kept.",
 )
 @click.option(
@@ -235,10 +242,13 @@ def demo(
 
 
 def _checked(host: str, allowed_hosts: Sequence[str]) -> None:
+    option = "--allowed-host"
     try:
-        AllowedHosts.served(host, allowed_hosts)
+        AllowedHosts.of(allowed_hosts)
+        option = "--host"
+        AllowedHosts.served(host, ())
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--allowed-host") from error
+        raise click.BadParameter(str(error), param_hint=option) from error
 
 
 def _python() -> list[str]:
@@ -290,7 +300,7 @@ def _record(app: ASGIApp | Quart, target: str, directory: Path) -> None:
     try:
         recorder = TurnRecorder(directory)
     except OSError as error:
-        raise click.ClickException(f"can't record in {directory}: {error}") from error
+        raise click.ClickException(f"can't record in {directory}: {error.strerror}") from error
     for server in servers:
         server.observe(recorder)
 

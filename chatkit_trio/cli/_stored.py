@@ -7,7 +7,6 @@ written goes through a store.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ import click
 from chatkit_trio.errors import StoreError
 from chatkit_trio.store import Store
 from chatkit_trio.stores import SQLiteStore
-from chatkit_trio.stores._records import decode_item
-from chatkit_trio.types import ThreadItem
+from chatkit_trio.stores._records import decode_item, decode_thread
+from chatkit_trio.types import ThreadItem, ThreadMetadata
 
-from ._database_file import database_file
+from ._database_file import check_name, database_file
+from ._plain import invalid
 
 _Rows: TypeAlias = Callable[[LiteralString, tuple[Any, ...]], Iterable[tuple[Any, ...]]]
 _HOUR = 3600.0  # seconds; whoever reads an export may be slow
@@ -41,47 +41,51 @@ class StoredThread:
 
     id: str
     owner: str
-    text: str
-    """The JSON of its `ThreadMetadata`."""
+    metadata: ThreadMetadata
     item_count: int
+
+    @classmethod
+    def of(cls, thread_id: str, owner: str, text: str, item_count: int) -> StoredThread:
+        """Return what a row says. Raises `click.ClickException` if that can't be understood."""
+        try:
+            return cls(thread_id, owner, decode_thread(text), item_count)
+        except ValueError as error:
+            raise click.ClickException(
+                f"thread {thread_id} can't be read: {invalid(error)}"
+            ) from error
 
     @property
     def title(self) -> str | None:
-        title: str | None = self._fields.get("title")
-        return title
+        return self.metadata.title
 
     @property
     def created_at(self) -> str:
-        created_at: str = self._fields["created_at"]
-        return created_at
-
-    @property
-    def _fields(self) -> dict[str, Any]:
-        fields: dict[str, Any] = json.loads(self.text)
-        return fields
+        """The time as JSON has it, such as `2026-05-04T12:00:00Z`."""
+        told: str = self.metadata.model_dump(mode="json")["created_at"]
+        return told
 
 
 class StoredThreads:
     """The threads of one database, as of one moment."""
 
     def __init__(self, name: str, rows: _Rows) -> None:
-        self._name = name
+        self.name = name
         self._rows = rows
 
     def newest(self, limit: int = _ALL) -> Iterator[StoredThread]:
         """Yield the newest threads, the newest first."""
         rows = self._rows(_THREADS + "ORDER BY seq DESC LIMIT ?", (limit,))
-        return (StoredThread(*row) for row in rows)
+        return (StoredThread.of(*row) for row in rows)
 
     def oldest_first(self) -> Iterator[StoredThread]:
         """Yield all threads in the order in which they were made."""
-        return (StoredThread(*row) for row in self._rows(_THREADS + "ORDER BY seq", ()))
+        return (StoredThread.of(*row) for row in self._rows(_THREADS + "ORDER BY seq", ()))
 
     def thread(self, thread_id: str) -> StoredThread:
         """Return a thread. Raises `click.ClickException` if there is none."""
         for row in self._rows(_THREADS + "WHERE id = ?", (thread_id,)):
-            return StoredThread(*row)
-        raise click.ClickException(f"{self._name} has no thread {thread_id}")
+            return StoredThread.of(*row)
+        raise click.ClickException(f"{self.name} has no thread {thread_id}")
 
     def items(self, thread_id: str) -> Iterator[ThreadItem]:
         """Yield all items of a thread, hidden ones too, the oldest first."""
@@ -94,7 +98,7 @@ class StoredThreads:
                 yield decode_item(text)
             except ValueError as error:
                 raise click.ClickException(
-                    f"item {item_id} of thread {thread_id} can't be read: {error}"
+                    f"item {item_id} of thread {thread_id} can't be read: {invalid(error)}"
                 ) from error
 
     def attachments(self) -> Iterator[tuple[str, str, str]]:
@@ -111,7 +115,7 @@ def is_url(database: str) -> bool:
 @contextmanager
 def stored_threads(database: str, schema: str) -> Iterator[StoredThreads]:
     """Open a database for reading; it isn't changed. Raises `click.ClickException`."""
-    opened = _postgresql(database, schema) if is_url(database) else _sqlite(Path(database))
+    opened = _postgresql(database, schema) if is_url(database) else _sqlite(database)
     with opened as threads:
         yield threads
 
@@ -119,6 +123,7 @@ def stored_threads(database: str, schema: str) -> Iterator[StoredThreads]:
 def store_of(database: str, schema: str) -> Store[str]:
     """Return the store of a database; contexts are owners. Raises `click.ClickException`."""
     if not is_url(database):
+        check_name(database)
         return SQLiteStore(database, owner=lambda owner: owner)
     require_psycopg()
     from chatkit_trio.stores import PostgreSQLStore
@@ -130,7 +135,9 @@ def store_of(database: str, schema: str) -> Store[str]:
 
 
 @contextmanager
-def _sqlite(path: Path) -> Iterator[StoredThreads]:
+def _sqlite(database: str) -> Iterator[StoredThreads]:
+    check_name(database)
+    path = Path(database)
     if not path.exists():
         raise click.ClickException(f"there is no file {path}")
     with database_file(path) as file:

@@ -6,13 +6,14 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from itertools import accumulate
+from typing import Any, BinaryIO, TextIO
 
 import click
 import trio
 
 from chatkit_trio.errors import StoreError
-from chatkit_trio.stores._records import decode_thread, encode_item, encode_thread
+from chatkit_trio.stores._records import encode_item, encode_thread
 from chatkit_trio.types import (
     AssistantMessageItem,
     HiddenContextItem,
@@ -22,6 +23,7 @@ from chatkit_trio.types import (
     WorkflowItem,
 )
 
+from ._plain import json_text, one_line, plain, plural
 from ._stored import StoredThread, store_of, stored_threads
 from ._transfer import Importer, exported
 
@@ -71,11 +73,13 @@ def list_threads(database: str, limit: int, schema: str, as_json: bool) -> None:
     if as_json:
         _print_json([_summary(thread) for thread in found])
         return
+    if not found:
+        click.echo(f"There are no threads in {stored.name}", err=True)
     for thread in found:
         owner = f" of {thread.owner}" if thread.owner else ""
         title = thread.title or "(no title)"
-        click.echo(f"{thread.id}  {thread.created_at[:16]}  {title}{owner}")
-        click.echo(f"    {thread.item_count} items")
+        click.echo(one_line(thread.id) + f"  {thread.created_at[:16]}  " + one_line(title + owner))
+        click.echo(f"    {plural(thread.item_count, 'item')}")
 
 
 @threads.command("show")
@@ -89,7 +93,7 @@ def show(database: str, thread_id: str, schema: str, as_json: bool) -> None:
         thread = stored.thread(thread_id)
         items = list(stored.items(thread_id))
     if as_json:
-        fields = json.loads(encode_thread(decode_thread(thread.text)))
+        fields = json.loads(encode_thread(thread.metadata))
         told = [json.loads(encode_item(item)) for item in items]
         _print_json({"owner": thread.owner, "thread": fields, "items": told})
         return
@@ -127,7 +131,8 @@ def search(database: str, words: str, limit: int, schema: str, as_json: bool) ->
         _print_json(found[:limit])
         return
     for each in found[:limit]:
-        click.echo(f"{each['id']}  {each['item_id'] or '(title)'}\n    {each['text']}")
+        where = f"{each['id']}  {each['item_id'] or '(title)'}"
+        click.echo(f"{one_line(where)}\n    {one_line(each['text'])}")
     if not found:
         click.echo("Nothing was found", err=True)
 
@@ -135,7 +140,12 @@ def search(database: str, words: str, limit: int, schema: str, as_json: bool) ->
 @threads.command("export")
 @_database
 @click.argument("thread_ids", nargs=-1, metavar="[THREAD_ID]...")
-@click.option("--output", type=click.File("w", "utf-8", lazy=True), default="-", help="A file.")
+@click.option(
+    "--output",
+    type=click.File("w", "utf-8", lazy=True),
+    default="-",
+    help="The file.  [default: standard output]",
+)
 @_schema
 def export(database: str, thread_ids: Sequence[str], output: TextIO, schema: str) -> None:
     """Write threads as lines of JSON.
@@ -156,10 +166,10 @@ def export(database: str, thread_ids: Sequence[str], output: TextIO, schema: str
 
 @threads.command("import")
 @_database
-@click.argument("file", type=click.File("r", "utf-8"), default="-")
+@click.argument("file", type=click.File("rb"), default="-")
 @_schema
 @_json
-def import_threads(database: str, file: TextIO, schema: str, as_json: bool) -> None:
+def import_threads(database: str, file: BinaryIO, schema: str, as_json: bool) -> None:
     """Add threads that an export has written.
 
     FILE is standard input unless you name one. What is there already stays as it is, so that doing
@@ -170,7 +180,7 @@ def import_threads(database: str, file: TextIO, schema: str, as_json: bool) -> N
         async with store_of(database, schema) as store:
             importer = Importer(store)
             with _counting(_size(file), "Importing") as tell:
-                await importer.run(file, file.name, tell)
+                await importer.run(file, getattr(file, "name", "<stdin>"), tell)
         done = importer.done
         if as_json:
             _print_json(done.as_dict())
@@ -195,7 +205,7 @@ def delete(database: str, thread_ids: Sequence[str], yes: bool, schema: str, as_
         chosen = [stored.thread(thread_id) for thread_id in dict.fromkeys(thread_ids)]
     items = sum(thread.item_count for thread in chosen)
     if not yes:
-        what = f"Delete {_plural(len(chosen), 'thread')} with {_plural(items, 'item')} for good?"
+        what = f"Delete {plural(len(chosen), 'thread')} with {plural(items, 'item')} for good?"
         click.confirm(what, abort=True, err=True)
 
     async def run() -> None:
@@ -208,7 +218,7 @@ def delete(database: str, thread_ids: Sequence[str], yes: bool, schema: str, as_
     if as_json:
         _print_json({"threads": len(chosen), "items": items})
     else:
-        click.echo(f"{_plural(len(chosen), 'thread')} deleted")
+        click.echo(f"{plural(len(chosen), 'thread')} deleted")
 
 
 def as_text(item: ThreadItem) -> str:
@@ -223,7 +233,7 @@ def as_text(item: ThreadItem) -> str:
         case _:
             who = item.type
     time = f"{item.created_at:%Y-%m-%d %H:%M:%S}"
-    return f"--- {who}, {time}\n{_said(item) or item.id}\n"
+    return f"--- {one_line(who)}, {time}\n{plain(_said(item) or item.id)}\n"
 
 
 def _said(item: ThreadItem) -> str:
@@ -239,9 +249,15 @@ def _said(item: ThreadItem) -> str:
 
 
 def _excerpt(text: str, words: str) -> str:
-    place = max(0, text.casefold().find(words.casefold()))
+    place = _place(text, text.casefold().find(words.casefold()))
     cut = text[max(0, place - _EXCERPT) : place + len(words) + _EXCERPT]
     return " ".join(cut.split())
+
+
+def _place(text: str, folded_place: int) -> int:
+    """Return where a place in the folded text is in the text: some letters are longer folded."""
+    lengths = accumulate((len(letter.casefold()) for letter in text), initial=0)
+    return next((place for place, length in enumerate(lengths) if length >= folded_place), 0)
 
 
 def _summary(thread: StoredThread) -> dict[str, Any]:
@@ -254,12 +270,8 @@ def _summary(thread: StoredThread) -> dict[str, Any]:
     }
 
 
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
 def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    click.echo(json_text(value, indent=2))
 
 
 def _in_store(run: Callable[[], Any]) -> None:
@@ -291,7 +303,7 @@ def _counting(length: int | None, label: str) -> Iterator[Callable[[int], None]]
         yield bar.update
 
 
-def _size(file: TextIO) -> int | None:
+def _size(file: BinaryIO) -> int | None:
     """Return about how long a file is, None if nobody knows."""
     if not file.seekable():
         return None

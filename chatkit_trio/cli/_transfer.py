@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import click
-from pydantic import ValidationError
 
 from chatkit_trio.errors import ChatKitError, NotFoundError
 from chatkit_trio.store import Settlement, Store
@@ -26,6 +26,7 @@ from chatkit_trio.stores._records import (
 )
 from chatkit_trio.types import Attachment, ThreadItem, ThreadMetadata, UserMessageItem
 
+from ._plain import invalid, plain, plural
 from ._stored import StoredThread, StoredThreads
 
 _FORMAT = "chatkit-trio threads"
@@ -38,7 +39,7 @@ def exported(stored: StoredThreads, threads: Iterable[StoredThread], *, all: boo
     yield json.dumps({"format": _FORMAT, "version": _VERSION})
     named: set[str] = set()
     for thread in threads:
-        yield _line("thread", encode_thread(decode_thread(thread.text)), thread.owner)
+        yield _line("thread", encode_thread(thread.metadata), thread.owner)
         for item in stored.items(thread.id):
             yield _line("item", encode_item(item))
             if isinstance(item, UserMessageItem):
@@ -68,10 +69,9 @@ class Imported:
         return asdict(self)
 
     def as_text(self) -> str:
-        return (
-            f"{self.threads} threads, {self.items} items and {self.attachments} attachments added;"
-            f" {self.threads_there}, {self.items_there} and {self.attachments_there} were there"
-        )
+        added = _counted(self.threads, self.items, self.attachments)
+        there = _counted(self.threads_there, self.items_there, self.attachments_there)
+        return f"added: {added}; there already: {there}"
 
 
 class Importer:
@@ -84,7 +84,7 @@ class Importer:
         self._added: set[str] = set()
         self._batch: list[ThreadItem] = []
 
-    async def run(self, lines: Iterable[str], source: str, tell: Callable[[int], None]) -> None:
+    async def run(self, lines: Iterable[bytes], source: str, tell: Callable[[int], None]) -> None:
         """Add all lines; `tell` is called with the length of each.
 
         Raises `click.ClickException` for a line that can't be understood or stored. The lines
@@ -94,11 +94,11 @@ class Importer:
             problem = await self._problem_with(line)
             if problem is not None:
                 await self._store_batch()
-                raise click.ClickException(f"line {number} of {source} {problem}")
+                raise click.ClickException(plain(f"line {number} of {source} {problem}"))
             tell(len(line))
         await self._store_batch()
 
-    async def _problem_with(self, line: str) -> str | None:
+    async def _problem_with(self, line: bytes) -> str | None:
         """Take a line; return what is wrong with it, None if nothing is."""
         try:
             await self._take(line)
@@ -106,12 +106,16 @@ class Importer:
             return "can't be stored: what it names belongs to another owner here"
         except ChatKitError as error:
             return f"can't be stored: {error}"
-        except (ValidationError, ValueError, KeyError, TypeError) as error:
-            return f"is not a line of an export: {_short(error)}"
+        except RecursionError:
+            return "is not a line of an export: it is nested too deep"
+        except KeyError as error:
+            return f"is not a line of an export: it has no {error}"
+        except ValueError as error:
+            return f"is not a line of an export: {invalid(error)}"
         return None
 
-    async def _take(self, line: str) -> None:
-        fields = json.loads(line)
+    async def _take(self, line: bytes) -> None:
+        fields = json.loads(line.decode())
         if not isinstance(fields, dict):
             raise ValueError("it is no JSON object")
         if "item" in fields:
@@ -119,10 +123,11 @@ class Importer:
             return
         await self._store_batch()
         if "thread" in fields:
-            await self._take_thread(decode_thread(json.dumps(fields["thread"])), fields["owner"])
+            thread = decode_thread(json.dumps(fields["thread"]))
+            await self._take_thread(thread, _owner(fields))
         elif "attachment" in fields:
             attachment = decode_attachment(json.dumps(fields["attachment"]))
-            await self._take_attachment(attachment, fields["owner"])
+            await self._take_attachment(attachment, _owner(fields))
         elif fields.get("format") != _FORMAT or fields.get("version") != _VERSION:
             raise ValueError(f"this release reads version {_VERSION} of {_FORMAT!r}")
 
@@ -168,10 +173,13 @@ class Importer:
         self.done.items += len(items)
 
 
-def _short(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    if isinstance(error, KeyError):
-        return f"it has no {error}"
-    return str(error)
+def _counted(threads: int, items: int, attachments: int) -> str:
+    last = plural(attachments, "attachment")
+    return f"{plural(threads, 'thread')}, {plural(items, 'item')} and {last}"
+
+
+def _owner(fields: dict[str, Any]) -> str:
+    owner = fields["owner"]
+    if not isinstance(owner, str):
+        raise ValueError("its owner is no text")
+    return owner

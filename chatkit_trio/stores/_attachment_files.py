@@ -214,7 +214,7 @@ def as_store_errors(directory: Path) -> Iterator[None]:
         yield
     except OSError as error:
         way_out = " (free some space)" if error.errno == errno.ENOSPC else ""
-        raise StoreError(f"can't use {directory}: {error}{way_out}") from error
+        raise StoreError(f"can't use {directory}: {error.strerror or error}{way_out}") from error
 
 
 def _id(directory: Path) -> tuple[int, int]:

@@ -24,10 +24,10 @@ class CountedEntry:
         self._times_entered = 0
 
     async def enter(self) -> None:
-        """Open, unless it is open; if that fails, the entry isn't counted."""
+        """Open, unless it is open; if that fails, nothing is open and the entry isn't counted."""
         async with self._changing:
             if self._times_entered == 0:
-                await self._open()
+                await self._open_all()
             self._times_entered += 1
 
     async def leave(self) -> None:
@@ -37,3 +37,12 @@ class CountedEntry:
                 self._times_entered -= 1
                 if self._times_entered == 0:
                     await self._close()
+
+    async def _open_all(self) -> None:
+        try:
+            await self._open()
+        except BaseException:
+            # What was opened before it failed, or was cancelled.
+            with trio.move_on_after(self._close_timeout, shield=True):
+                await self._close()
+            raise

@@ -17,6 +17,10 @@ from ._records import decode_items, encode_item
 
 logger = logging.getLogger(__name__)
 
+MOST_ABANDONED = 64
+"""So many abandoned turns are read at a time. Which ones is left to chance: some of them may be
+impossible to settle, and must not hide the others."""
+
 JournalRow: TypeAlias = tuple[str, str, str, str, str | None]
 """Turn id, thread id, items, changed items, reason."""
 

@@ -280,9 +280,10 @@ class MemoryCluster:
         elif known.owner != owner:
             raise _known(turn_id)
 
-    def withdraw(self, turn_id: str) -> None:
-        place = self._line.pop(turn_id, None)
-        if place is not None:
+    def withdraw(self, turn_id: str, node: str) -> None:
+        place = self._line.get(turn_id)
+        if place is not None and place.node == node:
+            del self._line[turn_id]
             self._tell(place.thread_id)
 
     def abandon(self, turn_id: str, node: str) -> None:

@@ -70,7 +70,7 @@ class MemoryCoordination(Coordination[TContext]):
 
     async def withdraw(self, turn_id: str) -> None:
         await trio.lowlevel.checkpoint()
-        self._cluster.withdraw(turn_id)
+        self._cluster.withdraw(turn_id, self.open_node())
 
     async def abandon(self, turn_id: str) -> None:
         await trio.lowlevel.checkpoint()
@@ -186,12 +186,14 @@ class MemoryJournal(Journal[TContext]):
             if row.is_abandoned and thread_id in (None, row.thread_id)
         ]
 
-    async def settle_abandoned(self, settlement: Settlement) -> None:
+    async def settle_abandoned(self, settlement: Settlement) -> bool:
         await trio.lowlevel.checkpoint()
         row = self._cluster.turns.get(settlement.turn_id or "")
-        if row is not None and row.is_abandoned:
-            with suppress(NotFoundError):  # the thread is gone, and so is the record now
-                self._cluster.settle(settlement, row.owner)
+        if row is None or not row.is_abandoned:
+            return False
+        with suppress(NotFoundError):  # the thread is gone, and so is the record now
+            self._cluster.settle(settlement, row.owner)
+        return True
 
 
 def _texts(items: Iterable[ThreadItem]) -> Iterable[str]:

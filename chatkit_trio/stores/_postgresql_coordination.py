@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 
 import psycopg
 import trio
@@ -20,6 +20,7 @@ from chatkit_trio.store import Coordination, JournalEntry, News, Opening, TConte
 from . import _postgresql_turns as turns
 from ._postgresql_calls import Connection
 from ._postgresql_database import Database
+from ._postgresql_errors import UnstorableTextError
 from ._postgresql_journal import PostgreSQLJournal
 from ._postgresql_node import LIVING_NODES, THREADS_CHANNEL
 from ._postgresql_statements import Statement
@@ -78,9 +79,11 @@ class PostgreSQLCoordination(Coordination[TContext]):
         await self._database.write(lambda tx: turns.abandon(tx, turn_id, node))
 
     async def record(self, thread_id: str) -> TurnRecord | None:
-        cursors = await self._database.read(Statement(turns.RECORD, {"thread": thread_id}))
-        row = cursors[0].fetchone()
-        return None if row is None else TurnRecord(*row)
+        with suppress(UnstorableTextError):  # there is no such thread
+            cursors = await self._database.read(Statement(turns.RECORD, {"thread": thread_id}))
+            row = cursors[0].fetchone()
+            return None if row is None else TurnRecord(*row)
+        return None
 
     async def checkpointed(self, turn_id: str) -> JournalEntry | None:
         cursors = await self._database.read(Statement(turns.CHECKPOINTED, {"turn": turn_id}))
@@ -93,11 +96,10 @@ class PostgreSQLCoordination(Coordination[TContext]):
         self.tell(node)
 
     async def news(self) -> News:
-        changes = self._usage.changes()
-        others = slot_changes(changes, self._database.node.id)
-        messages, live = await self._database.keep(lambda node, call: node.renew(call, *others))
-        self._usage.written(changes)
-        return News(messages, live)
+        with self._usage.writing() as changes:
+            others = slot_changes(changes, self._database.node.id)
+            messages, live = await self._database.keep(lambda node, call: node.renew(call, *others))
+            return News(messages, live)
 
     async def nodes(self) -> list[str]:
         mine = {"node": self._database.node.id}

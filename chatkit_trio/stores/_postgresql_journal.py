@@ -14,6 +14,7 @@ from chatkit_trio.store import Journal, JournalEntry, Settlement, TContext
 from . import _postgresql_turns as turns
 from ._journal_texts import JournalRow, JournalTexts
 from ._postgresql_database import Database, Transaction
+from ._postgresql_errors import UnstorableTextError
 from ._records import check_settlement, owner_of
 
 
@@ -70,14 +71,19 @@ class PostgreSQLJournal(Journal[TContext]):
         not have to wait for another process. If there is nothing to mark, this is one read.
         """
         node = self._database.node.id
-        found = (await self._database.read(turns.abandoned(node, thread_id)))[0].fetchall()
+        try:
+            found = (await self._database.read(turns.abandoned(node, thread_id)))[0].fetchall()
+        except UnstorableTextError:  # there is no such thread
+            return []
         rows: list[JournalRow] = [row[1:] for row in found]
         if not all(is_marked for is_marked, *_ in found):
             rows = await self._database.write(lambda tx: turns.mark_abandoned(tx, node, thread_id))
         return self.texts.entries(rows)
 
-    async def settle_abandoned(self, settlement: Settlement) -> None:
+    async def settle_abandoned(self, settlement: Settlement) -> bool:
         """Settle an abandoned turn, for its owner, in one transaction; only the first counts."""
         check_settlement(settlement)
-        await self._database.write(partial(turns.settle_abandoned, settlement=settlement))
+        settle = partial(turns.settle_abandoned, settlement=settlement)
+        is_settled = await self._database.write(settle)
         self._tell(settlement.thread_id)
+        return is_settled

@@ -140,8 +140,9 @@ class Node:
                 # The server may not have noticed yet that our last session is gone.
                 self._has_lock = cursors[-1].fetchall() == [(True,)]
             self._is_back = False
-            self._read_messages = [seq for seq, _ in messages]
             self._clean(connection)
+        # Behind all that can fail: the caller has them now.
+        self._read_messages = [seq for seq, _ in messages]
         return tuple(message for _, message in messages), live
 
     def leave(self, call: Call) -> None:

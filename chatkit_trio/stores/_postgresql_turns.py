@@ -18,7 +18,7 @@ from chatkit_trio.errors import ConflictError
 from chatkit_trio.store import Opening, Settlement, TurnRecord
 
 from . import _postgresql_queries as queries
-from ._journal_texts import JournalRow
+from ._journal_texts import MOST_ABANDONED, JournalRow
 from ._postgresql_database import Transaction
 from ._postgresql_errors import fenced
 from ._postgresql_node import IS_DEAD
@@ -79,6 +79,12 @@ _ADMIT: LiteralString = """
     INSERT INTO turns (id, thread_id, owner, node, admitted)
     VALUES (%(turn)s, %(thread)s, %(owner)s, %(node)s, true)
 """
+# A node at rest renews its lease seldom, so it may have lost its lock without knowing it. Nobody
+# may take it for dead, and its first turn for crashed, before it has looked.
+_IS_AWAKE: LiteralString = """
+    UPDATE nodes SET seen_at = clock_timestamp()
+    WHERE id = %(node)s AND seen_at < clock_timestamp() - interval '1 s'
+"""
 
 _JOURNAL: LiteralString = """
     INSERT INTO turns (id, thread_id, owner, node, admitted)
@@ -98,6 +104,7 @@ _MAY_BE_ABANDONED: LiteralString = f"""
     (turns.abandoned OR (turns.node <> %(node)s AND {IS_DEAD}))
 """
 _ON_THREAD: LiteralString = "AND turns.thread_id = %(thread)s"
+_SOME: LiteralString = "ORDER BY random() LIMIT %(most)s::bigint"
 _ABANDONED: LiteralString = f"""
     SELECT turns.abandoned, turns.id, turns.thread_id, turns.items, turns.changed_items,
         turns.reason
@@ -187,6 +194,7 @@ def begin(tx: Transaction, owner: str, opening: Opening, node: str) -> TurnRecor
         *_first_writes(owner, opening, has_thread=bool(thread), known=dict(items)),
         *_saved_attachments(owner, opening, dict(attachments)),
         Statement(_ADMIT, mine),
+        Statement(_IS_AWAKE, mine),
         *([Statement(_LEAVE_PLACE, mine)] if place else []),
     )
     return None
@@ -301,20 +309,22 @@ def abandon(tx: Transaction, turn_id: str, node: str) -> None:
 
 def abandoned(node: str, thread_id: str | None) -> Statement:
     """Ask for the turns that are marked as abandoned or have to be, with a column that says so."""
-    on_thread = "" if thread_id is None else _ON_THREAD
-    parameters = {"node": node, "thread": thread_id}
-    return Statement(f"{_ABANDONED} {on_thread} ORDER BY turns.seq", parameters)
+    parameters = {"node": node, "thread": thread_id, "most": MOST_ABANDONED}
+    return Statement(f"{_ABANDONED} {_some_or_of_thread(thread_id)}", parameters)
 
 
 def mark_abandoned(tx: Transaction, node: str, thread_id: str | None) -> list[JournalRow]:
-    """Mark the turns of dead nodes; return all that are marked, of one thread if it is given."""
-    on_thread = "" if thread_id is None else _ON_THREAD
-    parameters = {"node": node, "thread": thread_id}
+    """Mark the turns of dead nodes; return some that are marked, or all of a thread."""
+    parameters = {"node": node, "thread": thread_id, "most": MOST_ABANDONED}
     _, marked = tx.finish(
         Statement(_MARK_ABANDONED, parameters),
-        Statement(f"{_MARKED} {on_thread} ORDER BY seq", parameters),
+        Statement(f"{_MARKED} {_some_or_of_thread(thread_id)}", parameters),
     )
     return marked.fetchall()
+
+
+def _some_or_of_thread(thread_id: str | None) -> LiteralString:
+    return _SOME if thread_id is None else f"{_ON_THREAD} ORDER BY turns.seq"
 
 
 # --- The end of a turn
@@ -348,8 +358,8 @@ def settle(tx: Transaction, owner: str, settlement: Settlement, node: str) -> No
         raise no_thread(settlement.thread_id)
 
 
-def settle_abandoned(tx: Transaction, settlement: Settlement) -> None:
-    """Settle an abandoned turn for its owner; one that is settled already stays as it is."""
+def settle_abandoned(tx: Transaction, settlement: Settlement) -> bool:
+    """Settle an abandoned turn for its owner, and say so; one that is settled stays as it is."""
     settled = _Encoded(settlement)
     turn = {"turn": settlement.turn_id}
     thread, records = (
@@ -362,6 +372,8 @@ def settle_abandoned(tx: Transaction, settlement: Settlement) -> None:
     for owner, _, is_abandoned in records:
         if is_abandoned:
             tx.finish(*settled.statements(owner, is_there=thread == [(owner,)]))
+            return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def begin(
         _take_place(db, owner, turn_id, thread_id, instance)
         return first
     _carry_out(db, owner, opening)
-    withdraw(db, turn_id)
+    _delete_place(db, turn_id)
     query = "INSERT INTO turns (id, thread_id, owner, instance, holds) VALUES (?, ?, ?, ?, ?)"
     db.execute(query, (turn_id, thread_id, owner, instance, thread_id))
     return None
@@ -98,7 +98,7 @@ def _first_in_line(
     for turn_id, name in db.execute(query, (thread_id,)).fetchall():
         if name == instance or is_live(name):
             return TurnRecord(turn_id, thread_id, name)
-        withdraw(db, turn_id)
+        _delete_place(db, turn_id)
     return None
 
 
@@ -118,11 +118,15 @@ def _carry_out(db: sqlite3.Connection, owner: str, opening: Opening) -> None:
         queries.save_item(db, owner, thread_id, item.id, encode_item(item))
 
 
-def withdraw(db: sqlite3.Connection, turn_id: str) -> str | None:
-    """Delete a place in line, and return its thread if there was one."""
-    query = "DELETE FROM line WHERE turn_id = ? RETURNING thread_id"
-    rows: list[tuple[str]] = db.execute(query, (turn_id,)).fetchall()
+def withdraw(db: sqlite3.Connection, turn_id: str, instance: str) -> str | None:
+    """Delete a place that this instance has in line; return its thread if there was one."""
+    query = "DELETE FROM line WHERE turn_id = ? AND instance = ? RETURNING thread_id"
+    rows: list[tuple[str]] = db.execute(query, (turn_id, instance)).fetchall()
     return rows[0][0] if rows else None
+
+
+def _delete_place(db: sqlite3.Connection, turn_id: str) -> None:
+    db.execute("DELETE FROM line WHERE turn_id = ?", (turn_id,))
 
 
 def abandon(db: sqlite3.Connection, turn_id: str, instance: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import trio
@@ -94,7 +94,8 @@ class SQLiteCoordination(Coordination[TContext]):
         await self._database.write(transaction)
 
     async def withdraw(self, turn_id: str) -> None:
-        thread_id = await self._database.write(lambda db: admission.withdraw(db, turn_id))
+        instance = self._database.instance
+        thread_id = await self._database.write(lambda db: admission.withdraw(db, turn_id, instance))
         if thread_id is not None:
             self.tell(thread_id)
 
@@ -103,7 +104,9 @@ class SQLiteCoordination(Coordination[TContext]):
         await self._database.write(lambda db: admission.abandon(db, turn_id, instance))
 
     async def record(self, thread_id: str) -> TurnRecord | None:
-        return await self._database.read(lambda db: admission.record(db, thread_id))
+        with suppress(UnicodeEncodeError):  # there is no such thread
+            return await self._database.read(lambda db: admission.record(db, thread_id))
+        return None
 
     async def checkpointed(self, turn_id: str) -> JournalEntry | None:
         row = await self._database.read(lambda db: admission.checkpointed(db, turn_id))
@@ -123,7 +126,7 @@ class SQLiteCoordination(Coordination[TContext]):
 
     async def news(self) -> News:
         """Return what is new for this node. One read, if there is no message."""
-        instance, changes = self._database.instance, self._usage.changes()
+        instance = self._database.instance
 
         def look(db: sqlite3.Connection) -> News | None:
             if admission.has_messages(db, instance) or not self._database.lock_is_in_place:
@@ -135,11 +138,11 @@ class SQLiteCoordination(Coordination[TContext]):
             write_changes(db, changes, instance)
             return News(admission.take_messages(db, instance), admission.live_turns(db, instance))
 
-        news = None if changes else await self._database.read(look)
-        if news is None:
-            news = await self._database.write(take)
-            self._usage.written(changes)
-            self._talk()
+        with self._usage.writing() as changes:
+            news = None if changes else await self._database.read(look)
+            if news is None:
+                news = await self._database.write(take)
+                self._talk()
         self._has_turns = bool(news.live)
         return news
 

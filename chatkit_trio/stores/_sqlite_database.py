@@ -297,7 +297,7 @@ class Database:
         except StoreError as error:
             raise StoreError(f"can't use {self.path}: {error}") from None
         except OSError as error:
-            raise StoreError(f"can't use {self.path}: {error}") from error
+            raise StoreError(f"can't use {self.path}: {error.strerror or error}") from error
         except sqlite3.Error as error:
             # The low byte is the primary code; SQLite puts the kind of failure above it.
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF

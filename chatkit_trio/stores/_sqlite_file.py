@@ -79,10 +79,15 @@ def _head(path: Path) -> bytes | None:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise StoreError("it is a directory, and a file is needed: name one in it")
+        if not stat.S_ISREG(mode):
             raise StoreError("it is no regular file (check the path given to SQLiteStore)")
-        return file.read(_HEAD_SIZE)
+        return os.read(fd, _HEAD_SIZE)
+    finally:
+        os.close(fd)
 
 
 def _head_in_log(path: Path) -> bytes | None:

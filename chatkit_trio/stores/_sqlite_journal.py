@@ -83,15 +83,18 @@ class SQLiteJournal(Journal[TContext]):
             queries.claim_turns(db, live_instances(path) | {instance}, thread_id)
             return queries.claimed_turns(db, thread_id)
 
-        some_are_gone, rows = await self._database.read(look, owner=_SERVERS_OWN)
+        try:
+            some_are_gone, rows = await self._database.read(look, owner=_SERVERS_OWN)
+        except UnicodeEncodeError:  # there is no such thread
+            return []
         if some_are_gone:
             rows = await self._database.write(claim, owner=_SERVERS_OWN)
         return self.texts.entries(rows)
 
-    async def settle_abandoned(self, settlement: Settlement) -> None:
+    async def settle_abandoned(self, settlement: Settlement) -> bool:
         """Settle an abandoned turn, for its owner, in one transaction; only the first counts."""
         check_settlement(settlement)
-        await self._database.write(
+        return await self._database.write(
             lambda db: queries.settle_claimed(db, settlement), owner=_SERVERS_OWN
         )
 

@@ -16,7 +16,7 @@ from chatkit_trio.errors import ConflictError, NotFoundError
 from chatkit_trio.store import RequestRecord, Settlement, UnstorableItem
 from chatkit_trio.types import SDKHiddenContextItem, ThreadItem
 
-from ._journal_texts import JournalRow
+from ._journal_texts import MOST_ABANDONED, JournalRow
 from ._records import (
     cut_page,
     decode_item,
@@ -402,20 +402,23 @@ def claim_turns(db: sqlite3.Connection, alive: set[str], thread_id: str | None) 
 
 
 def claimed_turns(db: sqlite3.Connection, thread_id: str | None) -> list[JournalRow]:
-    """Return the turns that are marked as abandoned and that aren't settled yet."""
-    query = """
-        SELECT id, thread_id, items, changed_items, reason FROM turns
-        WHERE abandoned = 1 AND thread_id = coalesce(?, thread_id) ORDER BY rowid
-    """
-    return db.execute(query, (thread_id,)).fetchall()
+    """Return turns that are marked as abandoned and not settled yet: some, or all of a thread."""
+    query = "SELECT id, thread_id, items, changed_items, reason FROM turns WHERE abandoned = 1"
+    if thread_id is None:
+        # The texts of those that are passed over aren't read.
+        some = "SELECT rowid FROM turns WHERE abandoned = 1 ORDER BY random() LIMIT ?"
+        return db.execute(f"{query} AND rowid IN ({some})", (MOST_ABANDONED,)).fetchall()
+    return db.execute(f"{query} AND thread_id = ? ORDER BY rowid", (thread_id,)).fetchall()
 
 
-def settle_claimed(db: sqlite3.Connection, settlement: Settlement) -> None:
-    """Settle an abandoned turn for its owner; one that is settled already stays as it is."""
+def settle_claimed(db: sqlite3.Connection, settlement: Settlement) -> bool:
+    """Settle an abandoned turn for its owner, and say so; one that is settled stays as it is."""
     query = "SELECT owner FROM turns WHERE id = ? AND abandoned = 1"
     row: tuple[str] | None = db.execute(query, (settlement.turn_id,)).fetchone()
-    if row is not None:
-        settle(db, row[0], settlement)
+    if row is None:
+        return False
+    settle(db, row[0], settlement)
+    return True
 
 
 def _thread_seq(db: sqlite3.Connection, owner: str, thread_id: str) -> int:

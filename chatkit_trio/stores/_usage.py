@@ -7,7 +7,8 @@ next slot that is taken or when the node asks for its news, whichever comes firs
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -35,6 +36,7 @@ class StoredUsage(OwnerUsage):
     def __init__(self, tell: Callable[[], None]) -> None:
         self._tell = tell
         self._changes: dict[str, tuple[str, str] | None] = {}
+        self._kept: set[str] = set()
 
     @abstractmethod
     async def look(self, spending: Spending) -> float:
@@ -58,24 +60,33 @@ class StoredUsage(OwnerUsage):
     async def take_slot(
         self, owner: str, kind: str, slot_id: str, most: int, replaces: str | None
     ) -> bool:
-        changes = self.changes()
-        is_taken = await self.take(WantedSlot(owner, kind, slot_id, most, replaces), changes)
-        self.written(changes)
-        return is_taken
+        with self.writing() as changes:
+            return await self.take(WantedSlot(owner, kind, slot_id, most, replaces), changes)
 
     def keep_slot(self, owner: str, kind: str, slot_id: str) -> None:
+        self._kept.add(slot_id)
         self._changes[slot_id] = owner, kind
 
     def free_slot(self, owner: str, kind: str, slot_id: str) -> None:
+        self._kept.discard(slot_id)
         self._changes[slot_id] = None
         self._tell()
 
-    def changes(self) -> SlotChanges:
-        """Return what hasn't been written yet; call `written` with it afterwards."""
-        return dict(self._changes)
+    @contextmanager
+    def writing(self) -> Iterator[SlotChanges]:
+        """Give what hasn't been written yet, to a block that writes it.
 
-    def written(self, changes: SlotChanges) -> None:
-        """Forget changes that have been written, unless they have changed again."""
-        for slot_id, change in changes.items():
-            if self._changes.get(slot_id) == change:
-                self._changes.pop(slot_id, None)
+        What has changed again meanwhile is written again, and so is all if the block raises.
+        """
+        changes = dict(self._changes)
+        try:
+            yield changes
+            for slot_id, change in changes.items():
+                if self._changes.get(slot_id) == change:
+                    self._changes.pop(slot_id, None)
+        finally:
+            kept = {slot_id for slot_id, change in changes.items() if change is not None}
+            if freed := kept - self._kept:
+                # Another write may have deleted them before this one has kept them.
+                self._changes |= dict.fromkeys(freed)
+                self._tell()

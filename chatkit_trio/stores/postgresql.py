@@ -370,8 +370,14 @@ class PostgreSQLStore(Store[TContext]):
     async def begin_request(
         self, record: RequestRecord, window: float, context: TContext
     ) -> RequestRecord | None:
-        """Record a request, or return the record that its owner has of that key."""
-        return await self._write(context, queries.begin_request, record, window)
+        """Record a request, or return the record that its owner has of that key.
+
+        Raises `NotFoundError` if it is about a thread or an item that can't be there.
+        """
+        try:
+            return await self._write(context, queries.begin_request, record, window)
+        except UnstorableTextError as error:
+            raise _nothing_of_that_id(error) from error
 
     async def find_request(
         self, key: str, window: float, context: TContext
@@ -410,7 +416,7 @@ class PostgreSQLStore(Store[TContext]):
         try:
             return await self._database.read(*query(owner, *args, **kwargs))
         except UnstorableTextError as error:
-            raise NotFoundError(f"there is nothing of that id: {error}") from error
+            raise _nothing_of_that_id(error) from error
 
     async def _write(
         self,
@@ -423,3 +429,7 @@ class PostgreSQLStore(Store[TContext]):
         return await self._database.write(
             lambda tx: query(tx, owner, *args, **kwargs), turn_id=fencing_turn()
         )
+
+
+def _nothing_of_that_id(error: UnstorableTextError) -> NotFoundError:
+    return NotFoundError(f"nothing has that id: {error}")

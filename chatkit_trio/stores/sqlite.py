@@ -11,6 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -174,7 +175,8 @@ class SQLiteStore(Store[TContext]):
         return await decode_page(*rows, decode_page_thread, self._big_work)
 
     async def delete_thread(self, thread_id: str, context: TContext) -> None:
-        await self._write(context, queries.delete_thread, thread_id)
+        with suppress(UnicodeEncodeError):  # there is no such thread
+            await self._write(context, queries.delete_thread, thread_id)
         self._coordination.tell(thread_id)
 
     async def load_thread_items(
@@ -217,7 +219,8 @@ class SQLiteStore(Store[TContext]):
         await self._write(context, queries.update_item, thread_id, item.id, encode_item(item))
 
     async def delete_thread_item(self, thread_id: str, item_id: str, context: TContext) -> None:
-        await self._write(context, queries.delete_item, thread_id, item_id)
+        with suppress(UnicodeEncodeError):  # there is no such item
+            await self._write(context, queries.delete_item, thread_id, item_id)
 
     async def save_attachment(self, attachment: Attachment, context: TContext) -> None:
         """Insert an attachment's metadata or replace it.
@@ -231,7 +234,8 @@ class SQLiteStore(Store[TContext]):
         return decode_attachment(await self._read(context, queries.load_attachment, attachment_id))
 
     async def delete_attachment(self, attachment_id: str, context: TContext) -> None:
-        await self._write(context, queries.delete_attachment, attachment_id)
+        with suppress(UnicodeEncodeError):  # there is no such attachment
+            await self._write(context, queries.delete_attachment, attachment_id)
 
     async def settle(self, settlement: Settlement, context: TContext) -> None:
         """Store all that a turn leaves behind, in one transaction; see `Store.settle`.
@@ -313,7 +317,9 @@ class SQLiteStore(Store[TContext]):
         self, key: str, window: float, context: TContext
     ) -> RequestRecord | None:
         """Return the record that the owner has of a key."""
-        return await self._read(context, queries.find_request, key, self._clock() - window)
+        with suppress(NotFoundError):  # no key is like that
+            return await self._read(context, queries.find_request, key, self._clock() - window)
+        return None
 
     async def update_request(self, record: RequestRecord, context: TContext) -> None:
         """Replace the record of the same key and owner, if it is still there."""
@@ -335,7 +341,12 @@ class SQLiteStore(Store[TContext]):
         **kwargs: P.kwargs,
     ) -> T:
         owner = owner_of(self._owner, context)
-        return await self._database.read(lambda db: query(db, owner, *args, **kwargs), owner=owner)
+        try:
+            return await self._database.read(
+                lambda db: query(db, owner, *args, **kwargs), owner=owner
+            )
+        except UnicodeEncodeError as error:  # an id with half a surrogate pair in it
+            raise NotFoundError(f"nothing has that id: {error}") from error
 
     async def _write(
         self,

@@ -346,6 +346,18 @@ class CoordinationConformance(StoreUnderTest):
             assert await self._begin(other, "turn_3") == "turn_2"
             assert await self._begin(node, "turn_2") is None
 
+    async def test_no_node_gives_up_the_place_of_another(self) -> None:
+        """A request that is sent again to another node is the same turn."""
+        async with self._nodes() as (node, other):
+            await self._begin(node, "turn_0")
+            await self._begin(node, "turn_1")
+            await self._begin(other, "turn_2")
+            assert await self._begin(other, "turn_1") == "turn_0"
+            await _coordination(other).withdraw("turn_1")
+            await self._settle(node, "turn_0")
+            assert await self._begin(other, "turn_2") == "turn_1"
+            assert await self._begin(node, "turn_1") is None
+
     async def test_withdrawing_doesnt_end_a_live_turn(self) -> None:
         async with self._nodes() as (node, other):
             await self._begin(node, "turn_1")
@@ -603,6 +615,9 @@ class CoordinationConformance(StoreUnderTest):
             found = await _journal(node).abandoned("thr_1")
             assert plain(found) == plain([entry])
             assert await self._begin(node, "turn_2") == "turn_1"
+            record = await _coordination(node).record("thr_1")
+            assert record is not None
+            assert record.turn_id == "turn_1"
             for _ in range(2):
                 await _journal(node).settle_abandoned(_CRASHED)
             assert await self._begin(node, "turn_2") is None

@@ -210,11 +210,12 @@ class _LedgerJournal(Journal[Any]):
     async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
         return await self._journal.abandoned(thread_id)
 
-    async def settle_abandoned(self, settlement: Settlement) -> None:
+    async def settle_abandoned(self, settlement: Settlement) -> bool | None:
         async with self._ledger.one_at_a_time:
-            await self._journal.settle_abandoned(settlement)
+            is_settled = await self._journal.settle_abandoned(settlement)
             if settlement.turn_id in self._ledger.open_entries:
                 self._ledger.note_settlement(settlement)
+            return is_settled
 
 
 class _LedgerCoordination(CoordinationWrapper[Any]):

@@ -21,6 +21,7 @@ import trio
 
 from chatkit_trio.errors import ConflictError, NotFoundError, TurnFencedError
 from chatkit_trio.store import (
+    Fence,
     Journal,
     JournalEntry,
     Opening,
@@ -29,6 +30,7 @@ from chatkit_trio.store import (
     Store,
     StoreItemType,
     UnstorableItem,
+    fence,
 )
 from chatkit_trio.stores import AsyncioStore
 from chatkit_trio.types import ClientToolCallItem, Page, Thread, ThreadItem, ThreadMetadata
@@ -41,6 +43,7 @@ from ._store_samples import (
     ITEM_KINDS,
     MANY_STEPS,
     NOON,
+    ODD_IDS,
     OPERATIONS,
     READS,
     UNREADABLE,
@@ -303,6 +306,30 @@ class StoreConformance(SearchConformance, CoordinationConformance):
             assert await item_ids(store, "thr_1", self.context()) == ["abc"]
             await store.load_attachment("abc", self.context())
 
+    @pytest.mark.parametrize("odd", ODD_IDS.values(), ids=ODD_IDS)
+    async def test_an_odd_id_that_isnt_there_is_not_found(self, odd: str) -> None:
+        """Clients send any text for an id, and get 404 for it, whatever a database makes of it."""
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            for load in (
+                lambda: store.load_thread(odd, self.context()),
+                lambda: store.load_threads(9, odd, "asc", self.context()),
+                lambda: store.load_thread_items(odd, None, 9, "asc", self.context()),
+                lambda: store.load_thread_items("thr_1", odd, 9, "desc", self.context()),
+                lambda: store.load_item("thr_1", odd, self.context()),
+                lambda: store.load_item(odd, "i1", self.context()),
+                lambda: store.load_attachment(odd, self.context()),
+            ):
+                with pytest.raises(NotFoundError):
+                    await load()
+            await store.delete_thread(odd, self.context())
+            await store.delete_thread_item(odd, "i1", self.context())
+            await store.delete_thread_item("thr_1", odd, self.context())
+            await store.delete_attachment(odd, self.context())
+            assert not store.journal or await store.journal.abandoned(odd) == []
+            assert not store.coordination or await store.coordination.record(odd) is None
+            assert await snapshot(store, "thr_1", self.context()) == _PREPARED
+
     async def test_an_unknown_cursor_is_not_found(self) -> None:
         async with self.open_store() as store:
             await prepare(store, "thr_1", self.context())
@@ -341,6 +368,17 @@ class StoreConformance(SearchConformance, CoordinationConformance):
             )
             assert [one.id for page in pages for one in page] == _ordered(list(hours), order)
             assert max(map(len, pages)) <= limit
+
+    async def test_a_page_that_is_the_last_one_has_all_that_there_is(self) -> None:
+        ids = [f"i{n}" for n in range(120)]
+        async with self.open_store() as store:
+            await store.save_thread(thread("thr_1"), self.context())
+            for item_id in ids:
+                await store.add_thread_item("thr_1", note(item_id, "thr_1"), self.context())
+            pages = await _pages(
+                lambda after: store.load_thread_items("thr_1", after, 1000, "asc", self.context())
+            )
+            assert [item.id for page in pages for item in page] == ids
 
     @_both_orders
     async def test_a_page_goes_on_behind_its_cursor_when_items_were_added(self, order: str) -> None:
@@ -856,6 +894,36 @@ class StoreConformance(SearchConformance, CoordinationConformance):
             loaded_item = await store.load_item("thr_1", "i2", self.context())
             assert plain(loaded_item) == plain(changed)
 
+    @_needs_atomicity
+    @pytest.mark.parametrize("refused", ["an item", "the thread"])
+    async def test_a_settlement_that_is_refused_leaves_nothing(self, refused: str) -> None:
+        """A store that takes such values stores all of it."""
+        unreadable = UNREADABLE["nested deeper"]
+        last: ThreadItem = note("i6", "thr_1", "new")
+        metadata = thread("thr_1", "after")
+        if refused == "an item":
+            last = ClientToolCallItem(
+                id="i6",
+                thread_id="thr_1",
+                created_at=NOON,
+                call_id="call",
+                name="tool",
+                arguments={"a": unreadable},
+            )
+        else:
+            metadata = metadata.model_copy(update={"metadata": {"a": unreadable}})
+        new = (note("i5", "thr_1", "new"), last)
+        settlement = Settlement("thr_1", None, new, (note("i1", "thr_1", "after"),), metadata)
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            try:
+                await store.settle(settlement, self.context())
+            except Exception:  # which one is the store's business
+                assert await snapshot(store, "thr_1", self.context()) == _PREPARED
+            else:
+                ids = await item_ids(store, "thr_1", self.context())
+                assert ids == ["i1", "i2", "i3", "i4", "i5", "i6"]
+
     async def test_settling_in_an_unknown_thread_is_not_found_and_makes_none(self) -> None:
         settlement = Settlement("thr_none", thread=thread("thr_none"))
         async with self.open_store() as store:
@@ -1009,6 +1077,24 @@ class StoreConformance(SearchConformance, CoordinationConformance):
                     break
 
     @needs_persistence
+    async def test_a_turn_that_is_settled_changes_no_request(self) -> None:
+        answered = replace(_REQUEST, answer=b"answer", begun=True)
+        async with self.open_store() as store:
+            _keeps_requests(store)
+            if store.coordination is None:
+                pytest.skip("the store has no coordination")
+            await store.begin_request(_REQUEST, 600, self.context())
+            token = fence.set(Fence("turn_none"))
+            try:
+                with pytest.raises(TurnFencedError):
+                    await store.update_request(answered, self.context())
+                with pytest.raises(TurnFencedError):
+                    await store.begin_request(replace(_REQUEST, key="other"), 600, self.context())
+            finally:
+                fence.reset(token)
+            assert await store.begin_request(_REQUEST, 600, self.context()) == _REQUEST
+
+    @needs_persistence
     async def test_a_request_is_there_after_opening_again(self) -> None:
         answered = replace(_REQUEST, answer=b"answer", begun=True)
         async with self.open_store() as store:
@@ -1108,6 +1194,29 @@ class StoreConformance(SearchConformance, CoordinationConformance):
             assert plain(by_turn) == plain(entries)
 
     @needs_persistence
+    async def test_an_item_that_cant_be_stored_keeps_no_other_turn_out_of_the_journal(self) -> None:
+        unreadable = ClientToolCallItem(
+            id="i5",
+            thread_id="thr_1",
+            created_at=NOON,
+            call_id="call",
+            name="tool",
+            arguments={"a": UNREADABLE["nested deeper"]},
+        )
+        entries = [
+            JournalEntry("turn_1", "thr_1", (unreadable,)),
+            _entry("turn_2", "thr_2", "partial"),
+        ]
+        async with self.open_store() as store:
+            for entry in entries:
+                await _journal(store).begin(entry.turn_id, entry.thread_id, self.context())
+            with suppress(Exception):  # the store may say so
+                await _journal(store).checkpoint(entries)
+        async with self.open_store() as store:
+            found = await _journal(store).abandoned("thr_2")
+            assert plain(found) == plain(entries[1:])
+
+    @needs_persistence
     async def test_a_checkpoint_replaces_all_of_the_one_before(self) -> None:
         before = JournalEntry(
             "turn_1",
@@ -1182,6 +1291,28 @@ class StoreConformance(SearchConformance, CoordinationConformance):
             items = (await snapshot(store, "thr_1", self.context())).items
             assert items == (*_PREPARED.items, ("i5", "partial"))
             assert await _journal(store).abandoned() == []
+
+    @needs_persistence
+    async def test_of_many_who_settle_an_abandoned_turn_one_is_told_so(self) -> None:
+        """For a journal that says it at all: the turn is counted once then."""
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await self._leave_turn_open(store, "partial")
+        answers: list[bool | None] = []
+        async with self.open_store() as one, self.open_store() as other:
+
+            async def settle(store: Store[Any]) -> None:
+                answers.append(await _journal(store).settle_abandoned(_CRASHED))
+
+            for store in (one, other):
+                await _journal(store).abandoned()
+            async with trio.open_nursery() as nursery:
+                for store in (one, other) * 2:
+                    nursery.start_soon(settle, store)
+            ids = await item_ids(one, "thr_1", self.context())
+            assert ids == ["i1", "i2", "i3", "i4", "i5", "n1"]
+        if answers != [None] * 4:
+            assert sorted(map(bool, answers)) == [False, False, False, True]
 
     @needs_persistence
     async def test_an_abandoned_turn_is_settled_with_all_that_it_has(self) -> None:

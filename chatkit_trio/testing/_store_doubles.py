@@ -220,9 +220,9 @@ class _JournalWrapper(Journal[TContext], Generic[TContext]):
         call = partial(self._journal.abandoned, thread_id)
         return await self._store.around("journal.abandoned", call)
 
-    async def settle_abandoned(self, settlement: Settlement) -> None:
+    async def settle_abandoned(self, settlement: Settlement) -> bool | None:
         call = partial(self._journal.settle_abandoned, settlement)
-        await self._store.around("journal.settle_abandoned", call)
+        return await self._store.around("journal.settle_abandoned", call)
 
 
 class CoordinationWrapper(Coordination[TContext], Generic[TContext]):

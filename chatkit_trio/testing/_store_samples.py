@@ -34,6 +34,7 @@ from chatkit_trio.types import (
 )
 
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
+EXACTLY = NOON.replace(microsecond=123_456)
 
 # One of each kind, with every field that a store could lose.
 _FIELDS: dict[str, dict[str, Any]] = {
@@ -160,9 +161,22 @@ UNREADABLE = {"nested": _nested(230), "nested deeper": _nested(2000), "big numbe
 """Values that some of JSON's writers write and its readers don't read."""
 
 
+ODD_IDS = {
+    "empty": "",
+    "nul": "thr_1\x00",
+    "lone surrogate": "thr_1\ud83d",
+    "a space behind": "thr_1 ",
+    "quotes": "thr_1'\"\\%_;--",
+    "any thread": "%",
+    "emoji": "\U0001f469\u200d\U0001f52c",
+    "a kilobyte": "x" * 1024,
+}
+"""Ids that nothing has."""
+
+
 def item_of_kind(kind: str, thread_id: str) -> ThreadItem:
     return _ITEM.validate_python(
-        {"type": kind, "id": f"{kind}_1", "thread_id": thread_id, "created_at": NOON}
+        {"type": kind, "id": f"{kind}_1", "thread_id": thread_id, "created_at": EXACTLY}
         | _FIELDS[kind]
     )
 
@@ -207,10 +221,10 @@ def full_thread(thread_id: str) -> ThreadMetadata:
     return ThreadMetadata(
         id=thread_id,
         title="Träume",
-        created_at=NOON,
+        created_at=EXACTLY,
         status=LockedStatus(reason="a reason"),
         allowed_image_domains=["example.com"],
-        metadata={"deep": [1, {"x": None}]},
+        metadata={"deep": [1, {"x": None}], "numbers": [2**53 + 1, -0.1, 1 / 3]},
     )
 
 

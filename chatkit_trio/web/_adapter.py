@@ -16,9 +16,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Literal, Self, TypeAlias
+from typing import Annotated, Any, Generic, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, FailFast, Field, ValidationError
 from pydantic_core import from_json, to_json
 from quart import Blueprint, Response, request
 from quart_trio.wrappers import TrioResponse
@@ -78,7 +78,7 @@ Route: TypeAlias = tuple[str, Literal["GET", "POST"], View]
 class Extras(BaseModel):
     """What a message may have that only ChatKit knows, as `metadata.chatkit` of the message."""
 
-    attachments: list[str] = []
+    attachments: Annotated[list[str], FailFast()] = []
     quoted_text: str | None = None
     inference_options: InferenceOptions = Field(default_factory=InferenceOptions)
 
@@ -474,7 +474,7 @@ def adapter_blueprint(
         blueprint.add_url_rule(
             path + rule,
             endpoint=view.__name__,
-            view_func=with_middleware(view, method=method, gate=gate),
+            view_func=with_middleware(view, methods=[method], gate=gate),
             methods=ALL_METHODS,
             provide_automatic_options=False,
         )

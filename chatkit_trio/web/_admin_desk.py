@@ -159,9 +159,8 @@ class Desk:
         """The server's place among those that share its store, if the store can be shared."""
         return node_of(self._server.store)
 
-    def start(self, nursery: trio.Nursery) -> None:
+    def start(self) -> None:
         """Watch the tasks of this run of Trio, and answer other nodes, from now on."""
-        self._health.start(nursery)
         trio.lowlevel.add_instrument(self._clock)
         if self.node is not None:
             self.node.tellers.append(self._tell_elsewhere)
@@ -171,7 +170,6 @@ class Desk:
         if self.node is not None:
             self.node.tellers.remove(self._tell_elsewhere)
         trio.lowlevel.remove_instrument(self._clock)
-        self._health.stop()
 
     async def tell(self, order: Order) -> str:
         """Carry out an order for an admin who asks this process; return JSON text. A checkpoint."""

@@ -32,7 +32,7 @@ from ._blueprint import CorsOrigins, servers_of
 from ._context import ContextFunction
 from ._delivery import Receive, Send
 from ._hosts import HostNames
-from ._middleware import Refusal
+from ._middleware import Refusal, send_refusal
 from ._signals import settling_first
 
 logger = logging.getLogger(__name__)
@@ -162,10 +162,7 @@ class ChatApp:
         if not self._has_told:
             self._has_told = True
             logger.error("%s", sentence)
-        body = Refusal(503, "not_running", sentence).body()
-        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-        await send({"type": "http.response.start", "status": 503, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_refusal(Refusal(503, "not_running", sentence), send)
 
     def _inner_scope(self, scope: Any) -> Any:
         path: str = scope["path"]

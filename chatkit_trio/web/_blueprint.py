@@ -137,7 +137,7 @@ def blueprint_at(
         route([health_path], "GET", health.health, "probe")
     if liveness_path is not None:
         route([liveness_path], "GET", health.liveness, "probe")
-    parts: list[Part] = [health]
+    parts: list[Part] = []
     if metrics_path is not None:
         from ._metrics_view import MetricsView  # it needs a package of its own
 
@@ -210,7 +210,7 @@ class ServerLifespan:
             await _first_of(self._stopped, self._server.held_up)
         if not self._stopped.is_set():
             name = type(self._server).__name__
-            logger.error("%s isn't left yet; the app shuts down without it", name)
+            logger.error("%s hasn't closed yet; the app shuts down without waiting for it", name)
 
     async def _keep_running(  # noqa: ASYNC114
         self, task_status: trio.TaskStatus[None]

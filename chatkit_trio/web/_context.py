@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, Generic, TypeAlias, cast
 
@@ -16,7 +16,7 @@ import trio
 from quart import Request, request
 from werkzeug.exceptions import Forbidden
 
-from chatkit_trio._engine.groups import ends_process
+from chatkit_trio._engine.groups import ends_process, unwrapped
 from chatkit_trio.observe import trace_headers
 from chatkit_trio.server import ChatKitServer, StreamingResult, Turn
 from chatkit_trio.store import TContext
@@ -67,10 +67,8 @@ class RequestContext(Generic[TContext]):
             yield Lent(cast(TContext, made))
             return
         stay = _Stay[TContext](made, self._server.policy.settle_timeout)
-        try:
+        with _may_refuse():
             lent = await self._server.start_task(stay.run, name="chatkit_trio context")
-        except PermissionError as error:
-            raise _forbidden() from error
         try:
             yield lent
         except BaseException as error:
@@ -81,14 +79,12 @@ class RequestContext(Generic[TContext]):
     async def _made(self) -> object:
         if self._make_context is None:
             return None
-        try:
+        with _may_refuse():
             # The request itself and not Quart's proxy of it: the turn outlives the view.
             made: object = self._make_context(cast(Any, request)._get_current_object())
             # What is both, as some libraries' connections are, is meant to be left.
             if inspect.isawaitable(made) and not isinstance(made, AbstractAsyncContextManager):
                 made = await made
-        except PermissionError as error:
-            raise _forbidden() from error
         if inspect.isasyncgen(made):
             raise TypeError(
                 "context= is an async generator function: put @contextlib.asynccontextmanager"
@@ -175,5 +171,12 @@ _PLAIN_MANAGER = type(contextmanager(lambda: iter([None]))())
 _TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
 
 
-def _forbidden() -> Forbidden:
-    return Forbidden("You may not use this chat.")
+@contextmanager
+def _may_refuse() -> Iterator[None]:
+    """Make a 403 of a `PermissionError`, also of one that comes out of a nursery."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(unwrapped(error), PermissionError):
+            raise Forbidden("You may not use this chat.") from error
+        raise

@@ -71,12 +71,12 @@ class Cors:
             "Vary": "Origin",
         }
 
-    def preflight_headers(self, request_headers: Headers, method: str) -> dict[str, str]:
+    def preflight_headers(self, request_headers: Headers, methods: str) -> dict[str, str]:
         """Return the headers that allow the request which the browser is about to send."""
         if not self.allows(request_headers.get("Origin")):
             return {}
         return {
-            "Access-Control-Allow-Methods": f"{method}, OPTIONS",
+            "Access-Control-Allow-Methods": methods,
             "Access-Control-Allow-Headers": request_headers.get(
                 "Access-Control-Request-Headers", "content-type"
             ),

@@ -7,6 +7,9 @@ Quart-Trio cancels all there is of a request as soon as its client is gone. That
   isn't to be kept (`Connection: close`, HTTP/1.0, a server that ends) would stay open for ever;
 - a message that has arrived whole. Its sender may close the tab at once; whether the answer goes on
   then is for the turn's policy to say, so the turn has to begin first.
+
+A request may name an address in several ways, so its path is made plain first: all that looks at
+paths behind this (`_guard`, the routes) then sees the same one.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import trio
 from quart import Quart
@@ -77,13 +81,33 @@ class Delivery:
 
     async def _deliver(self, scope: Any, receive: Receive, send: Send) -> None:
         let_go_of_gone_client(send)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        scope = _with_plain_path(scope)
+        path = scope["path"].removeprefix(scope["root_path"])
         begins = scope["method"] == "POST" and path in self._endpoints
         exchange = Exchange(receive, send, begins=begins)
         try:
             await self._app({**scope, _SCOPE_KEY: exchange}, exchange.receive, exchange.send)
         finally:
             await exchange.aclose()  # noqa: ASYNC102 (it shields itself)
+
+
+def _with_plain_path(scope: Any) -> Any:
+    """Return a scope whose path is its `root_path` and the rest, with one slash between them.
+
+    The routes pass over more slashes, and over the host of a whole address, which a client may send
+    instead of a path. What isn't below `root_path` is nowhere: Quart has no route at that itself.
+    """
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "").rstrip("/")
+    if not path.startswith("/"):
+        try:
+            path = urlsplit(path).path
+        except ValueError:  # brackets of an IPv6 address that aren't closed
+            path = "*"
+        path = "/" + path.removeprefix("/")
+    is_below = path.startswith(f"{root}/")
+    plain = f"{root}/{path.removeprefix(root).lstrip('/')}" if is_below else root
+    return {**scope, "path": plain, "root_path": root}
 
 
 class Exchange:

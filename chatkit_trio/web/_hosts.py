@@ -187,7 +187,7 @@ def _given_name(given: object, argument: str) -> str:
     if name is None:
         raise ValueError(
             f"{argument} must be names or addresses without scheme, port and path, such as"
-            f" 'chat.example.org' or '.example.org', and one is {given!r}"
+            f" 'chat.example.org' or '.example.org', not {given!r}"
         )
     return name
 

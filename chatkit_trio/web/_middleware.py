@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import wraps
@@ -30,7 +30,7 @@ from werkzeug.exceptions import (
     default_exceptions,
 )
 
-from chatkit_trio._engine.groups import split_cancelled, unwrapped
+from chatkit_trio._engine.groups import ends_process, split_cancelled, unwrapped
 from chatkit_trio._http_errors import HTTPError, http_error_of
 from chatkit_trio.errors import (
     ChatKitError,
@@ -126,12 +126,12 @@ class Gate:
         )
 
 
-def with_middleware(view: View, *, method: str, gate: Gate, use: Use = "call") -> View:
-    """Return a view that takes one method (and OPTIONS) and answers where `view` raises."""
+def with_middleware(view: View, *, methods: Sequence[str], gate: Gate, use: Use = "call") -> View:
+    """Return a view that takes these methods (and OPTIONS) and answers where `view` raises."""
 
     @wraps(view)
     async def answer(**path: str) -> Response:
-        response = await _answered(view, method, gate, use, path)
+        response = await _answered(view, methods, gate, use, path)
         response.headers.extend(gate.cors.headers(request.headers))
         return response
 
@@ -147,7 +147,7 @@ def add_view(
     use: Use = "call",
 ) -> None:
     """Give a view, with what stands around it, to a blueprint at all these rules."""
-    function = with_middleware(view, method=method, gate=gate, use=use)
+    function = with_middleware(view, methods=[method], gate=gate, use=use)
     for rule in rules:
         blueprint.add_url_rule(
             rule or "/",
@@ -159,30 +159,31 @@ def add_view(
 
 
 async def _answered(
-    view: View, method: str, gate: Gate, use: Use, path: dict[str, str]
+    view: View, methods: Sequence[str], gate: Gate, use: Use, path: dict[str, str]
 ) -> Response:
     try:
         gate.check_host(by_address=use == "probe")
         if request.method == "OPTIONS":
-            return _preflight(method, gate.cors)
-        if request.method != method:
-            raise MethodNotAllowed([method, "OPTIONS"], f"This address takes {method} only.")
+            return _preflight(methods, gate.cors)
+        if request.method not in methods:
+            takes = " and ".join(methods)
+            raise MethodNotAllowed([*methods, "OPTIONS"], f"This address takes {takes} only.")
         gate.check_origin(use)
         return await view(**path)
-    except Exception as error:
-        return refused(unwrapped(error))
-    except BaseExceptionGroup as group:
-        # A disconnect beside a real error: Quart-Trio would drop the error unseen.
-        cancelled, failure = split_cancelled(group)
-        response = None if failure is None else refused(unwrapped(failure))
-        if cancelled is not None or response is None:
+    except BaseException as error:  # noqa: ASYNC103  (a cancellation is raised again)
+        # A disconnect may come beside a real error, which Quart-Trio would drop unseen.
+        cancelled, failure = split_cancelled(error)
+        if failure is None or ends_process(failure):
             raise
-        return response
+        response = refused(unwrapped(failure))
+        if cancelled is not None:
+            raise
+        return response  # noqa: ASYNC104
 
 
-def _preflight(method: str, cors: Cors) -> Response:
-    allowed = cors.preflight_headers(request.headers, method)
-    return empty_response({"Allow": f"{method}, OPTIONS", **allowed})
+def _preflight(methods: Sequence[str], cors: Cors) -> Response:
+    offered = ", ".join([*methods, "OPTIONS"])
+    return empty_response({"Allow": offered, **cors.preflight_headers(request.headers, offered)})
 
 
 # --- Responses ---------------------------------------------------------------------------------
@@ -237,8 +238,17 @@ def refusal_response(refusal: Refusal) -> Response:
     return json_response(refusal.body(), refusal.status, refusal.headers)
 
 
+async def send_refusal(refusal: Refusal, send: Callable[[Any], Awaitable[None]]) -> None:
+    """Send a refusal as ASGI says, where there is no app to do it. Any event loop will do."""
+    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": refusal.body()})
+
+
 def refused(error: BaseException) -> Response:
-    """Return the response to a request that ended with an exception."""
+    """Return the response to a request that ended with an exception: the one it has, or JSON."""
+    if isinstance(error, HTTPException) and isinstance(error.response, Response):
+        return error.response
     return refusal_response(refusal_of(error))
 
 

@@ -136,12 +136,12 @@ class Limits:
         return float(sum(astuple(self)))
 
     @classmethod
-    def of(cls, servers: ServerList, number: int, drain_timeout: float | None) -> Limits:
-        """Return the limits of an end that begins now, with this signal."""
+    def of(cls, servers: ServerList, live: int, number: int, drain_timeout: float | None) -> Limits:
+        """Return the limits of an end that begins now, with this signal and so many live turns."""
         limits = cls.at_most(servers, number, drain_timeout)
         return replace(
             limits,
-            draining=limits.draining if _live(servers) else 0.0,
+            draining=limits.draining if live else 0.0,
             settling=max((server.settling_timeout for server in servers), default=0.0),
         )
 
@@ -195,7 +195,7 @@ class _Ending:
         self._ends_process = ends_process
         self._worker = worker
         self._heard_by: set[_Way] = set()
-        self._limits: Limits | None = None
+        self._plan: tuple[int, Limits] | None = None
         self._ports: list[int] = []
         self._serving = trio.CancelScope()
         self._draining = trio.CancelScope()
@@ -273,16 +273,21 @@ class _Ending:
     def _on_signal(self, number: int, way: _Way = "signal") -> None:
         is_repeated = way in self._heard_by
         self._heard_by.add(way)
-        if self._limits is not None:
+        if self._plan is not None:
             # What comes directly and from the parent is one signal.
             if is_repeated:
                 self._hasten()
             return
-        self._limits = Limits.of(self._servers, number, self._drain_timeout)
+        self._plan = self._planned(number)
         self.begun.set()
         if not self._ports:
             # It is starting; Hypercorn would see that through.
             self._serving.cancel()
+
+    def _planned(self, number: int) -> tuple[int, Limits]:
+        """Return how many turns are live, and the limits of an end that begins now."""
+        live = _live(self._servers)
+        return live, Limits.of(self._servers, live, number, self._drain_timeout)
 
     def _hasten(self) -> None:
         self._draining.cancel()
@@ -290,8 +295,8 @@ class _Ending:
 
     async def _end(self) -> None:
         await self.begun.wait()
-        limits = self._limits
-        assert limits is not None
+        assert self._plan is not None
+        limits = self._plan[1]
         with self._draining:
             await self._drain(limits.draining)
         # A second signal ends the waiting above; the turns are settled all the same.
@@ -321,7 +326,7 @@ class _Ending:
         with trio.move_on_after(_HANGING_UP):
             await self._connections_ended.wait()
             return
-        logger.warning("some requests don't end; the app is shut down beside them")
+        logger.warning("some requests haven't ended; the app shuts down while they still run")
 
     # --- Around the app ------------------------------------------------------------------------
 
@@ -369,8 +374,8 @@ class _Ending:
     # --- For the watchdog, in other threads ----------------------------------------------------
 
     def _announce(self, number: int) -> tuple[float, str]:
-        limits = Limits.of(self._servers, number, self._drain_timeout)
-        live = _live(self._servers)
+        # The trio thread may have begun the end already, and cut the turns.
+        live, limits = self._plan or self._planned(number)
         text = (
             f"shutting down; {live} live answers have {limits.draining:g} s;"
             f" out in {limits.total:.1f} s at the latest"

@@ -107,7 +107,9 @@ class _Settling:
         await self._begun.wait()
         live = sum(len(server.live_turns) for server in self._servers)
         name = signal.Signals(self._number).name
-        logger.warning("%s: %d live answers are settled before it ends the process", name, live)
+        logger.warning(
+            "%s has come: %d live answers are settled before the process ends", name, live
+        )
         async with trio.open_nursery() as nursery:
             for server in self._servers:
                 nursery.start_soon(server.drain, 0)

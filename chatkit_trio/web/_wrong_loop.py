@@ -5,12 +5,13 @@ Nothing here is of Trio: these functions run on whatever loop there is.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from chatkit_trio._engine.runner import not_on_trio
+
+from ._middleware import Refusal, send_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +27,6 @@ async def refuse_on_wrong_loop(
     elif scope["type"] == "http":
         # The server asked for no start-up, or its failure didn't count (uvicorn --lifespan off).
         logger.error("%s", sentence)
-        error = {"error": {"code": "wrong_worker", "message": sentence}}
-        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-        await send({"type": "http.response.start", "status": 500, "headers": headers})
-        await send({"type": "http.response.body", "body": json.dumps(error).encode()})
+        await send_refusal(Refusal(500, "wrong_worker", sentence), send)
     else:
         await send({"type": "websocket.close", "code": 1011, "reason": sentence[:120]})

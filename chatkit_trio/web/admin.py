@@ -8,11 +8,10 @@ from __future__ import annotations
 import hmac
 import html
 import json
-from typing import Any, cast
+from typing import Any
 
 import trio
-from quart import Blueprint, Response, current_app, request
-from quart_trio import QuartTrio
+from quart import Blueprint, Response, request
 from quart_trio.wrappers import TrioResponse
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import BadRequest, NotFound, Unauthorized
@@ -97,7 +96,7 @@ def admin_blueprint(
     add_view(blueprint, gate, [f"{place}/stop"], "POST", admin.stop)
 
     async def start() -> None:  # noqa: ASYNC124
-        desk.start(cast(QuartTrio, current_app).nursery)
+        desk.start()
 
     async def stop() -> None:  # noqa: ASYNC124
         desk.stop()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, FailFast
 from pydantic_core import from_json, to_json
 from quart import Blueprint, Response
 
@@ -81,11 +81,22 @@ def ag_ui_blueprint(
 
 # --- Requests ----------------------------------------------------------------------------------
 
+_WANTED = "a message of AG-UI"
+
+
+class _Part(BaseModel):
+    type: str
+    text: str = ""
+
+
+class _Parts(BaseModel):
+    content: Annotated[list[_Part], FailFast()]
+
 
 class _Message(BaseModel):
     id: str
     role: str
-    content: str | list[dict[str, Any]] | None = None
+    content: Any = None
     toolCallId: str = ""  # noqa: N815  (the protocol's name)
     metadata: Metadata | None = None
 
@@ -93,19 +104,20 @@ class _Message(BaseModel):
         """Return the texts of the message. Raises `InvalidRequestError` if it has other parts."""
         if self.content is None or isinstance(self.content, str):
             return [self.content or ""]
-        if any(part.get("type") != "text" for part in self.content):
+        given: _Parts = validated(_Parts, {"content": self.content}, _WANTED)
+        if any(part.type != "text" for part in given.content):
             raise InvalidRequestError(
                 "files don't come within a message: create them by ChatKit's attachments.create,"
                 " and name their ids in metadata.chatkit.attachments of the message"
             )
-        return [str(part.get("text", "")) for part in self.content]
+        return [part.text for part in given.content]
 
 
 class _RunInput(BaseModel):
     threadId: str  # noqa: N815
     runId: str  # noqa: N815
-    messages: list[dict[str, Any]]
-    resume: list[dict[str, Any]] | None = None
+    messages: Annotated[list[dict[str, Any]], FailFast()]
+    resume: list[Any] | None = None
     protocolVersion: str | None = None  # noqa: N815
 
     def last_messages(self) -> list[_Message]:
@@ -114,7 +126,7 @@ class _RunInput(BaseModel):
         for given in reversed(self.messages):
             if last and (last[0].role != "tool" or given.get("role") != "tool"):
                 break
-            last.append(validated(_Message, given, "a message of AG-UI"))
+            last.append(validated(_Message, given, _WANTED))
         if not last or last[0].role not in ("user", "tool"):
             raise InvalidRequestError("the last message has to be of the role user or tool")
         return last

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import mimetypes
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, FailFast, Field
 from pydantic_core import to_json
 from quart import Blueprint, Response, request
 
@@ -93,14 +93,14 @@ class _Part(BaseModel):
 class _Message(BaseModel):
     id: str
     role: Literal["system", "user", "assistant"]
-    parts: list[_Part]
+    parts: Annotated[list[_Part], FailFast()]
     metadata: Metadata | None = None
 
 
 class _Request(BaseModel):
     id: str
     message: dict[str, Any] | None = None
-    messages: list[dict[str, Any]] = Field(default_factory=list)
+    messages: Annotated[list[dict[str, Any]], FailFast()] = Field(default_factory=list)
     trigger: Literal["submit-message", "regenerate-message"] = "submit-message"
 
     def last_message(self) -> _Message:

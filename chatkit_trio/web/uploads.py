@@ -301,16 +301,14 @@ def _by_method(views: dict[str, View], gate: Gate) -> View:
     """Return one view that passes each request to the view of its method."""
     known = {
         method: with_middleware(
-            view, method=method, gate=gate, use="link" if method == "GET" else "call"
+            view, methods=list(views), gate=gate, use="link" if method == "GET" else "call"
         )
         for method, view in views.items()
     }
 
     async def answer(**path: str) -> Response:
-        # A preflight goes to the view whose method it asks for.
-        method = request.headers.get("Access-Control-Request-Method", request.method)
-        # For an unknown method any of the views will do: each refuses it.
-        view = known.get(method) or next(iter(known.values()))
+        # For another method any of the views will do: what is around each refuses it, or answers.
+        view = known.get(request.method) or next(iter(known.values()))
         return await view(**path)
 
     return answer

@@ -120,6 +120,18 @@ def test_search_finds_messages_and_titles_whatever_their_case(run, database):
     assert (nothing.stdout, nothing.stderr) == ("", "Nothing was found\n")
 
 
+def test_what_is_found_is_shown_behind_letters_that_are_longer_folded(run, tmp_path):
+    path = tmp_path / "chat.sqlite3"
+
+    async def fill_it() -> None:
+        async with SQLiteStore(path) as store:
+            await store.save_thread(thread(1, "ß" * 400 + " A Word Here"), None)
+
+    trio.run(fill_it)
+
+    assert " A Word Here" in run("search", path, "word").stdout
+
+
 # --- Carrying ------------------------------------------------------------------------------------
 
 
@@ -197,7 +209,7 @@ def test_what_has_been_said_since_is_kept(run, database):
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("no json", "is not a line of an export: Expecting value"),
+        ("no json", "is not a line of an export: it is no JSON: Expecting value"),
         ("[]", "is not a line of an export: it is no JSON object"),
         ('{"format": "chatkit-trio threads", "version": 9}', "this release reads version 1"),
         ('{"format": "other"}', "this release reads version 1 of 'chatkit-trio threads'"),

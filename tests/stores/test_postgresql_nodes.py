@@ -3,6 +3,7 @@ restarted, a network that cuts and stalls. Real processes, sockets and clocks.""
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
@@ -393,6 +394,55 @@ class TestNetwork:
                     messages += (await coordination(node).news()).messages
                 assert messages == [b"once"]
 
+    async def test_a_message_is_heard_also_if_cleaning_up_behind_it_fails(
+        self, postgresql_url: str
+    ) -> None:
+        async with opened(postgresql_url) as node, opened(postgresql_url) as other:
+            async with opened(postgresql_url) as dead:
+                await forget(postgresql_url, coordination(dead).node)
+                await coordination(other).post(coordination(node).node, b"once")
+                its_own = node._database.node
+                its_own._cleaned_at = -math.inf  # the next news clean up
+                with psycopg.connect(postgresql_url) as admin:
+                    admin.execute(
+                        "SELECT FROM chatkit_trio.nodes WHERE id = %s FOR UPDATE",
+                        (coordination(dead).node,),
+                    )
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(_fails, coordination(node).news)
+                        await _cut_who_waits(postgresql_url)
+            messages: list[bytes] = []
+            for _ in range(3):
+                messages += (await coordination(node).news()).messages
+            assert messages == [b"once"]
+
+    async def test_a_turn_that_begins_while_its_node_has_lost_its_lock_stays_live(
+        self, postgresql_url: str
+    ) -> None:
+        """A node at rest asks for its news now and then only, so it doesn't know that yet."""
+        async with opened(postgresql_url) as resting, opened(postgresql_url) as other:
+            mine = coordination(resting).node
+            with psycopg.connect(postgresql_url, autocommit=True) as admin:
+                # A server that was just started gives all nodes time to come back.
+                admin.execute(
+                    "SELECT pg_sleep(extract(epoch FROM"
+                    " pg_postmaster_start_time() + interval '4 s' - clock_timestamp()))"
+                )
+                admin.execute(
+                    "UPDATE chatkit_trio.nodes"
+                    " SET seen_at = clock_timestamp() - interval '3 s' WHERE id = %s",
+                    (mine,),
+                )
+                admin.execute(
+                    "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks"
+                    " WHERE locktype = 'advisory' AND pid = %s",
+                    (resting._database.node._connection.info.backend_pid,),
+                )
+            assert mine not in await coordination(other).nodes()
+            assert await coordination(resting).begin(opening("turn_1"), None) is None
+            assert await other.journal.abandoned("thr_1") == []
+            assert mine in await coordination(other).nodes()
+
 
 class TestCancellation:
     async def test_a_cancelled_read_returns_soon_and_leaves_no_query_behind(
@@ -585,6 +635,22 @@ def dump(url: str) -> list[Any]:
 
 async def _true_if(condition: bool) -> bool:
     return condition
+
+
+async def _fails(call: Callable[[], Awaitable[object]]) -> None:
+    with pytest.raises(StoreError):
+        await call()
+
+
+async def _cut_who_waits(url: str) -> None:
+    """End the session of a node that waits for a lock, as soon as one does."""
+    end = """
+        SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'
+    """
+    with psycopg.connect(url, autocommit=True) as admin, trio.fail_after(30):
+        while not admin.execute(end).fetchall():  # noqa: ASYNC110  (the server doesn't tell)
+            await trio.sleep(0.01)
 
 
 async def _works(call: Callable[[], Awaitable[object]]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 
+from chatkit_trio.errors import NotFoundError
 from chatkit_trio.limits import OwnerLimits
 from chatkit_trio.server import ChatKitServer, TurnPolicy
 from chatkit_trio.stores.postgresql import PostgreSQLStore
@@ -75,6 +77,31 @@ async def test_a_turn_is_stopped_from_another_node(postgresql_url: str) -> None:
         lines = await transcript(there.store, turn.thread_id)
         assert lines[0] == "user: hi"
         assert lines[2:] == ["note: stopped"]
+
+
+THE_ACTION = {"item_id": "i1", "action": {"type": "a"}}
+
+
+ON_A_THREAD = {
+    "threads.get_by_id": {},
+    "items.list": {},
+    "items.feedback": {"item_ids": ["i1"], "kind": "positive"},
+    "threads.update": {"title": "t"},
+    "threads.sync_custom_action": THE_ACTION,
+    "threads.custom_action": THE_ACTION,
+    "threads.retry_after_item": {"item_id": "i1"},
+    "threads.add_client_tool_output": {"result": 1},
+}
+
+
+async def test_a_thread_that_postgresql_cant_name_is_not_found(postgresql_url: str) -> None:
+    async with scripted_server(PostgreSQLStore[Any](postgresql_url), []) as server:
+        for kind, params in ON_A_THREAD.items():
+            request = json.dumps({"type": kind, "params": {"thread_id": "thr_\x00", **params}})
+            for key in (None, f"a key for {kind}"):
+                with pytest.raises(NotFoundError):
+                    await server.process(request, None, idempotency_key=key)
+        assert await server.stop("thr_\x00") is False
 
 
 @pytest.mark.parametrize("at_once", [False, True], ids=["fast", "immediate"])

@@ -87,7 +87,7 @@ async def test_the_doctor_says_that_something_could_not_be_stored(tmp_path: Path
     async with SQLiteStore(path) as store:
         await store.set_aside(ITEM, None)
     run = CliRunner().invoke(main, ["doctor", "--database", str(path)])
-    assert "BAD  1 items couldn't be stored; their text is in the table `unstorable`" in run.output
+    assert "BAD  the store refused 1 item; the text is in the table `unstorable`" in run.output
     assert run.exit_code == 1
 
 

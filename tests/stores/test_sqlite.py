@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import signal
@@ -26,6 +27,7 @@ from chatkit_trio.stores._fair_limiter import FairLimiter
 from chatkit_trio.stores._sqlite_database import Database
 from chatkit_trio.testing import StoreConformance
 from chatkit_trio.testing._store_samples import note, prepare, snapshot, thread
+from chatkit_trio.testing._store_under_test import CancelAtStep
 from chatkit_trio.types import SDKHiddenContextItem, TurnEnding
 
 HERE = Path(__file__).parent
@@ -145,6 +147,19 @@ class TestFile:
                 nursery.start_soon(use, n)
         async with store:
             assert len((await store.load_threads(100, None, "asc", None)).data) == 20
+
+    async def test_an_opening_that_is_cancelled_half_way_leaves_nothing_open(
+        self, path: Path
+    ) -> None:
+        for step in itertools.count():
+            store = SQLiteStore[Any](path)
+            cancel = CancelAtStep(step)
+            await cancel.run(store.__aenter__)
+            if not cancel.raised:
+                break
+            assert {file.name for file in beside(path)} <= {"chat.db"}
+        await store.__aexit__(None, None, None)
+        assert beside(path) == [path]
 
     async def test_closing_leaves_one_file_behind(self, path: Path) -> None:
         async with SQLiteStore(path) as store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -13,7 +14,9 @@ import outcome
 import pytest
 import trio
 
+from chatkit_trio._engine.owner_limits import LocalUsage
 from chatkit_trio.errors import NotFoundError
+from chatkit_trio.limits import OwnerUsage, Rate
 from chatkit_trio.store import (
     ActiveThread,
     Fence,
@@ -32,7 +35,8 @@ from chatkit_trio.store import (
 )
 from chatkit_trio.stores import MemoryCluster, MemoryStore, SQLiteStore
 from chatkit_trio.stores._memory_cluster import TurnRow
-from chatkit_trio.stores._memory_coordination import MemoryCoordination, MemoryJournal
+from chatkit_trio.stores._memory_coordination import MemoryCoordination, MemoryJournal, NodeUsage
+from chatkit_trio.stores._records import encode_item
 from chatkit_trio.testing import StoreConformance, StoreWrapper
 from chatkit_trio.testing._store_samples import NOON
 from chatkit_trio.types import Attachment, Page, SDKHiddenContextItem, ThreadItem, ThreadMetadata
@@ -277,6 +281,97 @@ class WritesWhatItCantRead(MemoryStore[str]):
 class TestWritesWhatItCantRead(Kit):
     __test__ = True
     store = WritesWhatItCantRead
+
+
+class DropsMicroseconds(MemoryStore[str]):
+    async def add_thread_item(self, thread_id: str, item: ThreadItem, context: str) -> None:
+        created_at = item.created_at.replace(microsecond=0)
+        item = item.model_copy(update={"created_at": created_at})
+        await super().add_thread_item(thread_id, item, context)
+
+
+class TestDropsMicroseconds(Kit):
+    __test__ = True
+    store = DropsMicroseconds
+
+
+class NumbersAreFloats(MemoryStore[str]):
+    async def save_thread(self, thread: ThreadMetadata, context: str) -> None:
+        metadata = json.loads(json.dumps(thread.metadata), parse_int=float)
+        await super().save_thread(thread.model_copy(update={"metadata": metadata}), context)
+
+
+class TestNumbersAreFloats(Kit):
+    __test__ = True
+    store = NumbersAreFloats
+
+
+class IgnoresSpacesBehindIds(MemoryStore[str]):
+    """As columns of a fixed width compare."""
+
+    async def load_thread(self, thread_id: str, context: str) -> ThreadMetadata:
+        return await super().load_thread(thread_id.rstrip(), context)
+
+
+class TestIgnoresSpacesBehindIds(Kit):
+    __test__ = True
+    store = IgnoresSpacesBehindIds
+
+
+class RefusesNul(MemoryStore[str]):
+    """An id that the database can't hold is an error of the server, and not of the client."""
+
+    async def load_thread(self, thread_id: str, context: str) -> ThreadMetadata:
+        if "\x00" in thread_id:
+            raise ValueError("can't be encoded")
+        return await super().load_thread(thread_id, context)
+
+
+class TestRefusesNul(Kit):
+    __test__ = True
+    store = RefusesNul
+
+
+class EndsPagesEarly(MemoryStore[str]):
+    """Has a limit of its own for pages, and takes what it gives for all that there is."""
+
+    async def load_thread_items(
+        self, thread_id: str, after: str | None, limit: int, order: str, context: str
+    ) -> Page[ThreadItem]:
+        page = await super().load_thread_items(thread_id, after, limit, order, context)
+        return page if limit <= 100 or page.has_more else Page(data=page.data[:100])
+
+
+class TestEndsPagesEarly(Kit):
+    __test__ = True
+    store = EndsPagesEarly
+
+
+class KeepsHalfOfARefusal(MemoryStore[str]):
+    """Encodes what a turn leaves while it stores it."""
+
+    async def settle(self, settlement: Settlement, context: str) -> None:
+        for item in settlement.new_items:
+            if item.type == "client_tool_call":
+                break
+            await super().settle(replace(settlement, new_items=(item,), thread=None), context)
+        await super().settle(settlement, context)
+
+
+class TestKeepsHalfOfARefusal(Kit):
+    __test__ = True
+    store = KeepsHalfOfARefusal
+
+
+class SavesTheThreadApart(MemoryStore[str]):
+    async def settle(self, settlement: Settlement, context: str) -> None:
+        await super().settle(replace(settlement, thread=None), context)
+        await super().settle(settlement, context)
+
+
+class TestSavesTheThreadApart(Kit):
+    __test__ = True
+    store = SavesTheThreadApart
 
 
 class UpdateInserts(MemoryStore[str]):
@@ -564,8 +659,8 @@ class FaultyJournal(Journal[str]):
     async def abandoned(self, thread_id: str | None = None) -> list[JournalEntry]:
         return await self.right.abandoned(thread_id)
 
-    async def settle_abandoned(self, settlement: Settlement) -> None:
-        await self.right.settle_abandoned(settlement)
+    async def settle_abandoned(self, settlement: Settlement) -> bool | None:
+        return await self.right.settle_abandoned(settlement)
 
 
 class PersistentKit(StoreConformance):
@@ -667,10 +762,38 @@ class TestJournalsTheLastTurnOnly(PersistentKit):
     journal = JournalsTheLastTurnOnly
 
 
+class OneBadItemStopsAll(FaultyJournal):
+    """A checkpoint with an item that can't be stored isn't written at all."""
+
+    async def checkpoint(self, entries: Sequence[JournalEntry]) -> None:
+        for entry in entries:
+            for item in entry.items:
+                encode_item(item)
+        await super().checkpoint(entries)
+
+
+class TestOneBadItemStopsAll(PersistentKit):
+    __test__ = True
+    journal = OneBadItemStopsAll
+
+
+class AllHaveSettledIt(FaultyJournal):
+    """Says to everybody who settles a turn that it was the one."""
+
+    async def settle_abandoned(self, settlement: Settlement) -> bool:
+        await super().settle_abandoned(settlement)
+        return True
+
+
+class TestAllHaveSettledIt(PersistentKit):
+    __test__ = True
+    journal = AllHaveSettledIt
+
+
 class RecoversTheNoteOnly(FaultyJournal):
-    async def settle_abandoned(self, settlement: Settlement) -> None:
+    async def settle_abandoned(self, settlement: Settlement) -> bool | None:
         notes = settlement.new_items[-1:]
-        await super().settle_abandoned(replace(settlement, new_items=notes))
+        return await super().settle_abandoned(replace(settlement, new_items=notes))
 
 
 class TestRecoversTheNoteOnly(PersistentKit):
@@ -679,8 +802,8 @@ class TestRecoversTheNoteOnly(PersistentKit):
 
 
 class RecoversNoChanges(FaultyJournal):
-    async def settle_abandoned(self, settlement: Settlement) -> None:
-        await super().settle_abandoned(replace(settlement, changed_items=()))
+    async def settle_abandoned(self, settlement: Settlement) -> bool | None:
+        return await super().settle_abandoned(replace(settlement, changed_items=()))
 
 
 class TestRecoversNoChanges(PersistentKit):
@@ -689,8 +812,8 @@ class TestRecoversNoChanges(PersistentKit):
 
 
 class RecoversNoThread(FaultyJournal):
-    async def settle_abandoned(self, settlement: Settlement) -> None:
-        await super().settle_abandoned(replace(settlement, thread=None))
+    async def settle_abandoned(self, settlement: Settlement) -> bool | None:
+        return await super().settle_abandoned(replace(settlement, thread=None))
 
 
 class TestRecoversNoThread(PersistentKit):
@@ -867,6 +990,20 @@ class NoFenceForAttachments(MemoryStore[str]):
 class TestNoFenceForAttachments(ClusterKit):
     __test__ = True
     store = NoFenceForAttachments
+
+
+class NoFenceForRequests(MemoryStore[str]):
+    async def update_request(self, record: RequestRecord, context: str) -> None:
+        token = fence.set(None)
+        try:
+            await super().update_request(record, context)
+        finally:
+            fence.reset(token)
+
+
+class TestNoFenceForRequests(ClusterKit):
+    __test__ = True
+    store = NoFenceForRequests
 
 
 class FenceAsksFirst(MemoryStore[str]):
@@ -1101,6 +1238,19 @@ class TestLinesUpTheLive(ClusterKit):
     cluster = LinesUpTheLive
 
 
+class WithdrawsForOthers(MemoryCluster):
+    """Knows a place by its turn only, and one turn may wait on two nodes."""
+
+    def withdraw(self, turn_id: str, node: str) -> None:
+        place = self._line.get(turn_id)
+        super().withdraw(turn_id, node if place is None else place.node)
+
+
+class TestWithdrawsForOthers(ClusterKit):
+    __test__ = True
+    cluster = WithdrawsForOthers
+
+
 class WithdrawEndsTheTurn(MemoryCoordination[str]):
     async def withdraw(self, turn_id: str) -> None:
         await super().withdraw(turn_id)
@@ -1134,6 +1284,18 @@ class TurnsOfTheDeadDontCount(MemoryCluster):
 class TestTurnsOfTheDeadDontCount(ClusterKit):
     __test__ = True
     cluster = TurnsOfTheDeadDontCount
+
+
+class RecordHidesTheAbandoned(MemoryCoordination[str]):
+    async def record(self, thread_id: str) -> TurnRecord | None:
+        found = await super().record(thread_id)
+        is_live = found is not None and not self._cluster.turns[found.turn_id].is_abandoned
+        return found if is_live else None
+
+
+class TestRecordHidesTheAbandoned(ClusterKit):
+    __test__ = True
+    coordination = RecordHidesTheAbandoned
 
 
 class SilentIsAlive(MemoryCluster):
@@ -1317,6 +1479,160 @@ class PostsToAll(MemoryCluster):
 class TestPostsToAll(ClusterKit):
     __test__ = True
     cluster = PostsToAll
+
+
+# --- What owners use
+
+
+class UsageKit(ClusterKit):
+    """A cluster whose nodes count what owners use with one fault."""
+
+    __test__ = False
+    usage: type[NodeUsage] = NodeUsage
+
+    @asynccontextmanager
+    async def open_store(self) -> AsyncIterator[Store[str]]:
+        async with super().open_store() as store:
+            assert isinstance(store.coordination, MemoryCoordination)
+            store.coordination._usage = self.usage(self.data.usage)
+            yield store
+
+
+class CountsByItself(NodeUsage):
+    def __init__(self, of_all: OwnerUsage) -> None:
+        super().__init__(LocalUsage())
+
+
+class TestCountsByItself(UsageKit):
+    __test__ = True
+    usage = CountsByItself
+
+
+class LookingCosts(NodeUsage):
+    async def spend(
+        self, owner: str, kind: str, amount: float, rate: Rate, *, only_look: bool = False
+    ) -> float:
+        return await super().spend(owner, kind, amount, rate)
+
+
+class TestLookingCosts(UsageKit):
+    __test__ = True
+    usage = LookingCosts
+
+
+class LooksThenSpends(NodeUsage):
+    async def spend(
+        self, owner: str, kind: str, amount: float, rate: Rate, *, only_look: bool = False
+    ) -> float:
+        wait = await super().spend(owner, kind, amount, rate, only_look=True)
+        await trio.lowlevel.checkpoint()
+        if wait == 0 and not only_look:
+            await super().spend(owner, kind, amount, Rate(rate.amount * 100, rate.seconds * 100))
+        return wait
+
+
+class TestLooksThenSpends(UsageKit):
+    __test__ = True
+    usage = LooksThenSpends
+
+
+class RefusedIsSpent(NodeUsage):
+    """What is refused counts too, so who asks again and again never gets anything."""
+
+    async def spend(
+        self, owner: str, kind: str, amount: float, rate: Rate, *, only_look: bool = False
+    ) -> float:
+        wait = await super().spend(owner, kind, amount, rate, only_look=only_look)
+        if wait > 0:
+            much = Rate(rate.amount * 100, rate.seconds * 100)
+            await super().spend(owner, kind, amount, much)
+        return wait
+
+
+class TestRefusedIsSpent(UsageKit):
+    __test__ = True
+    usage = RefusedIsSpent
+
+
+class OneRateForAll(NodeUsage):
+    async def spend(
+        self, owner: str, kind: str, amount: float, rate: Rate, *, only_look: bool = False
+    ) -> float:
+        return await super().spend("all", kind, amount, rate, only_look=only_look)
+
+
+class TestOneRateForAll(UsageKit):
+    __test__ = True
+    usage = OneRateForAll
+
+
+class NothingIsEnough(NodeUsage):
+    """Never lets pass what is more than the whole rate."""
+
+    async def spend(
+        self, owner: str, kind: str, amount: float, rate: Rate, *, only_look: bool = False
+    ) -> float:
+        if amount > rate.amount:
+            return rate.seconds
+        return await super().spend(owner, kind, amount, rate, only_look=only_look)
+
+
+class TestNothingIsEnough(UsageKit):
+    __test__ = True
+    usage = NothingIsEnough
+
+
+class FreesNothing(NodeUsage):
+    def free_slot(self, owner: str, kind: str, slot_id: str) -> None:
+        return
+
+
+class TestFreesNothing(UsageKit):
+    __test__ = True
+    usage = FreesNothing
+
+
+class SlotsOutliveTheirNode(NodeUsage):
+    def free_all(self) -> None:
+        return
+
+
+class TestSlotsOutliveTheirNode(UsageKit):
+    __test__ = True
+    usage = SlotsOutliveTheirNode
+
+
+class CountsWhatIsReplaced(NodeUsage):
+    async def take_slot(
+        self, owner: str, kind: str, slot_id: str, most: int, replaces: str | None
+    ) -> bool:
+        return await super().take_slot(owner, kind, slot_id, most, None)
+
+
+class TestCountsWhatIsReplaced(UsageKit):
+    __test__ = True
+    usage = CountsWhatIsReplaced
+
+
+class OneMoreSlot(NodeUsage):
+    """Looks how many are taken, and takes one later."""
+
+    async def take_slot(
+        self, owner: str, kind: str, slot_id: str, most: int, replaces: str | None
+    ) -> bool:
+        if not await super().take_slot(owner, kind, "look", most, replaces):
+            return False
+        super().free_slot(owner, kind, "look")
+        await trio.lowlevel.checkpoint()
+        return await super().take_slot(owner, kind, slot_id, most + 1, replaces)
+
+
+class TestOneMoreSlot(UsageKit):
+    __test__ = True
+    usage = OneMoreSlot
+
+
+# --- Owners
 
 
 class BeginForgetsTheOwner(MemoryCluster):

@@ -209,6 +209,70 @@ async def test_what_cannot_be_met_is_refused_before_anything_is_stored(
     assert threads.data == []
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        (AI, b'{"id":', "this is no JSON: EOF while parsing a value at line 1 column 6"),
+        (AG, b"\xef\xbb\xbf{}", "this is no JSON: expected value at line 1 column 1"),
+        (AG, b"", "this is no JSON: EOF while parsing a value at line 1 column 0"),
+        (AI, b"[]", "the body of this request has to be a JSON object"),
+        (
+            AI,
+            {"id": "chat", "messages": [0] * 40_000},
+            "this is not a chat request of the AI SDK: messages.0: Input should be a valid"
+            " dictionary",
+        ),
+        (
+            AI,
+            {"id": "chat", "message": {"id": "m", "role": "user", "parts": [0] * 40_000}},
+            "this is not a message of the AI SDK: parts.0: Input should be an object",
+        ),
+        (
+            AI,
+            ai_message("x", metadata={"chatkit": {"attachments": [0] * 40_000}}),
+            "this is not a message of the AI SDK: metadata.chatkit.attachments.0: Input should be"
+            " a valid string",
+        ),
+        (
+            AG,
+            {**ag_message("x"), "messages": [0] * 40_000},
+            "this is not a RunAgentInput of AG-UI: messages.0: Input should be a valid dictionary",
+        ),
+        (
+            AG,
+            {**ag_message("x"), "messages": [{"id": "m", "role": "user", "content": 7}]},
+            "this is not a message of AG-UI: content: Input should be a valid list",
+        ),
+        (
+            AG,
+            {**ag_message("x"), "messages": [{"id": "m", "role": "user", "content": [0] * 9}]},
+            "this is not a message of AG-UI: content.0: Input should be an object",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_what_is_wrong_is_told_once_and_where_it_is(path, body, message, jump_clock):
+    """The first wrong entry of a list is enough: looking for all of them would hold up the rest."""
+    async with client_of(app_of(Echo())) as client:
+        answer = await client.ask("POST", path, body)
+
+    assert answer.status == 400
+    assert answer.json["error"]["message"] == message
+
+
+@pytest.mark.parametrize("text", [None, 7, True, 1.5, {"a": 1}, ["a"]], ids=str)
+async def test_a_part_whose_text_is_none_is_refused_and_not_made_one(text, jump_clock):
+    server = Echo()
+    content = [{"type": "text", "text": text}]
+    message = {"id": "m1", "role": "user", "content": content}
+    async with client_of(app_of(server)) as client:
+        answer = await client.ask("POST", AG, {**ag_message("x"), "messages": [message]})
+        threads = await server.store.load_threads(10, None, "desc", "ada")
+
+    assert code_of(answer) == (400, "invalid_request")
+    assert threads.data == []
+
+
 async def test_a_call_that_nobody_made_is_a_conflict(jump_clock):
     async with client_of(app_of(Echo())) as client:
         await client.ask("POST", AG, ag_message("x"))

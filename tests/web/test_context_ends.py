@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
@@ -257,21 +258,37 @@ async def test_any_way_to_make_a_context_manager_will_do(
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(PermissionError("secret"), 403), (Unauthorized("Log in."), 401), (KeyError("secret"), 500)],
-    ids=["permission", "http", "bug"],
+    [
+        (PermissionError("secret"), 403),
+        (Unauthorized("Log in."), 401),
+        (KeyError("secret"), 500),
+        (ExceptionGroup("of a nursery", [PermissionError("secret")]), 403),
+        (ExceptionGroup("of a nursery", [Unauthorized("Log in.")]), 401),
+        (ExceptionGroup("of a nursery", [PermissionError("secret"), KeyError("secret")]), 500),
+        (asyncio.CancelledError("secret"), 500),
+    ],
+    ids=["permission", "http", "bug", "permission in a group", "http in a group", "two", "asyncio"],
 )
-async def test_a_context_may_refuse_while_it_is_entered(error: Exception, status: int) -> None:
+async def test_a_context_may_refuse_when_it_is_made_or_entered(
+    error: BaseException, status: int
+) -> None:
     @asynccontextmanager
-    async def refuse(request: Request) -> AsyncIterator[Session]:
+    async def when_entered(request: Request) -> AsyncIterator[Session]:
         await trio.lowlevel.checkpoint()
         raise error
         yield
 
-    async with client_of(create_app(Answers(store()), context=refuse)) as client:
-        answers = [await client.post(LIST), await client.post(CREATE)]
+    async def when_made(request: Request) -> Session:
+        await trio.lowlevel.checkpoint()
+        raise error
 
-    assert [answer.status for answer in answers] == [status] * 2
-    assert all(b"secret" not in answer.body for answer in answers)
+    for refuse in (when_entered, when_made):
+        async with client_of(create_app(Answers(store()), context=refuse)) as client:
+            answers = [await client.post(LIST), await client.post(CREATE)]
+
+        assert [answer.status for answer in answers] == [status] * 2
+        assert all(b"secret" not in answer.body for answer in answers)
+        assert all(answer.json["error"]["message"] for answer in answers)
 
 
 async def test_an_answer_is_none_if_its_session_cannot_be_left(

@@ -16,10 +16,14 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from chatkit_trio.stores import SQLiteStore
+from chatkit_trio.stores import MemoryStore, SQLiteStore
+from chatkit_trio.testing import pause, say, scripted_server
+from chatkit_trio.web import create_app
+from chatkit_trio.web._serving import _Ending
 
 from .sockets import ROOT, calling, items_in, served_by_cli
 from .talker import Talker
+from .test_connections import CHAT
 
 KEPT = ["user_message", "assistant_message", "sdk_hidden_context"]
 WITHIN = 30  # seconds; far less than what hangs takes
@@ -212,6 +216,24 @@ async def test_ctrl_c_waits_for_no_answer_unless_told_to(database):
 
     assert "1 live answers have 0 s" in server.log
     assert await types_in(database, caller.thread_id) == KEPT
+
+
+async def test_the_log_counts_the_answers_that_were_live_at_the_signal():
+    """Another thread writes it, when the trio thread may have cut them."""
+    async with scripted_server(MemoryStore(), [say("Hello", finish=False), pause(99)]) as server:
+        ending = _Ending(create_app(server), drain_timeout=7)
+        result = await server.process(CHAT, None)
+        with ending.watchdog.watching(()):
+            async with result:
+                await result.receive()
+                ending._on_signal(signal.SIGTERM)
+                await server.drain(0)
+            seconds, text = ending._announce(signal.SIGTERM)
+            ending.watchdog.stop()
+
+    assert not server.live_turns
+    assert "1 live answers have 7 s" in text
+    assert f"out in {seconds:.1f} s" in text
 
 
 async def test_the_log_says_how_long_the_end_takes_at_most(database):

@@ -14,6 +14,7 @@ import fastapi
 import pytest
 import starlette.exceptions
 import trio
+from quart import Response, abort, redirect
 from werkzeug.exceptions import Conflict
 
 from chatkit_trio.server import ChatKitServer
@@ -191,6 +192,21 @@ async def test_their_headers_go_out_but_for_those_of_the_body() -> None:
         assert answer.headers["www-authenticate"] == "Bearer"
         assert answer.json["error"]["message"] == "Who?"
         assert not {"x-odd", "set-cookie"} & set(answer.headers)
+
+
+async def test_a_response_that_an_exception_has_is_the_answer() -> None:
+    def context(request: Any) -> None:
+        if "login" in request.headers:
+            abort(redirect("/login"))
+        abort(Response("Pay first", status=402, content_type="text/plain"))
+
+    for app in apps_of(scripted_server(MemoryStore[Any](), [say("Hi")]), context=context):
+        async with client_of(app) as client:
+            unpaid = await client.post(CREATE)
+            unknown = await client.post(CREATE, {"login": "1"})
+
+        assert (unpaid.status, unpaid.body) == (402, b"Pay first")
+        assert (unknown.status, unknown.headers["location"]) == (302, "/login")
 
 
 @pytest.mark.parametrize(("status", "is_logged"), [(404, False), (503, True)])

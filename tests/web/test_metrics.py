@@ -78,6 +78,25 @@ async def test_a_live_turn_and_what_its_client_hasnt_read_are_shown(autojump_clo
     assert told["process_start_time_seconds"] > 0
 
 
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text;version=abc",
+        "text/plain;version=x.y;escaping=",
+        "text/plain;=;==;version==1",
+        "application/openmetrics-text;version=9.9.9.9",
+        "nonsense",
+    ],
+)
+async def test_whoever_asks_for_a_format_that_isnt_one_gets_one_that_is(accept):
+    app = create_app(scripted_server(MemoryStore(), []), metrics_path="/metrics")
+    async with client_of(app) as client:
+        answer = await client.ask("GET", "/metrics", b"", {"Accept": accept})
+
+    assert answer.status == 200
+    assert b"chatkit_turns_live 0.0" in answer.body
+
+
 async def test_the_bytes_that_wait_for_a_client_are_counted(autojump_clock):
     server = scripted_server(MemoryStore(), [say("x" * 1000), pause(99)])
     metrics = Metrics(server)

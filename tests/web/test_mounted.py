@@ -420,6 +420,23 @@ async def test_a_server_that_the_app_runs_itself_answers() -> None:
         assert events_of(answer.body)[-1].data["item"]["content"][0]["text"] == "Hello"
 
 
+async def test_a_server_that_its_host_runs_by_itself_is_well_too() -> None:
+    server = scripted_server(MemoryStore[Any](), [say("Hello")])
+    chat = asgi_app(server, admin_token="t" * 16)
+    app = FastAPI()
+    app.mount("/", chat)
+    token = {"Authorization": "Bearer " + "t" * 16}
+    async with client_of(app) as client:
+        async with server:
+            well = await client.ask("GET", "/healthz")
+            state = await client.ask("GET", "/admin/state", b"", token)
+        left = await client.ask("GET", "/healthz")
+
+    assert (well.status, well.json) == (200, {"status": "ok", "store": "ok", "live_turns": 0})
+    assert state.json["health"]["stores"] == {"store": True}
+    assert (left.status, left.json["error"]["code"]) == (503, "not_running")
+
+
 class NoStore(StoreWrapper[Any]):
     async def __aenter__(self) -> Any:
         raise StoreError("no such disk")

@@ -388,6 +388,12 @@ async def test_every_way_to_misuse_an_upload_url_has_its_status(tmp_path: Path) 
         assert (await web.ask("PUT", url, PNG, user="bob")).error == (404, "not_found")
         assert (await web.ask("PUT", url, PNG, user=None)).error == (401, "unauthorized")
         assert (await web.ask("PATCH", url, PNG)).error == (405, "method_not_allowed")
+        for method in ("PATCH", "HEAD"):
+            refused = await web.ask(method, url)
+            assert refused.headers["allow"] == "GET, PUT, POST, OPTIONS"
+        # Only a preflight is about another method than its own.
+        about_another = [("Access-Control-Request-Method", "PUT")]
+        assert (await web.ask("GET", url, headers=about_another)).status == 403
         assert (await web.ask("PUT", url, PNG)).status == 200
         assert (await web.ask("PUT", url, PNG)).error == (409, "conflict")
         assert (await web.call("attachments.delete", attachment_id=deleted["id"])).status == 200
@@ -442,7 +448,7 @@ async def test_an_allowed_page_of_another_site_may_put(tmp_path: Path) -> None:
         url = path_of((await web.create())["upload_descriptor"]["url"])
         asking = [("Origin", origin), ("Access-Control-Request-Method", "PUT")]
         preflight = await web.ask("OPTIONS", url, headers=asking)
-        assert preflight.headers["access-control-allow-methods"] == "PUT, OPTIONS"
+        assert preflight.headers["access-control-allow-methods"] == "GET, PUT, POST, OPTIONS"
         taken = await web.ask("PUT", url, PNG, [("Origin", origin)])
         assert taken.headers["access-control-allow-origin"] == origin
 

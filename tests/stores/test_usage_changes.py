@@ -1,0 +1,74 @@
+"""What nodes write of the slots of owners, when two of a node's writes overlap."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from chatkit_trio.stores.postgresql import PostgreSQLStore
+from chatkit_trio.stores.sqlite import SQLiteStore
+
+SLOTS = ("Ann", "live_turns")
+MOST = 2
+
+
+async def test_a_slot_that_is_freed_while_its_keeping_waits_in_line_is_free(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "chat.db"
+    async with SQLiteStore[Any](path, busy_timeout=60) as store:
+        node, usage = store.coordination, store.coordination.usage
+        assert await usage.take_slot(*SLOTS, "slot_1", MOST, None)
+        usage.keep_slot(*SLOTS, "slot_1")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):  # the one runs, and behind the other one the news wait
+                    nursery.start_soon(node.withdraw, "turn_none")
+                    await wait_all_tasks_blocked()
+                nursery.start_soon(node.news)
+                await wait_all_tasks_blocked()
+                usage.free_slot(*SLOTS, "slot_1")
+                nursery.start_soon(usage.take_slot, *SLOTS, "slot_2", MOST, None)
+                await wait_all_tasks_blocked()
+                other.execute("ROLLBACK")
+        await node.news()
+        assert await usage.take_slot(*SLOTS, "slot_3", MOST, None)
+        assert not await usage.take_slot(*SLOTS, "slot_4", MOST, None)
+
+
+async def test_a_slot_that_is_freed_while_its_keeping_is_held_up_is_free(
+    postgresql_url: str,
+) -> None:
+    async with PostgreSQLStore[Any](postgresql_url) as store:
+        node, usage = store.coordination, store.coordination.usage
+        assert await usage.take_slot(*SLOTS, "slot_1", MOST, None)
+        usage.keep_slot(*SLOTS, "slot_1")
+        with psycopg.connect(postgresql_url) as other:
+            other.execute("SELECT FROM chatkit_trio.nodes FOR UPDATE")  # no lease can be renewed
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node.news)
+                await until_somebody_waits(postgresql_url)
+                usage.free_slot(*SLOTS, "slot_1")
+                await usage.take_slot(*SLOTS, "slot_2", MOST, None)
+                other.rollback()
+        await node.news()
+        assert await usage.take_slot(*SLOTS, "slot_3", MOST, None)
+        assert not await usage.take_slot(*SLOTS, "slot_4", MOST, None)
+
+
+async def until_somebody_waits(url: str) -> None:
+    """Return when a session of the database waits for a lock of another one."""
+    query = """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'
+    """
+    with psycopg.connect(url, autocommit=True) as connection, trio.fail_after(30):
+        while connection.execute(query).fetchone() == (0,):  # noqa: ASYNC110  (it doesn't tell)
+            await trio.sleep(0.01)
