@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from chatkit_trio.types import (
+    Annotation,
     AssistantMessageContent,
     AssistantMessageContentPartAdded,
     AssistantMessageContentPartAnnotationAdded,
@@ -57,9 +58,11 @@ class UnfitUpdate(Exception):
 
 
 def _require(value: object, kind: type[Any], name: str) -> None:
-    """Refuse a part of an update that wasn't validated: a model made by model_construct()."""
+    """Refuse a part that wasn't validated: of a model made by model_construct(), or set later."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name} of an update must be {kind.__name__}, not {type(value).__name__}")
+        raise TypeError(
+            f"{name} of an item or update must be {kind.__name__}, not {type(value).__name__}"
+        )
 
 
 class Draft(Protocol):
@@ -101,6 +104,9 @@ class _Part:
     """One content part."""
 
     def __init__(self, content: AssistantMessageContent) -> None:
+        _require(content.text, str, "text")
+        for annotation in content.annotations:
+            _require(annotation, Annotation, "annotation")
         self.pieces = [content.text]
         self.annotations = list(content.annotations)
 
@@ -129,9 +135,11 @@ class MessageDraft:
                 self.add_text(update.content_index, update.delta)
             case AssistantMessageContentPartAdded() | AssistantMessageContentPartDone():
                 _require(update.content, AssistantMessageContent, "content")
+                part = _Part(update.content)
                 self._part(update.content_index)
-                self._parts[update.content_index] = _Part(update.content)
+                self._parts[update.content_index] = part
             case AssistantMessageContentPartAnnotationAdded():
+                _require(update.annotation, Annotation, "annotation")
                 annotations = self._part(update.content_index).annotations
                 annotations.insert(update.annotation_index, update.annotation)
             case _:

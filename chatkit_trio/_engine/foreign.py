@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _EVENT: TypeAdapter[ThreadStreamEvent] = TypeAdapter(ThreadStreamEvent)
+_ITEM: TypeAdapter[ThreadItem] = TypeAdapter(ThreadItem)
 _EVENT_CLASSES: tuple[type[BaseModel], ...] = get_args(get_args(ThreadStreamEvent)[0])
 _ITEM_CLASSES: tuple[type[BaseModel], ...] = get_args(get_args(ThreadItem)[0])
 _UPDATE_CLASSES: tuple[type[BaseModel], ...] = get_args(ThreadItemUpdate)
@@ -87,6 +88,18 @@ def read_event(event: object) -> ThreadStreamEvent | None:
     if isinstance(event, BaseModel) and getattr(event, "type", None) in _EVENT_TYPES:
         try:
             return _EVENT.validate_python(fields_of(event))
+        except ValidationError:
+            pass
+    return None
+
+
+def read_item(item: object) -> ThreadItem | None:
+    """Return an item as one of our classes, or None if it can't be read as one."""
+    if isinstance(item, _ITEM_CLASSES):
+        return cast(ThreadItem, item)
+    if isinstance(item, BaseModel) and getattr(item, "type", None) in _ITEM_TYPES:
+        try:
+            return _ITEM.validate_python(fields_of(item))
         except ValidationError:
             pass
     return None

@@ -14,11 +14,16 @@ def as_metadata(thread: ThreadMetadata) -> ThreadMetadata:
     Everything that the engine saves of a thread passes here. Raises `ValueError` for fields that
     `respond` has set to what they can't be: stored, they would make the thread unreadable.
     """
-    return ThreadMetadata.model_validate(copy.deepcopy(_fields(thread)))
+    # Not by model_validate(), which refuses a status of another package's class.
+    return ThreadMetadata(**copy.deepcopy(_fields(thread)))
 
 
 def _fields(thread: ThreadMetadata) -> dict[str, Any]:
     return {name: getattr(thread, name) for name in ThreadMetadata.model_fields}
+
+
+def _as_stored(thread: ThreadMetadata) -> str:
+    return thread.model_dump_json()
 
 
 class ThreadWatch:
@@ -48,7 +53,18 @@ class ThreadWatch:
         if fields["id"] != self._saved["id"]:
             wrong, self.thread.id = self.thread.id, self._saved["id"]
             raise ValueError(f"the id of thread {self.thread.id} was changed to {wrong!r}")
-        return True
+        return self._is_stored_otherwise()
+
+    def _is_stored_otherwise(self) -> bool:
+        """Say whether a store would get something else of the thread than it has.
+
+        What was set may mean the same in another form, such as a time without a zone. If that
+        counted as a change, the thread would be saved for ever.
+        """
+        try:
+            return _as_stored(as_metadata(self.thread)) != _as_stored(self.as_saved())
+        except Exception:
+            return True  # who saves it is told what is wrong
 
     def _has_status(self, status: Any, saved: Any) -> bool:
         # By its fields: comparing it as an object of pydantic's takes longer than all the rest.

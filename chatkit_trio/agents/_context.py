@@ -68,7 +68,9 @@ class AgentContext(BaseModel, Generic[TContext]):
     _resumed_workflow_id: str | None = PrivateAttr(default=None)
 
     def generate_id(self, type: StoreItemType, thread: ThreadMetadata | None = None) -> str:
-        """Return a new id, made by the store, for an item of this kind."""
+        """Return a new id, made by the store, for an item of this kind, or for a thread."""
+        if type == "thread":
+            return self.store.generate_thread_id(self.request_context)
         return self.store.generate_item_id(type, thread or self.thread, self.request_context)
 
     async def stream(self, event: ThreadStreamEvent) -> None:
@@ -171,7 +173,8 @@ class AgentContext(BaseModel, Generic[TContext]):
 
     def _ended(self, item: WorkflowItem, expanded: bool) -> ThreadStreamEvent:
         if item.workflow.summary is None:
-            seconds = (datetime.now(UTC) - item.created_at).total_seconds()
+            # The application may have made it, with a time of any zone or none.
+            seconds = (datetime.now(UTC) - item.created_at.astimezone(UTC)).total_seconds()
             item.workflow.summary = DurationSummary(duration=int(seconds))
         item.workflow.expanded = expanded
         return self._finished(item)

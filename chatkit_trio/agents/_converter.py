@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pydantic_core
 
+from chatkit_trio._engine.foreign import read_item
 from chatkit_trio.types import (
     AssistantMessageItem,
     Attachment,
@@ -164,7 +165,10 @@ class ThreadItemConverter:
     async def to_agent_input(
         self, thread_items: Sequence[ThreadItem] | ThreadItem
     ) -> list[ResponseInputItemParam]:
-        """Return the input for a thread's items, oldest first, or for a single one."""
+        """Return the input for a thread's items, oldest first, or for a single one.
+
+        Items of openai-chatkit are read as ours. Raises `TypeError` for what isn't an item.
+        """
         items = list(thread_items) if isinstance(thread_items, Sequence) else [thread_items]
         output: list[ResponseInputItemParam] = []
         for item in items:
@@ -176,10 +180,14 @@ class ThreadItemConverter:
         return output
 
     async def _item_to_input(self, item: ThreadItem, *, is_last: bool) -> _Input:
-        if isinstance(item, UserMessageItem):
-            return await self.user_message_to_input(item, is_last)
-        method: Callable[[Any], Awaitable[_Input]] = getattr(self, _METHODS[type(item)])
-        return await method(item)
+        own = read_item(item)
+        if own is None:
+            raise TypeError(f"a {type(item).__name__} is not a thread item: {item!r:.200}")
+        if isinstance(own, UserMessageItem):
+            return await self.user_message_to_input(own, is_last)
+        name = next(name for kind, name in _METHODS.items() if isinstance(own, kind))
+        method: Callable[[Any], Awaitable[_Input]] = getattr(self, name)
+        return await method(own)
 
 
 _METHODS: dict[type[Any], str] = {

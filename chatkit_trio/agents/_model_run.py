@@ -32,7 +32,14 @@ from ._approval import (
 from ._context import AgentContext
 from ._history import waits_for_output, without_open_calls
 from ._reading import EventStream, FromModel, Pulled, RunEnded, Worker
-from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator, is_cut
+from ._responses import (
+    DEFAULT_CONVERTER,
+    ResponseStreamConverter,
+    ResponseTranslator,
+    is_cut,
+    item_of,
+    output_of,
+)
 from ._telling import facts_of_request, facts_of_response, told_call, turn_in_progress
 from ._tools import Tool
 
@@ -235,17 +242,18 @@ class _ToolLoop:
             # Not by `async for`: it would put one more generator around the client's own.
             while (event := await anext(stream, None)) is not None:
                 check_failure(event)
-                if event.type == "response.output_item.done":
-                    output.append(event.item)
-                    await self._note_mcp_call(event.item)
+                if event.type == "response.output_item.done" and (item := item_of(event)):
+                    output.append(item)
+                    await self._note_mcp_call(item)
                 self._was_cut |= is_cut(event)
-                if event.type == "response.completed" or event.type == "response.incomplete":
+                if event.type in _LAST_EVENTS:
                     is_over = True
-                    if not output:
-                        output = list(event.response.output or ())
-                        for item in output:
-                            await self._note_mcp_call(item)
-                    self._note_response(event.response, output)
+                    response = getattr(event, "response", None)
+                    output = _whole(output, output_of(response))
+                    for item in output:
+                        await self._note_mcp_call(item)
+                    if response is not None:
+                        self._note_response(response, output)
                 await emit(event)
                 if is_over:
                     # The answer is there, whatever becomes of the connection.
@@ -302,7 +310,7 @@ class _ToolLoop:
         return ApprovalWanted(
             [
                 ApprovalCall(
-                    id=call.id if call.type == "mcp_approval_request" else call.call_id,
+                    id=_call_id(call),
                     name=call.name,
                     arguments=call.arguments or "{}",
                 )
@@ -380,6 +388,37 @@ _CALLS = frozenset(("function_call", "mcp_approval_request"))
 """The items of an answer that the model waits for a result of."""
 
 
+def _whole(ended: Sequence[Any], told: Sequence[Any]) -> list[Any]:
+    """Return the items of an answer, each call once.
+
+    `ended` are those whose end has streamed, and `told` those of the last event. Some gateways
+    stream all, some only a part of them, and some tell an end twice.
+    """
+    ended, told = _each_call_once(ended), _each_call_once(told)
+    output, others = (told, ended) if len(told) > len(ended) else (ended, told)
+    # By their ids alone: a gateway may well write the same arguments in another way.
+    known = [_call_id(item) for item in output if item.type in _CALLS]
+    calls = [item for item in others if item.type in _CALLS]
+    return [*output, *(call for call in calls if _call_id(call) not in known)]
+
+
+def _each_call_once(items: Sequence[Any]) -> list[Any]:
+    kept: list[Any] = []
+    calls: list[Any] = []
+    for item in items:
+        if item.type in _CALLS:
+            call = (_call_id(item), item.name, item.arguments)
+            if call in calls:
+                continue
+            calls.append(call)
+        kept.append(item)
+    return kept
+
+
+def _call_id(call: Any) -> Any:
+    return call.id if call.type == "mcp_approval_request" else call.call_id
+
+
 def _as_json(item: Any) -> Any:
     if isinstance(item, BaseModel):
         # What wasn't set must not be sent: the API refuses nulls in places.
@@ -441,12 +480,14 @@ def broken_off(stream: Any) -> ModelError:
 
 
 def _warn_of_approval(event: Any) -> None:
-    if event.type == "response.output_item.done" and event.item.type == "mcp_approval_request":
+    item = item_of(event)
+    is_done = event.type == "response.output_item.done"
+    if is_done and item is not None and item.type == "mcp_approval_request":
         logger.warning(
             "the model asks for approval of %s on MCP server %s, and stream_response() can't ask"
             " the user: use run_model(), or set require_approval to never",
-            event.item.name,
-            event.item.server_label,
+            item.name,
+            item.server_label,
         )
 
 

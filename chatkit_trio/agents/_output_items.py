@@ -7,7 +7,7 @@ event is about, `InOrder` lets items end in the order in which they began, and `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -25,18 +25,25 @@ class OpenItems(Generic[T]):
 
     `output_index` says which one an event is about: some providers give each event of an item
     another id, and others give all items the same one. The id decides if several items have the
-    same index, or if the event or the item has no index.
+    same index, or if the event or the item has no index. An event with neither is about the item
+    that began last.
     """
 
     def __init__(self) -> None:
         self._open: list[tuple[int | None, Any, T]] = []
-        self._ended: set[int] = set()
+        self._ended: list[tuple[int | None, Any]] = []
+        self._late: set[int] = set()
+
+    @property
+    def are_known(self) -> bool:
+        """Whether the answer has begun any item of this kind."""
+        return bool(self._open or self._ended)
 
     def add(self, index: int | None, model_id: Any, item: T) -> None:
         """Note that an item has begun."""
         self._open.append((index, model_id, item))
         if index is not None:
-            self._ended.discard(index)
+            self._late.discard(index)
 
     def find(self, index: int | None, model_id: Any) -> T | None:
         """Return the item that an event with this index and id is about."""
@@ -45,23 +52,49 @@ class OpenItems(Generic[T]):
 
     def end(self, index: int | None, model_id: Any) -> T | None:
         """Remove an item that has ended, and return it."""
+        self._ended.append((index, model_id))
         if index is not None:
-            self._ended.add(index)
+            self._late.add(index)
         place = self._place(index, model_id)
         return None if place is None else self._open.pop(place)[2]
 
     def has_ended(self, index: int | None) -> bool:
         """Say whether the item of this index has ended, so that an event about it is late."""
-        return index in self._ended
+        return index in self._late
+
+    def left(self, whole: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
+        """Return those of the whole answer's items that haven't ended, with their indexes.
+
+        `whole` are its items of this kind. As many of them have ended as ended here; which ones,
+        their indexes and ids say, if the provider keeps to them.
+        """
+        count = len(whole) - len(self._ended)
+        if count <= 0:
+            return []
+        indexes = {index for index, _id in self._ended}
+        ids = {model_id for _index, model_id in self._ended}
+        unknown = [(i, item) for i, item in whole if i not in indexes and _id(item) not in ids]
+        left = (unknown if len(unknown) >= count else whole)[-count:]
+        for index, item in left:
+            self._adopt(index, _id(item))
+        return list(left)
+
+    def _adopt(self, index: int, model_id: Any) -> None:
+        """Let the oldest open item be the one of this index and id, if none is yet."""
+        if self._open and self._place(index, model_id) is None:
+            self._open[0] = (index, model_id, self._open[0][2])
 
     def take_all(self) -> list[T]:
         """Remove all items, for the answer is over, and return them."""
         items = [item for _index, _id, item in self._open]
         self._open.clear()
         self._ended.clear()
+        self._late.clear()
         return items
 
     def _place(self, index: int | None, model_id: Any) -> int | None:
+        if index is None and model_id is None:
+            return len(self._open) - 1 if self._open else None
         same_index = [
             place
             for place, entry in enumerate(self._open)
@@ -73,6 +106,10 @@ class OpenItems(Generic[T]):
             return (both or same_index)[-1]
         by_id = [place for place in same_id if index is None or self._open[place][0] is None]
         return by_id[-1] if by_id else None
+
+
+def _id(item: Any) -> Any:
+    return getattr(item, "id", None)
 
 
 class InOrder:

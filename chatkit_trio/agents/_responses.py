@@ -8,12 +8,13 @@ its events belong together. Nothing is started here, and the only awaits are the
 
 from __future__ import annotations
 
+import operator
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from chatkit_trio._engine.foreign import read_event
+from chatkit_trio._engine.foreign import read_event, read_item
 from chatkit_trio.types import (
     Annotation,
     AssistantMessageContent,
@@ -156,7 +157,10 @@ class ResponseTranslator:
         self._images: OpenItems[GeneratedImageItem] = OpenItems()
         self._reasonings: OpenItems[Reasoning] = OpenItems()
         self._order = InOrder()
-        self._response_has_items = False
+        self._done: list[tuple[int | None, Any]] = []
+        """The items of the answer that the model has ended, with their indexes."""
+        self._ended_response: str | None = None
+        """The id of the answer that ended last, if no other has begun since."""
         self._thought: _Thought | None = None
         self._open_workflow: WorkflowItem | None = None
         """The workflow in progress, as this translator has seen it."""
@@ -178,7 +182,7 @@ class ResponseTranslator:
         page = await context.store.load_thread_items(
             context.thread.id, None, 2, "desc", context.request_context
         )
-        newest = page.data
+        newest = [read_item(item) for item in page.data]
         if newest and isinstance(newest[0], ClientToolCallItem):
             newest = newest[1:]
         if newest and isinstance(newest[0], WorkflowItem) and context.workflow_item is None:
@@ -238,31 +242,55 @@ class ResponseTranslator:
 
     def _response_begins(self, event: Any) -> Iterator[ThreadStreamEvent]:
         yield from self._order.release()
+        self._forget_items()
+        self._ended_response = None
+        self.is_incomplete = False
+
+    def _forget_items(self) -> None:
         for items in (self._messages, self._images, self._reasonings):
             items.take_all()
-        self._response_has_items = False
-        self.is_incomplete = False
+        self._done.clear()
 
     async def _response_ends(self, event: Any) -> AsyncIterator[ThreadStreamEvent]:
         """End what the provider hasn't ended, and say whether the answer is complete."""
-        response = event.response
-        if not self._response_has_items:
-            # Some gateways wait for the whole answer and send nothing else.
-            for index, item in enumerate(getattr(response, "output", None) or ()):
-                async for made in self._end_item(index, item):
-                    yield made
+        response = getattr(event, "response", None)
+        response_id = getattr(response, "id", None)
+        if response_id is not None and response_id == self._ended_response:
+            return  # some gateways tell the end twice
+        for index, item in self._left_of(response):
+            async for made in self._end_item(index, item):
+                yield made
         for message in self._messages.take_all():
             for made in self._end_message(message, []):
                 yield made
         for image in self._images.take_all():
             for made in self._end_image(image):
                 yield made
-        self._reasonings.take_all()
-        self._response_has_items = False
+        self._forget_items()
         for made in self._order.release():
             yield made
+        self._ended_response = response_id
         if is_cut(event):
             self.is_incomplete = True
+
+    def _left_of(self, response: Any) -> list[tuple[int, Any]]:
+        """Return the items of a whole answer that haven't been shown, or not to their end.
+
+        Some gateways send some of the items with the last event only, or all of them.
+        """
+        items = output_of(response)
+        output = [(i, item) for i, item in enumerate(items) if item not in items[:i]]
+
+        def left(kind: str, items: OpenItems[Any]) -> list[tuple[int, Any]]:
+            return items.left([entry for entry in output if entry[1].type == kind])
+
+        found = left("image_generation_call", self._images)
+        if not (self._messages.are_known or self._images.are_known):
+            # A thought that comes behind what it led to would be shown behind it.
+            found += left("reasoning", self._reasonings)
+        found += left("message", self._messages)
+        found += [entry for entry in output if entry[1].type == "function_call"]
+        return sorted(found, key=operator.itemgetter(0))
 
     # --- Messages ------------------------------------------------------------------------------
 
@@ -278,7 +306,7 @@ class ResponseTranslator:
         yield ThreadItemAddedEvent(item=self._message_item(message, content))
 
     def _begin(self, item_id: str) -> None:
-        self._response_has_items = True
+        self._ended_response = None
         self._produced[item_id] = None
         self._order.begin(item_id)
 
@@ -339,7 +367,7 @@ class ResponseTranslator:
             yield ThreadItemUpdatedEvent(item_id=message.id, update=update)
 
     async def _part_added(self, event: Any) -> AsyncIterator[ThreadStreamEvent]:
-        if event.part.type not in _TEXT_OF:
+        if not _is_text(getattr(event, "part", None)):
             return
         content = await self._content(event.part)
         message, begun = self._message_of(event)
@@ -371,7 +399,13 @@ class ResponseTranslator:
             yield ThreadItemUpdatedEvent(item_id=message.id, update=update)
 
     async def _contents(self, parts: Any) -> list[AssistantMessageContent]:
-        return [await self._content(part) for part in parts or () if part.type in _TEXT_OF]
+        if isinstance(parts, str):
+            return [AssistantMessageContent(text=parts)]
+        return [
+            await self._content(part)
+            for part in parts or ()
+            if getattr(part, "type", None) in _TEXT_OF
+        ]
 
     async def _content(self, part: Any) -> AssistantMessageContent:
         raw = getattr(part, "annotations", None) or ()
@@ -394,8 +428,10 @@ class ResponseTranslator:
     # --- Items ---------------------------------------------------------------------------------
 
     async def _item_added(self, event: Any) -> AsyncIterator[ThreadStreamEvent]:
-        item, index = event.item, _output_index(event)
-        self._response_has_items = True
+        item, index = item_of(event), _output_index(event)
+        if item is None:
+            return
+        self._ended_response = None
         if item.type == "message":
             content = await self._contents(item.content)
             for made in self._begin_message(index, item.id, content):
@@ -408,8 +444,12 @@ class ResponseTranslator:
                 yield made
 
     async def _item_done(self, event: Any) -> AsyncIterator[ThreadStreamEvent]:
-        self._response_has_items = True
-        async for made in self._end_item(_output_index(event), event.item):
+        item, index = item_of(event), _output_index(event)
+        if item is None or (index, item) in self._done:
+            return  # some gateways tell the end twice
+        self._ended_response = None
+        self._done.append((index, item))
+        async for made in self._end_item(index, item):
             yield made
         if is_cut(event):
             self.is_incomplete = True
@@ -686,10 +726,31 @@ def _has_task(item: WorkflowItem, task: ThoughtTask) -> bool:
 def is_cut(event: Any) -> bool:
     """Say whether the event tells that the model has cut an answer, or a call of a tool, itself."""
     if event.type == "response.output_item.done":
-        return _status(event.item) == "incomplete" and bool(event.item.type == "function_call")
+        return _is_cut_call(item_of(event))
     if event.type == "response.completed":
-        return _status(event.response) == "incomplete"
+        response = getattr(event, "response", None)
+        return _status(response) == "incomplete" or any(map(_is_cut_call, output_of(response)))
     return bool(event.type == "response.incomplete")
+
+
+def _is_cut_call(item: Any) -> bool:
+    return getattr(item, "type", None) == "function_call" and _status(item) == "incomplete"
+
+
+def output_of(response: Any) -> list[Any]:
+    """Return the items of a whole answer; of what a provider leaves out, there are none."""
+    items = getattr(response, "output", None) or ()
+    return [item for item in items if getattr(item, "type", None) is not None]
+
+
+def item_of(event: Any) -> Any:
+    """Return the item that an event tells of; None if the provider has left it out."""
+    item = getattr(event, "item", None)
+    return item if getattr(item, "type", None) is not None else None
+
+
+def _is_text(part: Any) -> bool:
+    return getattr(part, "type", None) in _TEXT_OF
 
 
 def _status(of: Any) -> str | None:

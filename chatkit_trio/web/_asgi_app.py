@@ -166,10 +166,21 @@ class ChatApp:
 
     def _inner_scope(self, scope: Any) -> Any:
         path: str = scope["path"]
-        root: str = scope.get("root_path", "").rstrip("/")
-        if not _is_below(path, self._files_path) and _is_below(path, root):
-            path = path[len(root) :] or "/"
+        if not _is_below(path, self._files_path):
+            path = next((path[len(root) :] or "/" for root in _roots(scope, path)), path)
         return {**scope, "path": path, "root_path": "", _OUTER: scope}
+
+
+def _roots(scope: Any, path: str) -> Iterator[str]:
+    """Yield what of a path belongs to the apps around the chat.
+
+    Starlette tells apart what a proxy puts before all paths: the proxy may have taken it off.
+    """
+    root: str = scope.get("root_path", "").rstrip("/")
+    before_all: str = scope.get("app_root_path", "").rstrip("/")
+    for place in (root, root.removeprefix(before_all)):
+        if _is_below(path, place):
+            yield place
 
 
 def _is_below(path: str, place: str) -> bool:

@@ -90,6 +90,12 @@ class RequestContext(Generic[TContext]):
                 "context= is an async generator function: put @contextlib.asynccontextmanager"
                 " above it"
             )
+        # A class of the user's own that has a plain `with` too may well be meant as it is.
+        if inspect.isgenerator(made) or isinstance(made, _PLAIN_MANAGER):
+            raise TypeError(
+                "context= is a plain generator function, or one below @contextlib.contextmanager:"
+                " write async def, and put @contextlib.asynccontextmanager above it"
+            )
         return made
 
 
@@ -158,6 +164,9 @@ def _trace_headers() -> dict[str, str]:
     found = {name: request.headers.getlist(name) for name in _TRACE_HEADERS}
     return {name: ",".join(values) for name, values in found.items() if values}
 
+
+_PLAIN_MANAGER = type(contextmanager(lambda: iter([None]))())
+"""The class of what a function below `@contextlib.contextmanager` returns."""
 
 _TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
 

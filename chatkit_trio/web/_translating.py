@@ -207,7 +207,8 @@ class Translator(ABC):
 
     def _passages_done(self, item: Item) -> list[Chunk]:
         chunks = self._passages_of(item)
-        passages = self._passages.pop(item["id"])
+        # It stays known, for an item may be done twice, or be updated when it is done.
+        passages = self._passages[item["id"]]
         chunks += [chunk for passage in passages.values() for chunk in self._close(passage)]
         final = _texts(item)
         if any(passage.told != final.get(index, "") for index, passage in passages.items()):

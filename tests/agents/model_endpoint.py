@@ -144,10 +144,10 @@ class ModelEndpoint(httpx2.AsyncBaseTransport):
 
     def _numbered(self, step: Any) -> Any:
         """Return a step with the id of this response, whose open calls are noted."""
-        if not isinstance(step, dict) or "response" not in step:
+        if not isinstance(step, dict) or step.get("response") is None:
             return step
         response_id = f"resp_{len(self.requests)}"
-        output = step["response"].get("output", ())
+        output = [item for item in step["response"].get("output") or () if item]
         self.open_calls[response_id] = {
             item["call_id"]: _OUTPUTS[item["type"]] for item in output if item["type"] in _OUTPUTS
         }

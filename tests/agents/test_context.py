@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import pytest
 import trio
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from chatkit_trio.agents import AgentContext, ThreadItemConverter, simple_to_agent_input
 from chatkit_trio.agents._queue import EventQueue
@@ -15,10 +15,13 @@ from chatkit_trio.stores.memory import MemoryStore
 from chatkit_trio.types import (
     CustomTask,
     HiddenContextItem,
+    Page,
+    ThreadItem,
     UserMessageItem,
     Workflow,
 )
 
+from .scenarios import CONVERSIONS, converter
 from .threads import MOMENT, new_context
 
 
@@ -177,3 +180,72 @@ async def test_overridden_method_may_return_one_item_several_or_none() -> None:
     made = await Converter().to_agent_input([hidden(value) for value in given])
 
     assert made == [{"type": "message"}, {"a": 1}, {"b": 2}]
+
+
+class Note(HiddenContextItem):
+    """An application's own kind of a note."""
+
+    source: str = "crm"
+
+
+async def test_an_item_of_a_derived_class_goes_in_as_one_of_its_class() -> None:
+    fields = {"id": "h", "thread_id": "thr_1", "created_at": MOMENT, "content": "a note"}
+
+    assert await simple_to_agent_input([Note(**fields)]) == await simple_to_agent_input(
+        [HiddenContextItem(**fields)]
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+@pytest.mark.parametrize("name", CONVERSIONS)
+async def test_items_of_openai_chatkit_go_in_as_ours(name: str) -> None:
+    """A forgotten import, or a library that makes them."""
+    types: Any = pytest.importorskip("chatkit.types")
+    given = CONVERSIONS[name]
+    theirs: TypeAdapter[Any] = TypeAdapter(types.ThreadItem)
+    ours: TypeAdapter[Any] = TypeAdapter(ThreadItem)
+
+    made = await converter(ThreadItemConverter).to_agent_input(
+        [theirs.validate_python(item) for item in given]
+    )
+
+    assert made == await converter(ThreadItemConverter).to_agent_input(
+        [ours.validate_python(item) for item in given]
+    )
+
+
+@pytest.mark.parametrize("value", [None, "hi", {"type": "end_of_turn"}, Page(data=[])])
+async def test_what_is_no_item_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{type(value).__name__} is not a thread item"):
+        await simple_to_agent_input([value])
+
+
+async def test_the_id_of_a_thread_is_made_as_the_store_makes_ids_of_threads() -> None:
+    class Store(MemoryStore[None]):
+        def generate_thread_id(self, context: None) -> str:
+            return "thread-7"
+
+    context = await new_context()
+    context.store = Store()
+
+    assert context.generate_id("thread") == "thread-7"
+
+
+NAIVE = MOMENT.astimezone().replace(tzinfo=None)
+
+
+@pytest.mark.parametrize("package", ["chatkit", "chatkit_trio"])
+async def test_a_workflow_that_the_app_has_begun_itself_may_have_a_time_without_a_zone(
+    package: str,
+) -> None:
+    types: Any = pytest.importorskip(f"{package}.types")
+    context = await new_context()
+    workflow = types.Workflow(type="custom", tasks=[types.CustomTask(title="one")])
+    item = types.WorkflowItem(id="w", thread_id="thr_1", created_at=MOMENT, workflow=workflow)
+    context.workflow_item = item.model_copy(update={"created_at": NAIVE})
+
+    await context.end_workflow()
+
+    event = context._queue.get_nowait()
+    assert event.item.created_at.astimezone(UTC) == MOMENT
+    assert event.item.workflow.summary.duration > 3600

@@ -386,6 +386,210 @@ async def test_calls_that_come_only_with_the_last_event_are_made() -> None:
     assert said == ["user: hi", "assistant: Hello"]
 
 
+def last_with(*events: Any, **fields: Any) -> Any:
+    """Return the last event of an answer of which these are the items."""
+    last = script.answer(*events)[-1]
+    return last | {"response": last["response"] | fields}
+
+
+IMAGE = script.image("i", "p", result="x")
+THINKS = at(0, script.reasoning("r", ("Hm",)))
+SAYS = at(1, MESSAGE)
+DRAWS = at(0, script.image("i", "p", result="x"))
+
+LATE: dict[str, tuple[list[Any], list[str]]] = {
+    "the message": ([*THINKS, last_with(*THINKS, *SAYS)], ["workflow", "Hello"]),
+    "the text of a message that has begun": ([SAYS[0], last_with(*THINKS, *SAYS)], ["Hello"]),
+    "the text of a part that has begun": ([*SAYS[:2], last_with(*THINKS, *SAYS)], ["Hello"]),
+    "the text of a message with another id and index": (
+        [MESSAGE[0], last_with(*THINKS, *other_ids(SAYS, lambda number: "other"))],
+        ["Hello"],
+    ),
+    "one of two messages": (
+        [*at(0, script.message("a", "One")), last_with(*script.message("a", "One"), *SAYS)],
+        ["One", "Hello"],
+    ),
+    "the image": (
+        [*at(0, MESSAGE), last_with(*at(0, MESSAGE), *at(1, IMAGE))],
+        ["Hello", "generated_image"],
+    ),
+    "the end of an image": (
+        [*DRAWS[:1], *SAYS, last_with(*DRAWS, *SAYS)],
+        ["generated_image", "Hello"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LATE)
+@pytest.mark.parametrize("way", [Native, AgentsSDK])
+async def test_what_only_the_last_event_has_is_shown(way: type[Server], kind: str) -> None:
+    events, shown = LATE[kind]
+
+    turn, said, _endpoint = await played(way, [HEL_LO[0], *events])
+
+    assert [line.removeprefix("assistant: ").partition(":")[0] for line in said] == ["user", *shown]
+    assert turn.error is None
+
+
+@pytest.mark.parametrize("ids", IDS)
+@pytest.mark.parametrize("way", [Native, AgentsSDK])
+async def test_what_has_streamed_is_not_shown_again_at_the_end(way: type[Server], ids: str) -> None:
+    streamed = [*at(0, IMAGE), *at(0, THINKS), *at(0, script.message("a", "One")), *at(0, MESSAGE)]
+
+    turn, said, _endpoint = await played(
+        way, [HEL_LO[0], *other_ids([*streamed, last_with(*streamed)], IDS[ids])]
+    )
+
+    assert [line.partition(":")[0] for line in said] == [
+        "user",
+        "generated_image",
+        "workflow",
+        "assistant",
+        "assistant",
+    ]
+    assert turn.error is None
+
+
+TWICE: dict[str, list[Any]] = {
+    "the end of a message": [*THINKS, *SAYS, SAYS[-1], last_with(*THINKS, *SAYS)],
+    "the end of reasoning": [*THINKS, THINKS[-1], *SAYS, last_with(*THINKS, *SAYS)],
+    "the end of the reasoning behind the message": [
+        *THINKS,
+        *SAYS,
+        THINKS[-1],
+        last_with(*THINKS, *SAYS),
+    ],
+    "the last event": [*[*THINKS, *SAYS], *[last_with(*THINKS, *SAYS)] * 2],
+    "a last event that is all there is": [last_with(*THINKS, *SAYS)] * 2,
+}
+
+
+@pytest.mark.parametrize("kind", TWICE)
+@pytest.mark.parametrize("way", [Native, AgentsSDK])
+async def test_what_is_told_twice_is_shown_once(way: type[Server], kind: str) -> None:
+    turn, said, _endpoint = await played(way, [HEL_LO[0], *TWICE[kind]])
+
+    assert said == ["user: hi", "workflow: None none", "assistant: Hello"]
+    assert turn.error is None
+
+
+async def test_an_image_that_ends_twice_is_shown_once() -> None:
+    events = [*at(0, IMAGE), at(0, IMAGE)[-1], *SAYS]
+
+    _turn, said, _endpoint = await played(Native, script.answer(*events))
+
+    assert said == ["user: hi", "generated_image", "assistant: Hello"]
+
+
+CALL = at(1, script.call("work", '{"what": "x"}'))
+
+ODD_CALLS: dict[str, list[Any]] = {
+    "ends twice": [*CALL, CALL[-1], last_with(*CALL)],
+    "ends twice, with other ids": [
+        *other_ids([*CALL, CALL[-1]], lambda number: f"id_{number}"),
+        last_with(*CALL),
+    ],
+    "is written in another way in the last event": [
+        *CALL,
+        last_with(script.item_done(script.call_item("work", '{ "what":"x" }', "call_1"))),
+    ],
+    "is only in the last event, behind a message": [
+        *at(0, MESSAGE),
+        last_with(*at(0, MESSAGE), *CALL),
+    ],
+    "is only in the last event, which lacks the message": [*at(0, MESSAGE), last_with(*CALL)],
+    "is only in the last event, behind reasoning": [*THINKS, last_with(*THINKS, *CALL)],
+    "has its reasoning only in the last event": [*CALL, last_with(*THINKS, *CALL)],
+}
+
+
+@pytest.mark.parametrize("kind", ODD_CALLS)
+async def test_a_call_is_made_once_and_its_answer_is_taken(kind: str) -> None:
+    called: list[str] = []
+
+    turn, said, endpoint = await played(
+        Native, [HEL_LO[0], *ODD_CALLS[kind]], HEL_LO, tools={"work": noting(called)}
+    )
+
+    assert len(called) == 1
+    assert endpoint.refused == []
+    assert said[-1] == "assistant: Hello"
+    assert turn.error is None
+    if "reasoning" in kind:
+        sent = [item["type"] for item in endpoint.requests[-1]["input"]]
+        assert sent == ["message", "reasoning", "function_call", "function_call_output"]
+
+
+async def test_a_call_that_only_the_last_event_tells_is_cut_is_not_made() -> None:
+    called: list[str] = []
+    last = last_with(script.item_done(CUT_CALL))
+
+    turn, said, _endpoint = await played(
+        Native, [HEL_LO[0], *MESSAGE, last], tools={"work": noting(called)}
+    )
+
+    assert called == []
+    assert said == ["user: hi", "assistant: Hello", "note: incomplete"]
+    assert turn.server_turn.end_reason == "incomplete"
+
+
+def left_out(event: Any, name: str) -> Any:
+    return {key: value for key, value in event.items() if key != name}
+
+
+ITEM = {"output_index": 0, "sequence_number": 0}
+
+HOLES: dict[str, list[Any]] = {
+    "no ids and no places": [
+        *(left_out(left_out(event, "item_id"), "output_index") for event in MESSAGE),
+        HEL_LO[-1],
+    ],
+    "an item that is null": [
+        {"type": "response.output_item.added", "item": None, **ITEM},
+        *MESSAGE,
+        {"type": "response.output_item.done", "item": None, **ITEM},
+        HEL_LO[-1],
+    ],
+    "an item that is left out": [
+        {"type": "response.output_item.added", **ITEM},
+        *MESSAGE,
+        {"type": "response.output_item.done", **ITEM},
+        HEL_LO[-1],
+    ],
+    "a part that is null": [MESSAGE[0], MESSAGE[1] | {"part": None}, *MESSAGE[2:], HEL_LO[-1]],
+    "a part that is left out": [MESSAGE[0], left_out(MESSAGE[1], "part"), *MESSAGE[2:], HEL_LO[-1]],
+    "a content that is text": [
+        *MESSAGE[:5],
+        script.item_done(script.message_item("m") | {"content": "Hello"}),
+        HEL_LO[-1],
+    ],
+    "a last event with an output of null": [*MESSAGE, last_with(*MESSAGE, output=None)],
+    "a last event with an item of null": [*MESSAGE, last_with(*MESSAGE, output=[None])],
+}
+
+
+@pytest.mark.parametrize("kind", HOLES)
+async def test_what_a_provider_leaves_out_costs_no_answer(kind: str) -> None:
+    turn, said, _endpoint = await played(Native, [HEL_LO[0], *HOLES[kind]])
+
+    assert said == ["user: hi", "assistant: Hello"]
+    assert turn.error is None
+
+
+@pytest.mark.parametrize("response", [None, {}, {"id": "x"}])
+@pytest.mark.parametrize("events", [MESSAGE, MESSAGE[:4]])
+async def test_a_last_event_may_tell_nothing_of_the_response(
+    events: list[Any], response: Any
+) -> None:
+    turn, said, _endpoint = await played(
+        Native,
+        [HEL_LO[0], *events, {"type": "response.completed", "response": response}],
+    )
+
+    assert said == ["user: hi", "assistant: Hello"]
+    assert turn.error is None
+
+
 @pytest.mark.parametrize("way", [Native, AgentsSDK])
 async def test_a_message_without_words_leaves_no_item(way: type[Server]) -> None:
     empty = [
@@ -552,7 +756,6 @@ async def test_thoughts_are_shown_and_stored_in_whichever_form_they_come(
 # --- Images and thoughts: live, and after a reload ---------------------------------------------
 
 THOUGHT = script.reasoning("r", ("Hm",))
-IMAGE = script.image("i", "p", result="x")
 FAILED_IMAGE = [
     script.item_added(script.image_item("i", None)),
     script.item_done(script.image_item("i", None) | {"status": "failed"}),

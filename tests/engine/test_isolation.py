@@ -28,7 +28,10 @@ from chatkit_trio.testing import (
 )
 from chatkit_trio.testing._client_turn import ClientTurn
 from chatkit_trio.types import (
+    AssistantMessageContent,
     AssistantMessageContentPartAdded,
+    AssistantMessageContentPartAnnotationAdded,
+    AssistantMessageContentPartDone,
     AssistantMessageContentPartTextDelta,
     ThreadItem,
     ThreadItemAddedEvent,
@@ -87,6 +90,24 @@ BAD_UPDATES: dict[str, tuple[Any, ThreadItemUpdate]] = {
     "part": (
         bad_message,
         AssistantMessageContentPartAdded.model_construct(content_index=0, content=None),
+    ),
+    "text-of-part": (
+        bad_message,
+        AssistantMessageContentPartAdded.model_construct(
+            content_index=0, content=AssistantMessageContent.model_construct(text=None)
+        ),
+    ),
+    "text-of-part-done": (
+        bad_message,
+        AssistantMessageContentPartDone.model_construct(
+            content_index=0, content=AssistantMessageContent.model_construct(text=None)
+        ),
+    ),
+    "annotation": (
+        bad_message,
+        AssistantMessageContentPartAnnotationAdded.model_construct(
+            content_index=0, annotation_index=0, annotation=None
+        ),
     ),
     "task": (bad_workflow, WorkflowTaskAdded.model_construct(task_index=0, task=None)),
     "widget-text": (

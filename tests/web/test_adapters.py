@@ -492,6 +492,60 @@ async def test_an_adapter_can_stand_alone_under_a_prefix(jump_clock):
 # --- What can't be taken back ------------------------------------------------------------------
 
 
+MESSAGE = {"type": "assistant_message", "id": "a", "thread_id": "t", "created_at": "2026-01-02"}
+PART = "assistant_message.content_part"
+
+
+def text_item(*texts: str) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": text, "annotations": []} for text in texts]
+    return {**MESSAGE, "content": content}
+
+
+def updated(kind: str, **fields: Any) -> dict[str, Any]:
+    update = {"type": f"{PART}.{kind}", "content_index": 0, **fields}
+    return {"type": "thread.item.updated", "item_id": "a", "update": update}
+
+
+DONE = {"type": "thread.item.done", "item": text_item("Hello")}
+STREAMED = [
+    {"type": "thread.item.added", "item": text_item()},
+    updated("text_delta", delta="Hel"),
+    updated("text_delta", delta="lo"),
+]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [*STREAMED, DONE, DONE],
+        [DONE, DONE],
+        [*STREAMED, DONE, updated("done", content=text_item("Hello")["content"][0])],
+        [*STREAMED[:2], DONE, {**DONE, "item": text_item("Hello")}],
+    ],
+    ids=["done twice", "only done, twice", "a part that ends behind its item", "the rest, twice"],
+)
+@pytest.mark.parametrize("translator", [UIMessageTranslator, AGUITranslator])
+def test_text_that_was_told_is_not_told_again(translator, events):
+    telling = translator("t", "x")
+
+    chunks = [*telling.feed(events), *telling.end("finished")]
+
+    assert "".join(chunk["delta"] for chunk in chunks if "delta" in chunk) == "Hello"
+
+
+def test_another_text_for_a_message_that_was_told_is_told_aside():
+    translator = AGUITranslator("t", "r")
+    other = {"type": "thread.item.done", "item": text_item("Bye")}
+
+    chunks = translator.feed([*STREAMED, DONE, other])
+
+    assert chunks[-1] == {
+        "type": "CUSTOM",
+        "name": "chatkit.thread.item.replaced",
+        "value": {"item": other["item"]},
+    }
+
+
 def message(scene: Any, item_id: str, text: str) -> AssistantMessageItem:
     fields = {**scene.item_fields(), "id": item_id}
     return AssistantMessageItem(**fields, content=[AssistantMessageContent(text=text)])

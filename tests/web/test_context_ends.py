@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -335,13 +335,26 @@ async def test_leaving_that_hangs_is_cut(
     assert "leaving a context took longer than 3 s" in caplog.text
 
 
-async def test_a_generator_that_is_no_context_manager_is_told_so(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def generator(request: Request) -> AsyncIterator[Session]:
-        yield Session()
+async def async_generator(request: Request) -> AsyncIterator[Session]:
+    yield Session()
 
-    async with client_of(create_app(Answers(store()), context=generator)) as client:  # type: ignore[arg-type]
+
+def plain_generator(request: Request) -> Iterator[Session]:
+    yield Session()
+
+
+@pytest.mark.parametrize(
+    "context", [async_generator, plain_generator, contextmanager(plain_generator)]
+)
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_is_no_async_context_manager_is_told_so(
+    context: Any, is_async: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def awaited_context(request: Request) -> Any:
+        return context(request)
+
+    given = awaited_context if is_async else context
+    async with client_of(create_app(Answers(store()), context=given)) as client:
         answer = await client.post(LIST)
 
     assert answer.status == 500

@@ -300,6 +300,25 @@ async def test_the_endpoint_is_at_the_root_of_the_mount_and_at_its_path(
         assert (await client.ask("GET", "/mine")).json == "mine"
 
 
+@pytest.mark.parametrize("kept", ["", "/api/v1"], ids=["taken off", "kept"])
+@pytest.mark.parametrize("target", ["/chat/", "/chat/chatkit"])
+async def test_a_proxy_may_take_its_own_path_off_or_keep_it(kept: str, target: str) -> None:
+    chat = asgi_app(scripted_server(MemoryStore[Any](), [say("Hello")]))
+    app = FastAPI(lifespan=chat.lifespan)
+    app.mount("/chat", chat)
+
+    async def behind_proxy(scope: Any, receive: Any, send: Any) -> None:
+        root = {"root_path": "/api/v1"} if scope["type"] == "http" else {}
+        await app({**scope, **root}, receive, send)
+
+    async with client_of(behind_proxy) as client:
+        answer = await client.ask("POST", f"{kept}{target}", CREATE)
+        thread_id = events_of(answer.body)[0].data["thread"]["id"]
+        stop = await client.ask("POST", f"{kept}{target.rstrip('/')}/threads/{thread_id}/stop")
+
+    assert (answer.status, stop.json) == (200, {"stopped": False})
+
+
 async def test_it_can_be_a_route_of_exactly_one_address() -> None:
     chat = asgi_app(scripted_server(MemoryStore[Any](), [say("Hello")]), path="/chat")
     app = FastAPI(lifespan=chat.lifespan)
