@@ -262,6 +262,8 @@ def test_an_answer_is_drawn_when_its_parser_comes_late(page: Any, host: Any) -> 
     show(page, host)
     send(page, "Hello")
     expect(answer(page)).to_contain_text('"attachments"')
+    expect(page.get_by_test_id("send")).to_be_visible()
+    page.wait_for_timeout(500)
     expect(answer(page).locator("code")).to_have_count(0)
     page.unroute_all()
 
