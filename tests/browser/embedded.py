@@ -24,7 +24,7 @@ from chatkit_trio.types import (
     WidgetItem,
 )
 from chatkit_trio.web import create_app
-from chatkit_trio.widgets import Button, Card, Text
+from chatkit_trio.widgets import Button, Card, Input, ListView, ListViewItem, Text
 
 WIDGET = Card(
     children=[
@@ -35,6 +35,19 @@ WIDGET = Card(
         ),
         Button(label="There", onClickAction={"type": "there", "payload": {"n": 2}}),
     ]
+)
+
+FORM = Card(
+    asForm=True,
+    children=[Input(name="elements", placeholder="Elements"), Input(name="closest.a")],
+    confirm={"label": "Send it", "action": {"type": "there"}},
+)
+LIST = ListView(
+    limit=1,
+    children=[
+        ListViewItem(children=[Text(value=word)], onClickAction={"type": "there"})
+        for word in ("One", "Two")
+    ],
 )
 
 
@@ -52,13 +65,16 @@ class Server(ChatKitServer[Any]):
             raise CustomStreamError("That was too much for me.", allow_retry=False)
         if "effect" in said:
             yield ClientEffectEvent(name="blink", data={"times": 2})
+        if "later" in said:
+            await trio.sleep(1)
         if "tool" in said:
             yield ThreadItemDoneEvent(item=self._call(thread))
             return
-        if "widget" in said:
-            item_id = self.store.generate_item_id("message", thread, context)
-            yield ThreadItemDoneEvent(item=self._widget(thread, item_id))
-            return
+        for word, widget in (("widget", WIDGET), ("form", FORM), ("list", LIST)):
+            if word in said:
+                item_id = self.store.generate_item_id("message", thread, context)
+                yield ThreadItemDoneEvent(item=self._widget(thread, item_id, widget))
+                return
         if "slowly" in said:
             async for event in stream_text(thread, _slowly()):
                 yield event
@@ -87,9 +103,9 @@ class Server(ChatKitServer[Any]):
             arguments={"precise": True},
         )
 
-    def _widget(self, thread: ThreadMetadata, item_id: str) -> WidgetItem:
+    def _widget(self, thread: ThreadMetadata, item_id: str, widget: Any) -> WidgetItem:
         return WidgetItem(
-            id=item_id, thread_id=thread.id, created_at=thread.created_at, widget=WIDGET
+            id=item_id, thread_id=thread.id, created_at=thread.created_at, widget=widget
         )
 
 

@@ -162,6 +162,17 @@ def test_the_token_is_forgotten_when_one_says_so(page: Any, nodes: Nodes) -> Non
     expect(page.get_by_test_id("token")).to_be_visible()
 
 
+def test_a_browser_that_keeps_nothing_shows_the_page(page: Any, nodes: Nodes) -> None:
+    page.add_init_script(
+        "Object.defineProperty(window, 'sessionStorage',"
+        " { get() { throw new DOMException('no', 'SecurityError') } })"
+    )
+    page.reload()
+    enter(page)
+    page.get_by_role("button", name="Forget the token").click()
+    expect(page.get_by_test_id("token")).to_be_visible()
+
+
 def test_nothing_is_wider_than_a_narrow_window(page: Any, nodes: Nodes) -> None:
     page.set_viewport_size({"width": 390, "height": 740})
     nodes.ask(0, "a long one")

@@ -236,6 +236,19 @@ def test_the_chat_of_an_empty_element_waits_for_its_options(page: Any, host: Hos
         ("{ api: { getClientSecret() {} } }", "api.getClientSecret is for OpenAI's own service"),
         ("{ api: { url: '/x' }, header: 7 }", "the option header has to be an object"),
         ("7", "setOptions wants an object"),
+        ("{ api: { url: '/x', fetch: 7 } }", "the option api.fetch has to be a function"),
+        ("{ api: { url: '/x' }, locale: 7 }", "the option locale has to be a string"),
+        ("{ api: { url: '/x' }, initialThread: 7 }", "initialThread has to be a string"),
+        ("{ api: { url: '/x' }, header: { title: 'A' } }", "header.title has to be an object"),
+        ("{ api: { url: '/x' }, composer: { tools: {} } }", "composer.tools has to be a list"),
+        (
+            "{ api: { url: '/x' }, startScreen: { prompts: ['Hello'] } }",
+            "the option startScreen.prompts has to be a list of objects",
+        ),
+        (
+            "{ api: { url: '/x' }, theme: { color: { accent: 'red' } } }",
+            "the option theme.color.accent has to be an object",
+        ),
     ],
 )
 def test_options_that_can_not_be_are_said_to_be_so(

@@ -277,6 +277,21 @@ def test_formulas_are_drawn_and_what_draws_them_comes_with_the_first_one(page: A
     expect(answers(page).last.locator("math")).to_have_count(3)
 
 
+def test_formulas_and_colours_come_later_if_they_could_not_be_loaded_at_first(page: Any) -> None:
+    for name in ("katex", "highlight"):
+        page.route(f"**/{name}-*.js", lambda route: route.abort())
+    text = "say:So \\(a^2\\)\n\n```python\nimport trio\n```\n"
+    with page.expect_console_message(lambda said: "Code isn't coloured" in said.text):
+        send(page, text)
+    expect(answers(page).last.locator("code.math")).to_have_count(1)
+    page.unroute_all()
+    expect(page.get_by_test_id("send")).to_be_visible()
+    send(page, text)
+
+    expect(answers(page).last.locator("math")).to_have_count(1)
+    expect(answers(page).last.locator(".hljs-keyword")).to_have_count(1)
+
+
 def test_a_formula_leads_nowhere_and_one_that_cannot_be_read_is_shown(page: Any) -> None:
     send(
         page,

@@ -315,7 +315,7 @@ def test_a_file_that_would_not_be_taken_is_refused_with_a_reason_before_it_is_se
     choose(page, "a.zip", "application/zip", b"PK")
     expect(toasts.last).to_contain_text("a.zip: files of this kind")
     choose(page, "big.txt", "text/plain", b"x" * 30_000)
-    expect(toasts.last).to_contain_text("big.txt is too large: a file may have 19 kB")
+    expect(toasts.last).to_contain_text("big.txt is too large: a file may have 19.5 kB")
     for name in ("a.txt", "b.txt", "c.txt"):
         choose(page, name, "text/plain", b"some text")
     expect(toasts.last).to_contain_text("2 files at most")

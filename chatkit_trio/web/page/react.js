@@ -56,7 +56,9 @@ export function ChatKit({ control, ...props }) {
     });
     return () => listeners.forEach(([event, listener]) => element.removeEventListener(event, listener));
   }, []);
-  useEffect(() => ref.current.setOptions(withLatest(options, latest)), [told(options)]);
+  useEffect(() => {
+    ref.current.options = withLatest(options, latest); // which waits until the element is defined
+  }, [told(options)]);
   return createElement("chatkit-trio", { ref, ...props });
 }
 

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { pickerAccept, whyNot } from "../../../chatkit_trio/web/page/js/file_rules.js";
+import { speak } from "../../../chatkit_trio/web/page/js/strings.js";
 
 const rules = { maxCount: 2, maxBytes: 5 * 1024 * 1024, accept: ["image/*", "text/plain"] };
 const file = (name, type, size = 10) => ({ name, type, size });
@@ -33,4 +34,14 @@ test("the picker offers what is taken", () => {
   assert.equal(pickerAccept(rules), "image/*,text/plain");
   assert.equal(pickerAccept({ accept: ["*/*"] }), null);
   assert.equal(pickerAccept({}), null);
+});
+
+test("a limit is told as a number of the language, and never as more than it is", async () => {
+  const words = (maxBytes) => whyNot(file("a", "text/plain", 1e12), 0, { maxBytes });
+
+  assert.match(words(1_500_000), /have 1\.4 MB$/);
+  assert.match(words(999), /have 999 bytes$/);
+  await speak("de");
+  assert.match(words(1_500_000), /1,4 MB/);
+  await speak("en");
 });

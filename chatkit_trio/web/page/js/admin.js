@@ -145,6 +145,7 @@ function StopButton({ turn, node, token, onTrouble }) {
   const press = async () => {
     if (step === "offered") return setStep("sure");
     setStep("asked");
+    onTrouble("");
     try {
       await ask(`stop?${about(node, turn.turn_id)}`, token, "POST");
     } catch (error) {
@@ -330,16 +331,25 @@ function Entrance({ wasRefused, onToken }) {
     <button type="submit">Enter</button></form></main>`;
 }
 
+// A browser may refuse to keep anything; then the token is the page's alone.
+function kept(run) {
+  try {
+    return run(sessionStorage);
+  } catch {
+    return null;
+  }
+}
+
 function Admin() {
-  const [token, setToken] = useState(() => sessionStorage.getItem(KEY));
+  const [token, setToken] = useState(() => kept((storage) => storage.getItem(KEY)));
   const [wasRefused, setWasRefused] = useState(false);
   const take = (given) => {
-    sessionStorage.setItem(KEY, given);
+    kept((storage) => storage.setItem(KEY, given));
     setWasRefused(false);
     setToken(given);
   };
   const drop = (isRefusal) => {
-    sessionStorage.removeItem(KEY);
+    kept((storage) => storage.removeItem(KEY));
     setWasRefused(isRefusal);
     setToken(null);
   };

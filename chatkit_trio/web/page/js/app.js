@@ -1,10 +1,10 @@
 // The page as a whole: side panel, header, transcript or welcome, composer.
 
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../vendor/vendor.js";
-import { Composer, focusComposer, sendDraft, setDraft } from "./composer.js";
+import { Composer, focusComposer, inferenceOptions, setDraft } from "./composer.js";
 import { Dialog } from "./dialog.js";
 import { Icon, Mark } from "./icons.js";
-import { keysOf, withKeys } from "./keys.js";
+import { composes, keysOf, withKeys } from "./keys.js";
 import { Keys } from "./keys_dialog.js";
 import { followDeepLink } from "./link.js";
 import { Failure, Log } from "./log.js";
@@ -60,12 +60,10 @@ function Header({ conversation, menuOpen }) {
 }
 
 function Welcome({ conversation }) {
+  // What is in the box stays there.
   const start = ({ label, prompt }) => {
-    if (Array.isArray(prompt)) conversation.say(prompt);
-    else {
-      setDraft(conversation, { text: prompt ?? label });
-      sendDraft(conversation);
-    }
+    const content = Array.isArray(prompt) ? prompt : [{ type: "input_text", text: prompt ?? label }];
+    conversation.say(content, { inference_options: inferenceOptions() });
     focusComposer(); // the prompts go away
   };
   return html`<div class="welcome" data-testid="welcome">
@@ -114,7 +112,8 @@ function Toasts({ toasts }) {
 
 // Escape closes the menu, or else stops the answer.
 function onKeyDown(event) {
-  if (event.key !== "Escape" || event.defaultPrevented || state.dialog) return;
+  if (event.key !== "Escape" || event.defaultPrevented || composes(event)) return;
+  if (event.target.closest("dialog")) return; // it is the dialog's
   if (state.menuOpen) closeMenu();
   else state.conversation.stop();
 }
@@ -138,10 +137,11 @@ function usePanel(app) {
     return () => observer.disconnect();
   }, []);
   const hasPanel = options.history.sidebar && hasRoom;
+  const { enabled } = options.history;
   useEffect(() => {
-    if (hasPanel) closeMenu(); // and with it what stood behind the drawer
-  }, [hasPanel]);
-  if (!options.history.enabled) return "";
+    if (hasPanel || !enabled) closeMenu(); // and with it what stood behind the drawer
+  }, [hasPanel, enabled]);
+  if (!enabled) return "";
   return hasPanel ? "has-panel" : "has-drawer";
 }
 

@@ -88,8 +88,14 @@ function showProgress(entry, percent) {
 export function removeEntry(draft, entry) {
   draft.attachments = draft.attachments.filter((each) => each !== entry);
   entry.controller.abort();
+  releasePreview(entry);
   if (entry.attachment) forget(entry);
   changed();
+}
+
+/** Gives back the memory of a file's preview, which nobody looks at any more. */
+export function releasePreview({ preview_url: url }) {
+  if (url?.startsWith("blob:")) URL.revokeObjectURL(url);
 }
 
 // What stays behind on the server after a failure here is of no concern to the user.

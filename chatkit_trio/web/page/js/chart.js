@@ -11,6 +11,8 @@ const DIGIT = 7.2; // pixels that a digit of an axis label takes
 
 const numberText = (value) => value.toLocaleString(locale(), { notation: "compact", maximumFractionDigits: 2 });
 
+const cellText = (value) => (typeof value === "number" ? value.toLocaleString(locale(), { maximumFractionDigits: 20 }) : value);
+
 function axisOf(node) {
   return typeof node.xAxis === "string" ? { dataKey: node.xAxis } : node.xAxis ?? {};
 }
@@ -131,7 +133,7 @@ function Tooltip({ node, layout, row }) {
     <strong>${xLabel(node, node.data[row])}</strong>
     ${node.series.map((each, index) => html`<span key=${each.dataKey}>
       <i style=${{ backgroundColor: seriesColor(each.color, index) }}></i>${each.label ?? each.dataKey}
-      <b>${node.data[row][each.dataKey]}</b></span>`)}</div>`;
+      <b>${cellText(node.data[row][each.dataKey])}</b></span>`)}</div>`;
 }
 
 function DataTable({ node }) {
@@ -140,7 +142,7 @@ function DataTable({ node }) {
       <th key=${each.dataKey} scope="col">${each.label ?? each.dataKey}</th>`)}</tr></thead>
     <tbody>${node.data.map((row, index) => html`<tr key=${index}>
       <th scope="row">${xLabel(node, row)}</th>${node.series.map((each) => html`
-        <td key=${each.dataKey}>${row[each.dataKey]}</td>`)}</tr>`)}</tbody></table>`;
+        <td key=${each.dataKey}>${cellText(row[each.dataKey])}</td>`)}</tr>`)}</tbody></table>`;
 }
 
 function Plot({ node, size }) {

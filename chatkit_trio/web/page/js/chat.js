@@ -4,6 +4,7 @@ import { h, render } from "../vendor/vendor.js";
 import { App } from "./app.js";
 import { addFiles, uploadedEntry } from "./attachments.js";
 import { chooseModel, chooseTool, focusComposer, setDraft } from "./composer.js";
+import { keepFocus, letFocusGo } from "./focus_keeper.js";
 import { LastResort } from "./guard.js";
 import { loadMarkdown } from "./markdown.js";
 import { editable } from "./mentions.js";
@@ -43,22 +44,30 @@ export async function start(host, root, given) {
   await use(given);
   stopDrawing = subscribe(draw);
   for (const [target, name, listener] of listeners) target.addEventListener(name, listener);
+  keepFocus();
   joinTabs();
-  if (state.conversation) await state.conversation.open(); // the element was taken away, and is back
+  if (state.conversation) state.conversation.open(); // the element was taken away, and is back
   else begin();
   dispatch("chatkit.ready");
   loadMarkdown().catch((error) => console.warn(error.message));
 }
 
+// What is loaded isn't waited for: the element may be taken away, or get other options, before.
 function begin() {
-  const shown = showThread(options.initialThread);
+  showThread(options.initialThread);
   if (options.history.enabled) loadThreads();
-  return shown;
+}
+
+function checkThreadId(threadId) {
+  if (threadId !== null && (typeof threadId !== "string" || !threadId)) {
+    throw new TypeError("setThreadId wants the id of a thread, or null for a new chat");
+  }
 }
 
 /** Takes the chat off the page. The server goes on with what it answers as its policy says. */
 export function end() {
   for (const [target, name, listener] of listeners) target.removeEventListener(name, listener);
+  letFocusGo();
   leaveTabs();
   hangUp();
   stopDrawing?.();
@@ -75,12 +84,15 @@ async function use(given) {
 
 /** Takes other options. Another server is another chat. */
 export async function setOptions(given) {
-  const { endpoint } = options;
+  const { endpoint, history } = options;
   await use(given);
-  if (options.endpoint === endpoint) return changed();
+  if (options.endpoint === endpoint) {
+    if (options.history.enabled && !history.enabled && !state.threads.isListed) loadThreads();
+    return changed();
+  }
   forgetAll();
   joinTabs();
-  await begin();
+  begin();
 }
 
 function contentFrom({ text, content }) {
@@ -94,13 +106,15 @@ export const methods = {
     focusComposer();
   },
 
-  async setThreadId(threadId) {
+  async setThreadId(threadId = null) {
+    checkThreadId(threadId);
     await showThread(threadId);
   },
 
   async sendUserMessage({ newThread = false, reply, attachments = [], toolChoice, model, ...said }) {
     if (newThread) showNew();
     const { conversation } = state;
+    await conversation.opening;
     if (conversation.phase !== "idle") throw new Error("a message can be sent when no answer is being written");
     const content = contentFrom(said);
     if (content.length === 0 && attachments.length === 0) throw new TypeError("a message needs text, content or attachments");
@@ -133,6 +147,8 @@ export const methods = {
   },
 
   async showHistory() {
+    if (!options.history.enabled) throw new Error("there is no history to show: the option history.enabled is false");
+    draw(); // where it is shown is known then
     openMenu();
   },
 

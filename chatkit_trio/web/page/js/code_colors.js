@@ -1,15 +1,12 @@
 // Colours in code. highlight.js is loaded when the first code with a language appears, and works
 // when a block has come to rest: while it streams it would be coloured again with each piece.
 
+import { once } from "./once.js";
+
 const MOST_CHARACTERS = 20_000; // of a block of code
 const AT_REST = 120; // milliseconds without a change
 
-let loading = null;
-
-function load() {
-  loading ??= import("../vendor/highlight.js").then((module) => module.default);
-  return loading;
-}
+const load = once(async () => (await import("../vendor/highlight.js")).default);
 
 // Only words and the names of colours get through, whatever the text was.
 function copyOf(node) {

@@ -8,21 +8,22 @@ import { saveDraft } from "./drafts.js";
 import { pickerAccept } from "./file_rules.js";
 import { EntityTag } from "./entity_tag.js";
 import { Icon } from "./icons.js";
-import { isOurs } from "./keys.js";
+import { composes, isOurs } from "./keys.js";
 import { Markdown } from "./markdown.js";
 import { contentOf, mentionedIn, withMention } from "./mentions.js";
 import { LIST_ID, MentionList, optionId, useMentions } from "./mention_list.js";
 import { Menu } from "./menu.js";
 import { options } from "./options.js";
 import { Picture } from "./picture.js";
-import { dispatch, find, focusSoon } from "./place.js";
+import { dispatch, find, focusSoon, place } from "./place.js";
 import { changed, state, toast } from "./state.js";
 import { strings } from "./strings.js";
 
 export function focusComposer() {
   const field = find("#composer-input");
   field?.focus();
-  if (field?.disabled) focusSoon("#composer-input"); // it is another conversation's by then
+  // It may be another conversation's, or behind the drawer, until the change is drawn.
+  if (field && place.root.activeElement !== field) focusSoon("#composer-input");
 }
 
 export function setDraft(conversation, patch) {
@@ -76,7 +77,8 @@ function chosenModel() {
   return usable.find(({ id }) => id === state.modelId) ?? usable.find((model) => model.default) ?? usable[0] ?? null;
 }
 
-function inferenceOptions() {
+/** Returns the tool and the model that are chosen, as a message tells them. */
+export function inferenceOptions() {
   const tool = chosenTool();
   const model = chosenModel();
   return { ...(tool ? { tool_choice: { id: tool.id } } : {}), ...(model ? { model: model.id } : {}) };
@@ -298,9 +300,7 @@ function onPaste(event, draft) {
 }
 
 function onKeyDown(event, conversation, mentions, onPick) {
-  // Safari ends a composition before the Enter that confirms it: only the old code 229 tells.
-  const composes = event.isComposing || event.keyCode === 229;
-  if (composes || event.shiftKey) return;
+  if (composes(event) || event.shiftKey) return;
   if (mentions.isOpen && event.key in mentionKeys) mentionKeys[event.key](mentions, onPick);
   else if (event.key === "Enter") sendDraft(conversation);
   else if (event.key === "ArrowUp" && event.currentTarget.value === "") return editLast(event, conversation);
@@ -351,7 +351,7 @@ function write(field, text, caret = text.length) {
 // What is written, and what can be mentioned in it.
 function Field({ conversation, area }) {
   const { draft, blocked } = conversation;
-  const mentions = useMentions(area);
+  const mentions = useMentions(area, conversation);
   const pick = (entity) => {
     const field = area.current;
     const { text, caret } = withMention(field.value, mentions.place.start, field.selectionStart, entity);

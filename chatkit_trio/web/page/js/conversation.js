@@ -1,14 +1,15 @@
 // One conversation as the page sees it: its items, its live turn, and what can be done with it.
 // It goes on reading its turn while another conversation is shown.
 
-import { uploadedEntry } from "./attachments.js";
+import { releasePreview, uploadedEntry } from "./attachments.js";
 import { loadDraft, loadUnsent, saveDraft, saveUnsent, forgetUnsent } from "./drafts.js";
 import { marksOf, withEndings } from "./endings.js";
 import { attachStream, call, ConnectionLost, openStream, ServerError, stopTurn } from "./protocol.js";
 import { keepThrough, putItem, removeItem, updateItem } from "./fold.js";
 import { reportError, runClientTool, runEffect } from "./host.js";
 import { editable } from "./mentions.js";
-import { dispatch } from "./place.js";
+import { options } from "./options.js";
+import { dispatch, focusSoon } from "./place.js";
 import { Turn, TurnLost } from "./turn.js";
 import { announce, changed, toast } from "./state.js";
 import { threadFrom, withIds, wordsOf } from "./thread_fields.js";
@@ -21,7 +22,8 @@ const PATIENCE = 6000; // milliseconds for a stopped turn to end its stream
 
 const NOT_ATTACHED = { stream: null, ending: null }; // by a server without resume
 
-const UNHEARD = { onCreated() {}, onThread() {}, onTurn() {}, onGone() {} };
+const UNHEARD = { onCreated() {}, onThread() {}, onTurn() {}, onGone() {}, onUnsent() {} };
+const EMPTY = { text: "", quote: null, tags: [], editing: null, attachments: [] };
 
 let localCount = 0;
 let conversationCount = 0;
@@ -41,6 +43,19 @@ function whyUnsent(error) {
   if (error instanceof ServerError || error instanceof ConnectionLost) return { text: `${strings.unsent} ${error.message}` };
   console.error(error);
   return { text: strings.unsent };
+}
+
+// Tabs that read the same answer wait for the one that asked: it runs what the answer wants to be
+// run. Browsers have locks on https and localhost only, and not in every frame.
+const lockOf = (threadId) => `chatkit ${threadId}`;
+
+function holdLock(threadId, until) {
+  navigator.locks?.request(lockOf(threadId), { ifAvailable: true }, () => until).catch(() => {});
+}
+
+async function withLock(threadId, run) {
+  const canLock = await navigator.locks?.query().then(() => true, () => false);
+  await (canLock ? navigator.locks.request(lockOf(threadId), run) : run());
 }
 
 export class Conversation {
@@ -65,16 +80,20 @@ export class Conversation {
   stopping = false;
   reconnecting = false;
   loaded = false;
+  opening = Promise.resolve(); // settled when what is being loaded is there
   #loading = false;
+  #looks = 0; // counts what may find out what there is: only the newest is believed
   #turn = null;
   #told = null; // the turn that others have been told of
-  #toolRunning = false;
+  #tool = null; // the item of the client tool that runs
+  #awaited = null; // the id of one that another tab may run
   #sending = null; // the message of the outbox that is on its way
   #endingBefore = null; // how the answer before that one was cut, if it was
   #live = new Set();
   #events;
+  #endpoint = options.endpoint; // another one may hold by the time that something fails
 
-  /** `events` hears what others have to know: onCreated, onThread, onTurn and onGone. */
+  /** `events` hears what others have to know: onCreated, onThread, onTurn, onGone and onUnsent. */
   constructor(threadId, events) {
     this.threadId = threadId;
     this.loaded = threadId === null;
@@ -85,7 +104,7 @@ export class Conversation {
   }
 
   get phase() {
-    if (this.#turn || this.#toolRunning) return "streaming";
+    if (this.#turn || this.#tool) return "streaming";
     return this.#loading ? "loading" : "idle";
   }
 
@@ -104,35 +123,55 @@ export class Conversation {
 
   // Loading
 
-  /** Loads the thread, and attaches to its turn when one is live; `quietly` tells of no failure. */
-  async open({ quietly = false } = {}) {
-    if (this.phase !== "idle" || !this.threadId) return;
+  /** Loads the thread, and attaches to its turn when one is live. Returns when it is loaded. */
+  open() {
+    if (this.phase === "idle" && this.threadId) this.opening = this.#open();
+    return this.opening;
+  }
+
+  async #open() {
     const { threadId } = this;
     this.#loading = true;
     this.loadError = null;
     changed();
-    if (!quietly) dispatch("chatkit.thread.load.start", { threadId });
-    const response = await this.#loadAndAttach(quietly);
-    this.#loading = false;
-    if (!quietly) dispatch("chatkit.thread.load.end", { threadId });
-    changed();
-    if (response) await this.#run(() => response);
+    dispatch("chatkit.thread.load.start", { threadId });
+    const isOver = () => {
+      this.#loading = false;
+      dispatch("chatkit.thread.load.end", { threadId });
+      changed();
+    };
+    await this.#look((error) => this.#explainLoading(error), isOver);
   }
 
-  async #loadAndAttach(quietly) {
+  // Takes what the server has, unless something else has begun meanwhile.
+  async #look(explain, isOver = () => {}) {
+    const look = ++this.#looks;
+    const isNewest = () => look === this.#looks;
+    try {
+      const { stored, stream, ending } = await this.#found();
+      if (!isNewest()) return stream?.body.cancel();
+      this.#take(stored);
+      this.lastEnding = ending;
+      isOver();
+      if (stream) this.#run(() => stream, null, true);
+    } catch (error) {
+      if (!isNewest()) return;
+      explain(error);
+      isOver();
+    }
+  }
+
+  async #found() {
     // In this order: of a turn that ends in between, the answer is in what is loaded then.
     const { stream, ending } = await this.#attached();
     try {
-      await this.refresh();
+      const stored = await this.#stored();
       // A turn that has begun in between was no turn yet.
-      const isUnanswered = !stream && !ending && this.items.at(-1)?.type === "user_message";
-      const later = isUnanswered ? await this.#attached() : { stream, ending };
-      this.lastEnding = later.ending;
-      return later.stream;
+      const isUnanswered = !stream && !ending && stored.page.data.at(-1)?.type === "user_message";
+      return { stored, ...(isUnanswered ? await this.#attached() : { stream, ending }) };
     } catch (error) {
       stream?.body.cancel();
-      this.#explainLoading(error, quietly);
-      return null;
+      throw error;
     }
   }
 
@@ -141,29 +180,48 @@ export class Conversation {
   }
 
   // What is shown already stays: it is more than an error.
-  #explainLoading(error, quietly) {
+  #explainLoading(error) {
+    reportError(error);
+    if (this.#noteGone(error)) return;
+    const message = `${strings.errorThread} ${error.message}`;
+    if (this.loaded) this.failure = this.#reloading(message);
+    else this.loadError = message;
+  }
+
+  #noteGone(error) {
     this.gone = error instanceof ServerError && error.status === 404;
-    if (!quietly) reportError(error);
-    if (this.gone) this.#events.onGone(this);
-    const message = this.gone ? strings.errorGone : `${strings.errorThread} ${error.message}`;
-    if (!this.loaded || this.gone) this.loadError = message;
-    else if (!quietly) this.failure = this.#reloading(message);
+    if (!this.gone) return false;
+    this.#events.onGone(this);
+    this.loadError = strings.errorGone;
+    changed();
+    return true;
   }
 
   #reloading(message) {
     return { message, retry: () => this.reopen(), label: strings.reload };
   }
 
-  /** Looks whether something has happened elsewhere; what can't be found out changes nothing. */
+  /**
+   * Looks whether something has happened elsewhere; what can't be found out changes nothing. A
+   * message can be sent meanwhile.
+   */
   async lookAgain() {
-    if (this.loaded && !this.failure) await this.open({ quietly: true });
+    const canLook = this.threadId && this.loaded && !this.failure && this.phase === "idle";
+    if (canLook) await this.#look((error) => this.#noteGone(error));
   }
 
   /** Takes the thread and its newest items from the server. */
   async refresh() {
+    this.#take(await this.#stored());
+  }
+
+  async #stored() {
     const thread = await call("threads.get_by_id", { thread_id: this.threadId }, "Endings");
     // The thread comes with its oldest items; a long one is read from its end instead.
-    const page = thread.items.has_more ? await this.#newestItems() : thread.items;
+    return { thread, page: thread.items.has_more ? await this.#newestItems() : thread.items };
+  }
+
+  #take({ thread, page }) {
     this.#takeNewest(page);
     this.isOurServer ||= "endings" in page; // which no other tells
     this.#setThread(thread);
@@ -243,11 +301,24 @@ export class Conversation {
     await this.#run((signal) => openStream(type, params, signal, key));
   }
 
-  /** Sends, one after the other, what couldn't be sent for want of a connection. */
+  /** Sends what couldn't be sent for want of a connection: one, and the next when that is answered. */
   async sendUnsent() {
-    for (const message of this.outbox.filter(({ error }) => error?.offline)) {
-      await this.resend(this.outbox.find(({ key }) => key === message.key) ?? message);
-    }
+    await this.opening;
+    const message = this.outbox.find(({ error }) => error?.offline);
+    if (message && navigator.onLine) await this.resend(message);
+  }
+
+  /** Takes a message that couldn't be sent from a chat that nobody can get to any more. */
+  takeUnsent(message) {
+    this.outbox = [...this.outbox, message];
+    changed();
+  }
+
+  /** Returns the draft, and has an empty one from now on. */
+  giveDraft() {
+    const { draft } = this;
+    this.draft = { ...EMPTY };
+    return draft;
   }
 
   /** Puts a message that wasn't sent back into the box. */
@@ -273,12 +344,17 @@ export class Conversation {
 
   /** Asks for the rest of an answer that was cut. */
   goOn() {
-    return this.say([{ type: "input_text", text: strings.continueWords }]);
+    const { inference_options = {} } = this.#lastAsked() ?? {};
+    return this.say([{ type: "input_text", text: strings.continueWords }], { inference_options });
+  }
+
+  #lastAsked() {
+    return this.items.findLast((item) => item.type === "user_message");
   }
 
   /** Asks for another answer to the last message of the user. */
   retry() {
-    const last = this.items.findLast((item) => item.type === "user_message");
+    const last = this.#lastAsked();
     return last && this.#answerAgain(last, {});
   }
 
@@ -289,9 +365,10 @@ export class Conversation {
   }
 
   // What there was is left alone until the server has taken the request, and kept as a version.
+  // A message that is edited has a button of its own to be sent again, as it is by then.
   #answerAgain(message, input) {
     const request = ["threads.retry_after_item", { thread_id: this.threadId, item_id: message.id, ...input }];
-    return this.#start(() => request, () => {
+    return this.#start(() => request, !input.input, () => {
       const place = this.items.findIndex(({ id }) => id === message.id);
       this.versions = withVersion(this.versions, this.items.slice(place));
       saveVersions(this.threadId, this.versions);
@@ -301,10 +378,16 @@ export class Conversation {
     });
   }
 
-  /** Puts a message of the user into the draft, to be edited in its own place. */
+  /** Puts a message of the user into the draft, to be edited in its own place: one at a time. */
   beginEditing(message) {
     const { text, tags } = editable(message.content ?? []);
-    this.editDraft({ editing: { id: message.id, text, tags } });
+    if (!this.isEditing) this.editDraft({ editing: { id: message.id, text, tags } });
+    focusSoon("[data-testid=editor-field]");
+  }
+
+  get isEditing() {
+    const { editing } = this.draft;
+    return editing !== null && this.items.some(({ id }) => id === editing.id);
   }
 
   stopEditing() {
@@ -349,31 +432,34 @@ export class Conversation {
     changed();
   }
 
-  /** Runs the client tool that waits, and sends what it returned. */
+  /** Runs the client tool that waits, and sends what it returned unless it is stopped before. */
   async runTool(item) {
-    this.#toolRunning = true;
+    if (this.phase !== "idle") return; // a second click before the first was drawn
+    const run = { ...item, status: "completed" };
+    this.#tool = run;
     changed();
     const result = await runClientTool(item.name, item.arguments);
-    this.items = putItem(this.items, { ...item, status: "completed", output: result });
-    this.#toolRunning = false;
+    if (this.#tool !== run) return;
+    this.items = putItem(this.items, { ...run, output: result });
+    this.#tool = null;
     return this.#start(() => [
       "threads.add_client_tool_output",
       { thread_id: this.threadId, result },
     ]);
   }
 
-  async #start(request, accepted = () => {}) {
+  async #start(request, canRepeat = true, accepted = () => {}) {
     if (this.phase !== "idle") return; // a second click before the first was drawn
     const open = async (signal) => {
       const stream = await openStream(...request(), signal);
       accepted();
       return stream;
     };
-    await this.#run(open, () => this.#start(request, accepted));
+    await this.#run(open, canRepeat ? () => this.#start(request, true, accepted) : null);
   }
 
-  async #run(open, again = null) {
-    const turn = new Turn(this);
+  async #run(open, again = null, isAttached = false) {
+    const turn = new Turn(this, isAttached);
     this.#begin(turn);
     try {
       await turn.follow(open);
@@ -382,11 +468,14 @@ export class Conversation {
     }
     this.#end(turn);
     await this.#continueWithTool(turn);
+    turn.over.resolve();
+    if (!turn.isAborted) this.sendUnsent();
     if (turn.reason === "superseded") await this.lookAgain(); // there is a newer message
   }
 
   #begin(turn) {
     this.#turn = turn;
+    this.#looks += 1;
     this.failure = null;
     this.#endingBefore = this.lastEnding;
     this.lastEnding = null;
@@ -406,7 +495,14 @@ export class Conversation {
     this.reconnecting = false;
     dispatch("chatkit.response.end", { threadId: this.threadId });
     if (turn.accepted && this.threadId) this.#events.onTurn(this);
-    announce(turn.reason === "stopped" ? strings.answerStopped : strings.answerFinished);
+    announce(this.#wordsOfEnd(turn));
+  }
+
+  // For screen readers; what has failed is an alert of its own.
+  #wordsOfEnd({ reason, isAborted, accepted }) {
+    if (reason === "stopped") return strings.answerStopped;
+    if (reason && reason !== "finished") return strings.endedMarks[reason] ?? "";
+    return this.failure || isAborted || !accepted ? "" : strings.answerFinished;
   }
 
   // At once as far as the page knows it; then as the server tells it.
@@ -454,8 +550,8 @@ export class Conversation {
     this.outbox = this.outbox.map((each) => (each === this.#sending ? unsent : each));
     this.#sending = null;
     this.lastEnding ??= this.#endingBefore;
-    saveUnsent(this.threadId, unsent);
-    saveDraft(this.threadId, this.draft);
+    saveUnsent(this.threadId, unsent, this.#endpoint);
+    this.#events.onUnsent(this, unsent);
   }
 
   // The server has ended the turn without our hearing of it: what it kept is in the store.
@@ -487,9 +583,21 @@ export class Conversation {
   }
 
   async #continueWithTool(turn) {
+    const isWanted = !this.failure && !this.lastEnding && turn.accepted && !turn.isAborted;
+    const tool = isWanted && this.#waitingTool();
+    if (!tool) return;
+    if (!turn.isAttached) return this.runTool(tool);
+    this.#awaited = tool.id;
+    await withLock(this.threadId, async () => {
+      await this.lookAgain(); // the tab that asked may have run it
+      const waiting = this.#waitingTool();
+      if (waiting?.id === this.#awaited) await this.runTool(waiting);
+    });
+  }
+
+  #waitingTool() {
     const last = this.items.at(-1);
-    const waits = last?.type === "client_tool_call" && last.status === "pending";
-    if (waits && !this.failure && !this.lastEnding && turn.accepted) await this.runTool(last);
+    return last?.type === "client_tool_call" && last.status === "pending" ? last : null;
   }
 
   /**
@@ -498,12 +606,19 @@ export class Conversation {
    */
   async stop() {
     const turn = this.#turn;
+    if (this.#tool) return this.#leaveTool();
     if (!turn || this.stopping || !this.allowCancel) return;
     this.stopping = true;
     announce(strings.stopping);
     if (this.threadId) await this.#askToStop(turn);
     else if (!turn.accepted) turn.abort();
-    else setTimeout(() => turn.abort(), PATIENCE); // asked when the thread is known
+    else setTimeout(() => this.threadId || turn.abort(), PATIENCE); // asked when the thread is known
+  }
+
+  // What it does can't be called back; its result isn't waited for.
+  #leaveTool() {
+    this.#tool = null;
+    announce(strings.answerStopped);
   }
 
   async #askToStop(turn) {
@@ -524,9 +639,13 @@ export class Conversation {
     announce(strings.stopFailed);
   }
 
-  /** Stops reading the turn. */
+  /** Stops reading the turn, and all that is on its way. */
   hangUp() {
     this.#turn?.abort();
+    this.#tool = null;
+    this.#awaited = null;
+    this.#looks += 1;
+    this.#loading = false;
   }
 
   /** Lets go for good: what comes of it after this is nobody's concern. */
@@ -558,6 +677,7 @@ export class Conversation {
   #tellOnce() {
     if (this.#told === this.#turn || !this.threadId) return;
     this.#told = this.#turn;
+    if (!this.#turn.isAttached) holdLock(this.threadId, this.#turn.over.promise);
     this.#events.onTurn(this);
   }
 
@@ -606,6 +726,7 @@ export class Conversation {
     if (!this.#sending) return;
     this.outbox = this.outbox.filter((each) => each !== this.#sending);
     forgetUnsent(this.#sending);
+    this.#sending.attachments.forEach(releasePreview);
     this.#sending = null;
     saveDraft(this.threadId, this.draft);
   }
@@ -618,7 +739,7 @@ export class Conversation {
 
   #created(thread) {
     this.threadId = thread.id;
-    saveDraft(null, { text: "", quote: null });
+    for (const message of this.outbox) if (message.error) saveUnsent(this.threadId, message);
     this.#setThread(thread);
     this.#events.onCreated(this);
     if (this.stopping) this.#askToStop(this.#turn);

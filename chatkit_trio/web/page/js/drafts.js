@@ -4,9 +4,10 @@
 
 import { keep, readKept } from "./kept.js";
 import { options } from "./options.js";
+import { strings } from "./strings.js";
 
 const draftKey = (threadId) => `chatkit-draft:${options.endpoint}:${threadId ?? ""}`;
-const unsentKey = (key = "") => `chatkit-unsent:${options.endpoint}:${key}`;
+const unsentKey = (key = "", endpoint = options.endpoint) => `chatkit-unsent:${endpoint}:${key}`;
 
 const write = (key, value) => keep(key, value, "What was typed");
 
@@ -38,14 +39,14 @@ export function loadUnsent(threadId) {
     .filter((key) => key.startsWith(unsentKey()))
     .map(readKept)
     .filter((kept) => kept && kept.threadId === threadId && kept.message?.input)
-    .map(({ message }) => message)
+    .map(({ message }) => (message.error?.offline && navigator.onLine ? { ...message, error: { text: strings.unsent } } : message))
     .sort((a, b) => (a.created_at < b.created_at ? -1 : 1));
 }
 
 /** Keeps a message under a key of its own, so that two tabs can't lose each other's. */
-export function saveUnsent(threadId, message) {
+export function saveUnsent(threadId, message, endpoint = options.endpoint) {
   const attachments = message.attachments.map(withoutBlob);
-  write(unsentKey(message.key), { threadId, message: { ...message, attachments } });
+  write(unsentKey(message.key, endpoint), { threadId, message: { ...message, attachments } });
 }
 
 export function forgetUnsent(message) {

@@ -16,6 +16,7 @@ const METHODS = [
 class ChatKitTrio extends HTMLElement {
   #root = this.attachShadow({ mode: "open" });
   #given = null;
+  #url = null; // the attribute, as long as it is all that was given
   #chat = null; // its own, once it is shown
   #starting = Promise.withResolvers(); // settled when the chat can do what it is asked
   #isShown = false;
@@ -26,10 +27,33 @@ class ChatKitTrio extends HTMLElement {
     this.#root.adoptedStyleSheets = [sheet];
   }
 
+  static observedAttributes = ["url"];
+
   connectedCallback() {
+    this.#takeEarly();
+    this.#takeUrl();
+  }
+
+  attributeChangedCallback() {
+    if (this.isConnected) this.#takeUrl();
+  }
+
+  // What was set before this class was there hides the setter.
+  #takeEarly() {
+    if (!Object.hasOwn(this, "options")) return;
+    const { options } = this;
+    delete this.options;
+    this.options = options;
+  }
+
+  #takeUrl() {
     const url = this.getAttribute("url");
-    if (url && !this.#given) this.#given = { api: { url } };
-    this.#update();
+    const isNews = Boolean(url) && url !== this.#url && (this.#url !== null || this.#given === null);
+    if (isNews) {
+      this.#url = url;
+      this.#given = { api: { url } };
+    }
+    this.#update({ anew: isNews });
   }
 
   // An element that is moved is taken out and put in again at once: its chat goes on.
@@ -39,6 +63,7 @@ class ChatKitTrio extends HTMLElement {
 
   /** Takes a whole set of options; those that aren't given are the defaults. */
   setOptions(given) {
+    this.#url = null;
     this.#given = given;
     this.#update({ anew: true });
   }

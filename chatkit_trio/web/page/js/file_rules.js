@@ -1,6 +1,6 @@
 // Which files a message may have, as far as the page around has told. Pure.
 
-import { strings } from "./strings.js";
+import { locale, strings } from "./strings.js";
 
 // Of a list: "image/png", "image/*", "*/*" or ".png".
 function isAccepted({ name, type }, accept) {
@@ -34,8 +34,11 @@ export function pickerAccept({ accept }) {
   return !accept || accept.includes("*/*") ? null : accept.join(",");
 }
 
+const UNITS = ["byte", "kilobyte", "megabyte", "gigabyte"];
+
+// Never more than there is.
 function sizeText(bytes) {
-  const units = ["bytes", "kB", "MB", "GB"];
   const power = Math.min(Math.floor(Math.log(Math.max(bytes, 1)) / Math.log(1024)), 3);
-  return `${Math.floor(bytes / 1024 ** power)} ${units[power]}`;
+  const unit = new Intl.NumberFormat(locale(), { style: "unit", unit: UNITS[power], unitDisplay: power ? "short" : "long" });
+  return unit.format(Math.floor((10 * bytes) / 1024 ** power) / 10);
 }

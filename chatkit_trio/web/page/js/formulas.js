@@ -2,17 +2,17 @@
 // ours. KaTeX is loaded when the first formula appears; until then, and if it can't be drawn, there
 // is its source.
 
+import { once } from "./once.js";
+
 const MOST_CHARACTERS = 5000; // of a formula
 // Nothing of a formula may lead anywhere, and what it defines may not grow without end.
 const OPTIONS = { output: "mathml", throwOnError: false, trust: false, strict: "ignore", maxExpand: 200, maxSize: 20 };
 
 let katex = null;
-let loading = null;
 
-async function load() {
-  loading ??= import("../vendor/katex.js");
-  katex = (await loading).default;
-}
+const load = once(async () => {
+  katex = (await import("../vendor/katex.js")).default;
+});
 
 function draw(source) {
   const isBlock = source.classList.contains("math-block");

@@ -20,10 +20,18 @@ function letterOf({ key, code }) {
 
 /** Returns the letter of a shortcut that was pressed, or null. */
 export function shortcutOf(event) {
-  const { altKey, ctrlKey, metaKey, shiftKey, isComposing } = event;
+  const { altKey, ctrlKey, metaKey, shiftKey } = event;
   const [wanted, other] = isMac ? [ctrlKey, altKey] : [altKey, ctrlKey];
-  const isOne = wanted && shiftKey && !other && !metaKey && !isComposing && !event.getModifierState("AltGraph");
+  const isOne = wanted && shiftKey && !other && !metaKey && !composes(event) && !event.getModifierState("AltGraph");
   return isOne ? letterOf(event) : null;
+}
+
+/**
+ * Says whether a key belongs to the composition of a word. Safari ends that before the key which
+ * confirms it: only the old code 229 tells.
+ */
+export function composes({ isComposing, keyCode }) {
+  return isComposing || keyCode === 229;
 }
 
 /** Says whether a key was pressed in the chat, or nowhere on a page that is all chat. */

@@ -7,6 +7,7 @@ import { Item } from "./items.js";
 import { MessageButtons } from "./messages.js";
 import { options } from "./options.js";
 import { ImageDomains } from "./picture.js";
+import { showIn } from "./place.js";
 import { plainText, textOf } from "./plain_text.js";
 import { strings } from "./strings.js";
 import { loadWidgets } from "./widgets_later.js";
@@ -119,14 +120,14 @@ function Items({ conversation, onQuote }) {
   const retriable = versionOf === null ? lastAnswerId(conversation) : null;
   const marks = conversation.marks();
   const last = versionOf === null ? marks.get(null) : null;
-  const { editing } = conversation.draft;
+  const { draft: { editing }, isEditing } = conversation;
   return [
     ...items.map((item, index) => html`<${index >= oldFrom && asksSomething(item) ? Asleep : Fragment} key=${item.id}>
       <${Item} item=${item} conversation=${conversation} live=${conversation.isLive(item.id)} phase=${phase}
       revision=${options.revision} isLast=${index === items.length - 1} isOld=${index >= oldFrom}
       isPast=${index < lastAsked} canRetry=${item.id === retriable}
       versions=${conversation.versions.get(item.id)} viewed=${conversation.viewed.get(item.id)}
-      editing=${editing?.id === item.id && index < oldFrom ? editing : null} onQuote=${onQuote} />
+      editing=${editing?.id === item.id && index < oldFrom ? editing : null} isEditing=${isEditing} onQuote=${onQuote} />
       ${item.id === retriable && hasNoWords(item) ? html`<${MessageButtons} item=${item}
         text=${textOfWidget(item)} conversation=${conversation} canRetry=${true} isOld=${false} />` : null}
       ${marks.has(item.id) ? html`<${EndMark} ending=${marks.get(item.id)} conversation=${conversation} />` : null}<//>`),
@@ -223,7 +224,7 @@ function useTallForm({ items }, box, follows) {
       const element = box.current.querySelector(`[data-item-id="${CSS.escape(form)}"]`);
       if (!element || element.offsetHeight <= box.current.clientHeight) return;
       follows.current = false;
-      element.scrollIntoView({ block: "start" });
+      showIn(box.current, element, { atTop: true });
     };
     // Once it is drawn; who waits for its look tells why it doesn't come.
     loadWidgets().then(() => requestAnimationFrame(look), () => {});
@@ -254,6 +255,8 @@ function onLogClick(event) {
   if (button && Object.hasOwn(codeButtons, button.value)) codeButtons[button.value](button);
 }
 
+const isMoving = () => !matchMedia("(prefers-reduced-motion: reduce)").matches;
+
 export function Log({ conversation, onQuote, children }) {
   const { box, away, onScroll, onWheel, toEnd } = useScrolling(conversation);
   const { failure, older, phase } = conversation;
@@ -273,6 +276,6 @@ export function Log({ conversation, onQuote, children }) {
       </div>
     </div>
     ${away ? html`<button type="button" class="to-end" aria-label=${strings.jumpToLatest}
-      onClick=${() => toEnd("smooth")}><${Icon} name="chevron-down" /></button>` : null}
+      onClick=${() => toEnd(isMoving() ? "smooth" : "instant")}><${Icon} name="chevron-down" /></button>` : null}
   </div>`;
 }

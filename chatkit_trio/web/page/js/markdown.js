@@ -212,13 +212,22 @@ function useTurnToDraw(text) {
   return drawn;
 }
 
+const PATIENCE = 3000; // milliseconds until it is tried again
+
 function useLoaded() {
-  const [, redraw] = useState(0);
+  const [tries, setTries] = useState(0);
   const isLoaded = sanitizer !== null;
   useEffect(() => {
+    if (isLoaded) return undefined;
+    let timer = null;
+    const again = () => setTries(tries + 1);
     // It may be here by now, but it wasn't when this was drawn.
-    if (!isLoaded) loadMarkdown().then(() => redraw(1), (error) => console.warn(error.message));
-  }, []);
+    loadMarkdown().then(again, (error) => {
+      console.warn(error.message);
+      timer = setTimeout(again, PATIENCE);
+    });
+    return () => clearTimeout(timer);
+  }, [tries]);
   return isLoaded;
 }
 

@@ -134,10 +134,16 @@ export function withoutCitations(text) {
   return text.replace(ENCODED_CITES, "");
 }
 
-// An index that points into a word means the end of that word.
-function endOfWord(text, at) {
-  if (at === 0 || !/\w/.test(text[at - 1] ?? "")) return at;
-  return at + /^\w*/.exec(text.slice(at))[0].length;
+// Of writing that puts spaces between words: in other writing a word can't be told by its letters.
+const LETTER = "(?![\\p{scx=Han}\\p{scx=Hira}\\p{scx=Kana}\\p{scx=Thai}\\p{scx=Lao}\\p{scx=Khmr}\\p{scx=Mymr}])[\\p{L}\\p{M}\\p{N}_]";
+const ENDS_IN_LETTER = new RegExp(`${LETTER}$`, "u");
+const LETTERS = new RegExp(`^(?:${LETTER})*`, "u");
+
+// An index that points into a word means the end of that word; one into a character, behind that.
+function endOfWord(text, index) {
+  const at = /[\uD800-\uDBFF]/.test(text[index - 1] ?? "") ? index + 1 : index;
+  if (!ENDS_IN_LETTER.test(text.slice(Math.max(at - 2, 0), at))) return at;
+  return at + LETTERS.exec(text.slice(at))[0].length;
 }
 
 /**

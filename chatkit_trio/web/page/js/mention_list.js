@@ -18,9 +18,10 @@ const NONE = { found: [], active: 0, place: null };
  * Returns what is offered where the caret of a field is: `found`, the `active` one, and what
  * `look`s again, `move`s and `close`s.
  */
-export function useMentions(area) {
+export function useMentions(area, conversation) {
   const [offered, setOffered] = useState(NONE);
   const close = () => setOffered(NONE);
+  useEffect(close, [conversation]); // the text is another one
   const look = async () => {
     const { onTagSearch } = options.entities;
     const field = area.current;

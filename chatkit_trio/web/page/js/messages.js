@@ -1,6 +1,6 @@
 // What the user said and what the assistant answered.
 
-import { html, useEffect, useLayoutEffect, useRef, useState } from "../vendor/vendor.js";
+import { html, useLayoutEffect, useRef, useState } from "../vendor/vendor.js";
 import { AttachmentView } from "./attachment_view.js";
 import { call } from "./protocol.js";
 import { copyText } from "./clipboard.js";
@@ -8,6 +8,7 @@ import { focusComposer } from "./composer.js";
 import { EntityTag } from "./entity_tag.js";
 import { openEntity } from "./host.js";
 import { Icon } from "./icons.js";
+import { composes } from "./keys.js";
 import { Link } from "./link.js";
 import { Markdown } from "./markdown.js";
 import { withCitations } from "./markdown_blocks.js";
@@ -30,11 +31,6 @@ function UserPart({ part }) {
 // In the place of a message that is being edited.
 function Editor({ item, conversation }) {
   const { editing } = conversation.draft;
-  const field = useRef(null);
-  useEffect(() => {
-    field.current.focus();
-    field.current.setSelectionRange(editing.text.length, editing.text.length);
-  }, []);
   const write = (event) =>
     conversation.editDraft({ editing: { ...conversation.draft.editing, text: event.currentTarget.value } });
   const leave = () => {
@@ -52,14 +48,14 @@ function Editor({ item, conversation }) {
     focusComposer();
   };
   const onKeyDown = (event) => {
-    if (event.isComposing || event.keyCode === 229) return;
+    if (composes(event)) return;
     if (event.key === "Enter" && !event.shiftKey) send(event);
     if (event.key !== "Escape") return;
     event.preventDefault();
     leave();
   };
   return html`<form class="editor" data-testid="editor" onSubmit=${send}>
-    <textarea ref=${field} class="field" rows="2" dir="auto" aria-label=${strings.editSent} value=${editing.text}
+    <textarea class="field" rows="2" dir="auto" aria-label=${strings.editSent} value=${editing.text}
       data-testid="editor-field" onInput=${write} onKeyDown=${onKeyDown}></textarea>
     <div class="card-buttons">
       <button type="button" class="button is-small is-quiet" onClick=${leave}>${strings.cancel}</button>
@@ -71,18 +67,19 @@ function Pager({ item, conversation }) {
   const count = (conversation.versions.get(item.id)?.length ?? 0) + 1;
   if (count === 1) return null;
   const number = conversation.viewed.get(item.id) ?? count - 1;
+  // Not disabled at its ends, where it would lose the focus.
   const go = (step) => () => conversation.view(item.id, number + step);
   return html`<span class="pager" data-testid="versions">
-    <button type="button" class="icon-button is-small" aria-label=${strings.versionBefore} disabled=${number === 0}
+    <button type="button" class="icon-button is-small" aria-label=${strings.versionBefore} aria-disabled=${String(number === 0)}
       onClick=${go(-1)}><${Icon} name="chevron-left" size=${15} /></button>
     <span aria-hidden="true">${number + 1}/${count}</span>
     <span class="visually-hidden">${strings.version(number + 1, count)}</span>
-    <button type="button" class="icon-button is-small" aria-label=${strings.versionAfter} disabled=${number === count - 1}
+    <button type="button" class="icon-button is-small" aria-label=${strings.versionAfter} aria-disabled=${String(number === count - 1)}
       onClick=${go(1)}><${Icon} name="chevron-right" size=${15} /></button></span>`;
 }
 
-function UserButtons({ item, conversation, phase, isOld }) {
-  const canEdit = conversation.isOurServer && phase === "idle" && !conversation.blocked && !isOld;
+function UserButtons({ item, conversation, phase, isOld, isEditing }) {
+  const canEdit = conversation.isOurServer && phase === "idle" && !conversation.blocked && !isOld && !isEditing;
   return html`<div class="message-buttons">
     <${Time} of=${item} />
     ${phase === "idle" ? html`<${Pager} item=${item} conversation=${conversation} />` : null}
@@ -118,7 +115,7 @@ function Bubble({ item }) {
 const userText = ({ content }) => editable(content ?? []).text;
 
 /** `editing` is what is being made of the message; a message that isn't sent yet has no `phase`. */
-export function UserMessage({ item, conversation, phase, isOld, editing }) {
+export function UserMessage({ item, conversation, phase, isOld, isEditing, editing }) {
   return html`<article class="message is-user" data-testid="message-user" data-item-id=${item.id}>
     <h2 class="visually-hidden">${strings.you}</h2>
     ${item.quoted_text ? html`<blockquote class="quoted" dir="auto">${item.quoted_text}</blockquote>` : null}
@@ -128,7 +125,8 @@ export function UserMessage({ item, conversation, phase, isOld, editing }) {
     </div>` : null}
     ${editing ? html`<${Editor} item=${item} conversation=${conversation} />` : html`
       ${item.content?.length ? html`<${Bubble} item=${item} />` : null}
-      ${phase ? html`<${UserButtons} item=${item} conversation=${conversation} phase=${phase} isOld=${isOld} />` : null}`}
+      ${phase ? html`<${UserButtons} item=${item} conversation=${conversation} phase=${phase} isOld=${isOld}
+        isEditing=${isEditing} />` : null}`}
   </article>`;
 }
 

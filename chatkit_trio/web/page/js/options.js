@@ -27,6 +27,28 @@ const KNOWN = {
   alone: null,
 };
 
+// What some options have to be, since the chat would fail on something else.
+const isText = (value) => typeof value === "string";
+const isList = (value) => Array.isArray(value) && value.every(isObject);
+const KINDS = [
+  ["a function", isFunction, ["api.fetch", "onClientTool", "entities.onTagSearch", "entities.onClick", "entities.onRequestPreview", "widgets.onAction"]],
+  ["a string", isText, ["locale", "frameTitle", "initialThread", "name", "signInUrl", "header.title.text", "startScreen.greeting", "composer.placeholder", "disclaimer.text"]],
+  ["a list of objects", isList, ["composer.tools", "composer.models", "startScreen.prompts", "theme.typography.fontSources"]],
+  ["an object", isObject, [
+    "api.uploadStrategy", "header.title", "header.leftAction", "header.rightAction", "composer.attachments", "composer.dictation",
+    "theme.typography", "theme.color", "theme.color.grayscale", "theme.color.accent", "theme.color.surface",
+  ]],
+];
+
+function checkKinds(given) {
+  for (const [words, isOne, paths] of KINDS) {
+    for (const path of paths) {
+      const value = path.split(".").reduce((at, name) => at?.[name], given);
+      if (value != null && !isOne(value)) throw new TypeError(`the option ${path} has to be ${words}`);
+    }
+  }
+}
+
 /** The options that hold now. */
 export const options = {};
 
@@ -40,6 +62,7 @@ export function takeOptions(given) {
 function checked(given) {
   if (!isObject(given)) throw new TypeError("setOptions wants an object of options");
   for (const [name, value] of Object.entries(given)) checkGroup(name, value);
+  checkKinds(given);
   const group = (name) => given[name] ?? {};
   return {
     ...apiOf(given.api),
@@ -51,7 +74,7 @@ function checked(given) {
     signInUrl: given.signInUrl ?? null,
     deepLinks: given.deepLinks !== false,
     alone: given.alone === true, // the chat is the whole page, and has its landmarks
-    onClientTool: isFunction(given.onClientTool) ? given.onClientTool : null,
+    onClientTool: given.onClientTool ?? null,
     header: { enabled: true, ...group("header"), title: { enabled: true, ...given.header?.title } },
     history: { enabled: true, showDelete: true, showRename: true, sidebar: false, ...group("history") },
     startScreen: { greeting: null, ...group("startScreen"), prompts: given.startScreen?.prompts ?? [] },
@@ -59,7 +82,7 @@ function checked(given) {
     composer: composerOf(group("composer")),
     disclaimer: given.disclaimer?.text ? given.disclaimer : null,
     entities: group("entities"),
-    onWidgetAction: isFunction(given.widgets?.onAction) ? given.widgets.onAction : null,
+    onWidgetAction: given.widgets?.onAction ?? null,
     autoScroll: given.thread?.autoScroll !== false,
   };
 }
@@ -86,7 +109,7 @@ function apiOf(api) {
   }
   return {
     endpoint: new URL(api.url, document.baseURI).href.replace(/\/$/, ""),
-    fetch: isFunction(api.fetch) ? api.fetch : (url, init) => fetch(url, init),
+    fetch: api.fetch ?? ((url, init) => fetch(url, init)),
     uploadUrl: strategy?.type === "direct" ? new URL(strategy.uploadUrl, document.baseURI).href : null,
   };
 }

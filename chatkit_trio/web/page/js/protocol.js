@@ -113,6 +113,7 @@ export async function openStream(type, params, signal, key = null) {
   if (key) headers["Idempotency-Key"] = key;
   const response = await post(type, params, headers, signal);
   if (!response.ok) throw await serverError(response);
+  if (!isEventStream(response)) throw badAnswer(response);
   return response;
 }
 

@@ -16,6 +16,7 @@ const TABLES = {
 const RIGHT_TO_LEFT = new Set(["ar"]);
 
 let spoken = "en";
+let asked = "en"; // last: its words may come sooner than those of the language before
 
 take(en);
 
@@ -41,8 +42,10 @@ export function direction() {
 export async function speak(wanted) {
   const code = String(wanted ?? "en").toLowerCase().split(/[-_]/)[0];
   const known = Object.hasOwn(TABLES, code) ? code : "en";
+  asked = known;
   try {
     const table = known === "en" ? en : (await TABLES[known]()).default;
+    if (asked !== known) return;
     take(table);
     spoken = known;
   } catch (error) {

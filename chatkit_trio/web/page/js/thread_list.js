@@ -4,10 +4,10 @@ import { html, useLayoutEffect, useRef, useState } from "../vendor/vendor.js";
 import { blockedIcons, focusComposer } from "./composer.js";
 import { confirm } from "./dialog.js";
 import { Icon, Mark } from "./icons.js";
-import { keysOf, withKeys } from "./keys.js";
+import { composes, keysOf, withKeys } from "./keys.js";
 import { KeysButton } from "./keys_dialog.js";
 import { options } from "./options.js";
-import { focusSoon } from "./place.js";
+import { find, focusSoon, showIn } from "./place.js";
 import { changed, state } from "./state.js";
 import { strings } from "./strings.js";
 import { colorScheme, nextScheme } from "./theme.js";
@@ -69,7 +69,7 @@ export function TitleField({ thread, onDone }) {
     onDone();
   };
   const onKeyDown = (event) => {
-    if (event.isComposing) return;
+    if (composes(event)) return;
     if (event.key === "Enter") finish(true);
     if (event.key === "Escape") finish(false);
     event.stopPropagation();
@@ -77,6 +77,12 @@ export function TitleField({ thread, onDone }) {
   return html`<input ref=${input} class="title-field" value=${text} maxlength="200"
     aria-label=${strings.renameField} data-testid="rename-field"
     onInput=${(event) => setText(event.currentTarget.value)} onKeyDown=${onKeyDown} onBlur=${() => finish(true)} />`;
+}
+
+// The list goes away where it is a drawer, and what has the focus with it.
+function fromList(show) {
+  closeMenu();
+  show();
 }
 
 function ThreadMarks({ thread }) {
@@ -98,7 +104,7 @@ function ThreadRow({ thread, current }) {
   const row = useRef(null);
   const { isListed } = state.threads;
   useLayoutEffect(() => {
-    if (current) row.current?.scrollIntoView({ block: "nearest" }); // also when the others have come
+    if (current && row.current) showIn(find(".threads"), row.current); // also when the others have come
   }, [current, isListed]);
   const { showRename, showDelete } = options.history;
   const endRenaming = () => {
@@ -110,7 +116,7 @@ function ThreadRow({ thread, current }) {
       ? html`<${TitleField} thread=${thread} onDone=${endRenaming} />`
       : html`<button type="button" class="thread-open" data-testid="thread-item"
             data-thread-id=${thread.id} aria-current=${current ? "page" : null}
-            title=${`${title} · ${longTime(activityOf(thread))}`} onClick=${() => showThread(thread.id)}>
+            title=${`${title} · ${longTime(activityOf(thread))}`} onClick=${() => fromList(() => showThread(thread.id))}>
           <span class="thread-name" dir="auto">${title}</span><${ThreadMarks} thread=${thread} />
         </button>
         <span class="thread-buttons">
@@ -157,7 +163,7 @@ function SearchField() {
     field.current.focus();
   };
   const onKeyDown = (event) => {
-    if (event.key !== "Escape" || query === "") return;
+    if (event.key !== "Escape" || query === "" || composes(event)) return;
     event.preventDefault();
     clear();
   };
@@ -174,7 +180,7 @@ function SearchField() {
 function Hit({ hit }) {
   const { thread } = hit;
   return html`<li class="thread"><button type="button" class="thread-open is-hit" data-testid="hit"
-    onClick=${() => (hit.item_id ? showFound(thread.id, hit.item_id) : showThread(thread.id))}>
+    onClick=${() => fromList(() => (hit.item_id ? showFound(thread.id, hit.item_id) : showThread(thread.id)))}>
     <span class="thread-name" dir="auto">${nameOf(thread)}</span>
     <span class="hit-excerpt" dir="auto">${piecesOf(hit).map(({ text, found }) => (found ? html`<mark>${text}</mark>` : text))}</span>
     <time class="message-time">${shortTime(activityOf(thread))}</time>
@@ -209,8 +215,9 @@ export function closeMenu() {
   focusSoon("[data-testid=menu]");
 }
 
-/** Shows the panel as a drawer, with the focus in it; for narrow screens. */
+/** Shows the panel as a drawer, with the focus in it, where it isn't in view anyway. */
 export function openMenu() {
+  if (!find(".has-drawer")) return;
   state.menuOpen = true;
   changed();
   focusSoon("[data-testid=new-thread]");

@@ -2,7 +2,7 @@
 
 import { call, getPage } from "./protocol.js";
 import { Conversation } from "./conversation.js";
-import { forgetThread } from "./drafts.js";
+import { forgetThread, saveDraft } from "./drafts.js";
 import { options } from "./options.js";
 import { changed, noSearch, noThreads, state, toast } from "./state.js";
 import { hear, tell } from "./tabs.js";
@@ -14,12 +14,15 @@ const LOOK_AGAIN = 2000; // milliseconds between two looks for what has happened
 
 const conversations = new Map(); // by thread id; those opened since the page was loaded
 let fresh = null; // the new chat, with what was typed in it
+const nameless = new Set(); // chats before it, whose first message is on its way
 let lookedAt = Date.now();
 
 const events = {
   onCreated(conversation) {
     if (fresh === conversation) fresh = null;
+    nameless.delete(conversation);
     conversations.set(conversation.threadId, conversation);
+    saveDraft(null, fresh?.draft ?? { text: "", quote: null });
   },
   onThread(thread) {
     if (putThread(thread)) tell({ thread });
@@ -29,6 +32,10 @@ const events = {
     tell({ turn: threadId });
   },
   onGone: ({ threadId }) => dropThread(threadId),
+  onUnsent(conversation, message) {
+    if (nameless.delete(conversation)) fresh?.takeUnsent(message);
+    else saveDraft(conversation.threadId, conversation.draft);
+  },
 };
 
 hear(({ turn, thread, deleted }) => {
@@ -46,11 +53,9 @@ function noteActivity(threadId) {
   if (state.conversation?.threadId !== threadId) state.unread.add(threadId);
 }
 
-// A conversation that isn't shown is loaded again when it is; what was typed in it is kept.
+// One that isn't shown is loaded again when it is.
 function lookAt(threadId) {
-  const conversation = conversations.get(threadId);
-  if (conversation && conversation === state.conversation) conversation.lookAgain();
-  else if (conversation?.phase === "idle") conversations.delete(threadId);
+  if (state.conversation?.threadId === threadId) state.conversation.lookAgain();
 }
 
 /** Looks whether something has happened elsewhere, when the reader comes back to the page. */
@@ -161,16 +166,24 @@ export async function showThread(threadId) {
 /** Shows a thread at the item that was looked for, if it is among its newest ones or not far. */
 export async function showFound(threadId, itemId) {
   await showThread(threadId);
-  await state.conversation.reveal(itemId);
+  const { conversation } = state;
+  if (conversation.threadId === threadId) await conversation.reveal(itemId);
 }
 
 /** Shows the new chat, with what was typed in it; another one if its message is on its way. */
 export function showNew() {
-  if (fresh?.phase !== "idle") fresh = new Conversation(null, events);
+  if (fresh?.phase !== "idle") {
+    const before = fresh;
+    fresh = new Conversation(null, events);
+    if (before) {
+      nameless.add(before);
+      fresh.draft = before.giveDraft();
+    }
+  }
   show(fresh);
 }
 
-const opened = () => [...conversations.values(), ...(fresh ? [fresh] : [])];
+const opened = () => [...conversations.values(), ...nameless, ...(fresh ? [fresh] : [])];
 
 /** Sends what couldn't be sent while the browser was offline. */
 export function sendUnsent() {
@@ -181,6 +194,7 @@ export function sendUnsent() {
 export function forgetAll() {
   for (const conversation of opened()) conversation.leave();
   conversations.clear();
+  nameless.clear();
   fresh = null;
   Object.assign(state, {
     conversation: null,

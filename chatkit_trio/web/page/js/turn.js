@@ -18,9 +18,16 @@ export class Turn {
   reason = null; // how the server says it ended, if it does
   refreshesAfterAbort = false;
   accepted = false; // whether the server took the request
+  isAttached; // another page may have asked
+  over = Promise.withResolvers(); // settled when all that came of it is done
 
-  constructor(conversation) {
+  constructor(conversation, isAttached) {
     this.#conversation = conversation;
+    this.isAttached = isAttached;
+  }
+
+  get isAborted() {
+    return this.#controller.signal.aborted;
   }
 
   /** Hangs up; without effect on a turn that has ended. */
@@ -39,7 +46,16 @@ export class Turn {
       response = await this.#reattach(outcome);
     }
     // It ended while the page was away: what it left is in the store.
-    await this.#conversation.refresh();
+    await this.#refresh();
+  }
+
+  // What there is may not be had now; it is there later.
+  async #refresh() {
+    try {
+      await this.#conversation.refresh();
+    } catch (cause) {
+      throw new TurnLost("", { cause });
+    }
   }
 
   async #read(response) {
@@ -86,7 +102,7 @@ export class Turn {
   async #startOver() {
     if (++this.#reloads > MOST_RELOADS) throw new TurnLost();
     this.#lastEventId = null;
-    await this.#conversation.refresh();
+    await this.#refresh();
   }
 
   // A response, null when the turn is over, undefined when it may work later.

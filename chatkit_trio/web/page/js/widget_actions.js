@@ -4,10 +4,14 @@ import { runClientAction } from "./host.js";
 import { toast } from "./state.js";
 import { strings } from "./strings.js";
 
-/** The values of a form's fields, nested by the dots in their names. */
-export function formValues(form) {
+// By the form itself: a field named "elements" would be found in its place.
+const fieldsOf = Object.getOwnPropertyDescriptor(HTMLFormElement.prototype, "elements").get;
+
+/** The values of the fields in the form around an element, nested by the dots in their names. */
+export function formValues(element) {
+  const form = element && Element.prototype.closest.call(element, "form");
   const values = {};
-  for (const field of form?.elements ?? []) {
+  for (const field of form ? fieldsOf.call(form) : []) {
     const value = fieldValue(field);
     if (field.name && value !== undefined) setPath(values, field.name.split("."), value);
   }

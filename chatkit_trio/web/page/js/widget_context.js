@@ -16,8 +16,11 @@ export function useAction(config) {
     if (!config || busy || widget.busy) return;
     const show = indicator(config.loadingBehavior, setBusy, widget.setBusy);
     show(true);
-    await widget.dispatch(config, { ...formValues(element?.closest("form")), ...extra });
-    show(false);
+    try {
+      await widget.dispatch(config, { ...formValues(element), ...extra });
+    } finally {
+      show(false);
+    }
   };
   return { run, busy };
 }

@@ -1,10 +1,12 @@
-// Widgets and forms, loaded when the first one is to be shown: most conversations have none.
+// Widgets, forms, steps, tools and generated images, loaded when the first one is to be shown: many conversations have none.
 
 import * as vendor from "../vendor/vendor.js";
 import * as composer from "./composer.js";
 import * as guard from "./guard.js";
 import * as icons from "./icons.js";
+import * as link from "./link.js";
 import * as markdown from "./markdown.js";
+import * as messages from "./messages.js";
 import { once } from "./once.js";
 import * as picture from "./picture.js";
 import * as strings from "./strings.js";
@@ -19,7 +21,9 @@ const SHARED = {
   "composer.js": composer,
   "guard.js": guard,
   "icons.js": icons,
+  "link.js": link,
   "markdown.js": markdown,
+  "messages.js": messages,
   "picture.js": picture,
   "strings.js": strings,
   "widget_context.js": context,
@@ -28,7 +32,7 @@ const SHARED = {
 
 let loaded = null;
 
-/** Loads the looks of widgets and forms; those that wait for them are drawn next. */
+/** Loads these looks; those that wait for them are drawn next. */
 export const loadWidgets = once(async () => {
   loaded = (await import("./widgets_chunk.js")).default(SHARED);
 });
@@ -51,5 +55,9 @@ function later(name) {
   };
 }
 
+export const ClientToolCall = later("ClientToolCall");
+export const GeneratedImage = later("GeneratedImage");
 export const Node = later("Node");
 export const StructuredInput = later("StructuredInput");
+export const TaskItem = later("TaskItem");
+export const WorkflowItem = later("WorkflowItem");

@@ -64,6 +64,7 @@ export default {
   jumpToLatest: "الانتقال إلى أحدث رسالة",
   copy: "نسخ",
   copied: "نُسخ",
+  notCopied: "تعذّر النسخ: المتصفح لا يسمح بذلك.",
   copyCode: "نسخ الشيفرة",
   copyMessage: "نسخ الإجابة",
   copyQuestion: "نسخ الرسالة",

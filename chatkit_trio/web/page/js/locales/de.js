@@ -64,6 +64,7 @@ export default {
   jumpToLatest: "Zur neuesten Nachricht",
   copy: "Kopieren",
   copied: "Kopiert",
+  notCopied: "Das konnte nicht kopiert werden: Der Browser erlaubt es nicht.",
   copyCode: "Code kopieren",
   copyMessage: "Antwort kopieren",
   copyQuestion: "Nachricht kopieren",

@@ -64,6 +64,7 @@ export default {
   jumpToLatest: "Jump to the latest message",
   copy: "Copy",
   copied: "Copied",
+  notCopied: "This could not be copied: the browser doesn’t allow it.",
   copyCode: "Copy code",
   copyMessage: "Copy answer",
   copyQuestion: "Copy message",

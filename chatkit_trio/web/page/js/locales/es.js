@@ -64,6 +64,7 @@ export default {
   jumpToLatest: "Ir al último mensaje",
   copy: "Copiar",
   copied: "Copiado",
+  notCopied: "No se pudo copiar: el navegador no lo permite.",
   copyCode: "Copiar el código",
   copyMessage: "Copiar la respuesta",
   copyQuestion: "Copiar el mensaje",

@@ -64,6 +64,7 @@ export default {
   jumpToLatest: "Aller au dernier message",
   copy: "Copier",
   copied: "Copié",
+  notCopied: "La copie n’a pas pu se faire : le navigateur ne le permet pas.",
   copyCode: "Copier le code",
   copyMessage: "Copier la réponse",
   copyQuestion: "Copier le message",

@@ -64,6 +64,7 @@ export default {
   jumpToLatest: "最新のメッセージへ移動",
   copy: "コピー",
   copied: "コピーしました",
+  notCopied: "コピーできませんでした。ブラウザーが許可していません。",
   copyCode: "コードをコピー",
   copyMessage: "回答をコピー",
   copyQuestion: "メッセージをコピー",
