@@ -116,8 +116,8 @@ async def test_a_turn_is_one_span_with_the_reason_of_its_end(reason, collector, 
     assert settle.attributes["chatkit.settle.is_stored"] is True
     assert settle.status.status_code is StatusCode.UNSET
     recovered = [each for each in collector.spans if each.name == "turn recovered"]
-    assert {each.attributes["chatkit.turn.id"] for each in recovered} == (
-        {turn.id} if reason == "crashed" else set()
+    assert [each.attributes["chatkit.turn.id"] for each in recovered] == (
+        [turn.id] if reason == "crashed" else []
     )
     assert SECRET not in "".join(each.to_json() for each in collector.spans)
 

@@ -726,9 +726,16 @@ def _no_error_vanishes(view: _View) -> Iterator[str]:
 
 
 def _is_told_of(view: _View, raised: Raised) -> bool:
-    """Say whether the log tells that this turn tries a write again: of each try it needn't."""
+    """Say whether the log tells that this turn tries it again: of each try it needn't."""
     told = [rec.message for rec in view.history.log if (raised.turn_id or "?") in rec.message]
-    return any(raised.what == "settle" or "waits for the store" in message for message in told)
+    if raised.what == "settle":
+        return bool(told)
+    # Settling looks at some items before it stores them.
+    is_look = raised.what in ("load_item", "has_item")
+    return any(
+        "waits for the store" in message or (is_look and message.startswith("settling "))
+        for message in told
+    )
 
 
 def _log_has_no_surprise(view: _View) -> Iterator[str]:

@@ -52,6 +52,9 @@ LIST = ListView(
 
 
 class Server(ChatKitServer[Any]):
+    let_go = trio.Event()
+    """What an answer waits for whose message has the word "held"."""
+
     async def respond(
         self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: Any
     ) -> AsyncIterator[Any]:
@@ -65,8 +68,8 @@ class Server(ChatKitServer[Any]):
             raise CustomStreamError("That was too much for me.", allow_retry=False)
         if "effect" in said:
             yield ClientEffectEvent(name="blink", data={"times": 2})
-        if "later" in said:
-            await trio.sleep(1)
+        if "held" in said:
+            await self.let_go.wait()
         if "tool" in said:
             yield ThreadItemDoneEvent(item=self._call(thread))
             return
@@ -139,3 +142,13 @@ files = DiskAttachmentStore[str](
 )
 server = Server(store, files)
 app = create_app(server, context=context_of, cors_origins=[os.environ["HOST_ORIGIN"]])
+
+
+@app.get("/let-go")
+async def let_go() -> str:
+    """Let an answer go on that a message with "held" has begun, or is about to."""
+    while not server.let_go.statistics().tasks_waiting:  # noqa: ASYNC110
+        await trio.sleep(0.01)
+    server.let_go.set()
+    server.let_go = trio.Event()
+    return "gone on"

@@ -161,6 +161,12 @@ def test_a_message_that_is_sent_while_its_thread_loads_waits_for_it(page: Any, h
 
 # --- Client tools --------------------------------------------------------------------------------
 
+
+def let_go(page: Any, host: Any) -> None:
+    """Let an answer go on that is held."""
+    page.request.get(f"{host.chat}/let-go")
+
+
 COUNTING = """{ onClientTool: () => {
   window.calls = (window.calls ?? 0) + 1;
   return new Promise((resolve) => setTimeout(() => resolve({ x: 1 }), 300));
@@ -175,8 +181,10 @@ def test_a_client_tool_runs_in_the_tab_that_asked(page: Any, host: Any) -> None:
     initial = f"initialThread: '{thread_of(page)}', "
     show(other, host, COUNTING.replace("{ ", f"{{ {initial}", 1))
     expect(other.get_by_test_id("message-user")).to_have_count(1)
-    send(page, "a tool, but later")
+    send(page, "a tool, but held")
     expect(other.get_by_test_id("message-user")).to_have_count(2)
+    expect(other.get_by_test_id("stop")).to_be_visible()
+    let_go(page, host)
     for each in (page, other):
         expect(answer(each)).to_contain_text("The tool said")
         expect(each.get_by_test_id("send")).to_be_visible()
@@ -199,10 +207,11 @@ def test_a_client_tool_runs_in_another_tab_if_the_one_that_asked_is_gone(
     thread = thread_of(other)
     page.evaluate(f"chat().setThreadId('{thread}')")
     expect(page.get_by_test_id("message-user")).to_have_count(1)
-    send(other, "a tool, but later")
+    send(other, "a tool, but held")
     expect(page.get_by_test_id("message-user")).to_have_count(2)
     expect(page.get_by_test_id("stop")).to_be_visible()
     other.close()
+    let_go(page, host)
     expect(answer(page)).to_contain_text("The tool said")
 
     assert page.evaluate("calls") == 1
@@ -402,13 +411,14 @@ def test_what_is_chosen_is_seen_with_forced_colours(page: Any, host: Any) -> Non
     page.get_by_test_id("composer").press_sequentially("@")
     assert page.locator(".mention.is-active").evaluate(outlined) == "solid"
     page.get_by_test_id("composer").fill("")
-    send(page, "a tool, but later")
+    send(page, "a tool, but held")
     dots = page.locator(".dots i").first
     colour = dots.evaluate("(e) => getComputedStyle(e).backgroundColor")
     canvas = page.locator("body").evaluate(
         "(e) => { e.style.background = 'Canvas'; return getComputedStyle(e).backgroundColor }"
     )
     assert colour != canvas
+    let_go(page, host)
 
 
 def test_the_way_down_is_not_animated_for_who_wants_no_motion(page: Any, host: Any) -> None:

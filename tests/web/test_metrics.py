@@ -57,7 +57,9 @@ async def test_a_turn_is_counted_by_the_reason_of_its_end(reason, autojump_clock
     assert own["chatkit_events_total"] > 3
     assert own["chatkit_turns_live"] == 0
     if reason == "crashed":
-        assert other.positive("chatkit_turns_recovered_total").keys() == {"crashed"}
+        # By either of them, and once.
+        recovered = [each.positive("chatkit_turns_recovered_total") for each in (own, other)]
+        assert sorted(recovered, key=len) == [{}, {"crashed": 1.0}]
     assert SECRET not in str(own.samples)
 
 
