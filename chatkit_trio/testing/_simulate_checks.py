@@ -477,10 +477,24 @@ def _turns_of(
     for body in sorted(bodies, key=lambda body: openings.get(body.turn.id, 0)):
         ids = [item.id for item in body.recording.items()]
         ids += [note.id for note in view.notes.get(body.turn.id, ())]
-        ids += [accepted[body.turn.id]] if body.turn.id in accepted else []
+        message_id = accepted.get(body.turn.id)
+        if message_id is not None and not _is_of_a_try_before(view, body, message_id):
+            ids.append(message_id)
         own = [places[item_id] for item_id in ids if item_id in places]
         if own:
             yield body.turn.id, own
+
+
+def _is_of_a_try_before(view: _View, body: Body, message_id: str) -> bool:
+    """Say whether a request had stored its message though the store had said that this failed.
+
+    The same request, sent again, is the same turn, and may come behind another one.
+    """
+    write = view.history.ledger.added.get(message_id)
+    return write is not None and any(
+        raised.turn_id == body.turn.id and write.number < raised.number < body.number
+        for raised in view.history.faults.raised
+    )
 
 
 # --- One turn at a time ------------------------------------------------------------------------
