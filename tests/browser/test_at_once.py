@@ -239,11 +239,12 @@ def test_an_answer_that_ended_while_the_page_was_away_is_loaded_and_not_asked_fo
     page: Any,
 ) -> None:
     open_with_a_network(page)
-    send(page, "count 8 every 100 ms")
+    send(page, "count 8 every 500 ms")
     wait_for_word(page, "2")
     page.evaluate("broken = '/turn'; cut()")
     expect(page.get_by_test_id("progress")).to_contain_text("Reconnecting")
-    page.wait_for_timeout(1500)
+    origin, _, thread_id = page.url.partition("/#/t/")
+    page.request.get(f"{origin}/chatkit/threads/{thread_id}/turn")  # which ends when the answer does
     page.evaluate("broken = null; refused = 'threads.get_by_id'")
     retry = page.get_by_test_id("error").get_by_role("button")
     expect(retry).to_have_text("Reload the conversation")
