@@ -98,14 +98,14 @@ def test_a_starter_prompt_leaves_what_was_typed(page: Any) -> None:
 
 def test_a_message_that_was_deleted_is_not_sent_when_the_network_is_back(page: Any) -> None:
     page.context.set_offline(True)
-    for text in ("count 60 every 50 ms", "second", "third"):
+    for text in ("count 40 every 250 ms", "second", "third"):
         send(page, text)
     expect(unsent(page)).to_have_count(3)
     page.context.set_offline(False)
     wait_for_word(page, "3")
     unsent(page).filter(has_text="second").get_by_role("button", name="Delete").click()
     unsent(page).filter(has_text="third").get_by_role("button", name="Edit").click()
-    wait_for_word(page, "60")
+    wait_for_word(page, "40")
     expect(page.get_by_test_id("send")).to_be_visible()
     expect(composer(page)).to_have_value("third")
     page.wait_for_timeout(300)
@@ -224,13 +224,13 @@ def test_what_was_looked_for_takes_nothing_from_an_answer_that_has_begun(page: A
     page.evaluate("void document.querySelector('chatkit-trio').fetchUpdates()")
     route = wait_for_one(page, held)
     old = route.fetch()
-    composer(page).fill("count 60 every 50 ms")
+    composer(page).fill("count 40 every 250 ms")
     composer(page).press("Enter")
     wait_for_word(page, "3")
     route.fulfill(response=old)
     page.unroute_all()
 
-    wait_for_word(page, "60")
+    wait_for_word(page, "40")
     expect(asked(page)).to_have_count(2)
     expect(answers(page)).to_have_count(2)
 
@@ -244,7 +244,8 @@ def test_an_answer_that_ended_while_the_page_was_away_is_loaded_and_not_asked_fo
     page.evaluate("broken = '/turn'; cut()")
     expect(page.get_by_test_id("progress")).to_contain_text("Reconnecting")
     origin, _, thread_id = page.url.partition("/#/t/")
-    page.request.get(f"{origin}/chatkit/threads/{thread_id}/turn")  # which ends when the answer does
+    # This ends when the answer does.
+    page.request.get(f"{origin}/chatkit/threads/{thread_id}/turn")
     page.evaluate("broken = null; refused = 'threads.get_by_id'")
     retry = page.get_by_test_id("error").get_by_role("button")
     expect(retry).to_have_text("Reload the conversation")
