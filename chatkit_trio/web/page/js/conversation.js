@@ -589,14 +589,15 @@ export class Conversation {
     if (!turn.isAttached) return this.runTool(tool);
     this.#awaited = tool.id;
     await withLock(this.threadId, async () => {
-      await this.lookAgain(); // the tab that asked may have run it
-      const waiting = this.#waitingTool();
+      // The tab that asked may have run it. A look of ours may be overtaken by another one, and tell nothing.
+      const { page } = await this.#stored().catch(() => ({ page: null }));
+      const waiting = page && this.#waitingTool(page.data);
       if (waiting?.id === this.#awaited) await this.runTool(waiting);
     });
   }
 
-  #waitingTool() {
-    const last = this.items.at(-1);
+  #waitingTool(items = this.items) {
+    const last = items.at(-1);
     return last?.type === "client_tool_call" && last.status === "pending" ? last : null;
   }
 
