@@ -223,10 +223,6 @@ class TurnItems:
         """The ids of the items of which it isn't known whether they are deleted."""
         return list(self._removing)
 
-    def is_removing(self, item_id: str) -> bool:
-        """Say whether an item is being deleted, for all that is known."""
-        return item_id in self._removing
-
     def stays(self, item_id: str) -> None:
         """Note that an item hasn't been deleted: it stays as it was before."""
         if (draft := self._removing.pop(item_id, None)) is not None:

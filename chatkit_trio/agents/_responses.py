@@ -401,11 +401,7 @@ class ResponseTranslator:
     async def _contents(self, parts: Any) -> list[AssistantMessageContent]:
         if isinstance(parts, str):
             return [AssistantMessageContent(text=parts)]
-        return [
-            await self._content(part)
-            for part in parts or ()
-            if getattr(part, "type", None) in _TEXT_OF
-        ]
+        return [await self._content(part) for part in parts or () if _is_text(part)]
 
     async def _content(self, part: Any) -> AssistantMessageContent:
         raw = getattr(part, "annotations", None) or ()
