@@ -59,8 +59,12 @@ _FREE: LiteralString = "DELETE FROM slots WHERE id = ANY(%(ids)s::text[])"
 
 def slot_changes(changes: SlotChanges, node: str) -> list[Statement]:
     """Return what writes changes of a node's slots."""
-    kept = [(slot_id, *change) for slot_id, change in changes.items() if change is not None]
-    free = [slot_id for slot_id, change in changes.items() if change is None]
+    kept = [
+        (slot_id, *change.kept_for)
+        for slot_id, change in changes.items()
+        if change.kept_for is not None
+    ]
+    free = [slot_id for slot_id, change in changes.items() if change.kept_for is None]
     statements: list[Statement] = []
     if kept:
         ids, owners, kinds = map(list, zip(*kept, strict=True))

@@ -99,14 +99,14 @@ def _take(
 def write_changes(db: sqlite3.Connection, changes: SlotChanges, instance: str) -> None:
     """Write changes of an instance's slots."""
     for slot_id, change in changes.items():
-        if change is None:
+        if change.kept_for is None:
             db.execute("DELETE FROM slots WHERE id = ?", (slot_id,))
             continue
         query = """
             INSERT INTO slots (id, owner, kind, instance, taken_at) VALUES (?, ?, ?, ?, 0)
             ON CONFLICT (id) DO UPDATE SET until = NULL
         """
-        db.execute(query, (slot_id, *change, instance))
+        db.execute(query, (slot_id, *change.kept_for, instance))
 
 
 def forget(db: sqlite3.Connection, now: float, is_live: Callable[[str], bool]) -> None:

@@ -15,8 +15,16 @@ from typing import TypeAlias
 from chatkit_trio._engine.owner_limits import Spending
 from chatkit_trio.limits import OwnerUsage, Rate
 
-SlotChanges: TypeAlias = Mapping[str, tuple[str, str] | None]
-"""By id: the owner and kind of a slot that is kept, None for one that is free."""
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SlotChange:
+    """A slot is kept for this owner and kind, or is free. Two changes are never the same one."""
+
+    kept_for: tuple[str, str] | None
+
+
+SlotChanges: TypeAlias = Mapping[str, SlotChange]
+"""By the slot's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,7 @@ class StoredUsage(OwnerUsage):
 
     def __init__(self, tell: Callable[[], None]) -> None:
         self._tell = tell
-        self._changes: dict[str, tuple[str, str] | None] = {}
+        self._changes: dict[str, SlotChange] = {}
         self._kept: set[str] = set()
 
     @abstractmethod
@@ -65,12 +73,11 @@ class StoredUsage(OwnerUsage):
 
     def keep_slot(self, owner: str, kind: str, slot_id: str) -> None:
         self._kept.add(slot_id)
-        self._changes[slot_id] = owner, kind
+        self._changes[slot_id] = SlotChange((owner, kind))
 
     def free_slot(self, owner: str, kind: str, slot_id: str) -> None:
         self._kept.discard(slot_id)
-        self._changes[slot_id] = None
-        self._tell()
+        self._free(slot_id)
 
     @contextmanager
     def writing(self) -> Iterator[SlotChanges]:
@@ -82,11 +89,14 @@ class StoredUsage(OwnerUsage):
         try:
             yield changes
             for slot_id, change in changes.items():
-                if self._changes.get(slot_id) == change:
-                    self._changes.pop(slot_id, None)
+                if self._changes.get(slot_id) is change:
+                    del self._changes[slot_id]
         finally:
-            kept = {slot_id for slot_id, change in changes.items() if change is not None}
-            if freed := kept - self._kept:
-                # Another write may have deleted them before this one has kept them.
-                self._changes |= dict.fromkeys(freed)
-                self._tell()
+            for slot_id, change in changes.items():
+                if change.kept_for is not None and slot_id not in self._kept:
+                    # Another write may have deleted it before this one has kept it.
+                    self._free(slot_id)
+
+    def _free(self, slot_id: str) -> None:
+        self._changes[slot_id] = SlotChange(None)
+        self._tell()

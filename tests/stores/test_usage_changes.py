@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import psycopg
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from chatkit_trio.stores._usage import WantedSlot
 from chatkit_trio.stores.postgresql import PostgreSQLStore
 from chatkit_trio.stores.sqlite import SQLiteStore
 
@@ -39,6 +40,25 @@ async def test_a_slot_that_is_freed_while_its_keeping_waits_in_line_is_free(
                 await wait_all_tasks_blocked()
                 other.execute("ROLLBACK")
         await node.news()
+        assert await usage.take_slot(*SLOTS, "slot_3", MOST, None)
+        assert not await usage.take_slot(*SLOTS, "slot_4", MOST, None)
+
+
+async def test_a_slot_stays_free_whichever_of_two_writes_its_caller_hears_of_first(
+    tmp_path: Path,
+) -> None:
+    async with SQLiteStore[Any](tmp_path / "chat.db") as store:
+        usage = store.coordination.usage
+        assert await usage.take_slot(*SLOTS, "slot_1", MOST, None)
+        usage.keep_slot(*SLOTS, "slot_1")
+        keeping, freeing = ExitStack(), ExitStack()
+        kept = keeping.enter_context(usage.writing())
+        usage.free_slot(*SLOTS, "slot_1")
+        freed = freeing.enter_context(usage.writing())
+        await usage.take(WantedSlot(*SLOTS, "slot_2", MOST, None), freed)
+        await usage.take(WantedSlot(*SLOTS, "slot_none", 0, None), kept)  # after what freed it
+        keeping.close()
+        freeing.close()
         assert await usage.take_slot(*SLOTS, "slot_3", MOST, None)
         assert not await usage.take_slot(*SLOTS, "slot_4", MOST, None)
 
