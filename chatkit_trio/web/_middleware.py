@@ -147,7 +147,9 @@ def add_view(
     use: Use = "call",
 ) -> None:
     """Give a view, with what stands around it, to a blueprint at all these rules."""
-    function = with_middleware(view, methods=[method], gate=gate, use=use)
+    # Some probes ask by HEAD. The ASGI server leaves the body out.
+    methods = [method, "HEAD"] if use == "probe" else [method]
+    function = with_middleware(view, methods=methods, gate=gate, use=use)
     for rule in rules:
         blueprint.add_url_rule(
             rule or "/",

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from contextlib import closing
 
+import httpx
 import pytest
 import trio
 
@@ -18,6 +19,7 @@ from chatkit_trio.web import create_app
 from chatkit_trio.web._health import PING_TIMEOUT
 
 from .http import CREATE, client_of
+from .sockets import served_app
 
 WELL = {"status": "ok", "store": "ok", "live_turns": 0}
 ILL = {"status": "unavailable", "store": "unavailable", "live_turns": 0}
@@ -71,6 +73,18 @@ async def test_writes_that_hang_are_not_well_though_reads_answer(autojump_clock)
 
     assert found == (503, ILL)
     assert took == PING_TIMEOUT
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/livez", "/metrics"])
+async def test_probes_may_ask_by_head(path):
+    server = scripted_server(MemoryStore(), [])
+    app = create_app(server, metrics_path="/metrics")
+    async with served_app(app) as port, httpx.AsyncClient() as client:
+        asked = await client.head(f"http://127.0.0.1:{port}{path}")
+        got = await client.get(f"http://127.0.0.1:{port}{path}")
+
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-type"] == got.headers["content-type"]
 
 
 async def test_a_ping_that_cannot_be_cancelled_holds_up_no_probe(autojump_clock):
