@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
+
+import pytest
 
 from .kept_site import (
     LONG,
@@ -67,7 +70,7 @@ def holding(page: Any, words: str) -> list[Any]:
         if words in f"{route.request.url} {route.request.post_data or ''}":
             held.append(route)
         else:
-            route.continue_()
+            route.fallback()
 
     page.route("**/chatkit**", look)
     return held
@@ -79,6 +82,31 @@ def wait_for_one(page: Any, held: list[Any]) -> Any:
             return held[0]
         page.wait_for_timeout(50)
     raise AssertionError("no such request was made")
+
+
+def holding_answers(page: Any, words: str) -> list[Any]:
+    """Have requests with these words answered now, and hold the answers back."""
+    held: list[Any] = []
+
+    def look(route: Any) -> None:
+        if words in f"{route.request.url} {route.request.post_data or ''}":
+            held.append(partial(route.fulfill, response=route.fetch()))
+        else:
+            route.fallback()
+
+    page.route("**/chatkit**", look)
+    return held
+
+
+def look_again(page: Any) -> None:
+    """Have the page look for what has happened elsewhere, as when its reader comes back to it."""
+    page.evaluate(
+        """() => {
+          const now = Date.now;
+          Date.now = () => now() + 5000;
+          window.dispatchEvent(new Event("focus"));
+        }"""
+    )
 
 
 def composer(page: Any) -> Any:
@@ -292,6 +320,63 @@ def test_escape_closes_a_dialog_and_stops_no_answer(page: Any) -> None:
 
     expect(page.get_by_test_id("stop")).to_be_enabled()
     expect(marks(page)).to_have_count(0)
+
+
+@pytest.mark.parametrize("question", ["/threads?", "threads.get_by_id"])
+def test_what_was_asked_for_before_a_rename_does_not_take_it_back(page: Any, question: str) -> None:
+    ask(page, "Hello")
+    newest = page.get_by_test_id("thread-item").first
+    held = holding_answers(page, question)
+    look_again(page)
+    answer = wait_for_one(page, held)
+    rename(page, "Renamed")
+    expect(newest).to_have_text("Renamed")
+    answer()
+    page.wait_for_timeout(300)
+
+    expect(newest).to_have_text("Renamed")
+
+
+@pytest.mark.parametrize("comes", ["before its end", "after its end"])
+def test_what_was_asked_for_during_a_rename_does_not_take_it_back(page: Any, comes: str) -> None:
+    ask(page, "Hello")
+    newest = page.get_by_test_id("thread-item").first
+    lists = holding_answers(page, "/threads?")
+    renames = holding(page, "threads.update")
+    rename(page, "Renamed")
+    request = wait_for_one(page, renames)
+    look_again(page)
+    answer = wait_for_one(page, lists)
+    if comes == "before its end":
+        answer()
+        page.wait_for_timeout(300)
+    with page.expect_response(lambda response: response.request == request.request):
+        request.continue_()
+    if comes == "after its end":
+        answer()
+    page.wait_for_timeout(300)
+
+    expect(newest).to_have_text("Renamed")
+
+
+def test_what_was_asked_for_before_a_deletion_does_not_bring_the_thread_back(page: Any) -> None:
+    ask(page, "To be deleted")
+    held = holding_answers(page, "/threads?")
+    look_again(page)
+    answer = wait_for_one(page, held)
+    page.get_by_test_id("delete").first.click()
+    page.get_by_test_id("dialog-confirm").click()
+    expect(page.get_by_test_id("thread-item").filter(has_text="To be deleted")).to_have_count(0)
+    answer()
+    page.wait_for_timeout(300)
+
+    expect(page.get_by_test_id("thread-item").filter(has_text="To be deleted")).to_have_count(0)
+
+
+def rename(page: Any, title: str) -> None:
+    page.get_by_test_id("rename").first.click()
+    page.get_by_test_id("rename-field").fill(title)
+    page.get_by_test_id("rename-field").press("Enter")
 
 
 COMPOSING = """(field, keys) => field.dispatchEvent(new KeyboardEvent("keydown",

@@ -8,6 +8,7 @@ import { attachStream, call, ConnectionLost, openStream, ServerError, stopTurn }
 import { keepThrough, putItem, removeItem, updateItem } from "./fold.js";
 import { reportError, runClientTool, runEffect } from "./host.js";
 import { editable } from "./mentions.js";
+import { moment } from "./news.js";
 import { options } from "./options.js";
 import { dispatch, focusSoon } from "./place.js";
 import { Turn, TurnLost } from "./turn.js";
@@ -216,15 +217,16 @@ export class Conversation {
   }
 
   async #stored() {
+    const askedAt = moment();
     const thread = await call("threads.get_by_id", { thread_id: this.threadId }, "Endings");
     // The thread comes with its oldest items; a long one is read from its end instead.
-    return { thread, page: thread.items.has_more ? await this.#newestItems() : thread.items };
+    return { thread, askedAt, page: thread.items.has_more ? await this.#newestItems() : thread.items };
   }
 
-  #take({ thread, page }) {
+  #take({ thread, askedAt, page }) {
     this.#takeNewest(page);
     this.isOurServer ||= "endings" in page; // which no other tells
-    this.#setThread(thread);
+    this.#setThread(thread, askedAt);
     this.#live.clear();
     this.loaded = true;
     changed();
@@ -746,10 +748,11 @@ export class Conversation {
     if (this.stopping) this.#askToStop(this.#turn);
   }
 
-  #setThread(thread) {
+  // A thread that was asked for may be older than what is known; one of an event isn't.
+  #setThread(thread, askedAt = null) {
     const first = this.older.hasMore ? null : this.items.find(({ type }) => type === "user_message");
     // Events carry an empty page: never the items.
     this.thread = { ...threadFrom(thread), name: wordsOf(first ?? this.#sending) ?? this.thread?.name ?? null };
-    this.#events.onThread(this.thread);
+    this.thread = this.#events.onThread(this.thread, askedAt) ?? this.thread;
   }
 }

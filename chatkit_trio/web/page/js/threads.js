@@ -3,6 +3,7 @@
 import { call, getPage } from "./protocol.js";
 import { Conversation } from "./conversation.js";
 import { forgetThread, saveDraft } from "./drafts.js";
+import { isOutdated, learn, moment } from "./news.js";
 import { options } from "./options.js";
 import { changed, noSearch, noThreads, state, toast } from "./state.js";
 import { hear, tell } from "./tabs.js";
@@ -24,7 +25,9 @@ const events = {
     conversations.set(conversation.threadId, conversation);
     saveDraft(null, fresh?.draft ?? { text: "", quote: null });
   },
-  onThread(thread) {
+  onThread(thread, askedAt) {
+    if (askedAt === null) learn(thread.id);
+    else if (isOutdated(thread.id, askedAt)) return state.threads.data.find(({ id }) => id === thread.id);
     if (putThread(thread)) tell({ thread });
   },
   onTurn({ threadId }) {
@@ -39,7 +42,10 @@ const events = {
 };
 
 hear(({ turn, thread, deleted }) => {
-  if (thread) putThread(thread);
+  if (thread) {
+    learn(thread.id);
+    putThread(thread);
+  }
   if (deleted) leaveThread(deleted);
   if (!turn) return;
   noteActivity(turn);
@@ -66,16 +72,17 @@ export function lookAgain() {
 
 async function refreshThreads() {
   if (state.threads.loading) return;
+  const askedAt = moment();
   try {
     const page = await listThreads();
     if (!page) return;
     const last = page.data.at(-1);
     const oldest = last ? activityOf(last) : "";
-    const older = state.threads.data.filter((thread) => page.has_more && activityOf(thread) < oldest);
-    const { after, hasMore } = state.threads;
-    state.threads.data = older;
-    takePage(page);
-    if (older.length > 0) state.threads = { ...state.threads, after, hasMore };
+    const isOlder = (thread) => page.has_more && activityOf(thread) < oldest;
+    const { data, after, hasMore } = state.threads;
+    state.threads.data = data.filter((thread) => isOlder(thread) || isOutdated(thread.id, askedAt));
+    takePage(page, askedAt);
+    if (data.some(isOlder)) state.threads = { ...state.threads, after, hasMore };
     changed();
   } catch (error) {
     console.warn(error.message); // the list stays as it is
@@ -83,6 +90,7 @@ async function refreshThreads() {
 }
 
 function dropThread(threadId) {
+  learn(threadId);
   state.threads.data = state.threads.data.filter((each) => each.id !== threadId);
   changed();
 }
@@ -121,20 +129,22 @@ async function listThreads(after = null) {
 export async function loadThreads() {
   const { after } = state.threads;
   const { endpoint } = options;
+  const askedAt = moment();
   state.threads = { ...state.threads, loading: true, error: null };
   changed();
   try {
     const page = await listThreads(after);
-    if (page) takePage(page);
+    if (page) takePage(page, askedAt);
   } catch (error) {
     if (options.endpoint === endpoint) state.threads = { ...state.threads, loading: false, error: error.message };
   }
   changed();
 }
 
-function takePage(page) {
+function takePage(page, askedAt) {
   const named = (thread) => ({ ...thread, name: thread.name ?? page.names?.[thread.id] });
-  const listed = withIds(page.data).map(named).map(threadFrom);
+  const isNews = (thread) => !isOutdated(thread.id, askedAt);
+  const listed = withIds(page.data).filter(isNews).map(named).map(threadFrom);
   const fresh = new Set(listed.map((thread) => thread.id));
   const kept = state.threads.data.filter((thread) => !fresh.has(thread.id));
   const data = [...kept, ...listed].sort(byActivity);
@@ -230,6 +240,7 @@ export async function renameThread(thread, title) {
   applyTitle(thread.id, title);
   try {
     await call("threads.update", { thread_id: thread.id, title });
+    applyTitle(thread.id, title); // the server may have told another one meanwhile
     tell({ thread: { ...thread, title } });
   } catch (error) {
     applyTitle(thread.id, before);
@@ -238,6 +249,7 @@ export async function renameThread(thread, title) {
 }
 
 function applyTitle(threadId, title) {
+  learn(threadId);
   const conversation = conversations.get(threadId);
   if (conversation?.thread) conversation.thread = { ...conversation.thread, title };
   const thread = state.threads.data.find((each) => each.id === threadId);
