@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-# The headless shell has the same engine without windows and menus, and takes half the time.
+# The headless shell has the same engine without windows and menus, and is quicker.
 PATH = shutil.which("chromium-headless-shell") or shutil.which("chromium")
 
 needs_chromium = pytest.mark.skipif(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -62,18 +63,23 @@ def open_with_a_network(page: Any) -> None:
     expect(page.get_by_test_id("composer")).to_be_visible()
 
 
-def holding(page: Any, words: str) -> list[Any]:
+def holding(page: Any, words: str, hold: Callable[[Any], Any] = lambda route: route) -> list[Any]:
     """Hold back the requests with these words; they are put into the list that is returned."""
     held: list[Any] = []
 
     def look(route: Any) -> None:
         if words in f"{route.request.url} {route.request.post_data or ''}":
-            held.append(route)
+            held.append(hold(route))
         else:
             route.fallback()
 
     page.route("**/chatkit**", look)
     return held
+
+
+def holding_answers(page: Any, words: str) -> list[Any]:
+    """Have requests with these words answered now; the list has what lets each answer come."""
+    return holding(page, words, lambda route: partial(route.fulfill, response=route.fetch()))
 
 
 def wait_for_one(page: Any, held: list[Any]) -> Any:
@@ -84,29 +90,9 @@ def wait_for_one(page: Any, held: list[Any]) -> Any:
     raise AssertionError("no such request was made")
 
 
-def holding_answers(page: Any, words: str) -> list[Any]:
-    """Have requests with these words answered now, and hold the answers back."""
-    held: list[Any] = []
-
-    def look(route: Any) -> None:
-        if words in f"{route.request.url} {route.request.post_data or ''}":
-            held.append(partial(route.fulfill, response=route.fetch()))
-        else:
-            route.fallback()
-
-    page.route("**/chatkit**", look)
-    return held
-
-
 def look_again(page: Any) -> None:
     """Have the page look for what has happened elsewhere, as when its reader comes back to it."""
-    page.evaluate(
-        """() => {
-          const now = Date.now;
-          Date.now = () => now() + 5000;
-          window.dispatchEvent(new Event("focus"));
-        }"""
-    )
+    page.evaluate("void document.querySelector('chatkit-trio').fetchUpdates()")
 
 
 def composer(page: Any) -> Any:
@@ -233,7 +219,7 @@ def test_one_message_is_edited_at_a_time_and_nothing_of_it_is_lost(page: Any) ->
 def test_a_message_is_sent_while_the_page_looks_for_what_is_new(page: Any) -> None:
     ask(page, "first")
     held = holding(page, "/turn")
-    page.evaluate("void document.querySelector('chatkit-trio').fetchUpdates()")
+    look_again(page)
     wait_for_one(page, held)
     composer(page).fill("second")
     composer(page).press("Enter")
@@ -248,14 +234,13 @@ def test_a_message_is_sent_while_the_page_looks_for_what_is_new(page: Any) -> No
 
 def test_what_was_looked_for_takes_nothing_from_an_answer_that_has_begun(page: Any) -> None:
     ask(page, "first")
-    held = holding(page, "threads.get_by_id")
-    page.evaluate("void document.querySelector('chatkit-trio').fetchUpdates()")
-    route = wait_for_one(page, held)
-    old = route.fetch()
+    held = holding_answers(page, "threads.get_by_id")
+    look_again(page)
+    answer = wait_for_one(page, held)
     composer(page).fill("count 40 every 250 ms")
     composer(page).press("Enter")
     wait_for_word(page, "3")
-    route.fulfill(response=old)
+    answer()
     page.unroute_all()
 
     wait_for_word(page, "40")

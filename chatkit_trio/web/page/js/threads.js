@@ -27,7 +27,7 @@ const events = {
   },
   onThread(thread, askedAt) {
     if (askedAt === null) learn(thread.id);
-    else if (isOutdated(thread.id, askedAt)) return state.threads.data.find(({ id }) => id === thread.id);
+    else if (isOutdated(thread.id, askedAt)) return inList(thread.id);
     if (putThread(thread)) tell({ thread });
   },
   onTurn({ threadId }) {
@@ -54,7 +54,7 @@ hear(({ turn, thread, deleted }) => {
 
 // What was written to goes to the top of the list, and is unread where it isn't seen.
 function noteActivity(threadId) {
-  const thread = state.threads.data.find((each) => each.id === threadId);
+  const thread = inList(threadId);
   if (thread) putThread({ ...thread, last_activity_at: new Date().toJSON() });
   if (state.conversation?.threadId !== threadId) state.unread.add(threadId);
 }
@@ -89,6 +89,8 @@ async function refreshThreads() {
   }
 }
 
+const inList = (threadId) => state.threads.data.find(({ id }) => id === threadId);
+
 function dropThread(threadId) {
   learn(threadId);
   state.threads.data = state.threads.data.filter((each) => each.id !== threadId);
@@ -98,7 +100,7 @@ function dropThread(threadId) {
 // Says whether that was news.
 function putThread(thread) {
   const { data } = state.threads;
-  const known = data.find((each) => each.id === thread.id);
+  const known = inList(thread.id);
   if (known) {
     const { name, last_activity_at: at } = known;
     thread = { ...thread, name: thread.name ?? name, last_activity_at: thread.last_activity_at ?? at };
@@ -252,7 +254,7 @@ function applyTitle(threadId, title) {
   learn(threadId);
   const conversation = conversations.get(threadId);
   if (conversation?.thread) conversation.thread = { ...conversation.thread, title };
-  const thread = state.threads.data.find((each) => each.id === threadId);
+  const thread = inList(threadId);
   if (thread) putThread({ ...thread, title });
 }
 
