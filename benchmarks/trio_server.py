@@ -24,6 +24,7 @@ from chatkit_trio.store import Settlement, Store
 from chatkit_trio.stores.memory import MemoryStore
 from chatkit_trio.stores.sqlite import SQLiteStore
 from chatkit_trio.web import create_app
+from chatkit_trio.web._garbage import fewer_collections, keep_out_what_is_loaded
 
 
 class SlowSQLiteStore(SQLiteStore[Any]):
@@ -84,6 +85,10 @@ def make_app(server: ScriptedServer) -> Any:
         tasks = trio.lowlevel.current_statistics().tasks_living
         return {"tasks": tasks, "turns": len(server.live_turns), "noted_at": noted_at}
 
+    @app.before_serving
+    async def keep_out() -> None:
+        keep_out_what_is_loaded()
+
     quart = app.asgi_app
 
     async def with_floor(scope: Any, receive: Any, send: Any) -> None:
@@ -118,7 +123,8 @@ async def serve(app: Any, config: hypercorn.Config) -> None:
             async for _ in signals:
                 return
 
-        await hypercorn.trio.serve(app, config, shutdown_trigger=signalled, mode="asgi")
+        with fewer_collections():  # as chatkit_trio.web.serve() does
+            await hypercorn.trio.serve(app, config, shutdown_trigger=signalled, mode="asgi")
 
 
 def main() -> None:

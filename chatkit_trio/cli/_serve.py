@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import secrets
 import sys
@@ -154,7 +153,7 @@ def serve_app(
     if workers == 1 and not reload:
         if spare and (worker is None or not worker.wait_until_needed()):
             return
-        on_ready = tell if worker is None else _freeze
+        on_ready = tell if worker is None else None
         app = load_app(target)
         if recordings is not None:
             _record(app, target, recordings)
@@ -263,7 +262,7 @@ def _run(
     port: int,
     drain_timeout: float | None,
     allowed_hosts: Sequence[str],
-    on_ready: Callable[[Sequence[str]], None],
+    on_ready: Callable[[Sequence[str]], None] | None,
     worker: Worker | None,
 ) -> None:
     serving = partial(
@@ -306,7 +305,6 @@ def _record(app: ASGIApp | Quart, target: str, directory: Path) -> None:
 
 
 def _tell(urls: Sequence[str], *, opens_browser: bool, recordings: Path | None) -> None:
-    _freeze(urls)
     for url in urls:
         click.echo(f"Serving on {url}")
     if recordings is not None:
@@ -326,10 +324,3 @@ def _open(url: str) -> None:
 
 
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 (nothing listens there because of this)
-
-
-def _freeze(urls: Sequence[str]) -> None:
-    # All is loaded, and stays: a collection that goes through it again takes some 40 ms, in which
-    # every stream stands still, and a request with many values sets one off.
-    gc.collect()
-    gc.freeze()

@@ -41,6 +41,7 @@ from . import _holdups
 from ._asgi_app import chat_servers_in, quart_apps_in
 from ._blueprint import allowed_by
 from ._delivery import ASGIApp, Receive, Send
+from ._garbage import fewer_collections, keep_out_what_is_loaded
 from ._hosts import AllowedHosts, HostNames, is_wildcard, tell_hosts
 from ._request_log import logged
 from ._signals import ending_signals, handling
@@ -90,7 +91,8 @@ async def serve(
     Returns when the app has shut down, or ends the *process* if that takes too long: with code 0,
     or with 3 if an answer isn't stored. The log says at the signal how long it takes at most.
     SIGHUP is left alone where it is ignored (nohup). Must run in the main thread, where signals
-    arrive.
+    arrive. Meanwhile Python collects garbage less often, and what was loaded when the app had
+    started is passed over (`gc.freeze`).
     """
     check_runs_on_trio("chatkit_trio.web.serve()")
     hosts = _checked_hosts(app, host, port, allowed_hosts)
@@ -106,7 +108,7 @@ async def serve_to_the_end(
     port: int,
     drain_timeout: float | None,
     allowed_hosts: HostNames,
-    on_ready: Callable[[Sequence[str]], None],
+    on_ready: Callable[[Sequence[str]], None] | None,
     worker: Worker | None = None,
 ) -> int:
     """Serve as `serve` does, for a process that ends then; return its exit code.
@@ -223,6 +225,7 @@ class _Ending:
         with (
             handling(numbers, self._on_signal, are_ignored_then=lambda: self._ends_process),
             self.watchdog.watching(numbers),
+            fewer_collections(),
             self._serving,
         ):
             if self._worker is not None:
@@ -241,6 +244,7 @@ class _Ending:
     def listens(self, urls: Sequence[str]) -> None:
         """Take note that Hypercorn listens."""
         self._ports = [int(url.rpartition(":")[2]) for url in urls]
+        keep_out_what_is_loaded()
         if self._worker is not None and not self.startup_failed:
             self._worker.is_ready()
 
