@@ -37,6 +37,8 @@ _EVENTS_A_ROUND = 16
 _SECONDS_A_ROUND = 0.02
 """How long they may take, in real time, before others get their turn."""
 
+_ONE_ROUND = object()
+"""Marks a task that hasn't let others run since it was marked."""
 
 _SIBLINGS_TIMEOUT = 0.5
 """How long, in seconds, the error of a failed task waits for the cleanup of the tasks beside it."""
@@ -305,46 +307,43 @@ class Handover:
         athrow = getattr(iterator, "athrow", None)
         step: Callable[[], Awaitable[ThreadStreamEvent]] = iterator.__anext__
         while True:
+            if self._silence_counts:
+                self._silent_since = trio.current_time()
             try:
                 event = await step()
             except StopAsyncIteration:
                 return
+            self._silent_since = inf
             step = iterator.__anext__
+            # A generator that swallows its cancellation must not go on for ever. And it is too late
+            # for an event when the turn is being settled: nobody may be shown more.
+            if self._is_closed:
+                return
             try:
-                # A generator that swallows its cancellation must not go on for ever.
-                if not await self._take(event):
-                    return
+                needed = self._accept(event)
+                if needed is not None:
+                    if not await self.ask(needed):
+                        return
+                elif self._must_give_way():
+                    await trio.lowlevel.checkpoint()
             except (trio.Cancelled, Exception) as raised:  # noqa: ASYNC103
                 # Of a scope that respond has open across the yield, or a refused event.
                 if athrow is None:
                     raise
                 step = partial(athrow, raised)
 
-    async def _take(self, event: ThreadStreamEvent) -> bool:
-        """Accept an event, and wait until it has been performed; say whether more are wanted.
-
-        It is too late for an event when the turn is being settled: nobody may be shown more.
-        """
-        if self._is_closed:
+    def _must_give_way(self) -> bool:
+        """Say whether others need their turn now: a respond that never awaits would starve them."""
+        task = trio.lowlevel.current_task()
+        if task.custom_sleep_data is not _ONE_ROUND:
+            # It has waited for something since the last event: Trio takes the mark away then.
+            task.custom_sleep_data = _ONE_ROUND
+            self._events_this_round, self._round_began = 1, perf_counter()
             return False
-        self._silent_since = inf
-        try:
-            step = self._accept(event)
-            if step is not None:
-                return await self.ask(step)
-            # A respond that never awaits must not starve the server.
-            self._events_this_round += 1
-            now = perf_counter()
-            if (
-                self._events_this_round >= _EVENTS_A_ROUND
-                or now - self._round_began > _SECONDS_A_ROUND
-            ):
-                self._events_this_round, self._round_began = 0, now
-                await trio.lowlevel.checkpoint()
+        self._events_this_round += 1
+        if self._events_this_round >= _EVENTS_A_ROUND:
             return True
-        finally:
-            if self._silence_counts:
-                self._silent_since = trio.current_time()
+        return perf_counter() - self._round_began > _SECONDS_A_ROUND
 
     async def _close(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
         aclose = getattr(iterator, "aclose", None)

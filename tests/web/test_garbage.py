@@ -37,9 +37,7 @@ print(json.dumps(told))
 
 
 async def test_collections_pass_over_what_is_loaded_while_a_server_listens():
-    ended = await trio.run_process(
-        [sys.executable, "-c", SERVING], cwd=ROOT, capture_stdout=True
-    )
+    ended = await trio.run_process([sys.executable, "-c", SERVING], cwd=ROOT, capture_stdout=True)
     before, listening, after = json.loads(ended.stdout)
 
     assert listening["kept_out"] > 0.9 * before["loaded"]
