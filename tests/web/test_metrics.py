@@ -119,7 +119,7 @@ async def test_the_bytes_that_wait_for_a_client_are_counted(autojump_clock):
 
 async def test_an_answer_that_the_store_doesn_t_take_is_seen_to_wait(autojump_clock):
     store = TroubledStore(MemoryStore())
-    server = scripted_server(store, [say("Hello", finish=False)])
+    server = scripted_server(store, [say("Hello", finish=False), pause(99)])
     metrics = Metrics(server)
     seen = []
     async with server, sending(server) as turn:
