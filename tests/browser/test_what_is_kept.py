@@ -160,7 +160,8 @@ def test_small_steps_upwards_let_go_of_the_end(step: int, page: Any) -> None:
 
     before = page.evaluate(f"{CHAT}.querySelector('.log').scrollTop")
     page.wait_for_timeout(500)
-    assert page.evaluate(f"{CHAT}.querySelector('.log').scrollTop") == before
+    # Nothing pulls it down again; the last step of the wheel may be carried out late.
+    assert page.evaluate(f"{CHAT}.querySelector('.log').scrollTop") <= before
     assert gap(page) > 100
     page.get_by_role("button", name="Jump to the latest message").click()
     page.wait_for_timeout(1500)
