@@ -244,9 +244,11 @@ class _Ending:
     def listens(self, urls: Sequence[str]) -> None:
         """Take note that Hypercorn listens."""
         self._ports = [int(url.rpartition(":")[2]) for url in urls]
-        keep_out_what_is_loaded()
-        if self._worker is not None and not self.startup_failed:
+        if self.startup_failed:
+            return
+        if self._worker is not None:
             self._worker.is_ready()
+        keep_out_what_is_loaded()
 
     def _config(self, host: str, port: int) -> Config:
         config = hypercorn_config(host, port)
