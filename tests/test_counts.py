@@ -8,7 +8,7 @@ ones here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
 from typing import Any
 
@@ -20,7 +20,8 @@ from trio.testing import MockClock
 from chatkit_trio._engine import handover
 from chatkit_trio.server import TurnPolicy
 from chatkit_trio.stores import MemoryStore
-from chatkit_trio.testing import StoreWrapper, say, scripted_server
+from chatkit_trio.testing import Scene, Step, StoreWrapper, say, scripted_server
+from chatkit_trio.types import ProgressUpdateEvent, ThreadStreamEvent
 from chatkit_trio.web import create_app
 
 from .web.http import CREATE, chunks_of, client_of
@@ -61,11 +62,14 @@ def counting(function: Callable[..., Any], name: str, counts: Counter[str]) -> C
     return call
 
 
-async def costs(events: int, every: float | None, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+def words(events: int, every: float = 0.0) -> Step:
+    return say(*(f"word{number:04} " for number in range(events)), every=every)
+
+
+async def costs(step: Step, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counts: Counter[str] = Counter()
-    words = [f"word{number:04} " for number in range(events)]
     server = scripted_server(
-        CountingStore(counts), [say(*words, every=every)], policy=TurnPolicy(flush_interval=WINDOW)
+        CountingStore(counts), [step], policy=TurnPolicy(flush_interval=WINDOW)
     )
     steps = Steps(counts)
     async with (
@@ -98,7 +102,7 @@ async def test_what_events_cost_that_come_as_models_send_them(
     """Nothing but `respond` itself runs for each event; sends come once a window."""
     # Long sleeps don't count as computing: each look at this clock finds it a second later.
     monkeypatch.setattr(handover, "perf_counter", count().__next__)
-    short, long = [await costs(events, PACE, monkeypatch) for events in (SHORT, LONG)]
+    short, long = [await costs(words(events, PACE), monkeypatch) for events in (SHORT, LONG)]
 
     windows = round((LONG - SHORT) * PACE / WINDOW)
     assert grown(short, long) == about(
@@ -115,7 +119,7 @@ async def test_what_events_cost_that_rush(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A send takes as many as there are."""
-    short, long = [await costs(events, 0, monkeypatch) for events in (SHORT, LONG)]
+    short, long = [await costs(words(events), monkeypatch) for events in (SHORT, LONG)]
 
     assert grown(short, long) == about(
         {
@@ -125,10 +129,29 @@ async def test_what_events_cost_that_rush(
     )
 
 
+async def test_a_respond_that_computes_for_long_gives_way_after_each_event(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after each second one: to have given way isn't to have waited."""
+
+    def computing(events: int) -> Step:
+        async def compute(scene: Scene) -> AsyncIterator[ThreadStreamEvent]:
+            for number in range(events):
+                yield ProgressUpdateEvent(text=str(number))
+
+        return compute
+
+    # Each look at this clock finds it a second later.
+    monkeypatch.setattr(handover, "perf_counter", count().__next__)
+    short, long = [await costs(computing(events), monkeypatch) for events in (SHORT, LONG)]
+
+    assert grown(short, long)["steps of _drive"] == LONG - SHORT
+
+
 async def test_what_an_answer_costs_whatever_its_length(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts = await costs(0, None, monkeypatch)
+    counts = await costs(words(0), monkeypatch)
 
     assert {name: count for name, count in counts.items() if name.startswith("store")} == {
         "store: save_thread": 1,

@@ -326,6 +326,7 @@ class Handover:
                         return
                 elif self._must_give_way():
                     await trio.lowlevel.checkpoint()
+                    self._begin_round(events=0)
             except (trio.Cancelled, Exception) as raised:  # noqa: ASYNC103
                 # Of a scope that respond has open across the yield, or a refused event.
                 if athrow is None:
@@ -337,13 +338,16 @@ class Handover:
         task = trio.lowlevel.current_task()
         if task.custom_sleep_data is not _ONE_ROUND:
             # It has waited for something since the last event: Trio takes the mark away then.
-            task.custom_sleep_data = _ONE_ROUND
-            self._events_this_round, self._round_began = 1, perf_counter()
+            self._begin_round(events=1)
             return False
         self._events_this_round += 1
         if self._events_this_round >= _EVENTS_A_ROUND:
             return True
         return perf_counter() - self._round_began > _SECONDS_A_ROUND
+
+    def _begin_round(self, events: int) -> None:
+        trio.lowlevel.current_task().custom_sleep_data = _ONE_ROUND
+        self._events_this_round, self._round_began = events, perf_counter()
 
     async def _close(self, iterator: AsyncIterator[ThreadStreamEvent]) -> None:
         aclose = getattr(iterator, "aclose", None)
