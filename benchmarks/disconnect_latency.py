@@ -20,12 +20,12 @@ from typing import Any
 
 import trio
 
+from benchmarks.database import make_database
 from benchmarks.loss import Cut, read
 from benchmarks.measuring import (
     SYSTEMS,
     System,
     connect,
-    make_database,
     percentile,
     print_conditions,
     print_table,

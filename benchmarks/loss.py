@@ -27,14 +27,13 @@ from typing import Any
 import h11
 import trio
 
+from benchmarks.database import items_in, make_database
 from benchmarks.measuring import (
     SYSTEMS,
     Connection,
     Server,
     System,
     connect,
-    items_in,
-    make_database,
     message,
     print_conditions,
     print_table,

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import socket
-import sqlite3
 import struct
 import sys
 import time
@@ -23,8 +22,6 @@ from typing import Any, Literal
 
 import h11
 import trio
-
-from chatkit_trio.stores._sqlite_schema import migrate
 
 System = Literal["original", "chatkit_trio"]
 SYSTEMS: tuple[System, ...] = ("original", "chatkit_trio")
@@ -236,38 +233,6 @@ async def recall(port: int, thread_id: str) -> list[list[Any]]:
     done = [event["item"] for event in events if event["type"] == "thread.item.done"]
     answers = [item for item in done if item["type"] == "assistant_message"]
     return json.loads(answers[-1]["content"][0]["text"])
-
-
-# --- The database ------------------------------------------------------------------------------
-
-
-def make_database(path: Path) -> None:
-    """Make the tables, so that both servers find the same ones."""
-    db = sqlite3.connect(path)
-    db.execute("PRAGMA journal_mode = WAL")
-    migrate(db)
-    db.commit()
-    db.close()
-
-
-def items_in(path: Path, thread_id: str) -> list[dict[str, Any]]:
-    """Return a thread's items, in order."""
-    db = sqlite3.connect(path)
-    rows = db.execute(
-        "SELECT items.data FROM items JOIN threads ON items.thread = threads.seq"
-        " WHERE threads.id = ? ORDER BY items.seq",
-        (thread_id,),
-    ).fetchall()
-    db.close()
-    return [json.loads(row[0]) for row in rows]
-
-
-def threads_in(path: Path) -> list[str]:
-    """Return the ids of all threads."""
-    db = sqlite3.connect(path)
-    rows = db.execute("SELECT id FROM threads ORDER BY seq").fetchall()
-    db.close()
-    return [row[0] for row in rows]
 
 
 # --- The process -------------------------------------------------------------------------------

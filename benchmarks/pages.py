@@ -21,15 +21,8 @@ from typing import Any
 
 import trio
 
-from benchmarks.measuring import (
-    SYSTEMS,
-    Server,
-    connect,
-    make_database,
-    print_conditions,
-    print_table,
-    running,
-)
+from benchmarks.database import make_database
+from benchmarks.measuring import SYSTEMS, Server, connect, print_conditions, print_table, running
 from chatkit_trio.types import AssistantMessageContent, AssistantMessageItem, ThreadMetadata
 
 HEAD = ("items in the thread", "original, ms", "ours", "ratio", "ours, behind the middle")

@@ -23,13 +23,12 @@ from typing import Any
 
 import trio
 
+from benchmarks.database import items_in, make_database
 from benchmarks.measuring import (
     Connection,
     Frame,
     Server,
     connect,
-    items_in,
-    make_database,
     message,
     print_conditions,
     print_table,

@@ -20,12 +20,12 @@ from typing import Any
 
 import trio
 
+from benchmarks.database import make_database
 from benchmarks.measuring import (
     SYSTEMS,
     Server,
     System,
     connect,
-    make_database,
     message,
     print_conditions,
     print_table,

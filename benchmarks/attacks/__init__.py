@@ -18,7 +18,8 @@ from typing import Any
 
 import trio
 
-from benchmarks.measuring import ROOT, Connection, connect, items_in, resident
+from benchmarks.database import items_in
+from benchmarks.measuring import ROOT, Connection, connect, resident
 
 __all__ = ["Attack", "Outcome", "Victim", "running_victim"]
 

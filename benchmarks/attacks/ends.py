@@ -20,7 +20,8 @@ from pathlib import Path
 import trio
 
 from benchmarks.attacks import Attack, Outcome, Victim, running_victim
-from benchmarks.measuring import message, threads_in
+from benchmarks.database import threads_in
+from benchmarks.measuring import message
 from chatkit_trio.stores import SQLiteStore
 from chatkit_trio.testing import scripted_server
 
