@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from types import AsyncGeneratorType
 from typing import Any
 from unittest import mock
@@ -203,19 +204,20 @@ def without_real_time() -> Iterator[None]:
     How often it gives others their turn depends on nothing then but on what it does.
     """
     with ExitStack() as stack:
-        for module in _engine_modules():
-            for name, value in list(vars(module).items()):
-                if value is time.perf_counter:
-                    stack.enter_context(mock.patch.object(module, name, _no_time))
+        for module, name in _real_clocks():
+            stack.enter_context(mock.patch.object(module, name, _no_time))
         yield
 
 
-def _engine_modules() -> list[Any]:
-    """Return the loaded modules of this package that read the real clock."""
+@cache  # the whole engine is loaded with this module, and there are thousands of runs
+def _real_clocks() -> list[tuple[Any, str]]:
+    """Return where the engine reads the real clock: the modules and the names that they use."""
     return [
-        module
-        for name, module in sorted(sys.modules.items())
-        if name.startswith("chatkit_trio._engine.")
+        (module, name)
+        for full_name, module in sorted(sys.modules.items())
+        if full_name.startswith("chatkit_trio._engine.")
+        for name, value in vars(module).items()
+        if value is time.perf_counter
     ]
 
 
