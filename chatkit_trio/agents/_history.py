@@ -7,7 +7,7 @@ followed it. A turn that is cut while tools run leaves both behind, wherever its
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -22,29 +22,39 @@ _OUTPUT_OF = {
 }
 """The type of the item that answers a call, by the type of the call."""
 
-_OPEN = {*_OUTPUT_OF, "mcp_approval_request"}
 
-
-def waits_for_output(output: Iterable[Any]) -> bool:
+def waits_for_output(output: Sequence[Any]) -> bool:
     """Say whether the API wants something in an answer answered before it goes on from there."""
-    return any(_get(item, "type") in _OPEN for item in output)
+    asks = any(_get(item, "type") == "mcp_approval_request" for item in output)
+    return asks or bool(open_calls(output))
+
+
+def open_calls(items: Sequence[Any]) -> list[Any]:
+    """Return the calls among these items whose outputs aren't among them.
+
+    What the provider runs itself, for example a shell of its own, comes with its output.
+    """
+    answered = {(_get(item, "type"), _call_id(item)) for item in items}
+    return [
+        item
+        for item in items
+        if (output := _OUTPUT_OF.get(_get(item, "type"))) is not None
+        and (output, _call_id(item)) not in answered
+    ]
 
 
 def without_open_calls(items: Sequence[Any]) -> list[Any]:
     """Return input items without the calls that have no output, and the reasoning behind these."""
-    answered = {(_get(item, "type"), _call_id(item)) for item in items}
+    dropped = open_calls(items)
     kept: list[Any] = []
-    dropped = 0
     for item in items:
-        output = _OUTPUT_OF.get(_get(item, "type"))
-        if output is None or (output, _call_id(item)) in answered:
+        if not any(item is call for call in dropped):
             kept.append(item)
             continue
-        dropped += 1
         while kept and _get(kept[-1], "type") == "reasoning":
             kept.pop()
     if dropped:
-        logger.info("left %s tool calls without an output out of a model's input", dropped)
+        logger.info("left %s tool calls without an output out of a model's input", len(dropped))
     return kept
 
 

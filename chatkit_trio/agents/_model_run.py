@@ -30,7 +30,7 @@ from ._approval import (
     with_comment,
 )
 from ._context import AgentContext
-from ._history import waits_for_output, without_open_calls
+from ._history import open_calls, waits_for_output, without_open_calls
 from ._reading import EventStream, FromModel, Pulled, RunEnded, Worker
 from ._responses import (
     DEFAULT_CONVERTER,
@@ -97,10 +97,11 @@ def run_model(
             yield event
 
     `request` is passed to `client.responses.create`. `tools` are functions decorated with `tool`
-    and, as dicts, the tools of the API itself. Tools the model asks for together run at the same
-    time, in the turn's nursery; outside a turn pass a `nursery`. The model is asked `max_rounds`
-    times at most, and not again after a tool has set `context.client_tool_call`. Each round sends
-    the whole input and all outputs so far, so any server that speaks the Responses API will do.
+    and, as dicts, the tools that the API itself runs. Tools the model asks for together run at the
+    same time, in the turn's nursery; outside a turn pass a `nursery`. The model is asked
+    `max_rounds` times at most, and not again after a tool has set `context.client_tool_call`. Each
+    round sends the whole input and all outputs so far, so any server that speaks the Responses API
+    will do.
     Calls without an output, which a cut turn may have left in `input`, aren't sent.
 
     If a tool or an MCP server needs approval, the run ends with a question to the user, in
@@ -112,9 +113,10 @@ def run_model(
     its tools is called, the stream's `is_incomplete` is true, and the turn ends with reason
     `incomplete`.
 
-    Raises `ModelError` if the model reports an error or its stream breaks off, and whatever the
-    client raises. When the returned stream is cancelled,
-    closed or dropped, the model's connection is closed and the tools are cancelled.
+    Raises `ModelError` if the model reports an error, its stream breaks off, or it calls what is no
+    function (a custom tool, a shell on this machine), and whatever the client raises. When the
+    returned stream is cancelled, closed or dropped, the model's connection is closed and the tools
+    are cancelled.
     """
     approvals = Approvals(context, "run_model", approval_words)
     loop = _ToolLoop(context, client, input, tools, max_rounds, request, approvals)
@@ -203,6 +205,7 @@ class _ToolLoop:
             if self._was_cut:
                 # Also calls that look whole: what is left of a cut one may well be valid JSON.
                 return
+            _check_calls(output)
             calls = [item for item in output if item.type in _CALLS]
             asked = [await self._asks_first(call) for call in calls]
             results = await self._call_tools(
@@ -386,6 +389,17 @@ class _ToolLoop:
 
 _CALLS = frozenset(("function_call", "mcp_approval_request"))
 """The items of an answer that the model waits for a result of."""
+
+
+def _check_calls(output: Sequence[Any]) -> None:
+    """Raise `ModelError` if the model waits for something that no function can give it."""
+    kinds = {call.type for call in open_calls(output)} - _CALLS
+    if kinds:
+        raise ModelError(
+            f"run_model() runs functions only, and the model waits for the output of a"
+            f" {', '.join(sorted(kinds))}: leave the tool out of tools=, or give the model a"
+            " function decorated with @tool instead"
+        )
 
 
 def _whole(ended: Sequence[Any], told: Sequence[Any]) -> list[Any]:

@@ -6,6 +6,8 @@ events. pydantic-ai is only imported when a run begins: the agent comes from the
 
 from __future__ import annotations
 
+import logging
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterable
 from functools import cache, partial
 from types import SimpleNamespace
@@ -18,10 +20,12 @@ from ._approval import DEFAULT_WORDS, Approvals, ApprovalWanted, ApprovalWords, 
 from ._context import AgentContext
 from ._extras import require
 from ._reading import AsyncioSource, EventStream
-from ._responses import DEFAULT_CONVERTER, ResponseTranslator
+from ._responses import DEFAULT_CONVERTER, ResponseStreamConverter, ResponseTranslator
 
 if TYPE_CHECKING:
     from pydantic_ai import Agent
+
+logger = logging.getLogger(__name__)
 
 
 class PydanticAIRun(EventStream):
@@ -31,10 +35,10 @@ class PydanticAIRun(EventStream):
         self,
         context: AgentContext[Any],
         source: AsyncioSource,
+        translator: ResponseTranslator,
         answer: _Answer,
         approvals: Approvals,
     ) -> None:
-        translator = ResponseTranslator(context, DEFAULT_CONVERTER)
         super().__init__(context, source, translator, approvals)
         self._parts = _Parts()
         self._answer = answer
@@ -78,6 +82,7 @@ def run_pydantic_ai(
     agent: Agent[Any, Any],
     user_prompt: Any = None,
     *,
+    converter: ResponseStreamConverter = DEFAULT_CONVERTER,
     approval_words: ApprovalWords = DEFAULT_WORDS,
     **options: Any,
 ) -> PydanticAIRun:
@@ -87,8 +92,10 @@ def run_pydantic_ai(
         async for event in run:
             yield event
 
-    The arguments are those of `Agent.run_stream_events`. Text and thinking are shown; tools send
-    further events through the context, which they can get as `deps`. Errors of the run are raised
+    The arguments are those of `Agent.run_stream_events`. Text, thinking and images are shown, and
+    `converter` says what the URL of an image is. A thread has no item for other files that a model
+    makes: they are in the run's `result`, and a line of the log tells of each. Tools send further
+    events through the context, which they can get as `deps`. Errors of the run are raised
     unchanged; `ModelError` is raised if the model's stream breaks off. A tool call that the model's
     token limit has cut isn't made: that is pydantic-ai's `IncompleteToolCall`. When the returned
     stream is cancelled, closed or dropped, the run is cancelled and leaves no task behind.
@@ -101,7 +108,8 @@ def run_pydantic_ai(
     answer = _Answer()
     approvals = Approvals(context, f"run_pydantic_ai of {agent.name}", approval_words)
     events = partial(_events, agent, user_prompt, options, answer, approvals)
-    return PydanticAIRun(context, AsyncioSource(events), answer, approvals)
+    translator = ResponseTranslator(context, converter)
+    return PydanticAIRun(context, AsyncioSource(events), translator, answer, approvals)
 
 
 async def _events(
@@ -267,9 +275,25 @@ class _Parts:
         self._count = 0
         self._ids: dict[int, str] = {}
         self._earlier_text = ""
+        self._image: SimpleNamespace | None = None
+        self._image_index = 0
 
     def as_events(self, event: Any) -> list[SimpleNamespace]:
         """Return an event of pydantic-ai as events of a Responses stream."""
+        return [*self._image_done(event), *self._as_events(event)]
+
+    def _image_done(self, event: Any) -> list[SimpleNamespace]:
+        """Return the end of an image, which pydantic-ai doesn't tell: another event has come.
+
+        A preview is a file that begins once more, in its better form.
+        """
+        image = self._image
+        if image is None or (event.event_kind == "part_start" and event.index == self._image_index):
+            return []
+        self._image = None
+        return [SimpleNamespace(type="response.output_item.done", item=image)]
+
+    def _as_events(self, event: Any) -> list[SimpleNamespace]:
         match event.event_kind:
             case "part_start":
                 if self._goes_on(event, "previous_part_kind"):
@@ -279,6 +303,8 @@ class _Parts:
                     ]
                 self._count += 1
                 self._ids[event.index] = part_id = f"part {self._count}"
+                if event.part.part_kind == "file":
+                    self._note_file(event.index, part_id, event.part.content)
                 return self._started(part_id, event.part)
             case "part_delta":
                 return self._grown(self._ids[event.index], event.delta)
@@ -302,6 +328,15 @@ class _Parts:
                 *_thought(id, part.content),
             ]
         return []
+
+    def _note_file(self, index: int, id: str, content: Any) -> None:
+        if content.is_image:
+            self._image_index = index
+            self._image = SimpleNamespace(
+                type="image_generation_call", id=id, result=b64encode(content.data).decode()
+            )
+        else:
+            logger.warning("a model has made a file a thread can't show: %s", content.media_type)
 
     def _grown(self, id: str, delta: Any) -> list[SimpleNamespace]:
         if delta.part_delta_kind == "text":

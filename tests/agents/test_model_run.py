@@ -271,6 +271,65 @@ async def test_model_that_never_stops_calling_is_stopped(rig: Rig) -> None:
         await collected(rig.run(calls, calls, tools=[weather], max_rounds=2))
 
 
+def _call(type: str, **fields: Any) -> dict[str, Any]:
+    return {"type": type, "id": "x_1", "call_id": "call_x", "status": "completed"} | fields
+
+
+_CALLS_FOR_OTHERS = {
+    "custom_tool_call": _call("custom_tool_call", name="sql", input="SELECT 1"),
+    "local_shell_call": _call(
+        "local_shell_call", action={"type": "exec", "command": ["ls"], "env": {}}
+    ),
+    "shell_call": _call("shell_call", action={"commands": ["ls"]}),
+    "apply_patch_call": _call(
+        "apply_patch_call", operation={"type": "delete_file", "path": "notes.txt"}
+    ),
+    "computer_call": _call(
+        "computer_call", action={"type": "screenshot"}, pending_safety_checks=[]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", _CALLS_FOR_OTHERS)
+async def test_a_call_that_is_no_function_is_an_error_and_nothing_runs(rig: Rig, kind: str) -> None:
+    """The model waits for its result, and would refuse to go on without it."""
+    ran = []
+
+    @tool
+    async def look_up() -> str:
+        ran.append("look_up")
+        return "found"
+
+    item = _CALLS_FOR_OTHERS[kind]
+    other = [script.item_added(item), script.item_done(item)]
+    answer = script.answer(*script.message("m", "Let me see"), *script.call("look_up"), *other)
+
+    with pytest.raises(ModelError, match=f"run_model.. runs functions only.*{kind}"):
+        await collected(rig.run(answer, tools=[look_up]))
+
+    assert (ran, len(rig.server.requests)) == ([], 1)
+
+
+async def test_a_shell_that_the_provider_runs_ends_no_answer(rig: Rig) -> None:
+    """Its call and its output come together: nothing waits, and the next turn may follow it."""
+    output = {
+        "type": "shell_call_output",
+        "id": "x_2",
+        "call_id": "call_x",
+        "max_output_length": None,
+        "output": [],
+        "status": "completed",
+    }
+    items = [_CALLS_FOR_OTHERS["shell_call"], output]
+    told = [event for item in items for event in (script.item_added(item), script.item_done(item))]
+    run = rig.run(script.answer(*told, *script.message("m", "Two files")))
+
+    events = await collected(run)
+
+    assert events[-1].item.content[0].text == "Two files"
+    assert run.previous_response_id == "resp_1"
+
+
 async def test_client_tool_call_ends_the_loop(rig: Rig) -> None:
     @tool
     async def pick(context: AgentContext[None]) -> None:
