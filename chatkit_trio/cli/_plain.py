@@ -33,8 +33,12 @@ def json_text(value: Any, **form: Any) -> str:
     escaped too, so that it stays JSON.
     """
     has_all_letters = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    text = json.dumps(value, ensure_ascii=not has_all_letters, **form)
-    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return steers_nothing(json.dumps(value, ensure_ascii=not has_all_letters, **form))
+
+
+def steers_nothing(json_text: str) -> str:
+    """Return the same JSON with escapes for what a terminal would obey."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", json_text)
 
 
 def plural(count: int, noun: str) -> str:

@@ -26,7 +26,7 @@ from chatkit_trio.stores._records import (
 )
 from chatkit_trio.types import Attachment, ThreadItem, ThreadMetadata, UserMessageItem
 
-from ._plain import invalid, plain, plural
+from ._plain import invalid, plain, plural, steers_nothing
 from ._stored import StoredThread, StoredThreads
 
 _FORMAT = "chatkit-trio threads"
@@ -51,7 +51,7 @@ def exported(stored: StoredThreads, threads: Iterable[StoredThread], *, all: boo
 
 def _line(kind: str, text: str, owner: str | None = None) -> str:
     owned = "" if owner is None else f'"owner": {json.dumps(owner)}, '
-    return f'{{{owned}"{kind}": {text}}}'
+    return f'{{{owned}"{kind}": {steers_nothing(text)}}}'
 
 
 @dataclass(slots=True)

@@ -17,14 +17,18 @@ _MADE = 20_000
 
 @contextmanager
 def fewer_collections() -> Iterator[None]:
-    """Have Python collect garbage less often; it is as before at the end."""
-    before = gc.get_threshold()
+    """Have Python collect garbage less often; it is as before at the end.
+
+    But where the app has frozen objects itself, all stay frozen: Python can't tell which are whose.
+    """
+    before, had_frozen = gc.get_threshold(), gc.get_freeze_count() > 0
     gc.set_threshold(_MADE, *before[1:])
     try:
         yield
     finally:
         gc.set_threshold(*before)
-        gc.unfreeze()
+        if not had_frozen:
+            gc.unfreeze()
 
 
 def keep_out_what_is_loaded() -> None:

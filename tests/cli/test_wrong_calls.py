@@ -193,6 +193,7 @@ def test_what_the_terminal_has_no_letters_for_is_escaped(database: Path) -> None
         ["search", "東京"],
         ["list", "--json"],
         ["show", "thr_1", "--json"],
+        ["export"],
     ],
     ids=" ".join,
 )
