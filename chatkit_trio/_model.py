@@ -6,9 +6,15 @@ library that makes its events. It has the fields of ours, so that ours can be ma
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from copy import deepcopy
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ValidationError
+
+_NEVER_CHANGES = frozenset((str, int, float, bool, type(None), datetime))
+
+_set = object.__setattr__  # a model's own would look whether its class has such a field
 
 
 class Model(BaseModel):
@@ -30,6 +36,42 @@ class Model(BaseModel):
 
         # Validation makes instances without it, as it does with the method of pydantic's own.
         __init__.__pydantic_base_init__ = True
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Do as pydantic's own method does, but by `deep_copy`, which is faster."""
+        if getattr(self, "__pydantic_private__", None) is not None:
+            return super().__deepcopy__(memo)
+        memo = {} if memo is None else memo
+        memo[id(self)] = copy = (kind := type(self)).__new__(kind)
+        _set(copy, "__dict__", deep_copy(self.__dict__, memo))
+        _set(copy, "__pydantic_extra__", deep_copy(self.__pydantic_extra__, memo))
+        _set(copy, "__pydantic_fields_set__", set(self.__pydantic_fields_set__))
+        _set(copy, "__pydantic_private__", None)
+        return copy
+
+
+def deep_copy(value: Any, memo: dict[int, Any] | None = None) -> Any:
+    """Do as `copy.deepcopy` does, faster for the values that models have.
+
+    `memo` has what was copied before, by the id of its original.
+    """
+    kind = type(value)
+    if kind in _NEVER_CHANGES:
+        return value
+    memo = {} if memo is None else memo
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind is list:
+        entries: list[Any] = []
+        memo[id(value)] = entries  # first: it may hold itself
+        entries += [deep_copy(entry, memo) for entry in value]
+        return entries
+    if kind is dict:
+        fields: dict[Any, Any] = {}
+        memo[id(value)] = fields
+        fields |= {deep_copy(name, memo): deep_copy(field, memo) for name, field in value.items()}
+        return fields
+    return value.__deepcopy__(memo) if isinstance(value, Model) else deepcopy(value, memo)
 
 
 def fields_of(model: BaseModel) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
+from chatkit_trio._model import deep_copy
 from chatkit_trio.types import ThreadMetadata
 
 
@@ -15,7 +15,7 @@ def as_metadata(thread: ThreadMetadata) -> ThreadMetadata:
     `respond` has set to what they can't be: stored, they would make the thread unreadable.
     """
     # Not by model_validate(), which refuses a status of another package's class.
-    return ThreadMetadata(**copy.deepcopy(_fields(thread)))
+    return ThreadMetadata(**deep_copy(_fields(thread)))
 
 
 def _fields(thread: ThreadMetadata) -> dict[str, Any]:
@@ -33,7 +33,7 @@ class ThreadWatch:
         self.thread = thread
         self._status: object = None
         """The thread's own status, once it was found to be as the store has it."""
-        self._saved = copy.deepcopy(_fields(thread))
+        self._saved = deep_copy(_fields(thread))
 
     def changed(self) -> bool:
         """Say whether the thread differs from what the store has.
@@ -77,7 +77,7 @@ class ThreadWatch:
 
     def as_saved(self) -> ThreadMetadata:
         """Return the thread as the store has it."""
-        return ThreadMetadata.model_validate(copy.deepcopy(self._saved))
+        return ThreadMetadata.model_validate(deep_copy(self._saved))
 
     def saved(self, snapshot: ThreadMetadata) -> None:
         """Note that the store has this state of the thread."""
