@@ -42,7 +42,8 @@ class Model(BaseModel):
         if getattr(self, "__pydantic_private__", None) is not None:
             return super().__deepcopy__(memo)
         memo = {} if memo is None else memo
-        memo[id(self)] = copy = (kind := type(self)).__new__(kind)
+        kind = type(self)
+        memo[id(self)] = copy = kind.__new__(kind)
         _set(copy, "__dict__", deep_copy(self.__dict__, memo))
         _set(copy, "__pydantic_extra__", deep_copy(self.__pydantic_extra__, memo))
         _set(copy, "__pydantic_fields_set__", set(self.__pydantic_fields_set__))

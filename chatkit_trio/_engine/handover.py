@@ -335,8 +335,7 @@ class Handover:
 
     def _must_give_way(self) -> bool:
         """Say whether others need their turn now: a respond that never awaits would starve them."""
-        task = trio.lowlevel.current_task()
-        if task.custom_sleep_data is not _ONE_ROUND:
+        if trio.lowlevel.current_task().custom_sleep_data is not _ONE_ROUND:
             # It has waited for something since the last event: Trio takes the mark away then.
             self._begin_round(events=1)
             return False

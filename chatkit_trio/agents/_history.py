@@ -45,10 +45,10 @@ def open_calls(items: Sequence[Any]) -> list[Any]:
 
 def without_open_calls(items: Sequence[Any]) -> list[Any]:
     """Return input items without the calls that have no output, and the reasoning behind these."""
-    dropped = open_calls(items)
+    dropped = {id(call) for call in open_calls(items)}
     kept: list[Any] = []
     for item in items:
-        if not any(item is call for call in dropped):
+        if id(item) not in dropped:
             kept.append(item)
             continue
         while kept and _get(kept[-1], "type") == "reasoning":

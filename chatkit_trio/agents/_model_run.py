@@ -101,8 +101,7 @@ def run_model(
     same time, in the turn's nursery; outside a turn pass a `nursery`. The model is asked
     `max_rounds` times at most, and not again after a tool has set `context.client_tool_call`. Each
     round sends the whole input and all outputs so far, so any server that speaks the Responses API
-    will do.
-    Calls without an output, which a cut turn may have left in `input`, aren't sent.
+    will do. Calls without an output, which a cut turn may have left in `input`, aren't sent.
 
     If a tool or an MCP server needs approval, the run ends with a question to the user, in
     `approval_words`. When they have answered, `respond` is called without a message; the run it
@@ -396,7 +395,7 @@ def _check_calls(output: Sequence[Any]) -> None:
     kinds = {call.type for call in open_calls(output)} - _CALLS
     if kinds:
         raise ModelError(
-            f"run_model() runs functions only, and the model waits for the output of a"
+            "run_model() runs functions only, and the model waits for the output of a"
             f" {', '.join(sorted(kinds))}: leave the tool out of tools=, or give the model a"
             " function decorated with @tool instead"
         )

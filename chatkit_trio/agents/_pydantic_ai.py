@@ -276,7 +276,6 @@ class _Parts:
         self._ids: dict[int, str] = {}
         self._earlier_text = ""
         self._image: SimpleNamespace | None = None
-        self._image_index = 0
 
     def as_events(self, event: Any) -> list[SimpleNamespace]:
         """Return an event of pydantic-ai as events of a Responses stream."""
@@ -285,12 +284,18 @@ class _Parts:
     def _image_done(self, event: Any) -> list[SimpleNamespace]:
         """Return the end of an image, which pydantic-ai doesn't tell: another event has come.
 
-        A preview is a file that begins once more, in its better form.
+        A file that begins in the image's place is its better form: that was a preview.
         """
-        image = self._image
-        if image is None or (event.event_kind == "part_start" and event.index == self._image_index):
+        image, self._image = self._image, None
+        if image is None:
             return []
-        self._image = None
+        is_preview = (
+            event.event_kind == "part_start"
+            and event.part.part_kind == "file"
+            and self._ids.get(event.index) == image.id
+        )
+        if is_preview:
+            return []
         return [SimpleNamespace(type="response.output_item.done", item=image)]
 
     def _as_events(self, event: Any) -> list[SimpleNamespace]:
@@ -303,8 +308,6 @@ class _Parts:
                     ]
                 self._count += 1
                 self._ids[event.index] = part_id = f"part {self._count}"
-                if event.part.part_kind == "file":
-                    self._note_file(event.index, part_id, event.part.content)
                 return self._started(part_id, event.part)
             case "part_delta":
                 return self._grown(self._ids[event.index], event.delta)
@@ -327,11 +330,12 @@ class _Parts:
                 _on_item("response.output_item.added", id, "reasoning", []),
                 *_thought(id, part.content),
             ]
+        if part.part_kind == "file":
+            self._note_file(id, part.content)
         return []
 
-    def _note_file(self, index: int, id: str, content: Any) -> None:
+    def _note_file(self, id: str, content: Any) -> None:
         if content.is_image:
-            self._image_index = index
             self._image = SimpleNamespace(
                 type="image_generation_call", id=id, result=b64encode(content.data).decode()
             )

@@ -49,6 +49,11 @@ def item_done(item: Json) -> Json:
     return {**item_added(item), "type": "response.output_item.done"}
 
 
+def at_once(item: Json) -> list[Json]:
+    """Return an item that is whole when it is added."""
+    return [item_added(item), item_done(item)]
+
+
 def _in_part(kind: str, model_id: str, **fields: Any) -> Json:
     return {
         "type": kind,
@@ -196,8 +201,7 @@ def call_item(name: str, arguments: str, call_id: str = "call_1", model_id: str 
 
 def call(name: str, arguments: str = "{}", call_id: str = "call_1") -> list[Json]:
     """Return a call of a function."""
-    item = call_item(name, arguments, call_id, f"fc_{call_id}")
-    return [item_added(item), item_done(item)]
+    return at_once(call_item(name, arguments, call_id, f"fc_{call_id}"))
 
 
 def response(events: Iterable[Any], status: str = "completed") -> Json:

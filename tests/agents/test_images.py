@@ -12,7 +12,7 @@ from tests.transcript import transcript
 
 from . import script
 from .model_endpoint import ModelEndpoint
-from .ways import OpenAIProvider, PydanticAgent, PydanticAI, PydanticModel, Server, asked, every_way
+from .ways import PydanticAgent, PydanticAI, Server, asked, every_way
 
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJ"
@@ -53,10 +53,7 @@ async def test_the_images_of_pydantic_ai_can_be_kept_elsewhere() -> None:
             return f"https://images.test/{len(kept)}.png"
 
     class Chat(PydanticAI):
-        def start(self, context: Any, agent_input: Any) -> Any:
-            provider = OpenAIProvider(openai_client=self.endpoint.client())
-            agent = PydanticAgent(PydanticModel("x", provider=provider))
-            return run_pydantic_ai(context, agent, "hi", converter=Kept())
+        options = {"converter": Kept()}  # noqa: RUF012
 
     async with Chat(ModelEndpoint(answer())) as server:
         turn = await asked(server)

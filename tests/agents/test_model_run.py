@@ -300,8 +300,7 @@ async def test_a_call_that_is_no_function_is_an_error_and_nothing_runs(rig: Rig,
         ran.append("look_up")
         return "found"
 
-    item = _CALLS_FOR_OTHERS[kind]
-    other = [script.item_added(item), script.item_done(item)]
+    other = script.at_once(_CALLS_FOR_OTHERS[kind])
     answer = script.answer(*script.message("m", "Let me see"), *script.call("look_up"), *other)
 
     with pytest.raises(ModelError, match=f"run_model.. runs functions only.*{kind}"):
@@ -320,8 +319,7 @@ async def test_a_shell_that_the_provider_runs_ends_no_answer(rig: Rig) -> None:
         "output": [],
         "status": "completed",
     }
-    items = [_CALLS_FOR_OTHERS["shell_call"], output]
-    told = [event for item in items for event in (script.item_added(item), script.item_done(item))]
+    told = [*script.at_once(_CALLS_FOR_OTHERS["shell_call"]), *script.at_once(output)]
     run = rig.run(script.answer(*told, *script.message("m", "Two files")))
 
     events = await collected(run)

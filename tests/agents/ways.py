@@ -100,12 +100,13 @@ class PydanticAI(Server):
     """pydantic-ai, which is given the user's last words, and what is `kept` of earlier runs."""
 
     kept: list[Any] = []  # noqa: RUF012
+    options: dict[str, Any] = {}  # noqa: RUF012
 
     def start(self, context: AgentContext[Any], agent_input: list[Any]) -> Any:
         provider = OpenAIProvider(openai_client=self.endpoint.client())
         tools = [pydantic_ai_tool(name, work) for name, work in self.tools.items()]
         agent = PydanticAgent(PydanticModel("x", provider=provider), tools=tools)
-        return run_pydantic_ai(context, agent, "hi", message_history=self.kept)
+        return run_pydantic_ai(context, agent, "hi", message_history=self.kept, **self.options)
 
 
 WAYS: list[type[Server]] = [Native, AgentsSDK, PydanticAI]
