@@ -236,6 +236,8 @@ class Child:
         self._process = process
         self._channel = channel
         self._longest: tuple[float, float] | None = None
+        self._was_terminated = False
+        """Whether it was ended before it was loaded."""
 
     def longest(self, number: int) -> float:
         """Return how many seconds its end takes at most, at this signal."""
@@ -244,14 +246,17 @@ class Child:
         return self._longest[1 if number == signal.SIGINT else 0]
 
     async def run(self, on_change: Callable[[], None]) -> int:
-        """Take note of what it says until it has ended; return how it ended, as `wait` does."""
+        """Take note of what it says until it has ended; return how it ended, as `wait` does.
+
+        One that was ended before it was loaded has failed in nothing: 0.
+        """
         with self._channel:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read, on_change)
                 code = await self._process.wait()
                 # What it has said at last is read to its end, unless others hold its socket.
                 nursery.cancel_scope.deadline = trio.current_time() + _LAST_WORDS
-        return code
+        return 0 if self._was_terminated and code == -signal.SIGTERM else code
 
     async def _read(self, on_change: Callable[[], None]) -> None:
         text = b""
@@ -280,6 +285,7 @@ class Child:
             self._channel.send(bytes([number]))
         if self._longest is None:
             # It may not listen yet, and has nothing to lose.
+            self._was_terminated = True
             self._process.terminate()
 
     def need(self) -> None:

@@ -443,6 +443,18 @@ channel.recv(1)
     assert server.returncode == 0
 
 
+async def test_ending_a_worker_that_is_not_loaded_yet_is_no_failure(tmp_path):
+    """It has nothing to lose; a supervisor must not take the end of the others for a failure."""
+    script = "if number > 2: time.sleep(1000)\nstart()\nif number == 2: sys.exit(0)\nchannel.recv(1)"
+    async with fakes(tmp_path, script) as server:
+        with trio.fail_after(WITHIN):
+            await until((tmp_path / "started-3").exists)
+        server.send_signal(signal.SIGTERM)
+        await server.ended(within=WITHIN)
+
+    assert server.returncode == 0
+
+
 async def test_all_end_when_no_worker_serves_and_none_can_start(tmp_path):
     script = "if number > 2: sys.exit(1)\nstart()\ntime.sleep(0.3)\nsys.exit(1)"
     async with fakes(tmp_path, script) as server:
