@@ -1,6 +1,8 @@
 """Items while they stream: a draft is an item with the updates that it has got so far.
 
-Text is kept in pieces, because adding to a string is quadratic. Nothing here waits.
+Text is kept in pieces, because adding to a string is quadratic. Everything else is copied when it
+comes, because `respond` may keep changing its objects: what is kept is what was sent. Nothing here
+waits.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ def _draft(item: ThreadItem) -> Draft:
 
 
 def draft_of(item: ThreadItem) -> Draft:
-    """Return a draft of a copy of the item, because `respond` may keep changing its object."""
+    """Return a draft of a copy of the item."""
     return _draft(item.model_copy(deep=True))
 
 
@@ -135,13 +137,14 @@ class MessageDraft:
                 self.add_text(update.content_index, update.delta)
             case AssistantMessageContentPartAdded() | AssistantMessageContentPartDone():
                 _require(update.content, AssistantMessageContent, "content")
-                part = _Part(update.content)
+                part = _Part(update.content.model_copy(deep=True))
                 self._part(update.content_index)
                 self._parts[update.content_index] = part
             case AssistantMessageContentPartAnnotationAdded():
                 _require(update.annotation, Annotation, "annotation")
                 annotations = self._part(update.content_index).annotations
-                annotations.insert(update.annotation_index, update.annotation)
+                annotation = update.annotation.model_copy(deep=True)
+                annotations.insert(update.annotation_index, annotation)
             case _:
                 raise UnfitUpdate.of_kind(self._base, update)
 
@@ -176,12 +179,12 @@ class _WorkflowDraft:
         match update:
             case WorkflowTaskAdded():
                 _require(update.task, BaseTask, "task")
-                tasks.append(update.task)
+                tasks.append(update.task.model_copy(deep=True))
             case WorkflowTaskUpdated():
                 _require(update.task, BaseTask, "task")
                 if not 0 <= update.task_index < len(tasks):
                     raise UnfitUpdate(self._item.id, update, f"has no task {update.task_index}")
-                tasks[update.task_index] = update.task
+                tasks[update.task_index] = update.task.model_copy(deep=True)
             case _:
                 raise UnfitUpdate.of_kind(self._item, update)
 
@@ -204,14 +207,15 @@ class _WidgetDraft:
         match update:
             case WidgetRootUpdated():
                 _require(update.widget, BaseModel, "widget")
-                self._base = self._base.model_copy(update={"widget": update.widget})
+                widget = update.widget.model_copy(deep=True)
+                self._base = self._base.model_copy(update={"widget": widget})
                 self._updates = []
             case WidgetComponentUpdated() | WidgetStreamingTextValueDelta():
                 if isinstance(update, WidgetComponentUpdated):
                     _require(update.component, BaseModel, "component")
                 else:
                     _require(update.delta, str, "delta")
-                self._updates.append(update)
+                self._updates.append(update.model_copy(deep=True))
                 if len(self._updates) >= _MAX_WIDGET_UPDATES:
                     self.item()
             case _:
@@ -272,7 +276,8 @@ class _ImageDraft:
         if not isinstance(update, GeneratedImageUpdated):
             raise UnfitUpdate.of_kind(self._item, update)
         _require(update.image, BaseModel, "image")
-        self._item = self._item.model_copy(update={"image": update.image})
+        image = update.image.model_copy(deep=True)
+        self._item = self._item.model_copy(update={"image": image})
 
     def item(self) -> ThreadItem:
         return self._item

@@ -927,6 +927,38 @@ async def test_a_changed_thread_id_makes_no_second_thread_and_leaves_the_first_f
         assert turn.error is not None
 
 
+# --- Objects that respond goes on changing ------------------------------------------------------
+
+
+def overwrite(value: Any) -> None:
+    """Give every text within an object another value."""
+    for name, field in dict(value).items():
+        if isinstance(field, str) and name not in ("type", "id", "component_id"):
+            setattr(value, name, "never sent")
+        for part in field if isinstance(field, list) else [field]:
+            if isinstance(part, BaseModel):
+                overwrite(part)
+
+
+@EVERY_UPDATE
+@within(HOUR)
+async def test_what_respond_changes_in_an_update_after_it_was_sent_is_not_kept(
+    name: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    kind, update, expected = UPDATES[name]
+    event = ThreadItemUpdatedEvent(item_id="msg_m", update=update.model_copy(deep=True))
+    script = [
+        emit(made(kind, ThreadItemAddedEvent), event),
+        do(lambda _: overwrite(event.update)),
+        pause(FOR_EVER),
+    ]
+    async with scripted_server(store := MemoryStore[Any](), script) as server:
+        turn = await stopped(server)
+        stored = await items_of(store, turn.thread_id)
+
+    assert dumped({key: getattr(stored[1], key) for key in expected}) == dumped(expected)
+
+
 # --- F4: text that goes into an item that is stored already ------------------------------------
 
 
