@@ -31,6 +31,8 @@ TESTS = [
     "test_widgets.py",
     "agents/test_how_to.py",
     "agents/test_agents_sdk.py",
+    "agents/test_pydantic_ai.py",
+    "agents/test_approval_pydantic_ai.py",
     "examples/test_langgraph_agent.py",
     "web/test_endpoint.py",
     "web/test_uploads.py",

@@ -65,9 +65,9 @@ class PydanticAIRun(EventStream):
     async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
         if isinstance(event, ApprovalWanted):
             return await super()._convert(event)
-        if event.event_kind == "function_tool_result" and self._approvals is not None:
-            part = event.part
-            await self._approvals.done_by_id(part.tool_call_id, part.model_response_str())
+        approvals = self._approvals
+        if event.event_kind == "function_tool_result" and approvals and approvals.approved:
+            await approvals.done_by_id(event.part.tool_call_id, _told_to_model(event.part))
         if event.event_kind == "agent_run_result":
             self.result = event.result
         return [
@@ -75,6 +75,13 @@ class PydanticAIRun(EventStream):
             for response_event in self._parts.as_events(event)
             for made in await self._translator.translate(response_event)
         ]
+
+
+def _told_to_model(part: Any) -> str:
+    """Return what a tool has told the model: its result, or why the call is to be tried again."""
+    # In older releases, 2.50 among them, a retry has no `model_response_str`.
+    tell = getattr(part, "model_response_str", None) or part.model_response
+    return str(tell())
 
 
 def run_pydantic_ai(

@@ -14,8 +14,12 @@ from chatkit_trio.agents import AgentContext, run_pydantic_ai
 from .threads import collected, new_context
 
 pydantic_ai = pytest.importorskip("pydantic_ai", reason="the extra `pydantic-ai` isn't installed")
-from pydantic_ai import Agent, RunContext  # noqa: E402
-from pydantic_ai.models.function import DeltaThinkingPart, FunctionModel  # noqa: E402
+from pydantic_ai import Agent, ModelRetry, RunContext  # noqa: E402
+from pydantic_ai.models.function import (  # noqa: E402
+    DeltaThinkingPart,
+    DeltaToolCall,
+    FunctionModel,
+)
 from pydantic_ai.models.test import TestModel  # noqa: E402
 
 
@@ -51,6 +55,37 @@ async def test_thinking_is_a_reasoning_workflow() -> None:
     [workflow, message] = [e.item for e in events if e.type == "thread.item.done"]
     assert [task.content for task in workflow.workflow.tasks] == ["Hmm"]
     assert message.content[0].text == "Yes"
+
+
+async def test_a_call_that_is_to_be_tried_again_goes_back_to_the_model() -> None:
+    rounds = 0
+
+    async def calls(messages: Any, info: Any) -> AsyncIterator[Any]:
+        nonlocal rounds
+        rounds += 1
+        await asyncio.sleep(0)
+        if rounds <= 3:
+            # An argument of a wrong type, one that the tool refuses, and one that it takes.
+            value = ['"many"', "1", "2"][rounds - 1]
+            call = DeltaToolCall("count", f'{{"number": {value}}}', tool_call_id=f"call_{rounds}")
+            yield {0: call}
+        else:
+            yield "Two"
+
+    agent = Agent(FunctionModel(stream_function=calls), retries=3)
+
+    @agent.tool_plain
+    async def count(number: int) -> str:
+        """Count."""
+        if number == 1:
+            raise ModelRetry("one more")
+        return "counted"
+
+    run = run_pydantic_ai(await new_context(), agent, "hi")
+    events = await collected(run)
+
+    assert events[-1].item.content[0].text == "Two"
+    assert run.result.output == "Two"
 
 
 async def test_error_arrives_as_itself() -> None:
