@@ -44,18 +44,28 @@ def open_calls(items: Sequence[Any]) -> list[Any]:
 
 
 def without_open_calls(items: Sequence[Any]) -> list[Any]:
-    """Return input items without the calls that have no output, and the reasoning behind these."""
+    """Return input items without the calls that have no output, and the reasoning behind these.
+
+    Reasoning that has led to several calls stays while one of them does.
+    """
     dropped = {id(call) for call in open_calls(items)}
     kept: list[Any] = []
-    for item in items:
-        if id(item) not in dropped:
+    led_to_dropped = False
+    for item in reversed(items):
+        if id(item) in dropped:
+            led_to_dropped = not (kept and _is_model_output(kept[-1]))
+        elif not (led_to_dropped and _get(item, "type") == "reasoning"):
             kept.append(item)
-            continue
-        while kept and _get(kept[-1], "type") == "reasoning":
-            kept.pop()
+            led_to_dropped = False
+    kept.reverse()
     if dropped:
         logger.info("left %s tool calls without an output out of a model's input", len(dropped))
     return kept
+
+
+def _is_model_output(item: Any) -> bool:
+    """Say whether an item is what reasoning leads to."""
+    return _get(item, "role") == "assistant" or str(_get(item, "type")).endswith("_call")
 
 
 def _call_id(item: Any) -> Any:

@@ -277,6 +277,7 @@ def test_the_next_input_is_taken_after_a_cut_at_each_checkpoint_on_trio(tools_at
 
 USER = {"role": "user", "content": "hi"}
 REASONING = script.reasoning_item("rs", "Hm")
+FURTHER = script.reasoning_item("rs_2", "So")
 CALL = script.call_item("work", "{}", "call_1")
 OTHER = script.call_item("work", "{}", "call_2")
 OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "done"}
@@ -286,7 +287,13 @@ POISONED: dict[str, tuple[list[Any], list[Any]]] = {
     "nothing is open": ([USER, REASONING, CALL, OUTPUT, MESSAGE], []),
     "a call": ([USER, CALL], [CALL]),
     "a call behind reasoning": ([USER, REASONING, CALL], [REASONING, CALL]),
-    "one of two calls": ([USER, REASONING, CALL, OTHER, OUTPUT], [OTHER]),
+    "the second of two calls": ([USER, REASONING, CALL, OTHER, OUTPUT], [OTHER]),
+    "the first of two calls": ([USER, REASONING, OTHER, CALL, OUTPUT], [OTHER]),
+    "two calls": ([USER, REASONING, CALL, OTHER], [REASONING, CALL, OTHER]),
+    "a call before more reasoning": (
+        [USER, REASONING, OTHER, FURTHER, CALL, OUTPUT],
+        [REASONING, OTHER],
+    ),
     "calls of an earlier turn": ([USER, CALL, USER, MESSAGE], [CALL]),
     "a call of another kind": (
         [USER, {"type": "custom_tool_call", "call_id": "call_1", "name": "f", "input": ""}],
