@@ -104,7 +104,7 @@ async def stream_widget(
     widget: WidgetRoot | AsyncIterator[WidgetRoot],
     copy_text: str | None = None,
     generate_id: Callable[[StoreItemType], str] = default_generate_id,
-) -> AsyncIterator[ThreadStreamEvent]:
+) -> AsyncGenerator[ThreadStreamEvent]:
     """Yield the events that show a widget.
 
     A widget gives one `thread.item.done`. An async iterator of states gives `added` for the

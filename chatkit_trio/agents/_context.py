@@ -7,6 +7,7 @@ asyncio is carried over to trio, so that the context's state and queue change on
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic
 
@@ -92,8 +93,10 @@ class AgentContext(BaseModel, Generic[TContext]):
 
         An async iterator is iterated by the calling task, and closed if that is cancelled.
         """
-        async for event in stream_widget(self.thread, widget, copy_text, self.generate_id):
-            await self.stream(event)
+        events = stream_widget(self.thread, widget, copy_text, self.generate_id)
+        async with aclosing(events):
+            async for event in events:
+                await self.stream(event)
 
     async def start_workflow(self, workflow: Workflow) -> None:
         """Begin a workflow and end the one in progress.

@@ -87,16 +87,28 @@ class Tool:
         try:
             with told_call("tool", self.name, self._facts(call_id)):
                 return await self.call(context, arguments)
-        except ValidationError as error:
-            problems = error.json(include_url=False, include_input=False)
-            return f"The arguments don't fit the tool's schema: {problems}"
         except Exception as error:
+            if isinstance(error, ValidationError) and self._refuses(arguments):
+                problems = error.json(include_url=False, include_input=False)
+                return f"The arguments don't fit the tool's schema: {problems}"
             # A tool with a nursery of its own raises a group.
             cause = unwrapped(error)
             if isinstance(cause, BaseStreamError):
                 raise cause from error
             logger.exception("tool %s failed", self.name)
             return _FAILED
+
+    def _refuses(self, arguments: str) -> bool:
+        """Say whether a `ValidationError` of `call` is about these arguments.
+
+        The function may validate something else, such as what a service has answered.
+        """
+        if self.check is not None:
+            try:
+                self.check(arguments)
+            except ValidationError:
+                return True
+        return self.check is None
 
     def _facts(self, call_id: str | None) -> dict[str, Any]:
         facts = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from chatkit_trio.types import (
     UserMessageItem,
     Workflow,
 )
+from chatkit_trio.widgets import Card, Text
 
 from .scenarios import CONVERSIONS, converter
 from .threads import MOMENT, new_context
@@ -135,6 +137,30 @@ async def test_put_goes_on_when_the_reader_leaves(
 
 def hidden(content: Any) -> HiddenContextItem:
     return HiddenContextItem(id="h", thread_id="thr_1", created_at=MOMENT, content=content)
+
+
+async def test_a_widget_that_is_cut_between_two_states_is_closed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Its states may hold a connection: closing mustn't wait for the garbage collector."""
+    context = await new_context()
+    context._queue.attach_reader()  # which doesn't read, so that the queue fills
+    closed = False
+
+    async def states() -> AsyncIterator[Card]:
+        nonlocal closed
+        try:
+            for number in range(1000):
+                await trio.lowlevel.checkpoint()
+                yield Card(children=[Text(value=str(number), id="text")])
+        finally:
+            closed = True
+
+    with trio.move_on_after(1) as scope:
+        await context.stream_widget(states())
+
+    assert scope.cancelled_caught
+    assert closed
 
 
 async def test_hidden_context_that_isnt_text_goes_in_as_json() -> None:

@@ -228,6 +228,26 @@ async def test_error_of_a_tool_is_logged_and_not_told(
     assert "a secret" in caplog.text
 
 
+async def test_what_a_tool_fails_to_validate_is_no_fault_of_its_arguments(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Reading(BaseModel):
+        temperature: float
+
+    @tool
+    async def measured(city: str) -> str:
+        """Read a thermometer, which is out of order."""
+        await trio.lowlevel.checkpoint()
+        return Reading.model_validate({"temperature": None}).model_dump_json()
+
+    call = script.answer(*script.call("measured", '{"city": "Bern"}'))
+    await collected(rig.run(call, script.answer(), tools=[measured]))
+
+    [told] = outputs(rig.server.requests[1])
+    assert told == "The tool failed. Do without it, or tell the user."
+    assert "tool measured failed" in caplog.text
+
+
 async def test_stream_error_of_a_tool_ends_the_answer_as_itself(rig: Rig, package: Any) -> None:
     @tool
     async def fails() -> None:
