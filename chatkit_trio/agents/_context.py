@@ -127,19 +127,24 @@ class AgentContext(BaseModel, Generic[TContext]):
         await run_on_trio(self._end_workflow, summary, expanded)
 
     # --- On trio -------------------------------------------------------------------------------
+    #
+    # The stream changes the workflow when it comes to the model's events, so what the model has
+    # done before has to be through before a tool changes it.
 
     async def _start_workflow(self, workflow: Workflow) -> None:
-        if self.workflow_item is not None and is_shown(self.workflow_item.workflow):
+        await self._queue.wait_handled()
+        if self.workflow_item is not None and self._is_shown(self.workflow_item):
             await self._end_workflow(None, False)
         self.workflow_item = self._new_workflow(workflow)
-        if is_shown(workflow):
+        if self._is_shown(self.workflow_item):
             await self._queue.put(ThreadItemAddedEvent(item=snapshot(self.workflow_item)))
 
     async def _add_workflow_task(self, task: Task) -> None:
+        await self._queue.wait_handled()
         if self.workflow_item is None:
             self.workflow_item = self._new_workflow(Workflow(type="custom", tasks=[]))
         item = self.workflow_item
-        was_shown = is_shown(item.workflow)
+        was_shown = self._is_shown(item)
         item.workflow.tasks.append(task)
         if was_shown:
             await self._queue.put(task_added(item, len(item.workflow.tasks) - 1))
@@ -147,6 +152,7 @@ class AgentContext(BaseModel, Generic[TContext]):
             await self._queue.put(ThreadItemAddedEvent(item=snapshot(item)))
 
     async def _update_workflow_task(self, task: Task, task_index: int) -> None:
+        await self._queue.wait_handled()
         item = self.workflow_item
         if item is None:
             raise ValueError("there is no workflow in progress: start one, or add a task, first")
@@ -159,12 +165,22 @@ class AgentContext(BaseModel, Generic[TContext]):
         await self._queue.put(task_updated(item, task_index))
 
     async def _end_workflow(self, summary: WorkflowSummary | None, expanded: bool) -> None:
+        await self._queue.wait_handled()
         item = self.workflow_item
         if item is not None:
             if summary is not None:
                 item.workflow.summary = summary
             self.workflow_item = None
             await self._queue.put(self._ended(item, expanded))
+
+    def _is_shown(self, item: WorkflowItem) -> bool:
+        """Say whether the client has a workflow.
+
+        A custom one isn't sent until it has a task, but one of an earlier turn is in the thread.
+        """
+        workflow = item.workflow
+        is_resumed = item.id == self._resumed_workflow_id
+        return is_resumed or workflow.type == "reasoning" or bool(workflow.tasks)
 
     def _new_workflow(self, workflow: Workflow) -> WorkflowItem:
         return WorkflowItem(
@@ -192,11 +208,6 @@ class AgentContext(BaseModel, Generic[TContext]):
 def snapshot(item: WorkflowItem) -> WorkflowItem:
     """Return a copy for an event, which must not change when the item changes later."""
     return item.model_copy(deep=True)
-
-
-def is_shown(workflow: Workflow) -> bool:
-    """Say whether the client has the workflow; a custom one isn't sent until it has a task."""
-    return workflow.type == "reasoning" or bool(workflow.tasks)
 
 
 def task_added(item: WorkflowItem, task_index: int) -> ThreadItemUpdatedEvent:

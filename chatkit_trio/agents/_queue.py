@@ -16,6 +16,9 @@ import trio
 CAPACITY = 256
 """How many entries may wait before their producers have to wait too."""
 
+_PATIENCE = 2.0
+"""Seconds that a tool waits for a reader to have done with earlier entries."""
+
 
 class EventQueue:
     """A first-in, first-out queue with one reader; used on the trio thread only."""
@@ -24,23 +27,34 @@ class EventQueue:
         self._capacity = capacity
         self._entries: deque[Any] = deque()
         self._has_reader = False
+        self._reader: trio.lowlevel.Task | None = None
+        """The task that reads, if this queue is all that it waits for."""
+        self._unhandled = 0
+        """How many entries wait, or have been taken and aren't done with."""
         self._filled = trio.lowlevel.ParkingLot()
         self._emptied = trio.lowlevel.ParkingLot()
+        self._handled = trio.lowlevel.ParkingLot()
 
-    def attach_reader(self) -> None:
-        """Become the reader. Raises `RuntimeError` if there is one."""
+    def attach_reader(self, *, waits_elsewhere: bool = False) -> None:
+        """Become the reader. Raises `RuntimeError` if there is one.
+
+        `waits_elsewhere` says that it waits for more than this queue.
+        """
         if self._has_reader:
             raise RuntimeError(
                 "this AgentContext's events are being read already: give each model run that"
                 " streams at the same time a context of its own"
             )
         self._has_reader = True
+        self._reader = None if waits_elsewhere else trio.lowlevel.current_task()
 
     def detach_reader(self) -> None:
         """Stop reading; what is left is dropped, and nobody waits for it any more."""
         self._has_reader = False
+        self._reader = None
         self._entries.clear()
         self._emptied.unpark_all()
+        self._note_handled()
 
     async def put(self, entry: Any) -> None:
         """Append an entry, waiting for room. A cancelled call has appended nothing.
@@ -61,6 +75,7 @@ class EventQueue:
     def put_nowait(self, entry: Any) -> None:
         """Append an entry without waiting for room; its sender limits how many there are."""
         self._entries.append(entry)
+        self._unhandled += 1
         self._filled.unpark()
 
     async def get(self) -> Any:
@@ -75,6 +90,27 @@ class EventQueue:
         if len(self._entries) < self._capacity:
             self._emptied.unpark()
         return entry
+
+    def all_handled(self) -> None:
+        """Take note that the reader, which calls this, has done with what it has taken."""
+        if self._reader is not None:
+            self._reader = trio.lowlevel.current_task()
+        self._note_handled()
+
+    def _note_handled(self) -> None:
+        self._unhandled = len(self._entries)
+        if not self._unhandled:
+            self._handled.unpark_all()
+
+    async def wait_handled(self) -> None:
+        """Wait until the reader has done with all entries, for two seconds at most.
+
+        Returns at once if nobody reads, or if the reader waits for something else meanwhile: for a
+        run that it reads itself, or for this very call.
+        """
+        with trio.move_on_after(_PATIENCE):
+            while self._unhandled and self._reader not in (None, trio.lowlevel.current_task()):
+                await self._handled.park()
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -54,6 +54,9 @@ class RunEnded:
 class Source(ABC):
     """A run that can be started once and ended at any time."""
 
+    is_pulled = False
+    """Whether the reader waits for the run itself, and not only for the queue."""
+
     @abstractmethod
     async def start(self, queue: EventQueue) -> None:
         """Start the run; it puts `FromModel` entries into the queue and `RunEnded` at its end."""
@@ -196,6 +199,8 @@ class Pulled(Source):
     Events that tools have sent meanwhile go out before the model's next event. The caller closes
     the stream.
     """
+
+    is_pulled = True
 
     def __init__(self, stream: AsyncIterable[Any]) -> None:
         self._stream = stream
@@ -372,6 +377,7 @@ class RunReader(AsyncIterator[T]):
             if self._token is None:
                 await self._begin()
             self._ready += await self._handle(await self._source.receive(self._queue))
+            self._queue.all_handled()
         except Exception as error:
             self._error = error
             self._fail(error)
@@ -381,7 +387,7 @@ class RunReader(AsyncIterator[T]):
             raise
 
     async def _begin(self) -> None:
-        self._queue.attach_reader()
+        self._queue.attach_reader(waits_elsewhere=self._source.is_pulled)
         self._token = trio.lowlevel.current_trio_token()
         self._turn = turn_in_progress()
         await self._source.start(self._queue)

@@ -35,6 +35,7 @@ from chatkit_trio.types import (
     ThreadItemAddedEvent,
     ThreadItemDoneEvent,
     ThreadItemRemovedEvent,
+    ThreadItemReplacedEvent,
     ThreadItemUpdatedEvent,
     ThreadStreamEvent,
     URLSource,
@@ -45,7 +46,7 @@ from chatkit_trio.types import (
 )
 
 from ._citations import citation_of
-from ._context import AgentContext, is_shown, snapshot, task_added, task_updated
+from ._context import AgentContext, snapshot, task_added, task_updated
 from ._output_items import InOrder, Message, OpenItems, Reasoning, ThoughtPart
 
 if TYPE_CHECKING:
@@ -164,6 +165,8 @@ class ResponseTranslator:
         self._thought: _Thought | None = None
         self._open_workflow: WorkflowItem | None = None
         """The workflow in progress, as this translator has seen it."""
+        self._resumed: tuple[WorkflowItem, WorkflowItem] | None = None
+        """The workflow of an earlier turn that goes on, and as it was."""
         self._closed_workflows: set[str] = set()
         self._produced: dict[str, None] = {}
         self._calls: list[tuple[str | None, str]] = []
@@ -177,7 +180,7 @@ class ResponseTranslator:
         that was put into the context before the run is in progress as it is.
         """
         context = self._context
-        if context.workflow_item is not None and is_shown(context.workflow_item.workflow):
+        if context.workflow_item is not None and context._is_shown(context.workflow_item):
             self._open_workflow = context.workflow_item
         page = await context.store.load_thread_items(
             context.thread.id, None, 2, "desc", context.request_context
@@ -188,6 +191,7 @@ class ResponseTranslator:
         if newest and isinstance(newest[0], WorkflowItem) and context.workflow_item is None:
             context.workflow_item = self._open_workflow = newest[0]
             context._resumed_workflow_id = newest[0].id
+            self._resumed = newest[0], snapshot(newest[0])
 
     async def translate(self, event: Any) -> _Events:
         """Return the thread events for a model's event, bare or as the Agents SDK wraps it."""
@@ -234,9 +238,15 @@ class ResponseTranslator:
         return events
 
     def withdraw(self) -> _Events:
-        """Return the events that remove every item of the run, in the order of production."""
+        """Return the events that remove every item of the run, in the order of production.
+
+        A workflow of an earlier turn becomes what it was.
+        """
         self._context.workflow_item = None
-        return [ThreadItemRemovedEvent(item_id=item_id) for item_id in self._produced]
+        events: _Events = [ThreadItemRemovedEvent(item_id=item_id) for item_id in self._produced]
+        if self._resumed is not None and self._resumed[0] != self._resumed[1]:
+            events.append(ThreadItemReplacedEvent(item=self._resumed[1]))
+        return events
 
     # --- Responses -----------------------------------------------------------------------------
 
@@ -667,7 +677,7 @@ class ResponseTranslator:
         return None
 
     def _add_task(self, item: WorkflowItem, task: ThoughtTask) -> ThreadStreamEvent:
-        was_shown = is_shown(item.workflow)
+        was_shown = self._context._is_shown(item)
         item.workflow.tasks.append(task)
         if was_shown:
             return task_added(item, len(item.workflow.tasks) - 1)
