@@ -133,6 +133,14 @@ class InOrder:
             yield event
             return
         self._ends[item_id] = event
+        yield from self._due()
+
+    def drop(self, item_id: str) -> Iterator[ThreadStreamEvent]:
+        """Forget an item that has been removed; return the events whose time has come."""
+        self._ends.pop(item_id, None)
+        yield from self._due()
+
+    def _due(self) -> Iterator[ThreadStreamEvent]:
         while self._ends:
             first = next(iter(self._ends))
             if (due := self._ends[first]) is None:

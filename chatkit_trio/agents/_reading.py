@@ -202,9 +202,12 @@ class Pulled(Source):
 
     is_pulled = True
 
+    _events: AsyncIterator[Any] | None = None
+    _next: FromModel | RunEnded | None = None
+    """What the stream has given, while events stand before it."""
+
     def __init__(self, stream: AsyncIterable[Any]) -> None:
         self._stream = stream
-        self._events: AsyncIterator[Any] | None = None
 
     async def start(self, queue: EventQueue) -> None:
         # An iterator is used as it is: aiter() of the OpenAI client's stream makes a generator.
@@ -218,13 +221,21 @@ class Pulled(Source):
         pass
 
     async def receive(self, queue: EventQueue) -> Any:
-        assert self._events is not None
+        if not queue and self._next is None:
+            self._next = await self._pull()
         if queue:
             return queue.get_nowait()
+        entry, self._next = self._next, None
+        return entry
+
+    async def _pull(self) -> FromModel | RunEnded:
+        assert self._events is not None
         try:
             return FromModel(self, await anext(self._events))
         except StopAsyncIteration:
             return RunEnded(self, None)
+        except Exception as error:
+            return RunEnded(self, error)
 
 
 class OtherRun(Pulled):
@@ -236,7 +247,6 @@ class OtherRun(Pulled):
 
     def __init__(self, run: StreamedRun) -> None:
         self._run = run
-        self._events: AsyncIterator[Any] | None = None
         self._is_over = False
         self._cancelled: object = None
 
@@ -260,12 +270,8 @@ class OtherRun(Pulled):
         # A system task, for the tasks that have read it may be over, and closing has to wait.
         trio.lowlevel.spawn_system_task(self._close_in_time)
 
-    async def receive(self, queue: EventQueue) -> Any:
-        try:
-            entry = await super().receive(queue)
-        except Exception:
-            self._is_over = True
-            raise
+    async def _pull(self) -> FromModel | RunEnded:
+        entry = await super()._pull()
         self._is_over = isinstance(entry, RunEnded)
         return entry
 

@@ -218,6 +218,10 @@ class ResponseTranslator:
             if isinstance(own.item, WorkflowItem):
                 is_open = isinstance(own, ThreadItemAddedEvent)
                 self._open_workflow = self._live(own.item) if is_open else None
+        elif isinstance(own, ThreadItemRemovedEvent):
+            self._produced.pop(own.item_id, None)
+            self._forget_workflow(own.item_id)
+            return [event, *self._order.drop(own.item_id)]
         elif isinstance(own, ThreadItemUpdatedEvent) and self._comes_late(own):
             return []
         if isinstance(own, ThreadItemDoneEvent):
@@ -713,6 +717,16 @@ class ResponseTranslator:
         if self._context.workflow_item is item:
             self._context.workflow_item = None
         return list(self._order.end(item.id, self._context._ended(item, expanded=False)))
+
+    def _forget_workflow(self, item_id: str) -> None:
+        """Let go of the workflow in progress if it is the one that has been removed."""
+        item = self._open_workflow
+        if item is not None and item.id == item_id:
+            self._flush_thought()
+            self._open_workflow = None
+            self._closed_workflows.add(item_id)
+            if self._context.workflow_item is item:
+                self._context.workflow_item = None
 
     def _comes_late(self, event: ThreadItemUpdatedEvent) -> bool:
         """Say whether a task's update comes after its workflow was stored, with the task in it."""

@@ -7,7 +7,17 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, get_type_hints, overload
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    TypeAlias,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -19,6 +29,12 @@ from ._context import AgentContext
 from ._telling import told_call
 
 logger = logging.getLogger(__name__)
+
+_WITHOUT_NAME = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.VAR_POSITIONAL,
+    inspect.Parameter.VAR_KEYWORD,
+)
 
 _FAILED = "The tool failed. Do without it, or tell the user."
 
@@ -143,6 +159,7 @@ def tool(
 
     The tool gets the function's name, its docstring as the description, and the schema of the
     arguments from the annotations (`Annotated[..., Field(description=...)]` describes an argument).
+    Raises `TypeError` for a parameter that a model can't give by its name, such as `*args`.
     A parameter annotated with `AgentContext`, or a subclass, gets the turn's context. A result that
     isn't a string is given to the model as JSON.
 
@@ -192,10 +209,18 @@ def _made_of(function: Callable[..., Awaitable[Any]], needs_approval: NeedsAppro
 def _parameters(
     function: Callable[..., Any], hints: dict[str, Any]
 ) -> tuple[str | None, dict[str, Any]]:
-    """Return the name of the parameter for the context, and the fields for the others."""
+    """Return the name of the parameter for the context, and the fields for the others.
+
+    Raises `TypeError` for a parameter that can't be given by its name, as a model gives it.
+    """
     context_name: str | None = None
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in _WITHOUT_NAME:
+            raise TypeError(
+                f"tool {function.__name__} can't have the parameter {parameter}: a model gives"
+                " each argument by its name"
+            )
         if _is_context(hints.get(name)):
             context_name = name
         else:
@@ -205,6 +230,9 @@ def _parameters(
 
 
 def _is_context(hint: Any) -> bool:
+    """Say whether this is the context, also if it is annotated or may be None."""
+    if get_origin(hint) in (Annotated, Union, UnionType):
+        return any(map(_is_context, get_args(hint)))
     return isinstance(hint, type) and issubclass(hint, AgentContext)
 
 

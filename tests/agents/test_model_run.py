@@ -158,6 +158,32 @@ def test_tools_schema_comes_from_its_signature() -> None:
     assert weather.parameters["additionalProperties"] is False
 
 
+@pytest.mark.parametrize(
+    "hint", [Annotated[AgentContext[None], "the turn"], AgentContext[None] | None], ids=str
+)
+async def test_a_context_is_one_however_it_is_annotated(rig: Rig, hint: Any) -> None:
+    async def shows(context: Any = None) -> str:
+        """Show something."""
+        await context.stream_progress("shown")
+        return "ok"
+
+    shows.__annotations__["context"] = hint
+    made = tool(shows)
+
+    assert made.parameters["properties"] == {}
+    assert await made.answer(rig.context, "{}") == "ok"
+
+
+def test_a_parameter_that_a_model_cannot_name_is_refused() -> None:
+    async def positional(city: str, /) -> str: ...
+    async def several(*cities: str) -> str: ...
+    async def named(**cities: str) -> str: ...
+
+    for function, told in ((positional, "city"), (several, r"\*cities"), (named, r"\*\*cities")):
+        with pytest.raises(TypeError, match=f"can't have the parameter {told}"):
+            tool(function)
+
+
 async def test_tool_runs_and_the_model_gets_its_result(rig: Rig) -> None:
     run = rig.run(
         script.answer(*script.call("weather", '{"city": "Bern"}')),

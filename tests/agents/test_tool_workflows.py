@@ -1,4 +1,4 @@
-"""Workflows that a model's thoughts and its tools write together, and that go on in the next turn."""
+"""Workflows that a model and its tools write together, and that go on in the next turn."""
 
 from __future__ import annotations
 
@@ -19,11 +19,18 @@ from chatkit_trio.agents import (
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.stores.memory import MemoryStore
 from chatkit_trio.testing import ChatClient, ClientTurn
-from chatkit_trio.types import CustomTask, ThreadItem, Workflow, WorkflowItem
+from chatkit_trio.types import (
+    CustomTask,
+    ThreadItem,
+    ThreadItemRemovedEvent,
+    Workflow,
+    WorkflowItem,
+)
 
 from . import script
 from .model_endpoint import ModelEndpoint
 from .test_misbehaving_models import at
+from .threads import collected, new_context
 from .ways import Server, asked, every_way
 
 
@@ -90,7 +97,47 @@ async def test_what_a_tool_adds_stands_behind_the_thoughts_before_it_however_slo
     assert tasks_of(shown) == ["I think", "done"]
 
 
+async def test_a_workflow_that_a_tool_has_removed_does_not_come_back() -> None:
+    context = await new_context()
+
+    async def events() -> AsyncIterator[Any]:
+        for event in thinking("r", "secret ", "thought"):
+            yield event
+        assert context.workflow_item is not None
+        await context.stream(ThreadItemRemovedEvent(item_id=context.workflow_item.id))
+        for parsed in script.parsed(script.message("m", "Hello")):
+            yield SimpleNamespace(type="raw_response_event", data=parsed)
+
+    told = await collected(stream_agent_response(context, SimpleNamespace(stream_events=events)))
+
+    assert [e.item.type for e in told if e.type == "thread.item.done"] == ["assistant_message"]
+    assert context.workflow_item is None
+
+
+async def test_what_a_tool_has_sent_before_its_run_failed_is_shown() -> None:
+    context = await new_context()
+    told: list[Any] = []
+
+    async def tell(run: Any) -> None:
+        async for event in stream_agent_response(context, run):
+            told.append(event)  # noqa: PERF401  (it is raised out of the middle)
+
+    async def events() -> AsyncIterator[Any]:
+        for event in thinking("r", "one ", "thought"):
+            yield event
+        await context.stream_progress("looking")
+        raise ValueError("no such boat")
+
+    with pytest.raises(ValueError, match="no such boat"):
+        await tell(SimpleNamespace(stream_events=events))
+
+    assert told[-1].type == "progress_update"
+
+
 # --- A workflow that the next turn goes on with -------------------------------------------------
+
+
+NOTHING: list[Any] = []
 
 
 class TwoTurns(ChatKitServer[Any]):
@@ -156,12 +203,12 @@ async def test_a_task_goes_into_an_earlier_turns_workflow_that_had_none() -> Non
     async def first(context: AgentContext[Any]) -> AsyncIterator[Any]:
         await context.start_workflow(Workflow(type="custom", tasks=[]))
         call_client(context)
-        for event in ():
+        for event in NOTHING:
             yield event
 
     async def second(context: AgentContext[Any]) -> AsyncIterator[Any]:
         await context.add_workflow_task(CustomTask(title="looked"))
-        for event in ():
+        for event in NOTHING:
             yield event
 
     turn, stored = await both(TwoTurns(first, second))

@@ -445,7 +445,14 @@ channel.recv(1)
 
 async def test_ending_a_worker_that_is_not_loaded_yet_is_no_failure(tmp_path):
     """It has nothing to lose; a supervisor must not take the end of the others for a failure."""
-    script = "if number > 2: time.sleep(1000)\nstart()\nif number == 2: sys.exit(0)\nchannel.recv(1)"
+    script = """
+if number == 3:
+    time.sleep(1000)
+start()
+if number == 2:
+    sys.exit(0)
+channel.recv(1)
+"""
     async with fakes(tmp_path, script) as server:
         with trio.fail_after(WITHIN):
             await until((tmp_path / "started-3").exists)
