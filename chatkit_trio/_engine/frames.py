@@ -38,6 +38,9 @@ _MANY_FRAMES = 64
 _MOST_HELD_BACK = 256
 """With this many frames ready, don't wait for the end of a window."""
 
+_RUSH = 200.0
+"""More frames a second are more than anybody reads."""
+
 
 class ComponentFrame(bytes):
     """A frame that updates one component of a widget; `whole` updates the widget instead.
@@ -285,6 +288,8 @@ class FrameReader:
     _heartbeat = inf
     _sent_at = -inf
     _silent_since = 0.0
+    _rushes = False
+    """Whether the frames sent last have come faster than anybody reads."""
     _has_window = False
     """Whether the ticker knows when the frames that wait are to be sent."""
     _has_beat = False
@@ -388,12 +393,15 @@ class FrameReader:
             await self._let_writer_go_on()
         if not (frames := self._log._take(self, max_bytes)):
             raise trio.EndOfChannel
-        self._sent_at = trio.current_time()
+        now = trio.current_time()
+        self._rushes = len(frames) > _RUSH * (now - self._sent_at)
+        self._sent_at = now
         return frames
 
     @property
     def _window_end(self) -> float:
-        return self._sent_at + self._window * self._ticker.stretch
+        stretch = self._ticker.rush_stretch if self._rushes else self._ticker.stretch
+        return self._sent_at + self._window * stretch
 
     def _is_due(self, now: float) -> bool:
         """Say whether there is something that can't wait any longer."""

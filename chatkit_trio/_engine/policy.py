@@ -59,8 +59,9 @@ class TurnPolicy:
 
     flush_interval: float = 0.033
     """Events that follow the last ones within so long go out together, over HTTP. The first one
-    after a pause goes out at once. A server that can't keep up makes it up to four times longer.
-    0: nothing is held back, and each send costs the server as much as many events."""
+    after a pause goes out at once. A server that can't keep up makes it up to four times longer; a
+    busy one does so for streams of more than 200 events a second, which nobody can read along. 0:
+    nothing is held back, and each send costs the server as much as many events."""
 
     max_unread_bytes: int = 256 * 1024
     """How much may wait for a slow client before `respond` has to wait for it too."""

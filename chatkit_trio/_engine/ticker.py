@@ -5,7 +5,8 @@ other within a short window go out together. The first one after a pause goes ou
 timer tells readers that have been silent for too long to send a heartbeat.
 
 A server that can't keep up sees its timer come late. Then the windows grow, up to a bound, and
-shrink again when it isn't late any more: a full server becomes a little slower for all.
+shrink again when it isn't late any more: a full server becomes a little slower for all. Those of
+streams that nobody can read as fast as they come grow first, when the server is merely busy.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ _SLACK = 0.004
 
 _LATE = 0.01
 """So many seconds late, the server has more to do than it can."""
+
+_BUSY = 0.0015
+"""So many seconds late, many tasks want to run at once."""
 
 _GROWTH, _SHRINKAGE, _MOST = 1.25, 0.97, 4.0
 """What the windows are multiplied by when the timer is late, and when it isn't; and at most."""
@@ -52,6 +56,8 @@ class Ticker:
         self._waiting = trio.CancelScope()
         self.stretch = 1.0
         """What windows are multiplied by."""
+        self.rush_stretch = 1.0
+        """What windows are multiplied by whose frames come faster than anybody reads."""
 
     def at_window_end(self, when: float, reader: Ticked) -> None:
         """Call `windows_end` at about this time. Not a checkpoint."""
@@ -89,8 +95,12 @@ class Ticker:
                 self._push(self._beats, again, reader)
 
     def _adapt(self, late: float) -> None:
-        factor = _GROWTH if late > _LATE else _SHRINKAGE
-        self.stretch = min(max(self.stretch * factor, 1.0), _MOST)
+        self.stretch = _adapted(self.stretch, is_late=late > _LATE)
+        self.rush_stretch = _adapted(self.rush_stretch, is_late=late > _BUSY)
+
+
+def _adapted(stretch: float, *, is_late: bool) -> float:
+    return min(max(stretch * (_GROWTH if is_late else _SHRINKAGE), 1.0), _MOST)
 
 
 def _first(entries: list[_Entry]) -> float:

@@ -177,6 +177,31 @@ async def test_the_windows_of_a_server_that_is_late_grow_and_shrink_again(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    ("frames_a_step", "longest"), [(1, WINDOW), (10, 4 * WINDOW)], ids=["readable", "unreadable"]
+)
+async def test_a_busy_server_holds_back_longer_what_comes_faster_than_anybody_reads(
+    mock_clock: MockClock, log: FrameLog, frames_a_step: int, longest: float
+) -> None:
+    """Busy is less than late: who can read along isn't made to wait for it."""
+    ticker = Ticker()
+    mock_clock.rate = 0
+    came: list[float] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run)
+        nursery.start_soon(receive_into, log.open_reader(leads=True), ticker, came)
+        for _ in range(200):
+            await trio.testing.wait_all_tasks_blocked()
+            for _ in range(frames_a_step):
+                log.append(b"data: {}\n\n")
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(0.0105)  # so the timer, due every 0.05 s, is 2.5 ms late
+        nursery.cancel_scope.cancel()
+
+    gaps = [later - earlier for earlier, later in pairwise(came[len(came) // 2 :])]
+    assert max(gaps) == pytest.approx(longest, abs=0.011)
+
+
 async def test_a_reader_that_has_left_is_not_kept_by_its_timers(
     autojump_clock: MockClock, log: FrameLog
 ) -> None:
