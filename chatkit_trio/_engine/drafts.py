@@ -110,7 +110,7 @@ class _Part:
         for annotation in content.annotations:
             _require(annotation, Annotation, "annotation")
         self.pieces = [content.text]
-        self.annotations = list(content.annotations)
+        self.annotations = [each.model_copy(deep=True) for each in content.annotations]
 
     def content(self) -> AssistantMessageContent:
         self.pieces = ["".join(self.pieces)]
@@ -137,7 +137,7 @@ class MessageDraft:
                 self.add_text(update.content_index, update.delta)
             case AssistantMessageContentPartAdded() | AssistantMessageContentPartDone():
                 _require(update.content, AssistantMessageContent, "content")
-                part = _Part(update.content.model_copy(deep=True))
+                part = _Part(update.content)
                 self._part(update.content_index)
                 self._parts[update.content_index] = part
             case AssistantMessageContentPartAnnotationAdded():
