@@ -333,9 +333,9 @@ UPDATES: dict[str, tuple[str, ThreadItemUpdate, dict[str, Any]]] = {
     "part-done": (
         "message",
         AssistantMessageContentPartDone(
-            content_index=0, content=AssistantMessageContent(text="Hello")
+            content_index=0, content=AssistantMessageContent(text="Hello", annotations=[ANNOTATION])
         ),
-        {"content": content("Hello")},
+        {"content": [AssistantMessageContent(text="Hello", annotations=[ANNOTATION])]},
     ),
     "annotation": (
         "message",
