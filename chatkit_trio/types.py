@@ -217,9 +217,10 @@ class AttachmentUploadDescriptor(Model):
 class AttachmentBase(Model):
     """The fields of every attachment.
 
-    `upload_descriptor` is set until the bytes have arrived; `thread_id` is set when a message with
-    the attachment is sent. `metadata` belongs to the application: it is stored, but a dump with
-    `context={"exclude_metadata": True}` leaves it out, and every answer to a client is such a dump.
+    `upload_descriptor`, of a two-phase upload, is set until a message with the attachment is sent;
+    `thread_id` is set from then on. `metadata` belongs to the application: it is stored, but a dump
+    with `context={"exclude_metadata": True}` leaves it out, and every answer to a client is such a
+    dump.
     """
 
     id: str

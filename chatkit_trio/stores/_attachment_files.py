@@ -156,10 +156,6 @@ class AttachmentFiles:
                 self._name(part, self.bytes_path(attachment_id))
             part.discard()
 
-    def remove_bytes(self, attachment_id: str) -> None:
-        with as_store_errors(self.directory):
-            self.bytes_path(attachment_id).unlink(missing_ok=True)
-
     def remove(self, attachment_id: str) -> None:
         """Remove the record and the bytes of an attachment; what isn't there is no error."""
         with as_store_errors(self.directory), self._naming:

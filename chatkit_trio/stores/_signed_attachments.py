@@ -196,6 +196,20 @@ class SignedAttachmentStore(AttachmentStore[TContext]):
             if record.owner == owner_of(self._owner, context):
                 await self._in_thread(self._backend.remove, record.id)
 
+    async def check_attachment(self, attachment: Attachment, context: TContext) -> Attachment:
+        """Return an attachment whose bytes are there, without its upload descriptor.
+
+        Raises `NotFoundError` if they haven't arrived, or if it is another owner's. One without a
+        descriptor has been looked at already, and is returned as it is.
+        """
+        if attachment.upload_descriptor is None:
+            return attachment
+        record = await self._load_record(attachment.id)
+        self._check_owner(record, context)
+        self._metadata_context(record, context)
+        await self._check_bytes(record)
+        return attachment.model_copy(update={"upload_descriptor": None})
+
     async def attachment_url(self, attachment_id: str, context: TContext) -> str:
         """Return the `view_url` of an attachment whose bytes are there.
 

@@ -155,11 +155,12 @@ class DiskAttachmentStore(SignedAttachmentStore[TContext]):
         *,
         meter: Meter[TContext] | None = None,
     ) -> Attachment:
-        """Take the bytes of a created attachment, and clear its upload descriptor.
+        """Take the bytes of a created attachment, and return it without its upload descriptor.
 
         `expires` and `signature` are of the upload URL; `caller` gives the request's context, and
         isn't asked for bearer URLs. `meter` is as for `receive_direct`. An upload that fails, is
-        refused or is cancelled leaves nothing, and may be tried again until the URL expires.
+        refused or is cancelled leaves nothing, and may be tried again until the URL expires. What
+        the metadata store has isn't changed: a message that takes the attachment does that.
 
         Raises `ForbiddenError`, `GoneError` (expired), `NotFoundError` (deleted, or another
         owner's), `ConflictError` (there already, or being uploaded), `TooLargeError`,
@@ -171,15 +172,11 @@ class DiskAttachmentStore(SignedAttachmentStore[TContext]):
         record = await self._load_record(attachment_id)
         context = await self._context_of(record, caller)
         if await self._reading(self._files.size, record.id) is not None:
-            await self._clear_descriptor(record.id, context)  # a crash may have come before it
             raise ConflictError(f"attachment {record.id} has been uploaded already")
+        # Nothing may be written or taken back once the bytes are there: a message may have them.
+        attachment = await self.metadata.load_attachment(record.id, context)
         await self._receive(record, chunks, context, meter)
-        try:
-            return await self._clear_descriptor(record.id, context)
-        except BaseException:
-            # What came is taken back, so that the URL is good for another try.
-            await self._clean_up(self._files.remove_bytes, record.id)  # noqa: ASYNC102  (it shields itself)
-            raise
+        return attachment.model_copy(update={"upload_descriptor": None})
 
     async def _receive_metered(
         self, record: Record, chunks: AsyncIterator[bytes], count: Count
@@ -198,13 +195,6 @@ class DiskAttachmentStore(SignedAttachmentStore[TContext]):
                 raise
         finally:
             self._receiving.discard(record.id)
-
-    async def _clear_descriptor(self, attachment_id: str, context: TContext) -> Attachment:
-        attachment = await self.metadata.load_attachment(attachment_id, context)
-        if attachment.upload_descriptor is not None:
-            attachment = attachment.model_copy(update={"upload_descriptor": None})
-            await self.metadata.save_attachment(attachment, context)
-        return attachment
 
     async def _upload_descriptor(  # noqa: ASYNC124  (a bucket's URL needs a thread)
         self, record: Record

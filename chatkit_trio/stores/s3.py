@@ -166,13 +166,7 @@ class S3AttachmentStore(SignedAttachmentStore[TContext]):
         `InvalidRequestError` or `UnsupportedTypeError` raised; the upload URL can then be used
         again until it expires.
         """
-        if attachment.upload_descriptor is None:
-            return attachment
-        record = await self._load_record(attachment.id)
-        self._check_owner(record, context)
-        self._metadata_context(record, context)
-        await self._admit(record)
-        return attachment.model_copy(update={"upload_descriptor": None})
+        return await super().check_attachment(attachment, context)
 
     async def _check_bytes(self, record: Record) -> None:
         await self._admit(record)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ from chatkit_trio.stores.attachments import (
     GoneError,
     UnsupportedTypeError,
 )
-from chatkit_trio.types import Attachment, AttachmentCreateParams, ImageAttachment, ThreadMetadata
+from chatkit_trio.types import Attachment, AttachmentCreateParams, ThreadMetadata
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 HTML = b"<!doctype html><script>alert(1)</script>"
@@ -150,31 +151,87 @@ def stored(tmp_path: Path) -> list[str]:
 # --- Two phases
 
 
-async def test_uploaded_bytes_are_read_back_and_the_descriptor_is_cleared(tmp_path: Path) -> None:
+async def test_uploaded_bytes_are_read_back_and_the_answer_has_no_descriptor(
+    tmp_path: Path,
+) -> None:
     async with opened(tmp_path) as files:
         created = await create(files)
-        await upload(files, created, Pieces(PNG[:5], PNG[5:]))
+        taken = await upload(files, created, Pieces(PNG[:5], PNG[5:]))
         assert await files.read_attachment(created.id, ANN) == PNG
-        assert await files.metadata.load_attachment(created.id, ANN) == created.model_copy(
-            update={"upload_descriptor": None}
-        )
+        assert taken == created.model_copy(update={"upload_descriptor": None})
 
 
-async def test_an_image_has_the_same_preview_url_ever_after_and_it_opens(tmp_path: Path) -> None:
+async def test_a_message_has_an_attachment_without_its_descriptor_once_the_bytes_are_there(
+    tmp_path: Path,
+) -> None:
     async with opened(tmp_path) as files:
-        created = await create(files, "C:\\pics\\my cat.png")
+        created = await create(files)
+        with pytest.raises(NotFoundError, match="has not been uploaded yet"):
+            await files.check_attachment(created, ANN)
         await upload(files, created)
-        assert isinstance(created, ImageAttachment)
-        assert str(created.preview_url) == files.view_url(created.id)
-        signature = query_of(created.preview_url)["signature"]
-        download = await files.open_download(created.id, signature, caller(ANN))
-        assert (download.name, download.mime_type, download.size, download.is_inline) == (
-            "my cat.png",
-            "image/png",
-            len(PNG),
-            True,
-        )
-        assert download.path.read_bytes() == PNG
+        named = await files.check_attachment(created, ANN)
+        assert named == created.model_copy(update={"upload_descriptor": None})
+        assert await files.check_attachment(named, ANN) == named
+
+
+class MeddledStore(MemoryStore[User]):
+    """Lets something else happen after each attachment it reads and before each it writes."""
+
+    meddle: Callable[[], Awaitable[None]] | None = None
+
+    async def load_attachment(self, attachment_id: str, context: User) -> Attachment:
+        attachment = await super().load_attachment(attachment_id, context)
+        await self._let_happen()
+        return attachment
+
+    async def save_attachment(self, attachment: Attachment, context: User) -> None:
+        await self._let_happen()
+        await super().save_attachment(attachment, context)
+
+    async def _let_happen(self) -> None:
+        meddle, self.meddle = self.meddle, None
+        if meddle is not None:
+            await meddle()
+            self.meddle = meddle
+
+
+@pytest.mark.parametrize("moment", range(6))
+@pytest.mark.parametrize("goes_to_a_twin_too", [False, True])
+async def test_a_message_sent_at_any_moment_of_an_upload_is_refused_or_keeps_its_file(
+    tmp_path: Path, goes_to_a_twin_too: bool, moment: int
+) -> None:
+    clock = Clock()
+    metadata = MeddledStore(owner=name_of)
+    options: dict[str, Any] = {"clock": clock, "context_for_owner": User}
+    async with (
+        metadata,
+        make_files(tmp_path / "files", metadata, **options) as files,
+        make_files(tmp_path / "files", metadata, **options) as twin,
+    ):
+        created = await create(files)
+        sent: list[Attachment] = []
+        moments = itertools.count()
+
+        async def send_message() -> None:
+            if next(moments) >= moment and not sent:
+                with suppress(NotFoundError):
+                    named = await files.check_attachment(created, ANN)
+                    sent.append(named)
+                    await send_in_thread(files, named)
+
+        async def meanwhile(number: int) -> None:
+            if goes_to_a_twin_too and number == 1:
+                await upload(twin, created)
+            await send_message()
+
+        metadata.meddle = send_message
+        with suppress(ConflictError):
+            await upload(files, created, Pieces(PNG, b"", before=meanwhile))
+        while not sent:
+            await send_message()
+        clock.now += DAY
+        assert await files.collect_orphans() == []
+        assert await files.read_attachment(created.id, ANN) == PNG
 
 
 @pytest.mark.parametrize(
@@ -400,6 +457,8 @@ async def test_another_owners_attachment_is_not_found_in_any_way(tmp_path: Path)
         with pytest.raises(NotFoundError):
             await upload(files, waiting, ask=caller(BOB))
         with pytest.raises(NotFoundError):
+            await files.check_attachment(there, BOB)
+        with pytest.raises(NotFoundError):
             await files.open_download(there.id, signature, caller(BOB))
         with pytest.raises(NotFoundError):
             await files.read_attachment(there.id, BOB)
@@ -417,7 +476,6 @@ async def test_a_bearer_url_is_good_for_whoever_has_it(tmp_path: Path) -> None:
         signature = query_of(files.view_url(created.id))["signature"]
         download = await files.open_download(created.id, signature, nobody)
         assert download.size == len(PNG)
-        assert (await files.metadata.load_attachment(created.id, ANN)).upload_descriptor is None
 
 
 async def test_contexts_that_do_not_lead_back_to_the_owner_are_noticed_at_once(
@@ -454,28 +512,33 @@ async def test_a_refused_direct_upload_leaves_nothing(
         assert stored(tmp_path) == []
 
 
-class RefusingStore(MemoryStore[User]):
-    """Saves no attachment while `is_full`."""
+class FailingStore(MemoryStore[User]):
+    """Saves and loads no attachment while `fails`."""
 
-    is_full = False
+    fails = False
 
     async def save_attachment(self, attachment: Attachment, context: User) -> None:
-        if self.is_full:
+        if self.fails:
             raise StoreError("disk full")
         await super().save_attachment(attachment, context)
 
+    async def load_attachment(self, attachment_id: str, context: User) -> Attachment:
+        if self.fails:
+            raise StoreError("disk full")
+        return await super().load_attachment(attachment_id, context)
 
-async def test_metadata_that_cannot_be_saved_takes_the_bytes_with_it(tmp_path: Path) -> None:
-    metadata = RefusingStore(owner=name_of)
+
+async def test_an_upload_whose_metadata_cannot_be_used_leaves_nothing(tmp_path: Path) -> None:
+    metadata = FailingStore(owner=name_of)
     async with metadata, make_files(tmp_path / "files", metadata) as files:
         created = await create(files)
-        metadata.is_full = True
+        metadata.fails = True
         with pytest.raises(StoreError):
             await upload(files, created)
         with pytest.raises(StoreError):
             await files.receive_direct("cat.png", "image/png", Pieces(PNG), caller(ANN))
         assert stored(tmp_path) == [f"{created.id}.json"]
-        metadata.is_full = False
+        metadata.fails = False
         await upload(files, created)
         assert stored(tmp_path) == [f"{created.id}.bin", f"{created.id}.json"]
 
@@ -560,9 +623,7 @@ async def test_an_upload_cancelled_anywhere_is_whole_or_leaves_nothing(tmp_path:
             with cancelled_at(step) as scope:
                 await upload(files, created, Pieces(*pieces))
             is_there = (tmp_path / "files" / f"{created.id}.bin").exists()
-            kept = await files.metadata.load_attachment(created.id, ANN)
-            assert (kept.upload_descriptor is None) == is_there
-            assert is_there or scope.cancelled_caught
+            assert is_there != scope.cancelled_caught
             if not scope.cancel_called:
                 break
             await files.delete_attachment(created.id, ANN)
@@ -678,16 +739,6 @@ async def test_a_start_removes_bytes_whose_record_is_gone(tmp_path: Path) -> Non
     (tmp_path / "files" / "atc_1.bin").write_bytes(b"left over")
     async with opened(tmp_path):
         assert stored(tmp_path) == []
-
-
-async def test_the_descriptor_a_crash_left_is_cleared_by_the_next_try(tmp_path: Path) -> None:
-    async with opened(tmp_path) as files:
-        created = await create(files)
-        await upload(files, created)
-        await files.metadata.save_attachment(created, ANN)  # as if the process had died before
-        with pytest.raises(ConflictError):
-            await upload(files, created)
-        assert (await files.metadata.load_attachment(created.id, ANN)).upload_descriptor is None
 
 
 async def test_a_full_disk_is_a_store_error_and_leaves_nothing(

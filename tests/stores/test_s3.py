@@ -45,9 +45,9 @@ from .test_attachments import (
     HTML,
     PNG,
     SECRET,
+    FailingStore,
     Pieces,
     Quota,
-    RefusingStore,
     User,
     caller,
     cancelled_at,
@@ -504,8 +504,8 @@ async def test_a_refused_direct_upload_leaves_nothing(
 
 
 async def test_metadata_that_cannot_be_saved_takes_the_bytes_with_it(service: Service) -> None:
-    metadata = RefusingStore(owner=name_of)
-    metadata.is_full = True
+    metadata = FailingStore(owner=name_of)
+    metadata.fails = True
     async with opened(service, metadata=metadata) as files:
         with pytest.raises(StoreError):
             await files.receive_direct("cat.png", "image/png", Pieces(PNG), caller(ANN))

@@ -231,10 +231,27 @@ async def test_what_goes_up_comes_down_again(
         assert descriptor["method"] == method
         taken = await web.ask(method, path_of(descriptor["url"]), body, headers)
         shown = await web.ask("GET", path_of(created["preview_url"]))
-        kept = await web.files.metadata.load_attachment(created["id"], "ann")
     del created["upload_descriptor"]
     assert (taken.status, taken.json()) == (200, created)
     assert (shown.status, shown.body) == (200, PNG)
+
+
+async def test_a_message_takes_a_file_that_has_come_and_keeps_nothing_of_its_upload(
+    tmp_path: Path,
+) -> None:
+    async with site(tmp_path) as web:
+        created = await web.create()
+        text = {"type": "input_text", "text": "Look"}
+        message = {"content": [text], "attachments": [created["id"]], "inference_options": {}}
+        early = await web.call("threads.create", input=message)
+        threads = await web.call("threads.list")
+        await web.ask("PUT", path_of(created["upload_descriptor"]["url"]), PNG)
+        sent = await web.call("threads.create", input=message)
+        kept = await web.files.metadata.load_attachment(created["id"], "ann")
+    assert early.error == (404, "not_found")
+    assert threads.json()["data"] == []
+    assert created["id"] in sent.body.decode()
+    assert "upload_descriptor" not in sent.body.decode()
     assert kept.upload_descriptor is None
 
 
