@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Any
+from typing import Any, TypeGuard
 
-__all__ = ["check_choice", "check_count", "check_seconds"]
+__all__ = ["check_choice", "check_count", "check_seconds", "is_path"]
 
 
 def check_seconds(
@@ -46,6 +46,12 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     if not isinstance(value, str) or value not in choices:
         words = " or ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} must be {words}, not {value!r}")
+
+
+def is_path(value: object) -> TypeGuard[str]:
+    """Return whether this can be where something is on a site, such as '/chat'."""
+    # A client's // is made one / before a view is looked for.
+    return isinstance(value, str) and "//" not in value and not set("?#<>") & set(value)
 
 
 def _or(instead: str) -> str:

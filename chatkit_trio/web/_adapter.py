@@ -26,7 +26,7 @@ from quart_trio.wrappers import TrioResponse
 from chatkit_trio._engine.reading import read_json
 from chatkit_trio._engine.replay import latest_items, load_latest
 from chatkit_trio._engine.wire import describe, item_to_json
-from chatkit_trio._settings import check_count
+from chatkit_trio._settings import check_count, is_path
 from chatkit_trio.errors import (
     ConflictError,
     InvalidRequestError,
@@ -465,7 +465,7 @@ def adapter_blueprint(
     """Return a blueprint with the routes of such an adapter at a path, on which the server runs."""
     check_count("max_body_bytes", max_body_bytes)
     adapter = kind(server, context, max_body_bytes, clients_return=clients_return)
-    if not isinstance(path, str) or set("?#<>") & set(path) or not path.strip("/"):
+    if not is_path(path) or not path.strip("/"):
         raise ValueError(f"path must be a path such as '/api/chat', not {path!r}")
     path = "/" + path.strip("/")
     blueprint = Blueprint(name, __name__)

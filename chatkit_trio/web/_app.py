@@ -15,7 +15,7 @@ from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 from chatkit_trio.stores._signed_attachments import SignedAttachmentStore
 
-from ._blueprint import CorsOrigins, blueprint_at
+from ._blueprint import CorsOrigins, blueprint_at, same_path
 from ._context import ContextFunction
 from ._guard import Guard
 from ._hosts import HostNames
@@ -46,8 +46,9 @@ def create_app(
     attachment store is a `DiskAttachmentStore` or an `S3AttachmentStore`, the app gets the routes
     of `chatkit_trio.web.uploads` at the store's `base_url`, and the page may send files to the
     bucket. With `admin_token` the app has the page of `chatkit_trio.web.admin` at `admin_path`, for
-    those who know this secret. The other arguments are those of `chatkit_blueprint`. Serve the app
-    with `chatkit-trio serve`, or with Hypercorn's trio worker.
+    those who know this secret. The other arguments are those of `chatkit_blueprint`. Raises
+    `ValueError` if one of them hides another, such as `path="/"` the page. Serve the app with
+    `chatkit-trio serve`, or with Hypercorn's trio worker.
     """
     app = app_at(
         [path],
@@ -65,6 +66,7 @@ def create_app(
     if page:
         shown = page if isinstance(page, ChatPage) else ChatPage()
         app.register_blueprint(page_blueprint(server, path, shown, allowed_hosts))
+        _check_routes(app)
     return app
 
 
@@ -116,7 +118,37 @@ def app_at(
         app.register_blueprint(
             admin_blueprint(server, token=admin_token, path=admin_path, allowed_hosts=allowed_hosts)
         )
+    _check_routes(app)
     return app
+
+
+def _check_routes(app: QuartTrio) -> None:
+    """Raise `ValueError` if one argument's routes hide another's."""
+    routes = app.url_map.bind("localhost")
+    for rule in app.url_map.iter_rules():
+        mine = _argument(rule.endpoint)
+        for method in rule.methods or ():
+            # A rule fits itself: its <name> is a name that nothing else of the app has.
+            found, _ = routes.match(rule.rule, method)
+            if _argument(found) != mine:
+                raise ValueError(same_path(mine, _argument(found), rule.rule))
+
+
+def _argument(endpoint: str) -> str:
+    """Return what moves the route with this endpoint."""
+    return _ARGUMENTS.get(endpoint) or _ARGUMENTS[endpoint.partition(".")[0]]
+
+
+_ARGUMENTS = {
+    "chatkit": "path",
+    "chatkit.health": "health_path",
+    "chatkit.liveness": "liveness_path",
+    "chatkit.metrics": "metrics_path",
+    "chatkit_admin": "admin_path",
+    "chatkit_uploads": "the attachment store's base_url",
+    "page": "the page (unless page=False)",
+}
+"""By the names of blueprints, and of those routes that have an argument of their own."""
 
 
 class _App(QuartTrio):

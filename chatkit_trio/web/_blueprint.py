@@ -12,7 +12,7 @@ from quart import Blueprint, Quart, current_app
 from quart.blueprints import BlueprintSetupState
 from quart_trio import QuartTrio
 
-from chatkit_trio._settings import check_count
+from chatkit_trio._settings import check_count, is_path
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 
@@ -152,11 +152,20 @@ def blueprint_at(
 def _check_paths(**paths: str | None) -> None:
     """Raise unless these arguments can be addresses, all different; None is no address."""
     for name, path in paths.items():
-        if path is not None and (not isinstance(path, str) or set("?#<>") & set(path)):
+        if path is not None and not is_path(path):
             raise ValueError(f"{name} must be a path such as '/chat', not {path!r}")
-    plain = ["/" + path.strip("/") for path in paths.values() if path is not None]
-    if len(set(plain)) < len(plain):
-        raise ValueError(f"{' and '.join(paths)} must be different paths, and are {plain}")
+    taken: dict[str, str] = {}
+    for name, path in paths.items():
+        if path is not None:
+            plain = "/" + path.strip("/")
+            other = taken.setdefault(plain, name)
+            if other != name:
+                raise ValueError(same_path(other, name, plain))
+
+
+def same_path(one: str, other: str, path: str) -> str:
+    """Return what to tell whoever puts two things at one path."""
+    return f"{one} and {other} must be different paths, and are both {path!r}: change one of them"
 
 
 class Part(Protocol):

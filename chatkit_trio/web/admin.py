@@ -16,6 +16,7 @@ from quart_trio.wrappers import TrioResponse
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import BadRequest, NotFound, Unauthorized
 
+from chatkit_trio._settings import is_path
 from chatkit_trio.server import ChatKitServer
 
 from ._admin_desk import Desk, Order
@@ -69,9 +70,9 @@ def admin_blueprint(
     a microsecond more.
     """
     check_token(token)
-    place = "/" + path.strip("/")
-    if place == "/" or set("?#<>") & set(path):
+    if not is_path(path) or not path.strip("/"):
         raise ValueError(f"path must be a path of its own such as '/admin', not {path!r}")
+    place = "/" + path.strip("/")
     blueprint = Blueprint(name, __name__)
     gate = Gate(allowed_hosts, Cors.of(None))
     desk = Desk(server)

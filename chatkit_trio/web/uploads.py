@@ -23,7 +23,7 @@ from quart_trio.wrappers import TrioResponse
 from werkzeug.exceptions import ClientDisconnected
 
 from chatkit_trio._engine.wire import to_json
-from chatkit_trio._settings import check_seconds
+from chatkit_trio._settings import check_seconds, is_path
 from chatkit_trio.errors import TooLargeError
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
@@ -94,9 +94,13 @@ def uploads_blueprint(
         raise TypeError(
             f"uploads_blueprint needs a DiskAttachmentStore or S3AttachmentStore, and got {store!r}"
         )
-    path = "/" + (urlsplit(store.base_url).path if path is None else path).strip("/")
-    if path == "/":
-        raise ValueError("attachments need a path of their own, as in https://host/attachments")
+    path = urlsplit(store.base_url).path if path is None else path
+    if not is_path(path) or not path.strip("/"):
+        raise ValueError(
+            "attachments need a path of their own, as in https://host/attachments,"
+            f" and have {path!r}"
+        )
+    path = "/" + path.strip("/")
     check_seconds("idle_timeout", idle_timeout)
     check_seconds("upload_timeout", upload_timeout)
     blueprint = Blueprint(name, __name__)

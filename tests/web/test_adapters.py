@@ -306,8 +306,9 @@ async def test_pages_of_other_origins_and_other_hosts_are_refused(jump_clock):
 
 def test_a_path_has_to_be_one():
     for blueprint in (ai_sdk_blueprint, ag_ui_blueprint):
-        with pytest.raises(ValueError, match="path must be a path"):
-            blueprint(Echo(), path="/")
+        for path in ("/", "/a//b"):
+            with pytest.raises(ValueError, match="path must be a path"):
+                blueprint(Echo(), path=path)
 
 
 # --- The stream --------------------------------------------------------------------------------

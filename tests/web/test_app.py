@@ -16,8 +16,9 @@ from quart_trio import QuartTrio
 
 from chatkit_trio.errors import StoreError
 from chatkit_trio.store import AttachmentStore
-from chatkit_trio.stores import MemoryStore, SQLiteStore
+from chatkit_trio.stores import DiskAttachmentStore, MemoryStore, SQLiteStore
 from chatkit_trio.testing import (
+    ScriptedRespond,
     ScriptedServer,
     StoreWrapper,
     do,
@@ -136,6 +137,88 @@ async def test_cancelling_the_app_settles_and_closes(autojump_clock):
     page = await store.load_thread_items(thread_id, None, 10, "asc", None)
     assert [item.type for item in page.data][1:] == ["assistant_message", "sdk_hidden_context"]
     assert store.closed == 1
+
+
+# --- Its paths -----------------------------------------------------------------------------------
+
+ADMIN = "a-token-of-tests-only"
+
+
+def app_with(tmp_path, attachments=None, page=False, **paths):
+    store = MemoryStore()
+    url = f"http://localhost{attachments}"
+    files = attachments and DiskAttachmentStore(
+        tmp_path, metadata=store, base_url=url, secret="s" * 16
+    )
+    server = ScriptedServer(store, ScriptedRespond([say("Hello")]), attachment_store=files)
+    return create_app(server, page=page, **paths)
+
+
+@pytest.mark.parametrize(
+    ("given", "both"),
+    [
+        ({"page": True, "path": "/"}, r"the page \(unless page=False\) and path"),
+        ({"page": True, "health_path": "/"}, r"the page \(unless page=False\) and health_path"),
+        ({"page": True, "metrics_path": "/"}, r"the page \(unless page=False\) and metrics_path"),
+        (
+            {"page": True, "liveness_path": "/chatkit-trio.js"},
+            r"the page \(unless page=False\) and liveness_path",
+        ),
+        (
+            {"page": True, "attachments": "/static"},
+            r"the page \(unless page=False\) and the attachment store's base_url",
+        ),
+        ({"admin_token": ADMIN, "path": "/admin"}, "admin_path and path"),
+        ({"admin_token": ADMIN, "path": "/admin/"}, "admin_path and path"),
+        ({"admin_token": ADMIN, "admin_path": "/healthz"}, "admin_path and health_path"),
+        ({"admin_token": ADMIN, "health_path": "/admin/state"}, "admin_path and health_path"),
+        ({"admin_token": ADMIN, "attachments": "/admin/files"}, "admin_path and .* base_url"),
+        ({"attachments": "/chatkit"}, "path and the attachment store's base_url"),
+        ({"attachments": "/livez"}, "liveness_path and the attachment store's base_url"),
+        ({"attachments": "/chatkit/threads"}, "path and the attachment store's base_url"),
+        ({"health_path": "/chatkit/search"}, "health_path and path"),
+        ({"health_path": "/chatkit"}, "path and health_path"),
+        ({"health_path": "/ready/", "liveness_path": "/ready"}, "health_path and liveness_path"),
+    ],
+)
+def test_paths_that_hide_each_other_are_refused(tmp_path, given, both):
+    with pytest.raises(ValueError, match=f"^{both} must be different paths, and are both '/"):
+        app_with(tmp_path, **given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"path": "/"},
+        {"health_path": "/"},
+        {"page": True, "path": "/static"},
+        {"page": True, "path": "/page/chat", "attachments": "/page"},
+        {"page": True, "admin_token": ADMIN, "admin_path": "/chatkit/admin"},
+        {"page": True, "attachments": "/chatkit/attachments"},
+        {"page": True, "attachments": "/chatkit/threads/files"},
+        {"admin_token": ADMIN, "health_path": "/admin/healthz", "metrics_path": "/admin/metrics"},
+        {"admin_path": "/chatkit"},
+        {"health_path": None, "liveness_path": None, "attachments": "/healthz"},
+    ],
+)
+def test_paths_below_each_other_are_not(tmp_path, given):
+    app_with(tmp_path, **given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"path": "/a//b"},
+        {"health_path": "//healthz"},
+        {"liveness_path": "/livez//"},
+        {"metrics_path": "/a//metrics"},
+        {"admin_token": ADMIN, "admin_path": "/a//admin"},
+        {"attachments": "/a//files"},
+    ],
+)
+def test_a_path_with_an_empty_part_is_refused(tmp_path, given):
+    with pytest.raises(ValueError, match="path"):
+        app_with(tmp_path, **given)
 
 
 # --- The blueprint in an app of one's own --------------------------------------------------------
