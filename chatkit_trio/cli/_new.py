@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import re
 import shlex
 import shutil
 import sys
@@ -12,11 +13,11 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
+from unicodedata import combining, normalize
 
 import click
 
 _FILES = ["pyproject.toml", "app.py", "tests/test_app.py", "README.md", "gitignore"]
-_OWN_NAMES = {"chatkit_trio", "app", "tests"}
 
 
 @click.command("new")
@@ -57,12 +58,13 @@ def _steps(name: Path) -> Iterator[str]:
 def _check(directory: Path) -> None:
     """Raise `click.ClickException` unless a project can be made there."""
     name = directory.name
-    if not name.isidentifier() or keyword.iskeyword(name):
+    if not _is_name(name):
         raise click.ClickException(
-            f"{name!r} can't be the name of a project: it has to be a Python name, of letters,"
-            f" digits and underscores{_suggestion(name)}"
+            f"{name!r} can't be the name of a project: it has to be of the letters A to Z, digits"
+            " and underscores, with a letter at its beginning and with a letter or digit at its"
+            f" end{_suggestion(name)}"
         )
-    if name in _OWN_NAMES:
+    if _is_own(name):
         raise click.ClickException(f"{name} is the name of something in the project: take another")
     if directory.is_dir():
         if any(directory.iterdir()):
@@ -75,12 +77,28 @@ def _check(directory: Path) -> None:
         raise click.ClickException(f"there is no directory {directory.parent}: make it first")
 
 
+def _is_name(name: str) -> bool:
+    """Return whether Python can import a thing of this name, and pip install it."""
+    return not keyword.iskeyword(name) and bool(_NAME.fullmatch(name))
+
+
+def _is_own(name: str) -> bool:
+    """Return whether something in a project has this name."""
+    # To pip, names are the same whatever their case and the number of their underscores.
+    return name in {"app", "tests"} or re.sub("_+", "_", name).lower() == "chatkit_trio"
+
+
+_NAME = re.compile("[A-Za-z]([A-Za-z0-9_]*[A-Za-z0-9])?")
+
+
 def _suggestion(name: str) -> str:
-    candidate = "".join(each if each.isidentifier() or each.isdigit() else "_" for each in name)
-    candidate = candidate.strip("_").lstrip("0123456789").lstrip("_")
-    if keyword.iskeyword(candidate):
+    plain = "".join(each if each.isascii() else each.casefold() for each in name)
+    letters = [each for each in normalize("NFKD", plain) if not combining(each)]
+    candidate = "".join(each if _NAME.fullmatch(f"x{each}x") else "_" for each in letters)
+    candidate = candidate.rstrip("_").lstrip("_0123456789")
+    if keyword.iskeyword(candidate) or _is_own(candidate):
         candidate += "_chat"
-    return f", such as {candidate}" if candidate.isidentifier() else ""
+    return f", such as {candidate}" if _is_name(candidate) else ""
 
 
 def _command(name: str) -> str:

@@ -85,13 +85,23 @@ def run(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("my-chat", "'my-chat' can't be the name of a project: it has to be a Python name, of"),
+        (
+            "my-chat",
+            "'my-chat' can't be the name of a project: it has to be of the letters A to Z,",
+        ),
         ("my-chat", "such as my_chat"),
         ("2chat", "such as chat"),
         ("class", "such as class_chat"),
-        ("héllo wörld!", "such as héllo_wörld"),
-        ("---", "letters, digits and underscores\n"),
+        ("héllo wörld!", "such as hello_world\n"),
+        ("größe", "such as grosse\n"),
+        ("_x", "such as x\n"),
+        ("my_chat_", "such as my_chat\n"),
+        ("None", "such as None_chat\n"),
+        ("chatkit-trio", "such as chatkit_trio_chat\n"),
+        ("チャット", "and with a letter or digit at its end\n"),
+        ("---", "and with a letter or digit at its end\n"),
         ("chatkit_trio", "chatkit_trio is the name of something in the project: take another"),
+        ("Chatkit__Trio", "Chatkit__Trio is the name of something in the project: take another"),
         ("nowhere/chat", "nowhere: make it first"),
     ],
 )
