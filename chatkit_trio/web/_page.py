@@ -69,6 +69,13 @@ class ChatPage:
     tools. They are served at `/page/`, so their names have to differ. A module may import only
     modules that are listed here too."""
 
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a text in place of a list: it would be a list of letters."""
+        for name in ("prompts", "frame_ancestors", "scripts"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ValueError(f"{name} must be a list, not {value!r}")
+
 
 def page_html(server: ChatKitServer[Any], path: str, page: ChatPage) -> str:
     """Return the page's HTML, with the address of the endpoint and what the server offers."""
@@ -117,7 +124,7 @@ def page_blueprint(
     store = server.attachment_store
     gate = Gate(allowed_hosts, Cors.of(None))
     ancestors = _ancestors(page.frame_ancestors)
-    fonts = _font_origins(page.options)
+    fonts = _font_sources(page.options)
     inline = _script_hashes(text)
 
     # These are async though they await nothing: Quart runs a plain function in a thread.
@@ -178,12 +185,22 @@ def _script_hashes(text: str) -> str:
     return " ".join(f"'sha256-{digest.decode()}'" for digest in digests)
 
 
-def _font_origins(options: Mapping[str, Any]) -> list[str]:
-    """Return the origins of the fonts that the page's theme names."""
+def _font_sources(options: Mapping[str, Any]) -> list[str]:
+    """Return the sources, as a policy names them, of the fonts of the page's theme."""
     theme = options.get("theme")
     typography = theme.get("typography", {}) if isinstance(theme, Mapping) else {}
-    parts = [urlsplit(source["src"]) for source in typography.get("fontSources", ())]
-    return sorted({f"{part.scheme}://{part.netloc}" for part in parts if part.netloc})
+    urls = [source["src"] for source in typography.get("fontSources", ())]
+    return sorted({source for source in map(_font_source, urls) if source})
+
+
+def _font_source(url: str) -> str:
+    """Return where a font comes from, or "" if that is the page's own origin."""
+    parts = urlsplit(url)
+    if parts.scheme == "data":
+        return "data:"
+    if parts.netloc and parts.scheme:
+        return f"{parts.scheme}://{parts.netloc}"
+    return parts.netloc  # without a scheme it comes by the page's own
 
 
 def _content_security_policy(

@@ -340,14 +340,32 @@ def test_what_may_frame_the_page_has_to_be_an_origin(origin):
         create_app(server, page=ChatPage(frame_ancestors=[origin]))
 
 
-async def test_the_page_may_load_the_fonts_of_its_theme():
-    source = {"family": "Nice", "src": "https://fonts.example/nice.woff2"}
+@pytest.mark.parametrize(
+    ("src", "allowed"),
+    [
+        ("https://fonts.example/nice.woff2", "'self' https://fonts.example"),
+        ("https://fonts.example:8443/nice.woff2", "'self' https://fonts.example:8443"),
+        ("//fonts.example/nice.woff2", "'self' fonts.example"),
+        ("data:font/woff2;base64,d09GMgAB", "'self' data:"),
+        ("DATA:font/woff2;base64,d09GMgAB", "'self' data:"),
+        ("/fonts/nice.woff2", "'self'"),
+    ],
+)
+async def test_the_page_may_load_the_fonts_of_its_theme(src, allowed):
+    source = {"family": "Nice", "src": src}
     theme = {"typography": {"fontFamily": "Nice", "fontSources": [source]}}
     server = scripted_server(MemoryStore(), [say("Hello")])
     async with client_of(create_app(server, page=ChatPage(options={"theme": theme}))) as client:
         answer = await client.ask("GET", "/")
 
-    assert "font-src 'self' https://fonts.example;" in answer.headers["content-security-policy"]
+    assert f"font-src {allowed};" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("name", ["prompts", "frame_ancestors", "scripts"])
+def test_a_list_of_the_page_is_no_text(name):
+    server = scripted_server(MemoryStore(), [say("Hello")])
+    with pytest.raises(ValueError, match=f"^{name} must be a list, not 'Tell me a joke'"):
+        create_app(server, page=ChatPage(**{name: "Tell me a joke"}))
 
 
 async def test_the_page_may_load_and_send_nothing_of_others():
