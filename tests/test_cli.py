@@ -464,6 +464,7 @@ OPPOSITES = [
     ("no right to the file", "database", "this user may not write to", "may write to"),
     ("a directory", "database", "is a directory, and a file is needed", "will make it"),
     ("another file", "database", "it is an SQLite file of another program", "newest"),
+    ("a link to itself", "database", "Too many levels of symbolic links", "will make it"),
 ]
 
 
@@ -476,6 +477,8 @@ async def test_what_is_wrong_is_a_sentence_of_its_own(
         path = tmp_path / "nowhere" / "chat.sqlite3"
     elif wrong == "a directory":
         path.mkdir()
+    elif wrong == "a link to itself":
+        path.symlink_to(path)
     elif wrong == "another file":
         with sqlite3.connect(path) as connection:
             connection.execute("CREATE TABLE threads (id)")

@@ -97,7 +97,7 @@ def _installation() -> Iterator[Finding]:
 
 
 def _file(path: Path) -> Iterator[Finding]:
-    directory = path.resolve().parent
+    directory = Path(os.path.realpath(path)).parent  # a link to itself is told further down
     if not directory.is_dir():
         yield Finding("directory", False, f"there is no directory {directory}: make it first")
         return
@@ -107,12 +107,12 @@ def _file(path: Path) -> Iterator[Finding]:
         text = f"this user may not write to {directory}, where SQLite keeps its log beside the file"
         yield Finding("directory", False, text)
     try:
-        is_there = path.exists()
+        path.stat()
+    except FileNotFoundError:
+        yield Finding("database", True, f"{path} isn't there yet; the server will make it")
+        return
     except OSError as error:
         yield Finding("database", False, f"{path} can't be looked at: {error.strerror}")
-        return
-    if not is_there:
-        yield Finding("database", True, f"{path} isn't there yet; the server will make it")
         return
     if path.is_dir():
         text = f"{path} is a directory, and a file is needed: name one in it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import os
 import re
 import shlex
 import shutil
@@ -27,7 +28,7 @@ def new(name: Path) -> None:
 
     NAME is its directory, which is made if it isn't there; one that is has to be empty.
     """
-    directory = name.resolve()
+    directory = Path(os.path.realpath(name))
     _check(directory)
     words = {"name": directory.name, "version": version("chatkit-trio")}
     try:
@@ -41,13 +42,13 @@ def new(name: Path) -> None:
             f"{error.filename} can't be written: {error.strerror}"
         ) from error
     click.echo(f"{name} is there. Test it and serve it:\n")
-    for line in _steps(name):
+    for line in _steps(name, directory):
         click.echo(f"    {line}")
 
 
-def _steps(name: Path) -> Iterator[str]:
+def _steps(name: Path, directory: Path) -> Iterator[str]:
     """Yield the commands that come next, for the user's shell."""
-    if name.resolve() != Path.cwd():
+    if directory != Path.cwd():
         yield f"cd {shlex.quote(str(name))}"
     if find_spec("pytest") is None or find_spec("pytest_trio") is None:
         yield f"{shlex.quote(sys.executable)} -m pip install 'chatkit-trio[testing]'"

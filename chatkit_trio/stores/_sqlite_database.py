@@ -7,6 +7,7 @@ cancellation can fall into it. Nothing here knows what is stored.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -57,8 +58,9 @@ class Database:
     ) -> None:
         self.can_search = False
         """Whether this SQLite has full text."""
-        # Resolved, so that all who open the file look for its locks in the same place.
-        self.path = path.resolve()
+        # Resolved, so that all who open the file look for its locks in the same place. A link to
+        # itself stays as it is, and can't be opened; `Path.resolve` would raise a `RuntimeError`.
+        self.path = Path(os.path.realpath(path))
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._file: OpenFile | None = None

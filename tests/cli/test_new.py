@@ -136,6 +136,15 @@ def test_a_file_is_left_as_it_is(run, tmp_path):
     assert (tmp_path / "chat").read_text() == "mine"
 
 
+def test_a_link_to_itself_is_told(run, tmp_path):
+    (tmp_path / "chat").symlink_to("chat")
+
+    result = run("chat")
+
+    assert result.exit_code == 1
+    assert "chat can't be written" in result.output
+
+
 def test_an_empty_directory_is_taken_also_the_current_one(run, tmp_path, monkeypatch):
     (tmp_path / "chat").mkdir()
     monkeypatch.chdir(tmp_path / "chat")

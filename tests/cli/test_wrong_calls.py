@@ -90,6 +90,30 @@ def test_a_path_that_the_system_refuses_is_told_once_and_without_a_number(
     assert "Errno" not in error
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["threads", "list", "loop"],
+        ["threads", "export", "loop"],
+        ["threads", "import", "loop", os.devnull],
+        ["threads", "list", "loop/chat.sqlite3"],
+        ["demo", "--port", "0", "--database", "loop"],
+        ["demo", "--port", "0", "--record", "loop"],
+    ],
+    ids=" ".join,
+)
+def test_a_link_to_itself_is_told_as_one(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+
+    error = the_error(run(*arguments, exit_code=1))
+
+    assert "loop" in error
+    assert "Errno" not in error
+
+
 def test_doctor_has_a_finding_for_a_path_that_the_system_refuses(tmp_path: Path) -> None:
     result = run("doctor", "--database", tmp_path / TOO_LONG, "--json", exit_code=1)
 

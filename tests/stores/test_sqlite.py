@@ -297,6 +297,11 @@ class TestErrors:
         ):
             await SQLiteStore(tmp_path / "no" / "chat.db").__aenter__()
 
+    async def test_a_link_to_itself_is_told(self, path: Path) -> None:
+        await trio.Path(path).symlink_to(path)
+        with pytest.raises(StoreError, match=r"chat\.db: Too many levels of symbolic links"):
+            await SQLiteStore(path).__aenter__()
+
     async def test_a_file_that_is_no_database_is_refused(self, path: Path) -> None:
         await trio.Path(path).write_text("Dear diary, " * 1000)
         with pytest.raises(StoreError, match=r"file is not a database \(check the path"):
