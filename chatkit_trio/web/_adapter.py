@@ -221,10 +221,18 @@ class Adapter(ABC, Generic[TContext]):
         body = await self._bodies.read(context)
         return await read_json(body, self.server.limits, self.server.big_work)
 
-    async def find_thread(self, chat_id: str, context: TContext) -> str | None:
-        """Return the id of the thread of a chat, if there is one."""
+    async def find_thread(
+        self, chat_id: str, context: TContext, *, in_haste: bool = False
+    ) -> str | None:
+        """Return the id of the thread of a chat, if there is one.
+
+        Waits while the first message of a new chat is being stored by this process; `in_haste`
+        bounds that.
+        """
         check_id(chat_id, self.server.limits.id_chars)
-        for thread_id in (chat_id, self.thread_id_of(chat_id, context)):
+        new_thread_id = self.thread_id_of(chat_id, context)
+        await self.server.live_turns.begun(new_thread_id, in_haste=in_haste)
+        for thread_id in (chat_id, new_thread_id):
             try:
                 await self.server.store.load_thread(thread_id, context=context)
             except NotFoundError:
@@ -379,7 +387,7 @@ class Adapter(ABC, Generic[TContext]):
     async def stop(self, chat_id: str) -> Response:
         """End the live answer of a chat; what there is of it is kept."""
         async with self._context() as lent:
-            thread_id = await self.find_thread(chat_id, lent.context)
+            thread_id = await self.find_thread(chat_id, lent.context, in_haste=True)
             stopped = thread_id is not None and await self.server.stop(thread_id, by_client=True)
         return json_response(json.dumps({"stopped": stopped}).encode())
 

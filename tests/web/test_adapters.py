@@ -16,7 +16,7 @@ from quart_trio import QuartTrio
 from chatkit_trio.limits import OwnerLimits
 from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
 from chatkit_trio.stores import MemoryCluster, MemoryStore
-from chatkit_trio.testing import Step, pause, say, scripted_server
+from chatkit_trio.testing import SlowStore, Step, pause, say, scripted_server
 from chatkit_trio.types import (
     AssistantMessageContent,
     AssistantMessageItem,
@@ -435,6 +435,52 @@ async def test_an_answer_of_another_process_is_resumed_and_stopped(jump_clock):
     assert chunks_in(body)[-1] == {"type": "abort"}
     assert texts(page) == ["go", "a b "]
     assert page["messages"][1]["metadata"]["chatkit"]["ending"]["reason"] == "stopped"
+
+
+async def while_the_first_message_is_stored(
+    method: str, path: str, body: Any = None, user: str = "ada"
+) -> tuple[Answer, list[dict[str, Any]]]:
+    """Return the answer to a request that comes then, and what the first one is answered."""
+    store = SlowStore(MemoryStore[str](owner=lambda user: user), 1, reads=0)
+    server = scripted_server(store, [say("a ", "b", every=5)])
+    told: list[dict[str, Any]] = []
+
+    async def first() -> None:
+        told.extend(chunks_in(await client.ask("POST", AI, ai_message("go"))))
+
+    async with client_of(app_of(server)) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(first)
+        await trio.sleep(0.5)
+        answer = await client.ask(method, path, body, {"X-User": user})
+    return answer, told
+
+
+@pytest.mark.parametrize("path", [f"{AI}/chat/stop", f"{AG}/chat/stop"])
+async def test_an_answer_is_stopped_whose_new_chat_is_not_stored_yet(path, jump_clock):
+    answer, told = await while_the_first_message_is_stored("POST", path)
+
+    assert answer.json == {"stopped": True}
+    assert told[-1] == {"type": "abort"}
+
+
+async def test_nobody_else_finds_a_new_chat_that_is_not_stored_yet(jump_clock):
+    stopped, told = await while_the_first_message_is_stored("POST", f"{AI}/chat/stop", user="bob")
+    resumed, _ = await while_the_first_message_is_stored("GET", f"{AI}/chat/stream", user="bob")
+
+    assert stopped.json == {"stopped": False}
+    assert told[-1] == {"type": "finish"}
+    assert resumed.status == 204
+
+
+async def test_an_answer_is_resumed_whose_new_chat_is_not_stored_yet(jump_clock):
+    resumed, told = await while_the_first_message_is_stored("GET", f"{AI}/chat/stream")
+    connected, _ = await while_the_first_message_is_stored("POST", f"{AG}/connect", ag_message(""))
+
+    def deltas(chunks: list[dict[str, Any]]) -> list[str]:
+        return [chunk["delta"] for chunk in chunks if "delta" in chunk]
+
+    assert deltas(chunks_in(resumed)) == deltas(told) == ["a ", "b"]
+    assert deltas(chunks_in(connected)) == ["a ", "b"]
 
 
 async def test_one_who_follows_too_slowly_is_told_to_load_again(jump_clock):
