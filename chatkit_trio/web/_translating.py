@@ -81,13 +81,7 @@ class Translator(ABC):
 
     def end(self, reason: str) -> list[Chunk]:
         """Return the end of the stream: why the turn ended is as in `Turn.end_reason`."""
-        open_passages = [
-            passage
-            for passages in self._passages.values()
-            for passage in passages.values()
-            if passage.is_open
-        ]
-        chunks = [chunk for passage in open_passages for chunk in self._close(passage)]
+        chunks = self._close_all()
         if self._error is not None:
             return chunks + self.failed(self._error.get("message") or FAILURE, reason)
         return chunks + (self.finished() if reason == "finished" else self.cut(reason))
@@ -242,6 +236,11 @@ class Translator(ABC):
             return []
         passage.is_open = False
         return self.close(passage)
+
+    def _close_all(self) -> list[Chunk]:
+        """End the passages that are open; one that grows further is begun anew."""
+        passages = (each for item in self._passages.values() for each in item.values())
+        return [chunk for passage in passages for chunk in self._close(passage)]
 
     # --- Calls, and items that are shown as they are -------------------------------------------
 

@@ -260,9 +260,12 @@ class UIMessageTranslator(Translator):
         return [{"type": "tool-input-available", **call}]
 
     def result(self, call_id: str, output: Any, item_id: str) -> list[Chunk]:
-        """Tell the output of a tool, which ends its step."""
+        """Tell the output of a tool, which ends its step.
+
+        Clients forget with the step which parts were open.
+        """
         output_chunk = {"type": "tool-output-available", "toolCallId": call_id, "output": output}
-        return [output_chunk, {"type": "finish-step"}, {"type": "start-step"}]
+        return [output_chunk, *self._close_all(), {"type": "finish-step"}, {"type": "start-step"}]
 
     def show(self, item: Item, *, is_done: bool) -> list[Chunk]:
         """Show an item as data; a picture that is done is a file."""

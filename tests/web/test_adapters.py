@@ -548,6 +548,23 @@ def text_item(*texts: str) -> dict[str, Any]:
     return {**MESSAGE, "content": content}
 
 
+def reasoning(*tasks: dict[str, Any]) -> dict[str, Any]:
+    workflow = {"type": "reasoning", "tasks": list(tasks), "expanded": False}
+    return {**MESSAGE, "type": "workflow", "workflow": workflow}
+
+
+CALL = {
+    **MESSAGE,
+    "type": "client_tool_call",
+    "id": "c",
+    "call_id": "call_1",
+    "name": "look",
+    "arguments": {},
+    "status": "completed",
+    "output": 1,
+}
+
+
 def updated(kind: str, **fields: Any) -> dict[str, Any]:
     update = {"type": f"{PART}.{kind}", "content_index": 0, **fields}
     return {"type": "thread.item.updated", "item_id": "a", "update": update}
@@ -591,6 +608,45 @@ def test_another_text_for_a_message_that_was_told_is_told_aside():
         "name": "chatkit.thread.item.replaced",
         "value": {"item": other["item"]},
     }
+
+
+@pytest.mark.parametrize("is_thought", [False, True])
+def test_no_part_is_open_across_a_step_of_the_ai_sdk(is_thought):
+    """Its clients forget with a step which parts are open, and throw at a delta of one."""
+    if is_thought:
+        thought = {"type": "thought", "content": "Hel"}
+        begun, more = reasoning(thought), {**thought, "content": "Hello"}
+        update = {"type": "workflow.task.updated", "task_index": 0, "task": more}
+        events = [
+            {"type": "thread.item.added", "item": begun},
+            {"type": "thread.item.done", "item": CALL},
+            {"type": "thread.item.updated", "item_id": "a", "update": update},
+            {"type": "thread.item.done", "item": reasoning(more)},
+        ]
+    else:
+        events = [*STREAMED[:2], {"type": "thread.item.done", "item": CALL}, STREAMED[2], DONE]
+    telling = UIMessageTranslator("t", "x")
+
+    chunks = [*telling.begin(), *telling.feed(events), *telling.end("finished")]
+
+    kind = "reasoning" if is_thought else "text"
+    assert [chunk["type"] for chunk in chunks] == [
+        "start",
+        "start-step",
+        f"{kind}-start",
+        f"{kind}-delta",
+        "tool-input-available",
+        "tool-output-available",
+        f"{kind}-end",
+        "finish-step",
+        "start-step",
+        f"{kind}-start",
+        f"{kind}-delta",
+        f"{kind}-end",
+        "finish-step",
+        "finish",
+    ]
+    assert "".join(chunk.get("delta", "") for chunk in chunks) == "Hello"
 
 
 def message(scene: Any, item_id: str, text: str) -> AssistantMessageItem:
