@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Generic, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, FailFast, Field, ValidationError
+from pydantic import BaseModel, FailFast, Field, ValidationError, field_validator
 from pydantic_core import from_json, to_json
 from quart import Blueprint, Response, request
 from quart_trio.wrappers import TrioResponse
@@ -41,7 +41,6 @@ from chatkit_trio.types import (
     StructuredInputItem,
     ThreadItem,
     UserMessageItem,
-    UserMessageTextContent,
 )
 
 from ._blueprint import CorsOrigins, tie
@@ -82,6 +81,14 @@ class Extras(BaseModel):
     quoted_text: str | None = None
     inference_options: InferenceOptions = Field(default_factory=InferenceOptions)
 
+    @field_validator("attachments", mode="before")
+    @classmethod
+    def _ids(cls, given: Any) -> Any:
+        """Return the ids of attachments that are given as the history tells them."""
+        if not isinstance(given, list):
+            return given
+        return [each.get("id", each) if isinstance(each, dict) else each for each in given]
+
 
 class Metadata(BaseModel):
     """The metadata of a message, as far as it is read."""
@@ -103,9 +110,8 @@ class NewMessage:
         return {"content": content, **self.extras.model_dump()}
 
     def is_stored_as(self, item: UserMessageItem) -> bool:
-        """Say whether this is what an item says."""
-        texts = [part.text for part in item.content if isinstance(part, UserMessageTextContent)]
-        return texts == self.texts
+        """Say whether this is what an item says; the history tells tags as texts."""
+        return [part.text for part in item.content] == self.texts
 
 
 @dataclass(frozen=True, slots=True)

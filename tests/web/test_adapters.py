@@ -20,6 +20,7 @@ from chatkit_trio.testing import SlowStore, Step, pause, say, scripted_server
 from chatkit_trio.types import (
     AssistantMessageContent,
     AssistantMessageItem,
+    FileAttachment,
     SDKHiddenContextItem,
     ThreadItemAddedEvent,
     ThreadItemDoneEvent,
@@ -159,6 +160,31 @@ async def test_the_same_message_twice_is_stored_once_and_answered_again(jump_clo
         page = (await history(client)).json
 
     assert texts(page) == ["one", "one"]
+
+
+@pytest.mark.parametrize("path", [AI, AG])
+async def test_a_message_is_answered_again_that_comes_back_as_it_was_told(path, jump_clock):
+    tag = {"type": "input_tag", "id": "t", "text": "line 14", "data": {}}
+    content = [{"type": "input_text", "text": "See "}, tag]
+    params = {"content": content, "attachments": ["atc_1"], "inference_options": {}}
+    server = Echo()
+    async with client_of(app_of(server)) as client:
+        file = FileAttachment(id="atc_1", name="notes.txt", mime_type="text/plain")
+        await server.store.save_attachment(file, "ada")
+        await client.post({"type": "threads.create", "params": {"input": params}})
+        (thread,) = (await server.store.load_threads(9, None, "asc", "ada")).data
+        if path == AI:
+            told = (await history(client, thread.id)).json["messages"][:1]
+            again = {"id": thread.id, "messages": told}
+        else:
+            run = {"threadId": thread.id, "runId": "run", "messages": []}
+            told = chunks_in(await client.ask("POST", f"{AG}/connect", run))[1]["messages"][:1]
+            again = {**run, "messages": told}
+        answer = await client.ask("POST", path, again)
+        page = (await history(client, thread.id)).json
+
+    assert answer.status == 200
+    assert texts(page) == ["See ", "line 14", "See "]
 
 
 # --- Limits and refusals -----------------------------------------------------------------------
