@@ -51,6 +51,7 @@ from ._engine.requests import (
     WITH_ENDINGS,
     WITH_NAMES,
     RecoveredAnswer,
+    checked_request,
     costs,
     last_ending,
 )
@@ -593,6 +594,7 @@ class ChatKitServer(ServerHooks[TContext]):
         is_counted: bool = False,
         new_thread_id: str | None = None,
         new_message_id: str | None = None,
+        answers_again: bool = False,
     ) -> StreamingResult | NonStreamingResult:
         """Answer one request of the ChatKit protocol.
 
@@ -622,7 +624,10 @@ class ChatKitServer(ServerHooks[TContext]):
         `new_thread_id` and `new_message_id` are the ids that the thread and the user's message get
         which the request makes, for a protocol whose clients choose them; they should be as hard to
         guess as the store's own. One that is taken is a `ConflictError`. They don't go with an
-        `idempotency_key` (`ValueError`): a message that is sent again has the same id.
+        `idempotency_key` (`ValueError`): a message that is sent again has the same id. With
+        `answers_again`, which takes both ids, the message is added to a thread that is there
+        already, and is answered again if it is there itself, as by `threads.retry_after_item`; only
+        one with another text is a `ConflictError`. So a message may be sent twice at once.
 
         Raises `InvalidRequestError` (400), `TooLargeError` (413, for one over `limits`),
         `NotFoundError` (404), `ConflictError` and `BusyError` (409; `ConflictError` also for a key
@@ -635,6 +640,8 @@ class ChatKitServer(ServerHooks[TContext]):
         ids = (new_thread_id, new_message_id)
         if idempotency_key is not None and ids != (None, None):
             raise ValueError("give an idempotency_key or ids of what is new, not both")
+        if answers_again and None in ids:
+            raise ValueError("answers_again takes a new_thread_id and a new_message_id")
         kind = ""
         try:
             if not is_counted:
@@ -648,6 +655,7 @@ class ChatKitServer(ServerHooks[TContext]):
                 context,
                 idempotency_key,
                 ids,
+                answers_again=answers_again,
                 can_return=can_return,
                 with_endings=with_endings,
                 with_names=with_names,
@@ -665,6 +673,7 @@ class ChatKitServer(ServerHooks[TContext]):
         idempotency_key: str | None,
         ids: tuple[str | None, str | None],
         *,
+        answers_again: bool,
         can_return: bool,
         with_endings: bool,
         with_names: bool,
@@ -679,6 +688,7 @@ class ChatKitServer(ServerHooks[TContext]):
                 key,
                 ids,
                 toll,
+                answers_again=answers_again,
                 can_return=can_return,
                 component_updates=component_updates,
             )
@@ -748,13 +758,12 @@ class ChatKitServer(ServerHooks[TContext]):
         ids: tuple[str | None, str | None],
         toll: Toll,
         *,
+        answers_again: bool,
         can_return: bool,
         component_updates: bool,
     ) -> StreamingResult:
         nursery = self.__require_running()
-        checked = STREAMING[type(request)](self, request, context)
-        if ids != (None, None):
-            checked.give_ids(*ids)
+        checked = checked_request(self, request, ids, context, answers_again=answers_again)
         policy = self.get_turn_policy(request, context)
         await toll.ask_for_turn(self.__superseded(checked.thread_id, policy))
         check = partial(self.__check, checked, policy, toll)

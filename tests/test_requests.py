@@ -856,6 +856,10 @@ async def test_an_id_that_is_taken_is_refused_and_nothing_changes() -> None:
         for request in (_message_request("b"), _message_request("b", "thr_mine")):
             with pytest.raises(ConflictError, match="already"):
                 await server.process(request, None, **ids)
+        with pytest.raises(ConflictError, match="with another text"):
+            await server.process(_message_request("b"), None, answers_again=True, **ids)
+        with pytest.raises(ValueError, match="takes a new_thread_id and a new_message_id"):
+            await server.process(_message_request("b"), None, answers_again=True)
         with pytest.raises(ValueError, match="not both"):
             await server.process(_message_request("b"), None, idempotency_key="k", **ids)
         after = await server.store.load_thread_items("thr_mine", None, 9, "asc", None)

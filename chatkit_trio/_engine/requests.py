@@ -48,11 +48,13 @@ from chatkit_trio.types import (
     StructuredInputSubmission,
     SyncCustomActionResponse,
     Thread,
+    ThreadAddUserMessageParams,
     ThreadCreatedEvent,
     ThreadItem,
     ThreadItemDoneEvent,
     ThreadItemReplacedEvent,
     ThreadMetadata,
+    ThreadRetryAfterItemParams,
     ThreadsAddClientToolOutputReq,
     ThreadsAddStructuredInputReq,
     ThreadsAddUserMessageReq,
@@ -216,6 +218,62 @@ class ThreadsAddUserMessage(_StreamingRequest):
         opening = self.opening_with(message, turn_id)
         done = ThreadItemDoneEvent(item=message)
         return PreparedRequest(opening, thread, self.respond(thread, message), [done])
+
+
+class NamedMessage(CheckedRequest):
+    """A message whose client has named it and its thread: what it comes to is known when it begins.
+
+    It begins the thread, or is added to one that is there. One that is there itself is answered
+    again, as by a retry, if it says the same.
+    """
+
+    def __init__(self, new: _StreamingRequest) -> None:
+        self.kind = new.kind
+        self.thread_id = new.thread_id
+        self.message_id = new.message_id
+        self.has_given_ids = True
+        self._new = new
+        self._found: _StreamingRequest = new
+
+    async def check(self) -> None:
+        await (await self._find()).check()
+
+    async def prepare(self, turn_id: str) -> PreparedRequest:
+        self._found = await self._find()
+        return await self._found.prepare(turn_id)
+
+    async def refresh(self, thread: ThreadMetadata) -> None:
+        await self._found.refresh(thread)
+
+    async def _find(self) -> _StreamingRequest:
+        """Return the request that it comes to now. Raises `ConflictError` for another text."""
+        new, params = self._new, self._new.params
+        try:
+            await new.load_thread()
+        except NotFoundError:
+            return new
+        try:
+            item = await new.store.load_item(self.thread_id, self.message_id, context=new.context)
+        except NotFoundError:
+            add = ThreadAddUserMessageParams(thread_id=self.thread_id, input=params.input)
+            added = ThreadsAddUserMessage(
+                new.server, ThreadsAddUserMessageReq(params=add), new.context
+            )
+            added.give_ids(None, self.message_id)
+            return added
+        if not isinstance(item, UserMessageItem) or texts_of(item) != texts_of(params.input):
+            raise ConflictError(
+                "a message with this id is in the thread already, with another text; send a new"
+                " one, with an id of its own"
+            )
+        retry = ThreadRetryAfterItemParams(thread_id=self.thread_id, item_id=item.id)
+        request = ThreadsRetryAfterItemReq(params=retry)
+        return ThreadsRetryAfterItem(new.server, request, new.context)
+
+
+def texts_of(message: UserMessageItem | UserMessageInput) -> list[str]:
+    """Return the texts of a message: a tag has one too."""
+    return [part.text for part in message.content]
 
 
 class ThreadsAddClientToolOutput(_StreamingRequest):
@@ -798,6 +856,26 @@ async def _stored_answer(
     return answer
 
 
+def checked_request(
+    server: ServerHooks[Any],
+    request: Any,
+    ids: tuple[str | None, str | None],
+    context: Any,
+    *,
+    answers_again: bool,
+) -> CheckedRequest:
+    """Return what carries out a streaming request.
+
+    `ids` are those that its new thread and message get, if they are given; the rest is as for
+    `ChatKitServer.process`.
+    """
+    checked = STREAMING[type(request)](server, request, context)
+    if ids != (None, None):
+        checked.give_ids(*ids)
+    is_message = isinstance(checked, ThreadsCreate | ThreadsAddUserMessage)
+    return NamedMessage(checked) if answers_again and is_message else checked
+
+
 def page_size(limit: int | None, limits: RequestLimits) -> int:
     """Return how many to load: 20 unless asked for, and no more than the limits allow."""
     if limit is not None and limit < 0:
@@ -826,7 +904,7 @@ def costs(server: ServerHooks[Any], request: Any, size: int) -> dict[str, float]
 READS = frozenset((ThreadsGetByIdReq, ThreadsListReq, ItemsListReq))
 """The requests that change nothing, so that repeating them is harmless."""
 
-STREAMING: dict[type[Any], Callable[[Any, Any, Any], CheckedRequest]] = {
+STREAMING: dict[type[Any], Callable[[Any, Any, Any], _StreamingRequest]] = {
     ThreadsCreateReq: ThreadsCreate,
     ThreadsAddUserMessageReq: ThreadsAddUserMessage,
     ThreadsAddClientToolOutputReq: ThreadsAddClientToolOutput,

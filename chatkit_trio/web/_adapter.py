@@ -25,6 +25,7 @@ from quart_trio.wrappers import TrioResponse
 
 from chatkit_trio._engine.reading import read_json
 from chatkit_trio._engine.replay import latest_items, load_latest
+from chatkit_trio._engine.requests import texts_of
 from chatkit_trio._engine.wire import describe, item_to_json
 from chatkit_trio._settings import check_count, is_path
 from chatkit_trio.errors import (
@@ -111,7 +112,7 @@ class NewMessage:
 
     def is_stored_as(self, item: UserMessageItem) -> bool:
         """Say whether this is what an item says; the history tells tags as texts."""
-        return [part.text for part in item.content] == self.texts
+        return texts_of(item) == self.texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,8 +309,8 @@ class Adapter(ABC, Generic[TContext]):
             params["thread_id"] = thread_id
         kind = "threads.create" if is_new else "threads.add_user_message"
         translator = make_translator(thread_id, message_id)
-        ids = {"new_thread_id": thread_id, "new_message_id": message_id}
-        return await self.stream(kind, params, lent, translator, **ids)
+        # It may be there by the time its turn begins, if it is sent twice at once.
+        return await self.stream(kind, params, lent, translator, (thread_id, message_id))
 
     async def answer_call(
         self,
@@ -351,16 +352,21 @@ class Adapter(ABC, Generic[TContext]):
         params: Mapping[str, Any],
         lent: Lent[TContext],
         translator: Translator,
-        **ids: str,
+        new_ids: tuple[str | None, str | None] = (None, None),
     ) -> Response:
-        """Answer with the stream of a ChatKit request."""
+        """Answer with the stream of a ChatKit request.
+
+        `new_ids` are those of the thread and the message that it makes, if it makes any.
+        """
+        new_thread_id, new_message_id = new_ids
         result = await self.server.process(
             to_json({"type": kind, "params": params}),
             lent.context,
             can_return=self._clients_return,
             is_counted=True,
-            new_thread_id=ids.get("new_thread_id"),
-            new_message_id=ids.get("new_message_id"),
+            new_thread_id=new_thread_id,
+            new_message_id=new_message_id,
+            answers_again=new_message_id is not None,
         )
         assert isinstance(result, StreamingResult)
         Exchange.of(request.scope).begin(result)

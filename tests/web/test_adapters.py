@@ -187,6 +187,101 @@ async def test_a_message_is_answered_again_that_comes_back_as_it_was_told(path, 
     assert texts(page) == ["See ", "line 14", "See "]
 
 
+async def at_once(server: ChatKitServer[str], path: str, *bodies: Any) -> tuple[list[Any], Any]:
+    """Return the chunks of the answers to some requests, and the chat then."""
+    told: list[Any] = []
+
+    async def ask(body: Any) -> None:
+        answer = await client.ask("POST", path, body)
+        told.append(chunks_in(answer) if answer.status == 200 else answer.json)
+
+    async with client_of(app_of(server)) as client:
+        async with trio.open_nursery() as nursery:
+            for body in bodies:
+                nursery.start_soon(ask, body)
+        return told, (await history(client)).json
+
+
+ON_BUSY = ["supersede", "queue"]
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["a new chat", "a chat"])
+@pytest.mark.parametrize("on_busy", ON_BUSY)
+@pytest.mark.parametrize(("path", "message"), [(AI, ai_message), (AG, ag_message)])
+async def test_the_same_message_twice_at_once_is_stored_once_and_answered_again(
+    path, message, on_busy, is_known, jump_clock
+):
+    """As it is one after the other."""
+    server = scripted(say("a ", "b", every=1), policy=TurnPolicy(on_busy=on_busy))
+    first = [message("before", message="m0")] if is_known else []
+    async with server:
+        if is_known:
+            await at_once(server, path, *first)
+        told, page = await at_once(server, path, message("one"), message("one"))
+    last = [chunks[-1]["type"] for chunks in told]
+
+    assert texts(page)[2 * len(first) :] == ["one", "a b"]
+    ends = {AI: ["abort", "finish"], AG: ["RUN_FINISHED"] * 2}[path]
+    assert sorted(last) == (ends if on_busy == "supersede" else [ends[-1]] * 2)
+
+
+@pytest.mark.parametrize("on_busy", ON_BUSY)
+@pytest.mark.parametrize(("path", "message"), [(AI, ai_message), (AG, ag_message)])
+async def test_two_first_messages_at_once_are_both_stored(path, message, on_busy, jump_clock):
+    server = scripted(say("a ", "b", every=1), policy=TurnPolicy(on_busy=on_busy))
+    one, two = message("one"), message("two", message="m2")
+
+    told, page = await at_once(server, path, one, two)
+
+    is_error = [chunks[-1]["type"] in ("error", "RUN_ERROR") for chunks in told]
+    assert is_error == [False, False]
+    assert [text for text in texts(page) if text not in ("a ", "a b")] in (
+        ["one", "two"],
+        ["two", "one"],
+    )
+    assert texts(page)[-1] == "a b"
+
+
+async def test_two_texts_for_one_message_at_once_are_a_conflict_without_our_ids(jump_clock):
+    server = scripted(say("a ", "b", every=1))
+
+    told, page = await at_once(server, AI, ai_message("one"), ai_message("two"))
+
+    errors = [chunks[-1] for chunks in told if chunks[-1]["type"] == "error"]
+    assert errors == [
+        {
+            "type": "error",
+            "errorText": "a message with this id is in the thread already, with another text; send"
+            " a new one, with an id of its own",
+        }
+    ]
+    assert texts(page)[1:] == ["a b"]
+
+
+async def test_the_same_message_to_two_processes_at_once_is_answered_again(jump_clock):
+    cluster = MemoryCluster()
+    here, there = (
+        scripted_server(
+            MemoryStore[str](owner=lambda user: user, cluster=cluster),
+            *[[say("a ", "b ", "c", every=5)]] * 2,
+        )
+        for _ in range(2)
+    )
+    told: list[Any] = []
+
+    async def ask(client: Client) -> None:
+        told.append(chunks_in(await client.ask("POST", AI, ai_message("go"))))
+
+    async with client_of(app_of(here)) as one, client_of(app_of(there)) as other:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, one)
+            nursery.start_soon(ask, other)
+        page = (await history(other)).json
+
+    assert sorted(chunks[-1]["type"] for chunks in told) == ["abort", "finish"]
+    assert texts(page) == ["go", "a b c"]
+
+
 # --- Limits and refusals -----------------------------------------------------------------------
 
 
