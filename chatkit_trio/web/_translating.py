@@ -42,6 +42,8 @@ class Passage:
     title: str | None = None
     annotations: list[dict[str, Any]] = field(default_factory=list)
     is_open: bool = False
+    is_known: bool = False
+    """Whether anything has been told of it."""
     _told: list[str] = field(default_factory=list)
 
     @property
@@ -139,7 +141,7 @@ class Translator(ABC):
         passages = self._passages.pop(item_id, None)
         self._shown.pop(item_id, None)
         self._changed.pop(item_id, None)
-        if passages is not None and not any(passage.told for passage in passages.values()):
+        if passages is not None and not any(passage.is_known for passage in passages.values()):
             return []
         closing = [chunk for passage in (passages or {}).values() for chunk in self._close(passage)]
         return [*closing, *self.aside("thread.item.removed", {"item_id": item_id})]
@@ -219,17 +221,23 @@ class Translator(ABC):
     def _say(self, passage: Passage, delta: str) -> list[Chunk]:
         if not delta:
             return []
-        chunks = [] if passage.is_open else self.open(passage)
-        passage.is_open = True
         passage.grow(delta)
-        return [*chunks, *self.extend(passage, delta)]
+        return [*self._open(passage), *self.extend(passage, delta)]
 
     def _cite(self, passage: Passage, annotations: Sequence[dict[str, Any]]) -> list[Chunk]:
         chunks: list[Chunk] = []
         for annotation in annotations:
+            passage.is_known = True
             passage.annotations.append(annotation)
             chunks += self.cite(passage, annotation)
         return chunks
+
+    def _open(self, passage: Passage) -> list[Chunk]:
+        """Begin a passage, for the first time or anew, unless it is open."""
+        if passage.is_open:
+            return []
+        passage.is_open = passage.is_known = True
+        return self.open(passage)
 
     def _close(self, passage: Passage) -> list[Chunk]:
         if not passage.is_open:
@@ -283,7 +291,7 @@ class Translator(ABC):
 
     @abstractmethod
     def open(self, passage: Passage) -> list[Chunk]:
-        """Begin a passage, which has a first piece."""
+        """Begin a passage, or one anew that has ended."""
 
     @abstractmethod
     def extend(self, passage: Passage, delta: str) -> list[Chunk]:

@@ -249,8 +249,8 @@ class AGUITranslator(Translator):
         return [end, _event("REASONING_END", passage)]
 
     def cite(self, passage: Passage, annotation: Mapping[str, Any]) -> list[Chunk]:
-        """Say nothing yet: sources come with the end of their message."""
-        return []
+        """Begin the message, maybe anew: sources come with its end, and more than one at once."""
+        return self._open(passage)
 
     def call(self, call_id: str, name: str, arguments: Any, item_id: str) -> list[Chunk]:
         """Call a tool of the client."""

@@ -60,6 +60,12 @@ const scenarios = {
     return { ...result(mine), history: await connected(id) };
   },
 
+  async late() {
+    const mine = agent(id);
+    await say(mine, "late");
+    return { ...result(mine), history: await connected(id) };
+  },
+
   async turns() {
     const mine = agent(id);
     await say(mine, "one");

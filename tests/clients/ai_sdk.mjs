@@ -41,6 +41,12 @@ const scenarios = {
     return { ...result(mine), history: await history(id) };
   },
 
+  async late() {
+    const mine = chat(id);
+    await mine.sendMessage({ text: "late" });
+    return result(mine);
+  },
+
   async turns() {
     const mine = chat(id);
     await mine.sendMessage({ text: "one" });

@@ -17,7 +17,9 @@ from chatkit_trio.stores import SQLiteStore
 from chatkit_trio.types import (
     Annotation,
     AssistantMessageContent,
+    AssistantMessageContentPartAdded,
     AssistantMessageContentPartAnnotationAdded,
+    AssistantMessageContentPartDone,
     AssistantMessageContentPartTextDelta,
     AssistantMessageItem,
     ClientEffectEvent,
@@ -72,6 +74,7 @@ class Oracle(ChatKitServer[str]):
         said = input_user_message.content[0].text
         acts = {
             "everything": self.everything,
+            "late": self.late,
             "tool": self.tool,
             "ask": self.ask,
             "half": self.half,
@@ -167,6 +170,43 @@ class Oracle(ChatKitServer[str]):
         )
         content = AssistantMessageContent(text="Seen it", annotations=annotations)
         yield ThreadItemDoneEvent(item=item.model_copy(update={"content": [content]}))
+
+    async def late(self, thread):
+        """What comes in an order that isn't the usual one."""
+        item = AssistantMessageItem(**self.fields(thread), content=[])
+
+        def update(change):
+            return ThreadItemUpdatedEvent(item_id=item.id, update=change)
+
+        def delta(text):
+            return update(AssistantMessageContentPartTextDelta(content_index=0, delta=text))
+
+        yield ThreadItemAddedEvent(item=item)
+        yield update(
+            AssistantMessageContentPartAdded(
+                content_index=0, content=AssistantMessageContent(text="")
+            )
+        )
+        yield delta("Seen ")
+        yield ThreadItemDoneEvent(
+            item=ClientToolCallItem(
+                **self.fields(thread), call_id="call_1", name="look", arguments={}, output="Porto"
+            ).model_copy(update={"status": "completed"})
+        )
+        yield delta("it")
+        content = AssistantMessageContent(text="Seen it")
+        yield update(AssistantMessageContentPartDone(content_index=0, content=content))
+        sources = [
+            Annotation(source=URLSource(title=name, url=f"https://{name}.example/"))
+            for name in ("one", "two")
+        ]
+        yield update(
+            AssistantMessageContentPartAnnotationAdded(
+                content_index=0, annotation_index=0, annotation=sources[0]
+            )
+        )
+        cited = content.model_copy(update={"annotations": sources})
+        yield ThreadItemDoneEvent(item=item.model_copy(update={"content": [cited]}))
 
     async def tool(self, thread):
         async for event in stream_text(thread, ["Let me see. "]):

@@ -177,6 +177,24 @@ def test_ai_sdk_shows_each_kind_of_item_as_a_reload_does(ai_sdk):
     assert widget["children"][0]["value"] == "Hello"
 
 
+def test_ai_sdk_is_told_of_a_call_in_the_middle_of_a_text(ai_sdk):
+    seen = ai_sdk("late")
+
+    assert seen["errors"] == []
+    assert roles_and_parts(seen["messages"])[1] == (
+        "assistant",
+        [
+            "step-start",
+            "Seen ",
+            ("tool-look", "output-available", "Porto"),
+            "step-start",
+            "it",
+            "source-url",
+            "source-url",
+        ],
+    )
+
+
 def test_ai_sdk_is_told_title_progress_notices_and_effects_aside(ai_sdk):
     seen = ai_sdk("everything")
     aside = {part["type"]: part["data"] for part in seen["data"] if part.get("transient")}
@@ -320,6 +338,18 @@ def test_ag_ui_shows_each_kind_of_item_as_a_reload_does(ag_ui):
     assert names["chatkit.progress_update"] == {"text": "Looking around"}
     assert names["chatkit.notice"] == {"level": "info", "message": "Mind the gap"}
     assert names["chatkit.client_effect"] == {"name": "confetti", "data": {"pieces": 3}}
+
+
+def test_ag_ui_is_told_of_sources_that_come_late(ag_ui):
+    seen = ag_ui("late")
+
+    def messages(name):
+        return [each for each in seen[name] if each["role"] == "assistant" and "content" in each]
+
+    assert seen["errors"] == []
+    (message,) = messages("messages")
+    assert message["content"] == "Seen it"
+    assert messages("history") == [message]
 
 
 def test_ag_ui_has_sources_and_titles_as_metadata(url):

@@ -731,6 +731,70 @@ def test_another_text_for_a_message_that_was_told_is_told_aside():
     }
 
 
+SOURCES = [
+    {"type": "annotation", "source": {"type": "url", "url": f"https://{name}.example", "title": ""}}
+    for name in "ab"
+]
+PART_DONE = updated("done", content=text_item("Hello")["content"][0])
+
+
+def cited(text: str) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": text, "annotations": SOURCES}]
+    return {"type": "thread.item.done", "item": {**MESSAGE, "content": content}}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [*STREAMED, PART_DONE, cited("Hello")],
+        [
+            *STREAMED,
+            PART_DONE,
+            *(updated("annotation_added", annotation=source) for source in SOURCES),
+            cited("Hello"),
+        ],
+        [*STREAMED, PART_DONE, updated("annotation_added", annotation=SOURCES[0]), cited("Hello")],
+        [*STREAMED, DONE, cited("Hello")],
+        [*STREAMED, DONE, *(updated("annotation_added", annotation=each) for each in SOURCES)],
+        [*STREAMED, cited("Hello")],
+        [cited("Hello")],
+        [cited("")],
+    ],
+    ids=[
+        "when the item is done",
+        "behind its part",
+        "in both",
+        "when the item is done again",
+        "behind their item",
+        "in time",
+        "at once",
+        "without text",
+    ],
+)
+def test_sources_are_told_to_ag_ui_whenever_they_come(events):
+    """Its clients take a message that begins and ends again for the same one."""
+    telling = AGUITranslator("t", "r")
+
+    chunks = [*telling.feed(events), *telling.end("finished")]
+
+    kinds = [chunk["type"].removeprefix("TEXT_MESSAGE_") for chunk in chunks]
+    ends = [chunk for chunk in chunks if chunk["type"] == "TEXT_MESSAGE_END"]
+    assert ends[-1]["metadata"] == {"chatkit": {"annotations": SOURCES}}
+    assert [kind for kind in kinds if kind in ("START", "END")] == ["START", "END"] * len(ends)
+    assert len(ends) <= 2
+    assert {chunk["messageId"] for chunk in ends} == {"a"}
+
+
+@pytest.mark.parametrize("translator", [UIMessageTranslator, AGUITranslator])
+def test_a_message_is_taken_back_of_which_only_the_sources_were_told(translator):
+    telling = translator("t", "x")
+    telling.feed([STREAMED[0], updated("annotation_added", annotation=SOURCES[0])])
+
+    chunks = telling.feed([{"type": "thread.item.removed", "item_id": "a"}])
+
+    assert "thread.item.removed" in json.dumps(chunks[-1])
+
+
 @pytest.mark.parametrize("is_thought", [False, True])
 def test_no_part_is_open_across_a_step_of_the_ai_sdk(is_thought):
     """Its clients forget with a step which parts are open, and throw at a delta of one."""
