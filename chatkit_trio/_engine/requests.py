@@ -231,7 +231,8 @@ class NamedMessage(CheckedRequest):
         self.kind = new.kind
         self.thread_id = new.thread_id
         self.message_id = new.message_id
-        self.has_given_ids = True
+        # Not refused: another process may store them between the look here and one there.
+        new.has_given_ids = False
         self._new = new
         self._found: _StreamingRequest = new
 
@@ -259,7 +260,7 @@ class NamedMessage(CheckedRequest):
             added = ThreadsAddUserMessage(
                 new.server, ThreadsAddUserMessageReq(params=add), new.context
             )
-            added.give_ids(None, self.message_id)
+            added.message_id = self.message_id
             return added
         if not isinstance(item, UserMessageItem) or texts_of(item) != texts_of(params.input):
             raise ConflictError(
