@@ -29,6 +29,10 @@ from .frames import FrameReader
 from .pages import encode_events
 from .turn import Turn
 
+LONGEST_ANSWER = 1000
+"""How many items are looked through for the user's message that an answer is for: a thread may have
+none."""
+
 _PAGE_SIZE = 50
 
 
@@ -91,9 +95,8 @@ async def load_latest(
     after: str | None = None
     while len(items) < count:
         try:
-            page = await store.load_thread_items(
-                thread_id, after, count - len(items), "desc", context
-            )
+            limit = min(_PAGE_SIZE, count - len(items))
+            page = await store.load_thread_items(thread_id, after, limit, "desc", context)
         except NotFoundError:
             if after is None:
                 raise
@@ -109,9 +112,13 @@ async def load_latest(
 
 
 async def latest_items(store: Store[Any], thread_id: str, context: Any) -> list[ThreadItem]:
-    """Return the visible items from the last user message on."""
+    """Return the visible items from the last user message on, or the `LONGEST_ANSWER` latest."""
     items = await load_latest(
-        store, thread_id, _PAGE_SIZE, context, up_to=lambda item: isinstance(item, UserMessageItem)
+        store,
+        thread_id,
+        LONGEST_ANSWER,
+        context,
+        up_to=lambda item: isinstance(item, UserMessageItem),
     )
     return [item for item in reversed(items) if not is_hidden(item)]
 

@@ -24,7 +24,7 @@ from quart import Blueprint, Response, request
 from quart_trio.wrappers import TrioResponse
 
 from chatkit_trio._engine.reading import read_json
-from chatkit_trio._engine.replay import latest_items, load_latest
+from chatkit_trio._engine.replay import LONGEST_ANSWER, latest_items
 from chatkit_trio._engine.requests import texts_of
 from chatkit_trio._engine.wire import describe, item_to_json
 from chatkit_trio._settings import check_count, is_path
@@ -117,7 +117,7 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A page of a chat, oldest first; it begins with a message of the user, if it has one."""
+    """A page of a chat, oldest first; it begins with a message of the user, if there is one."""
 
     items: list[Item]
     endings: list[dict[str, Any]]
@@ -327,8 +327,7 @@ class Adapter(ABC, Generic[TContext]):
         await self.server.live_turns.ready_to_read(thread_id)
         items = await latest_items(self.server.store, thread_id, lent.context)
         kind, params = _hand_in(items, outputs)
-        message_id = await self.last_message_id(thread_id, lent.context)
-        translator = make_translator(thread_id, message_id)
+        translator = make_translator(thread_id, _message_id(thread_id, items))
         return await self.stream(kind, {"thread_id": thread_id, **params}, lent, translator)
 
     async def last_message_id(self, thread_id: str, context: TContext) -> str:
@@ -336,15 +335,7 @@ class Adapter(ABC, Generic[TContext]):
 
         The answer to it is one message in protocols whose messages have parts.
         """
-        items = await load_latest(
-            self.server.store,
-            thread_id,
-            _HISTORY_ITEMS,
-            context,
-            up_to=lambda item: isinstance(item, UserMessageItem),
-        )
-        is_found = items and isinstance(items[-1], UserMessageItem)
-        return items[-1].id if is_found else thread_id
+        return _message_id(thread_id, await latest_items(self.server.store, thread_id, context))
 
     async def stream(
         self,
@@ -413,23 +404,34 @@ class Adapter(ABC, Generic[TContext]):
         """
         while True:
             turn_id = await self.server.live_turns.watchable(thread_id)
-            page = await self._page(thread_id, after, context)
+            items, endings, cursor = await self._items_from_message(thread_id, after, context)
             if turn_id == await self.server.live_turns.watchable(thread_id):
                 break
-        items = page["data"][::-1]
-        cursor = page.get("after") if page["has_more"] else None
         messages = [place for place, item in enumerate(items) if item["type"] == "user_message"]
         if turn_id is not None and after is None:
             items = items[: messages[-1] + 1] if messages else []
         if cursor is not None and messages:
             # An answer that begins on the older page is told there as a whole.
             items, cursor = items[messages[0] :], items[messages[0]]["id"]
-        return History(
-            items=items,
-            endings=page.get("endings", []),
-            after=cursor,
-            is_live=turn_id is not None,
-        )
+        return History(items=items, endings=endings, after=cursor, is_live=turn_id is not None)
+
+    async def _items_from_message(
+        self, thread_id: str, after: str | None, context: TContext
+    ) -> tuple[list[Item], list[dict[str, Any]], str | None]:
+        """Return a page's items, oldest first, endings, and the cursor of the older page.
+
+        It is as long as it has to be to have a message of the user.
+        """
+        items: list[Item] = []
+        endings: list[dict[str, Any]] = []
+        while True:
+            page = await self._page(thread_id, after, context)
+            items = [*page["data"][::-1], *items]
+            endings += page.get("endings", [])
+            after = page.get("after") if page["has_more"] else None
+            has_message = any(item["type"] == "user_message" for item in page["data"])
+            if has_message or after is None or len(items) >= LONGEST_ANSWER:
+                return items, endings, after
 
     async def _page(self, thread_id: str, after: str | None, context: TContext) -> dict[str, Any]:
         params = {"thread_id": thread_id, "limit": _HISTORY_ITEMS, "order": "desc"}
@@ -453,6 +455,11 @@ class Adapter(ABC, Generic[TContext]):
         items = await latest_items(self.server.store, thread_id, context)
         reason = "finished" if ending is None else ending.reason
         return [from_json(item_to_json(item)) for item in items], reason
+
+
+def _message_id(thread_id: str, items: list[ThreadItem]) -> str:
+    """Return the id of the message that the latest items begin with, or of the thread."""
+    return items[0].id if items and isinstance(items[0], UserMessageItem) else thread_id
 
 
 def _hand_in(items: list[ThreadItem], outputs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -26,12 +26,14 @@ from chatkit_trio.types import (
     ThreadItemDoneEvent,
     ThreadItemRemovedEvent,
     ThreadItemReplacedEvent,
+    WidgetItem,
 )
 from chatkit_trio.web import create_app
 from chatkit_trio.web._adapter import FollowingBody
 from chatkit_trio.web._sending import Sending
 from chatkit_trio.web.ag_ui import AGUIAdapter, AGUITranslator, ag_ui_blueprint
 from chatkit_trio.web.ai_sdk import AISDKAdapter, UIMessageTranslator, ai_sdk_blueprint
+from chatkit_trio.widgets import Card, Text
 
 from .http import Answer, Client, client_of, read_until
 
@@ -642,6 +644,50 @@ async def test_a_long_history_comes_in_pages_that_tear_no_answer(jump_clock):
     assert older["after"] is None
     assert texts(older) + texts(latest) == [str(number // 2) for number in range(120)]
     assert {page["messages"][0]["role"] for page in (latest, older)} == {"user"}
+
+
+async def many_widgets(scene: Any) -> Any:
+    for number in range(250):
+        card = Card(children=[Text(value=str(number))])
+        yield ThreadItemDoneEvent(item=WidgetItem(**scene.item_fields(), widget=card))
+
+
+async def test_a_long_live_answer_is_told_from_its_beginning(jump_clock):
+    server = scripted(many_widgets, pause(30), policy=TurnPolicy(max_replay_bytes=2000))
+    async with (
+        client_of(app_of(server)) as client,
+        client.open("POST", AI, ai_message("go")) as response,
+    ):
+        await read_until(response, b'"249"')
+        page = (await history(client)).json
+        async with client.open("GET", f"{AI}/chat/stream") as resuming:
+            resumed = chunks_in(await read_until(resuming, b'"249"'))
+        async with client.open("POST", f"{AG}/connect", ag_message("")) as connecting:
+            connected = chunks_in(await read_until(connecting, b'"249"'))
+
+    (message,) = page["messages"]
+    assert (page["live"], page["after"], message["role"]) == (True, None, "user")
+    assert resumed[0]["messageId"] == f"{message['id']}.answer"
+    assert sum(chunk["type"] == "data-widget" for chunk in resumed) == 250
+    assert [each["role"] for each in connected[1]["messages"]] == ["user"]
+    assert sum(chunk["type"] == "ACTIVITY_SNAPSHOT" for chunk in connected) == 250
+
+
+async def test_a_long_answer_is_one_message_when_it_is_loaded_again(jump_clock):
+    async with client_of(app_of(scripted(many_widgets))) as client:
+        await client.ask("POST", AI, ai_message("before", message="m0"))
+        await client.ask("POST", AI, ai_message("go"))
+        latest = (await history(client)).json
+        older = (await client.ask("GET", f"{AI}/chat?after={latest['after']}")).json
+
+    shown = [
+        [(message["role"], len(message["parts"])) for message in page["messages"]]
+        for page in (older, latest)
+    ]
+    assert shown == [[("user", 1), ("assistant", 251)]] * 2
+    assert older["after"] is None
+    question, answer = latest["messages"]
+    assert answer["id"] == f"{question['id']}.answer"
 
 
 async def test_an_adapter_can_stand_alone_under_a_prefix(jump_clock):
