@@ -26,11 +26,11 @@ class AsyncioApp:
         app = AsyncioApp(api, beside={"/chatkit": create_app(server)})
 
     Serve it as any app for trio: `hypercorn --worker-class trio main:app`. Requests at and below
-    the paths of `beside` go to those apps, which run on trio and see the whole path; all others go
-    to `app`, on the asyncio thread. At the start `app` comes first, and at the end last, so that
-    what it opens is there for the others. If one fails to start, those before it are ended and the
-    failure is told to the server. In `app`, `await run_on_trio(server.store.load_thread, ...)`
-    reaches what lives on trio.
+    the paths of `beside` go to those apps, which run on trio and see the whole path; of several
+    paths that fit, the longest counts. All others go to `app`, on the asyncio thread. At the start
+    `app` comes first, and at the end last, so that what it opens is there for the others. If one
+    fails to start, those before it are ended and the failure is told to the server. In `app`,
+    `await run_on_trio(server.store.load_thread, ...)` reaches what lives on trio.
 
     A cancelled request cancels what it runs on asyncio, and waits for its end, two seconds at most.
     """
@@ -49,10 +49,8 @@ class AsyncioApp:
 
     def _app_for(self, scope: Any) -> ASGIApp:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        for mount, mounted in self.beside.items():
-            if path == mount or path.startswith(f"{mount}/"):
-                return mounted
-        return self._on_asyncio
+        fitting = [mount for mount in self.beside if path == mount or path.startswith(f"{mount}/")]
+        return self.beside[max(fitting, key=len)] if fitting else self._on_asyncio
 
     async def _on_asyncio(self, scope: Any, receive: Any, send: Any) -> None:
         await run_on_asyncio(

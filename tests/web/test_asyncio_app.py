@@ -286,6 +286,27 @@ async def test_where_it_is_mounted_itself_does_not_matter(path: str) -> None:
     assert seen == [path]
 
 
+@pytest.mark.parametrize("mounts", [["/", "/a", "/a/b"], ["/a/b", "/a", "/"]])
+async def test_of_several_mounts_that_fit_the_longest_counts(mounts: list[str]) -> None:
+    seen: list[str] = []
+
+    def named(mount: str) -> Callable[..., Awaitable[None]]:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await trio.lowlevel.checkpoint()
+            seen.append(mount)
+
+        return app
+
+    async def receive() -> Any:
+        raise AssertionError
+
+    app = AsyncioApp(without_lifespan, beside={mount: named(mount) for mount in mounts})
+    for path in ("/", "/ab", "/a", "/a/c", "/a/b", "/a/b/c"):
+        await app({"type": "http", "path": path, "root_path": ""}, receive, receive)
+
+    assert seen == ["/", "/", "/a", "/a", "/a/b", "/a/b"]
+
+
 async def test_under_hypercorn() -> None:
     """A real server, a real socket."""
     events: list[str] = []
