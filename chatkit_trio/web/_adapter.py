@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Generic, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, FailFast, Field, ValidationError, field_validator
+from pydantic import BaseModel, FailFast, Field, ValidationError, field_validator, model_validator
 from pydantic_core import from_json, to_json
 from quart import Blueprint, Response, request
 from quart_trio.wrappers import TrioResponse
@@ -92,9 +92,14 @@ class Extras(BaseModel):
 
 
 class Metadata(BaseModel):
-    """The metadata of a message, as far as it is read."""
+    """The metadata of a message, as far as it is read: an app may have any there."""
 
     chatkit: Extras = Field(default_factory=Extras)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _if_an_object(cls, given: Any) -> Any:
+        return given if isinstance(given, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import BaseModel, FailFast
+from pydantic import BaseModel, FailFast, Field
 from pydantic_core import from_json, to_json
 from quart import Blueprint, Response
 
@@ -98,7 +98,7 @@ class _Message(BaseModel):
     role: str
     content: Any = None
     toolCallId: str = ""  # noqa: N815  (the protocol's name)
-    metadata: Metadata | None = None
+    metadata: Metadata = Field(default_factory=Metadata)
 
     def texts(self) -> list[str]:
         """Return the texts of the message. Raises `InvalidRequestError` if it has other parts."""
@@ -157,7 +157,7 @@ class AGUIAdapter(Adapter[TContext]):
                 outputs = {each.toolCallId: _output("".join(each.texts())) for each in messages}
                 return await self.answer_call(body.threadId, outputs, lent, translate)
             (message,) = messages
-            extras = (message.metadata or Metadata()).chatkit
+            extras = message.metadata.chatkit
             new = NewMessage(id=message.id, texts=message.texts(), extras=extras)
             return await self.send(body.threadId, new, lent, translate)
 

@@ -94,7 +94,7 @@ class _Message(BaseModel):
     id: str
     role: Literal["system", "user", "assistant"]
     parts: Annotated[list[_Part], FailFast()]
-    metadata: Metadata | None = None
+    metadata: Metadata = Field(default_factory=Metadata)
 
 
 class _Request(BaseModel):
@@ -182,7 +182,7 @@ def _new_message(message: _Message) -> NewMessage:
             " name their ids in metadata.chatkit.attachments of the message"
         )
     texts = [part.text for part in message.parts if part.type == "text"]
-    extras = (message.metadata or Metadata()).chatkit
+    extras = message.metadata.chatkit
     return NewMessage(id=message.id, texts=texts, extras=extras)
 
 

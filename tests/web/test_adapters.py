@@ -396,6 +396,19 @@ async def test_a_part_whose_text_is_none_is_refused_and_not_made_one(text, jump_
     assert threads.data == []
 
 
+@pytest.mark.parametrize("metadata", [None, "sent by voice", 7, ["a"], {"mine": 1}], ids=str)
+async def test_an_app_may_have_any_metadata_of_its_own(metadata, jump_clock):
+    ai = ai_message("one", metadata=metadata)
+    ag = ag_message("two", message="m2")
+    ag["messages"][0]["metadata"] = metadata
+    async with client_of(app_of(Echo())) as client:
+        statuses = [(await client.ask("POST", *sent)).status for sent in ((AI, ai), (AG, ag))]
+        page = (await history(client)).json
+
+    assert statuses == [200, 200]
+    assert texts(page) == ["one", "one", "two", "two"]
+
+
 async def test_a_call_that_nobody_made_is_a_conflict(jump_clock):
     async with client_of(app_of(Echo())) as client:
         await client.ask("POST", AG, ag_message("x"))
