@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from chatkit_trio.actions import Action
 from chatkit_trio.server import ChatKitServer
@@ -387,7 +388,10 @@ class ChatClient:
 
 
 def _encoded(request: BaseReq) -> bytes:
-    return request.model_dump_json(exclude_none=True).encode()
+    body = request.model_dump(mode="json", exclude_none=True)
+    if isinstance(request, ThreadsAddClientToolOutputReq):
+        body["params"].setdefault("result", None)  # a tool may return nothing
+    return to_json(body)
 
 
 async def _all_pages(load: Callable[..., Awaitable[Page[_T]]]) -> list[_T]:
@@ -395,6 +399,10 @@ async def _all_pages(load: Callable[..., Awaitable[Page[_T]]]) -> list[_T]:
     page: Page[_T] = await load(limit=_PAGE_SIZE)
     found += page.data
     while page.has_more:
+        if page.after is None:
+            raise ValueError(
+                "the server has more than this page, and gives no cursor to go on from"
+            )
         page = await load(limit=_PAGE_SIZE, after=page.after)
         found += page.data
     return found

@@ -17,14 +17,22 @@ from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import (
     ChatClient,
     RequestRefused,
+    Scene,
     ScriptedServer,
+    emit,
     pause,
     say,
     scripted_server,
     set_title,
     work,
 )
-from chatkit_trio.types import ThreadItemDoneEvent, ThreadItemUpdatedEvent
+from chatkit_trio.types import (
+    ClientToolCallItem,
+    Page,
+    ThreadItemDoneEvent,
+    ThreadItemUpdatedEvent,
+    ThreadMetadata,
+)
 from chatkit_trio.web import create_app
 from tests.transcript import lines, transcript
 
@@ -245,6 +253,35 @@ async def test_threads_are_listed_over_several_pages(connect: Connect) -> None:
         assert [thread.id for thread in reversed(page.data)] == [
             thread.id for thread in (await client.threads())[1:]
         ]
+
+
+async def test_a_client_tool_may_return_nothing() -> None:
+    def call(scene: Scene) -> ThreadItemDoneEvent:
+        fields = scene.item_fields("tool_call")
+        return ThreadItemDoneEvent(
+            item=ClientToolCallItem(name="look", arguments={}, call_id="call_1", **fields)
+        )
+
+    server = scripted_server(MemoryStore(), [emit(call)], [say("Fine")])
+    async with on_server(server) as client:
+        async with client.send("hi") as turn:
+            await turn.read()
+        assert turn.thread_id is not None
+        async with client.send_tool_output(turn.thread_id, None) as turn:
+            await turn.read()
+
+    assert turn.text == "Fine"
+
+
+async def test_a_server_that_says_of_no_page_where_to_go_on_is_refused() -> None:
+    class Endless(MemoryStore[None]):
+        async def load_threads(self, *args: Any, **options: Any) -> Page[ThreadMetadata]:
+            await trio.lowlevel.checkpoint()
+            return Page(data=[], has_more=True)
+
+    async with on_server(scripted_server(Endless(), [])) as client:
+        with pytest.raises(ValueError, match="gives no cursor"):
+            await client.threads()
 
 
 async def test_what_is_not_read_holds_up_the_turn(
