@@ -97,7 +97,6 @@ def test_a_path_that_the_system_refuses_is_told_once_and_without_a_number(
         ["threads", "export", "loop"],
         ["threads", "import", "loop", os.devnull],
         ["threads", "list", "loop/chat.sqlite3"],
-        ["demo", "--port", "0", "--database", "loop"],
         ["demo", "--port", "0", "--record", "loop"],
     ],
     ids=" ".join,
@@ -175,6 +174,20 @@ def test_a_database_without_threads_is_told_of(tmp_path: Path) -> None:
 def in_a_process(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "chatkit_trio", *map(str, arguments)]
     return subprocess.run(command, check=False, timeout=60, stderr=subprocess.PIPE, **settings)
+
+
+def test_a_server_is_told_of_a_link_to_itself(tmp_path: Path) -> None:
+    """In a process of its own: a server that fails leaves its signals ignored, for it ends."""
+    database = tmp_path / "loop"
+    database.symlink_to(database)
+
+    ended = in_a_process("demo", "--port", "0", "--database", database, stdout=subprocess.DEVNULL)
+
+    assert ended.returncode == 1
+    *_, last = ended.stderr.decode().splitlines()
+    assert last.startswith("Error: ")
+    assert last.count(str(database)) == 1
+    assert "Errno" not in last
 
 
 @pytest.mark.parametrize("command", ["list", "export"])
