@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection
 from typing import Any, TypeGuard
 
-__all__ = ["check_choice", "check_count", "check_seconds", "is_path"]
+__all__ = ["check_choice", "check_count", "check_seconds", "is_path", "own_path"]
 
 
 def check_seconds(
@@ -52,6 +52,11 @@ def is_path(value: object) -> TypeGuard[str]:
     """Return whether this can be where something is on a site, such as '/chat'."""
     # A client's // is made one / before a view is looked for.
     return isinstance(value, str) and "//" not in value and not set("?#<>") & set(value)
+
+
+def own_path(value: object) -> str | None:
+    """Return '/chat' for a path such as 'chat/'; None for what is no path, or the whole site."""
+    return "/" + value.strip("/") if is_path(value) and value.strip("/") else None
 
 
 def _or(instead: str) -> str:

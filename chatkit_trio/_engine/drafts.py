@@ -110,7 +110,7 @@ class _Part:
         for annotation in content.annotations:
             _require(annotation, Annotation, "annotation")
         self.pieces = [content.text]
-        self.annotations = [each.model_copy(deep=True) for each in content.annotations]
+        self.annotations = list(content.annotations)
 
     def content(self) -> AssistantMessageContent:
         self.pieces = ["".join(self.pieces)]
@@ -138,6 +138,7 @@ class MessageDraft:
             case AssistantMessageContentPartAdded() | AssistantMessageContentPartDone():
                 _require(update.content, AssistantMessageContent, "content")
                 part = _Part(update.content)
+                part.annotations = [each.model_copy(deep=True) for each in part.annotations]
                 self._part(update.content_index)
                 self._parts[update.content_index] = part
             case AssistantMessageContentPartAnnotationAdded():

@@ -29,8 +29,8 @@ class EventQueue:
         self._has_reader = False
         self._reader: trio.lowlevel.Task | None = None
         """The task that reads, if this queue is all that it waits for."""
-        self._unhandled = 0
-        """How many entries wait, or have been taken and aren't done with."""
+        self._is_behind = False
+        """Whether entries wait, or have been taken and aren't done with."""
         self._filled = trio.lowlevel.ParkingLot()
         self._emptied = trio.lowlevel.ParkingLot()
         self._handled = trio.lowlevel.ParkingLot()
@@ -75,7 +75,7 @@ class EventQueue:
     def put_nowait(self, entry: Any) -> None:
         """Append an entry without waiting for room; its sender limits how many there are."""
         self._entries.append(entry)
-        self._unhandled += 1
+        self._is_behind = True
         self._filled.unpark()
 
     async def get(self) -> Any:
@@ -98,8 +98,8 @@ class EventQueue:
         self._note_handled()
 
     def _note_handled(self) -> None:
-        self._unhandled = len(self._entries)
-        if not self._unhandled:
+        self._is_behind = bool(self._entries)
+        if not self._is_behind:
             self._handled.unpark_all()
 
     async def wait_handled(self) -> None:
@@ -109,7 +109,7 @@ class EventQueue:
         run that it reads itself, or for this very call.
         """
         with trio.move_on_after(_PATIENCE):
-            while self._unhandled and self._reader not in (None, trio.lowlevel.current_task()):
+            while self._is_behind and self._reader not in (None, trio.lowlevel.current_task()):
                 await self._handled.park()
 
     def __len__(self) -> int:

@@ -220,7 +220,8 @@ class ResponseTranslator:
                 self._open_workflow = self._live(own.item) if is_open else None
         elif isinstance(own, ThreadItemRemovedEvent):
             self._produced.pop(own.item_id, None)
-            self._forget_workflow(own.item_id)
+            if self._open_workflow is not None and self._open_workflow.id == own.item_id:
+                self._leave_workflow()
             return [event, *self._order.drop(own.item_id)]
         elif isinstance(own, ThreadItemUpdatedEvent) and self._comes_late(own):
             return []
@@ -708,25 +709,21 @@ class ResponseTranslator:
         return self._close_workflow()
 
     def _close_workflow(self) -> _Events:
-        item = self._open_workflow
+        item = self._leave_workflow()
         if item is None:
             return []
-        self._flush_thought()
-        self._open_workflow = None
-        self._closed_workflows.add(item.id)
-        if self._context.workflow_item is item:
-            self._context.workflow_item = None
         return list(self._order.end(item.id, self._context._ended(item, expanded=False)))
 
-    def _forget_workflow(self, item_id: str) -> None:
-        """Let go of the workflow in progress if it is the one that has been removed."""
+    def _leave_workflow(self) -> WorkflowItem | None:
+        """Let go of the workflow in progress, and return it if there is one."""
         item = self._open_workflow
-        if item is not None and item.id == item_id:
+        if item is not None:
             self._flush_thought()
             self._open_workflow = None
-            self._closed_workflows.add(item_id)
+            self._closed_workflows.add(item.id)
             if self._context.workflow_item is item:
                 self._context.workflow_item = None
+        return item
 
     def _comes_late(self, event: ThreadItemUpdatedEvent) -> bool:
         """Say whether a task's update comes after its workflow was stored, with the task in it."""

@@ -77,11 +77,8 @@ class Tool:
         """
         if self.needs_approval is False:
             return False
-        if self.check is not None:
-            try:
-                self.check(arguments)
-            except ValidationError:
-                return False  # `answer` tells the model what is wrong
+        if not self._accepts(arguments):
+            return False  # `answer` tells the model what is wrong
         if self.needs_approval is True:
             return True
         try:
@@ -104,7 +101,9 @@ class Tool:
             with told_call("tool", self.name, self._facts(call_id)):
                 return await self.call(context, arguments)
         except Exception as error:
-            if isinstance(error, ValidationError) and self._refuses(arguments):
+            # The function may validate something else, such as what a service has answered.
+            is_fit = self.check is not None and self._accepts(arguments)
+            if isinstance(error, ValidationError) and not is_fit:
                 problems = error.json(include_url=False, include_input=False)
                 return f"The arguments don't fit the tool's schema: {problems}"
             # A tool with a nursery of its own raises a group.
@@ -114,17 +113,14 @@ class Tool:
             logger.exception("tool %s failed", self.name)
             return _FAILED
 
-    def _refuses(self, arguments: str) -> bool:
-        """Say whether a `ValidationError` of `call` is about these arguments.
-
-        The function may validate something else, such as what a service has answered.
-        """
+    def _accepts(self, arguments: str) -> bool:
+        """Say whether `check` has nothing against these arguments."""
         if self.check is not None:
             try:
                 self.check(arguments)
             except ValidationError:
-                return True
-        return self.check is None
+                return False
+        return True
 
     def _facts(self, call_id: str | None) -> dict[str, Any]:
         facts = {

@@ -199,8 +199,11 @@ class SignedAttachmentStore(AttachmentStore[TContext]):
     async def check_attachment(self, attachment: Attachment, context: TContext) -> Attachment:
         """Return an attachment whose bytes are there, without its upload descriptor.
 
-        Raises `NotFoundError` if they haven't arrived, or if it is another owner's. One without a
-        descriptor has been looked at already, and is returned as it is.
+        Raises `NotFoundError` if they haven't arrived, or if it is another owner's. In a bucket,
+        what is too large or small, or isn't of its type, is deleted, and `TooLargeError`,
+        `InvalidRequestError` or `UnsupportedTypeError` raised; the upload URL can then be used
+        again until it expires. One without a descriptor has been looked at already, and is returned
+        as it is.
         """
         if attachment.upload_descriptor is None:
             return attachment

@@ -21,7 +21,7 @@ from pydantic import AnyUrl
 from chatkit_trio._settings import check_choice, check_count, check_seconds
 from chatkit_trio.errors import ChatKitError, NotFoundError, StoreError
 from chatkit_trio.store import Store, TContext
-from chatkit_trio.types import Attachment, AttachmentCreateParams, AttachmentUploadDescriptor
+from chatkit_trio.types import AttachmentCreateParams, AttachmentUploadDescriptor
 
 from ._attachment_record import Record, check_head, check_size, not_arrived, plain_name
 from ._media_types import DEFAULT_ACCEPT
@@ -158,20 +158,7 @@ class S3AttachmentStore(SignedAttachmentStore[TContext]):
             return 0
         return input.size
 
-    async def check_attachment(self, attachment: Attachment, context: TContext) -> Attachment:
-        """Look at what a client has uploaded, and return the attachment without its descriptor.
-
-        Raises `NotFoundError` if nothing has come yet, or if it is another owner's. What is too
-        large or small, or isn't of its type, is deleted, and `TooLargeError`,
-        `InvalidRequestError` or `UnsupportedTypeError` raised; the upload URL can then be used
-        again until it expires.
-        """
-        return await super().check_attachment(attachment, context)
-
     async def _check_bytes(self, record: Record) -> None:
-        await self._admit(record)
-
-    async def _admit(self, record: Record) -> None:
         def check(size: int, head: bytes) -> None:
             check_size(record, size)
             check_head(record, head)
@@ -204,7 +191,7 @@ class S3AttachmentStore(SignedAttachmentStore[TContext]):
         self._check_owner(record, context)
         content = await self._reading(self._bucket.read, record.id)
         if content is None:
-            await self._admit(record)
+            await self._check_bytes(record)
             content = await self._reading(self._bucket.read, record.id)
         if content is None:
             raise not_arrived(record)
@@ -232,7 +219,7 @@ class S3AttachmentStore(SignedAttachmentStore[TContext]):
         return Redirect(await self._download_url(record), max_age=self._download_lifetime / 2)
 
     async def _download_url(self, record: Record) -> str:
-        await self._admit(record)
+        await self._check_bytes(record)
         return await self._reading(self._bucket.download_url, record, self._download_lifetime)
 
     # --- Collecting ----------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from chatkit_trio._engine.reading import read_json
 from chatkit_trio._engine.replay import LONGEST_ANSWER, latest_items
 from chatkit_trio._engine.requests import texts_of
 from chatkit_trio._engine.wire import describe, item_to_json
-from chatkit_trio._settings import check_count, is_path
+from chatkit_trio._settings import check_count, own_path
 from chatkit_trio.errors import (
     ConflictError,
     InvalidRequestError,
@@ -497,20 +497,19 @@ def adapter_blueprint(
     """Return a blueprint with the routes of such an adapter at a path, on which the server runs."""
     check_count("max_body_bytes", max_body_bytes)
     adapter = kind(server, context, max_body_bytes, clients_return=clients_return)
-    if not is_path(path) or not path.strip("/"):
+    if (place := own_path(path)) is None:
         raise ValueError(f"path must be a path such as '/api/chat', not {path!r}")
-    path = "/" + path.strip("/")
     blueprint = Blueprint(name, __name__)
     gate = Gate(allowed_hosts, Cors.of(cors_origins))
     for rule, method, view in adapter.routes():
         blueprint.add_url_rule(
-            path + rule,
+            place + rule,
             endpoint=view.__name__,
             view_func=with_middleware(view, methods=[method], gate=gate),
             methods=ALL_METHODS,
             provide_automatic_options=False,
         )
-    tie(blueprint, server, gate, [path], max_body_bytes)
+    tie(blueprint, server, gate, [place], max_body_bytes)
     return blueprint
 
 

@@ -66,7 +66,7 @@ def create_app(
     if page:
         shown = page if isinstance(page, ChatPage) else ChatPage()
         app.register_blueprint(page_blueprint(server, path, shown, allowed_hosts))
-        _check_routes(app)
+    check_routes(app)
     return app
 
 
@@ -84,7 +84,10 @@ def app_at(
     admin_token: str | None,
     admin_path: str,
 ) -> QuartTrio:
-    """Return an app as `create_app` does, without a page, with the endpoint at all these paths."""
+    """Return an app as `create_app` does, without a page, with the endpoint at all these paths.
+
+    `check_routes` is for when the app has all its routes.
+    """
     if max_body_bytes is not None:
         check_count("max_body_bytes", max_body_bytes)
     app = _App(__name__, static_folder=None)
@@ -118,11 +121,10 @@ def app_at(
         app.register_blueprint(
             admin_blueprint(server, token=admin_token, path=admin_path, allowed_hosts=allowed_hosts)
         )
-    _check_routes(app)
     return app
 
 
-def _check_routes(app: QuartTrio) -> None:
+def check_routes(app: QuartTrio) -> None:
     """Raise `ValueError` if one argument's routes hide another's."""
     routes = app.url_map.bind("localhost")
     for rule in app.url_map.iter_rules():

@@ -26,13 +26,14 @@ from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 from chatkit_trio.stores._signed_attachments import SignedAttachmentStore
 
-from ._app import app_at
+from ._app import app_at, check_routes
 from ._asyncio_app import AsyncioApp
 from ._blueprint import CorsOrigins, servers_of
 from ._context import ContextFunction
 from ._delivery import Receive, Send
 from ._hosts import HostNames
 from ._middleware import Refusal, send_refusal
+from ._paths import is_at
 from ._signals import settling_first
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ def asgi_app(
         admin_token=admin_token,
         admin_path=admin_path,
     )
+    check_routes(inner)
     return ChatApp(server, inner)
 
 
@@ -184,7 +186,7 @@ def _roots(scope: Any, path: str) -> Iterator[str]:
 
 
 def _is_below(path: str, place: str) -> bool:
-    return bool(place) and (path == place or path.startswith(f"{place}/"))
+    return bool(place) and is_at(place, path)
 
 
 def chat_servers_in(app: object) -> list[ChatKitServer[Any]]:

@@ -15,6 +15,8 @@ import trio
 
 from chatkit_trio.agents import run_on_asyncio, run_on_trio
 
+from ._paths import place_of
+
 logger = logging.getLogger(__name__)
 
 ASGIApp = Callable[..., Awaitable[None]]
@@ -49,8 +51,8 @@ class AsyncioApp:
 
     def _app_for(self, scope: Any) -> ASGIApp:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        fitting = [mount for mount in self.beside if path == mount or path.startswith(f"{mount}/")]
-        return self.beside[max(fitting, key=len)] if fitting else self._on_asyncio
+        mount = place_of(path, self.beside)
+        return self._on_asyncio if mount is None else self.beside[mount]
 
     async def _on_asyncio(self, scope: Any, receive: Any, send: Any) -> None:
         await run_on_asyncio(

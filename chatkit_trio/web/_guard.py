@@ -12,6 +12,7 @@ from typing import Any, cast
 import trio
 from quart import Quart, Request
 
+from ._paths import place_of
 from ._request_body import RequestBody
 from ._sending import Sending, connection_behind, reset
 
@@ -67,8 +68,8 @@ class Guard:
         if scope["type"] != "http":
             return None
         asked: str = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
-        fitting = [path for path in self._paths if asked == path or asked.startswith(f"{path}/")]
-        return self._paths[max(fitting, key=len)] if fitting else None
+        place = place_of(asked, self._paths)
+        return None if place is None else self._paths[place]
 
 
 class GuardedRequest:

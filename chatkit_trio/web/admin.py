@@ -16,7 +16,7 @@ from quart_trio.wrappers import TrioResponse
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import BadRequest, NotFound, Unauthorized
 
-from chatkit_trio._settings import is_path
+from chatkit_trio._settings import own_path
 from chatkit_trio.server import ChatKitServer
 
 from ._admin_desk import Desk, Order
@@ -70,9 +70,8 @@ def admin_blueprint(
     a microsecond more.
     """
     check_token(token)
-    if not is_path(path) or not path.strip("/"):
+    if (place := own_path(path)) is None:
         raise ValueError(f"path must be a path of its own such as '/admin', not {path!r}")
-    place = "/" + path.strip("/")
     blueprint = Blueprint(name, __name__)
     gate = Gate(allowed_hosts, Cors.of(None))
     desk = Desk(server)

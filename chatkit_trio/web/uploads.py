@@ -23,7 +23,7 @@ from quart_trio.wrappers import TrioResponse
 from werkzeug.exceptions import ClientDisconnected
 
 from chatkit_trio._engine.wire import to_json
-from chatkit_trio._settings import check_seconds, is_path
+from chatkit_trio._settings import check_seconds, own_path
 from chatkit_trio.errors import TooLargeError
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
@@ -95,12 +95,11 @@ def uploads_blueprint(
             f"uploads_blueprint needs a DiskAttachmentStore or S3AttachmentStore, and got {store!r}"
         )
     path = urlsplit(store.base_url).path if path is None else path
-    if not is_path(path) or not path.strip("/"):
+    if (place := own_path(path)) is None:
         raise ValueError(
             "attachments need a path of their own, as in https://host/attachments,"
             f" and have {path!r}"
         )
-    path = "/" + path.strip("/")
     check_seconds("idle_timeout", idle_timeout)
     check_seconds("upload_timeout", upload_timeout)
     blueprint = Blueprint(name, __name__)
@@ -116,13 +115,13 @@ def uploads_blueprint(
             provide_automatic_options=False,
         )
 
-    route(path, "attachments", {"POST": uploads.take_form})
+    route(place, "attachments", {"POST": uploads.take_form})
     views: dict[str, View] = {"GET": uploads.send}
     if isinstance(store, DiskAttachmentStore):
         take = partial(uploads.take, store)
         views |= {"PUT": take, "POST": take}
-    route(f"{path}/<attachment_id>", "attachment", views)
-    _tie(blueprint, store, path)
+    route(f"{place}/<attachment_id>", "attachment", views)
+    _tie(blueprint, store, place)
     return blueprint
 
 
