@@ -39,9 +39,12 @@ _UNSPACED = (
 _RUNS = re.compile(f"[{_UNSPACED}]+|[^ {_UNSPACED}]+")
 _ONE_UNSPACED = re.compile(f"[{_UNSPACED}]")
 
-# Accents of Latin, Greek and Cyrillic, points of Hebrew, vowel signs of Arabic: written or not, and
-# the word is the same.
-_ACCENTS = re.compile("[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670]+")
+# Accents of Latin, Greek and Cyrillic, points of Hebrew, vowel signs of Arabic, variation selectors
+# (in an emoji, or for another form of a character): written or not, and the word is the same.
+_UNCOUNTED = re.compile(
+    "[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u180b-\u180d\u180f\ufe00-\ufe0f"
+    "\U000e0100-\U000e01ef]+"
+)
 _CONTROLS = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")
 
 
@@ -53,7 +56,7 @@ def _folded(char: str) -> str:
     if category[0] not in "LNM":
         return " "
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char).casefold())
-    plain = _ACCENTS.sub("", plain)
+    plain = _UNCOUNTED.sub("", plain)
     return "".join(each if unicodedata.category(each)[0] in "LNM" else " " for each in plain)
 
 
@@ -167,7 +170,7 @@ class Query:
         ranges: set[tuple[int, int]] = set()
         for run in self.runs:
             for place in _places(run, folded, min(begins)):
-                its = offsets.raw(place), offsets.raw(place + len(run) - 1) + 1
+                its = offsets.raw(place), _end(text, offsets.raw(place + len(run) - 1) + 1)
                 if its[1] > end or len(ranges) == _MOST_MATCHES:
                     break
                 ranges.add(its)
@@ -177,6 +180,13 @@ class Query:
             before + _CONTROLS.sub(" ", text[begin:end]) + behind,
             tuple((start + shift, stop + shift) for start, stop in _united(ranges)),
         )
+
+
+def _end(text: str, end: int) -> int:
+    """Return where a match ends with all that belongs to its last character."""
+    while end < len(text) and not _FOLDING[ord(text[end])]:
+        end += 1
+    return end
 
 
 def _places(run: str, folded: str, at: int) -> Iterator[int]:

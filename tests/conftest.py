@@ -25,6 +25,28 @@ def _servers_hear_sighup() -> None:
         signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
+def _handlers() -> dict[int, Any]:
+    return {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+
+_SIGNALS = pytest.StashKey[dict[int, Any]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    item.stash[_SIGNALS] = _handlers()
+    yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that has changed what a signal does: it would do so in the tests behind it."""
+    yield
+    before, after = item.stash[_SIGNALS], _handlers()
+    changed = [signal.Signals(number).name for number in before if before[number] != after[number]]
+    assert not changed, f"the test has left other handlers of {', '.join(changed)}"
+
+
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[Server]:
     """A PostgreSQL server of the tests' own; skips where none is installed."""

@@ -393,7 +393,13 @@ class RunReader(AsyncIterator[T]):
             raise
 
     async def _begin(self) -> None:
+        # First of all: a run that can't be read, for another one is, must change nothing.
         self._queue.attach_reader(waits_elsewhere=self._source.is_pulled)
+        try:
+            await self._prepare()
+        except BaseException:
+            self._queue.detach_reader()
+            raise
         self._token = trio.lowlevel.current_trio_token()
         self._turn = turn_in_progress()
         await self._source.start(self._queue)
@@ -423,6 +429,9 @@ class RunReader(AsyncIterator[T]):
         self._is_over = True
         self._queue.detach_reader()
         return [*rest, *self._finish()]
+
+    async def _prepare(self) -> None:
+        """Do what has to be done before the run starts."""
 
     def _pass_on(self, entry: Any) -> Iterable[T]:
         return ()
@@ -468,11 +477,10 @@ class EventStream(RunReader[ThreadStreamEvent]):
         """
         return self._translator.is_incomplete
 
-    async def _begin(self) -> None:
+    async def _prepare(self) -> None:
         await self._translator.resume()
         if self._approvals is not None:
             self._ready += await self._approvals.look()
-        await super()._begin()
 
     async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
         if isinstance(event, ApprovalWanted):

@@ -178,16 +178,21 @@ def tool(
 
 def _made_of(function: Callable[..., Awaitable[Any]], needs_approval: NeedsApproval) -> Tool:
     hints = get_type_hints(function, include_extras=True)
-    context_name, fields = _parameters(function, hints)
+    context_name, parameters = _parameters(function, hints)
     name: str = function.__name__
-    arguments_model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+    # A field's name must not begin with `_`, nor be one that every model has, such as `copy`. So
+    # the fields have names of their own, and the parameters' names are their aliases.
+    names = {f"argument_{number}": parameter for number, parameter in enumerate(parameters)}
+    config = ConfigDict(extra="forbid", alias_generator=names.__getitem__)
+    fields: dict[str, Any] = {field: parameters[names[field]] for field in names}
+    arguments_model = create_model(name, __config__=config, **fields)
 
     def check(arguments: str) -> Any:
         return arguments_model.model_validate_json(arguments or "{}")
 
     async def call(context: AgentContext[Any], arguments: str) -> str:
         given = check(arguments)
-        values = {field: getattr(given, field) for field in fields}
+        values = {names[field]: getattr(given, field) for field in names}
         if context_name is not None:
             values[context_name] = context
         return _as_text(await function(**values))

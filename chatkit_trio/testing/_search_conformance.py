@@ -329,6 +329,26 @@ class SearchConformance(StoreUnderTest):
             expected = [("thr_1", "m", finds)] if finds else []
             assert await self._found(store, query) == expected
 
+    @pytest.mark.parametrize(
+        ("query", "text", "finds"),
+        [
+            ("\u2764", "\u2764\ufe0f", "\u2764\ufe0f"),
+            ("\u2764\ufe0f", "\u2764", "\u2764"),
+            ("love", "\u2764\ufe0flove", "love"),
+            ("葛飾", "葛\U000e0100飾区", "葛\U000e0100飾"),
+            ("cafe", "cafe\u0301 au lait", "cafe\u0301"),
+        ],
+        ids=["sign", "emoji", "word-behind", "kanji", "accent"],
+    )
+    async def test_what_only_says_how_a_character_looks_doesnt_count(
+        self, query: str, text: str, finds: str
+    ) -> None:
+        """A keyboard writes an emoji as a sign and a variation selector."""
+        async with self.open_store() as store:
+            await store.save_thread(_thread("thr_1"), self.context())
+            await store.add_thread_item("thr_1", said("m", "thr_1", text), self.context())
+            assert await self._found(store, query) == [("thr_1", "m", [finds])]
+
     async def test_words_of_different_messages_dont_add_up(self) -> None:
         async with self.open_store() as store:
             await store.save_thread(_thread("thr_1", "three"), self.context())

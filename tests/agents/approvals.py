@@ -48,13 +48,15 @@ class Desk(ChatKitServer[None]):
 
         return [refund, look_up]
 
+    def agent_context(self, thread: ThreadMetadata, context: None) -> AgentContext[None]:
+        return AgentContext(thread=thread, store=self.store, request_context=context)
+
     async def respond(
         self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: None
     ) -> AsyncIterator[ThreadStreamEvent]:
-        agent_context = AgentContext(thread=thread, store=self.store, request_context=context)
         newest = await self.store.load_thread_items(thread.id, None, 20, "desc", context)
         events = run_model(
-            agent_context,
+            self.agent_context(thread, context),
             self.client,
             model="scripted",
             input=await simple_to_agent_input(newest.data[::-1]),

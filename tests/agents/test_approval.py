@@ -18,12 +18,16 @@ import trio.testing
 
 from chatkit_trio.agents import AgentContext, ApprovalWords, ClientToolCall, stream_response, tool
 from chatkit_trio.errors import StoreError
+from chatkit_trio.server import current_turn
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import ChatClient, RequestRefused
 from chatkit_trio.types import (
     SDKHiddenContextItem,
     StructuredInputItem,
     ThreadItem,
+    ThreadMetadata,
+    ThreadStreamEvent,
+    UserMessageItem,
     WorkflowItem,
     is_hidden,
 )
@@ -642,6 +646,43 @@ async def test_a_tool_is_not_called_unless_that_can_be_stored_first(rig: Rig) ->
 
     assert failed.events[-1].type == "error"
     assert question.status == "answered"
+    assert rig.made == []
+
+
+class _Busy(Desk):
+    """Goes on with a context whose events another run has begun to read."""
+
+    busy: AgentContext[None] | None = None
+
+    def agent_context(self, thread: ThreadMetadata, context: None) -> AgentContext[None]:
+        return self.busy or super().agent_context(thread, context)
+
+    async def respond(
+        self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: None
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        if input_user_message is None:
+            self.busy = self.agent_context(thread, context)
+            other = stream_response(self.busy, _silence())
+            current_turn().nursery.start_soon(anext, other)
+            await trio.testing.wait_all_tasks_blocked()
+        async for event in super().respond(thread, input_user_message, context):
+            yield event
+
+
+async def _silence() -> AsyncIterator[Any]:
+    await trio.sleep_forever()
+    yield
+
+
+async def test_a_run_that_is_refused_has_begun_no_approved_call(rig: Rig) -> None:
+    rig.plays(REFUND)
+    async with rig.open(kind=_Busy) as (server, client):
+        turn = await send(client, "hi")
+        failed = await answer(client, await question_in(server.store, turn.thread_id), "Approve")
+        [call] = await calls_in(server.store, turn.thread_id)
+
+    assert failed.events[-1].type == "error"
+    assert call.state == "asked"
     assert rig.made == []
 
 

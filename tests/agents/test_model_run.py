@@ -158,6 +158,38 @@ def test_tools_schema_comes_from_its_signature() -> None:
     assert weather.parameters["additionalProperties"] is False
 
 
+async def test_a_parameter_may_have_any_name(rig: Rig) -> None:
+    """Also one that a class of pydantic's has, or doesn't allow."""
+
+    @tool
+    async def add(model_config: int, copy: int, json: int, _secret: int, class_name: int = 5) -> int:
+        await trio.lowlevel.checkpoint()
+        return model_config + copy + json + _secret + class_name
+
+    given = '{"model_config": 1, "copy": 2, "json": 3, "_secret": 4}'
+    await collected(
+        rig.run(script.answer(*script.call("add", given)), script.answer(), tools=[add])
+    )
+
+    assert outputs(rig.server.requests[1]) == ["15"]
+    assert add.parameters["required"] == ["model_config", "copy", "json", "_secret"]
+
+
+async def test_an_alias_of_the_tools_own_is_what_a_model_gives(rig: Rig) -> None:
+    @tool
+    async def book(start: Annotated[str, Field(alias="from")]) -> str:
+        await trio.lowlevel.checkpoint()
+        return start
+
+    given = '{"from": "Bern"}'
+    await collected(
+        rig.run(script.answer(*script.call("book", given)), script.answer(), tools=[book])
+    )
+
+    assert outputs(rig.server.requests[1]) == ["Bern"]
+    assert book.parameters["required"] == ["from"]
+
+
 @pytest.mark.parametrize(
     "hint", [Annotated[AgentContext[None], "the turn"], AgentContext[None] | None], ids=str
 )
