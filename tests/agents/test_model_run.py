@@ -162,7 +162,9 @@ async def test_a_parameter_may_have_any_name(rig: Rig) -> None:
     """Also one that a class of pydantic's has, or doesn't allow."""
 
     @tool
-    async def add(model_config: int, copy: int, json: int, _secret: int, class_name: int = 5) -> int:
+    async def add(
+        model_config: int, copy: int, json: int, _secret: int, class_name: int = 5
+    ) -> int:
         await trio.lowlevel.checkpoint()
         return model_config + copy + json + _secret + class_name
 
