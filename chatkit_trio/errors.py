@@ -105,6 +105,14 @@ class NotFoundError(ChatKitError):
     code = "not_found"
 
 
+def means_not_found(error: Exception) -> bool:
+    """Say whether a store says so that something isn't there: a forgotten import does it too."""
+    return isinstance(error, NotFoundError) or any(
+        (cls.__module__, cls.__name__) == ("chatkit.store", "NotFoundError")
+        for cls in type(error).__mro__
+    )
+
+
 class ConflictError(ChatKitError):
     """The request was valid when it was made, but something else happened first."""
 

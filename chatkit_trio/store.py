@@ -32,7 +32,7 @@ import logging
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,7 +45,7 @@ from typing_extensions import TypeVar
 from ._activity import ActivityPlace
 from ._reading_stores import Hit, read_by_activity, read_to_find
 from ._search import Query
-from .errors import NotFoundError
+from .errors import ChatKitError, NotFoundError, means_not_found
 from .limits import OwnerUsage
 
 # Under these names too, because the original's module has them and code in use imports them there.
@@ -903,7 +903,15 @@ class Store(ABC, Generic[TContext]):
 
     async def has_item(self, thread_id: str, item_id: str, context: TContext) -> bool:
         """Say whether the owner has a thread with this item. It loads the item. A checkpoint."""
-        with suppress(NotFoundError):
-            await self.load_item(thread_id, item_id, context)
-            return True
-        return False
+        try:
+            found: ThreadItem | None = await self.load_item(thread_id, item_id, context)
+        except Exception as error:
+            if means_not_found(error):
+                return False
+            if not isinstance(error, ChatKitError):
+                error.add_note(
+                    f"{type(self).__name__}.load_item() was asked whether there is an item"
+                    f" {item_id}: it has to raise NotFoundError for one that isn't there"
+                )
+            raise
+        return found is not None  # as stores written for openai-chatkit may say it

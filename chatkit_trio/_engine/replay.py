@@ -26,6 +26,7 @@ from chatkit_trio.types import (
 )
 
 from .frames import FrameReader
+from .loading import load_item
 from .pages import encode_events
 from .turn import Turn
 
@@ -130,7 +131,7 @@ async def items_by_id(
     items: list[ThreadItem] = []
     for item_id in item_ids:
         with suppress(NotFoundError):
-            item = await store.load_item(thread_id, item_id, context=context)
+            item = await load_item(store, thread_id, item_id, context)
             if not is_hidden(item):
                 items.append(item)
     return items

@@ -83,7 +83,7 @@ from .endings import (
 )
 from .hooks import ServerHooks
 from .keeping import CancelReason
-from .loading import load_thread
+from .loading import load_item, load_thread
 from .naming import first_words
 from .opening import CheckedRequest, PreparedRequest
 from .pages import CutPage, PagedAnswer, cut_items, cut_threads, encode_items
@@ -254,7 +254,7 @@ class NamedMessage(CheckedRequest):
         except NotFoundError:
             return new
         try:
-            item = await new.store.load_item(self.thread_id, self.message_id, context=new.context)
+            item = await load_item(new.store, self.thread_id, self.message_id, new.context)
         except NotFoundError:
             add = ThreadAddUserMessageParams(thread_id=self.thread_id, input=params.input)
             added = ThreadsAddUserMessage(
@@ -315,7 +315,7 @@ class ThreadsAddStructuredInput(_StreamingRequest):
     async def _pending(self) -> StructuredInputItem:
         item_id: str = self.params.item_id
         await self.load_thread()
-        item = await self.store.load_item(self.thread_id, item_id, context=self.context)
+        item = await load_item(self.store, self.thread_id, item_id, self.context)
         if not isinstance(item, StructuredInputItem):
             raise InvalidRequestError(f"item {item_id} is not a structured input, but {item.type}")
         if item.status != "pending":
@@ -368,7 +368,7 @@ class ThreadsRetryAfterItem(_StreamingRequest):
 
     async def _load_user_message(self) -> UserMessageItem:
         item_id: str = self.params.item_id
-        item = await self.store.load_item(self.thread_id, item_id, context=self.context)
+        item = await load_item(self.store, self.thread_id, item_id, self.context)
         if not isinstance(item, UserMessageItem):
             raise InvalidRequestError(
                 f"item {item_id} is not a user message, but {item.type}: only a user message can"
@@ -514,7 +514,7 @@ async def _load_sender(
 ) -> ThreadItem | None:
     if not item_id:
         return None
-    return await server.store.load_item(thread_id, item_id, context=context)
+    return await load_item(server.store, thread_id, item_id, context)
 
 
 def _refuse_sender() -> Never:

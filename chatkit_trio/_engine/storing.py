@@ -21,6 +21,7 @@ from chatkit_trio.types import ThreadItem
 from .groups import StrayCancellation, ends_process, split_cancelled
 from .items import RequireNew, UpdateStoredItem
 from .leftovers import Leftovers
+from .loading import load_item
 from .wire import item_to_json
 from .wrong_loop import hint_at_loop
 
@@ -142,7 +143,7 @@ class Storing:
     async def _apply_late(self, late: UpdateStoredItem) -> None:
         thread_id = self._left.thread_id
         try:
-            item = await self._store.load_item(thread_id, late.item_id, self._context)
+            item = await load_item(self._store, thread_id, late.item_id, self._context)
         except NotFoundError:
             logger.warning("in thread %s: an update of %s came too late", thread_id, late.item_id)
             return
@@ -155,7 +156,7 @@ class Storing:
     async def _is_another(self, item: ThreadItem) -> bool:
         """Say whether the thread has an item of this id that isn't this one."""
         try:
-            stored = await self._store.load_item(self._left.thread_id, item.id, self._context)
+            stored = await load_item(self._store, self._left.thread_id, item.id, self._context)
         except NotFoundError:
             return False
         return item_to_json(stored) != item_to_json(item)

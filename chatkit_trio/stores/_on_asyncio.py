@@ -1,28 +1,30 @@
 """`AsyncioStore`: a store that waits on asyncio, used from trio.
 
-Every call goes to the asyncio thread and back. What comes back is made of this package's models,
-whichever the store uses.
+Every call goes to the asyncio thread and back. A store of openai-chatkit's is given that package's
+models; what comes back is made of this package's, whichever the store uses.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import trio
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from chatkit_trio._model import Model
 from chatkit_trio.agents._asyncio_thread import (
     AsyncioTask,
     asyncio_thread,
     run_on_asyncio,
     run_on_trio,
 )
-from chatkit_trio.errors import NotFoundError
+from chatkit_trio.errors import NotFoundError, means_not_found
 from chatkit_trio.store import (
     ActiveThread,
     Opening,
@@ -44,6 +46,9 @@ _ATTACHMENT: TypeAdapter[Attachment] = TypeAdapter(Attachment)
 
 _ORIGINAL = "chatkit.store"
 
+_KINDS = {"thread": "ThreadMetadata", "item": "ThreadItem", "attachment": "Attachment"}
+"""By the name of an argument, the original's name for what it is."""
+
 
 class AsyncioStore(Store[TContext]):
     """Use a store whose twelve methods wait on asyncio, as those of `openai-chatkit` do.
@@ -56,7 +61,8 @@ class AsyncioStore(Store[TContext]):
     that is an async context manager is entered and left there, by one asyncio task. Until it is
     opened, a store that a function makes can't be used: `RuntimeError`.
 
-    Arguments are passed by name. What the store raises is raised unchanged, but for the original's
+    Arguments are passed by name, and to a store that inherits from the original's `Store` as the
+    original's models. What the store raises is raised unchanged, but for the original's
     `NotFoundError`, which becomes ours; ids are made by its `generate_thread_id` and
     `generate_item_id` if it has its own. A store of this package that waits on asyncio may override
     `settle` and the other optional operations, which run on asyncio too; one with a `journal` or
@@ -111,6 +117,7 @@ class AsyncioStore(Store[TContext]):
         generate = self._own("generate_item_id")
         if generate is None:
             return super().generate_item_id(item_type, thread, context)
+        thread = self._as_known({"thread": thread})["thread"]
         return str(generate(item_type, thread, context))
 
     # --- The twelve ----------------------------------------------------------------------------
@@ -295,15 +302,22 @@ class AsyncioStore(Store[TContext]):
         method = getattr(self.wrapped, name, None)
         return None if getattr(method, "__module__", None) == _ORIGINAL else method
 
+    def _as_known(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return a call's arguments as the store knows them: one of the original's, its models."""
+        if not _is_of_original(type(self.wrapped)):
+            return arguments
+        return {name: _as_originals(name, value) for name, value in arguments.items()}
+
     async def _call(self, name: str, **arguments: Any) -> Any:
         if self.wrapped is None:
             raise RuntimeError(
                 f"this AsyncioStore isn't open: use `async with`, as a server does, before {name}()"
             )
         try:
-            return await run_on_asyncio(partial(getattr(self.wrapped, name), **arguments))
+            method = getattr(self.wrapped, name)
+            return await run_on_asyncio(partial(method, **self._as_known(arguments)))
         except Exception as error:
-            if _is_originals_not_found(error):
+            if means_not_found(error) and not isinstance(error, NotFoundError):
                 raise NotFoundError(str(error)) from error
             raise
 
@@ -353,13 +367,6 @@ async def _set(event: trio.Event) -> None:
     await trio.lowlevel.checkpoint()
 
 
-def _is_originals_not_found(error: Exception) -> bool:
-    return any(
-        cls.__module__ == _ORIGINAL and cls.__name__ == "NotFoundError"
-        for cls in type(error).__mro__
-    )
-
-
 def _as_ours(adapter: TypeAdapter[T], value: Any) -> T:
     """Return a model of this package; those of the original are made into ours."""
     if isinstance(value, BaseModel) and _is_of_original(type(value)):
@@ -367,12 +374,32 @@ def _as_ours(adapter: TypeAdapter[T], value: Any) -> T:
     return cast("T", value)
 
 
+def _as_originals(name: str, value: Any) -> Any:
+    """Return an argument as a model of the original, if that has one that takes it.
+
+    A store may ask what kind of item it gets, or put it into a model of its own.
+    """
+    kind = _KINDS.get(name)
+    if kind is None or not isinstance(value, Model):
+        return value
+    try:
+        return _originals(kind).validate_python(value.model_dump())
+    except ValidationError:
+        return value
+
+
+@cache
+def _originals(kind: str) -> TypeAdapter[Any]:
+    # The store's module has imported it; this package never does.
+    return TypeAdapter(getattr(sys.modules["chatkit.types"], kind))
+
+
 def _page_as_ours(adapter: TypeAdapter[T], page: Page[T]) -> Page[T]:
     data = [_as_ours(adapter, value) for value in page.data]
     return Page(data=data, has_more=page.has_more, after=page.after)
 
 
-def _is_of_original(cls: type[BaseModel]) -> bool:
+def _is_of_original(cls: type) -> bool:
     """Say whether a class, or what it inherits from, is the original's and not ours."""
     modules = {parent.__module__.partition(".")[0] for parent in cls.__mro__}
     return "chatkit" in modules and "chatkit_trio" not in modules

@@ -28,7 +28,7 @@ from chatkit_trio.testing import (
     say,
     scripted_server,
 )
-from chatkit_trio.testing._store_samples import thread
+from chatkit_trio.testing._store_samples import ITEM_KINDS, attachment, item_of_kind, thread
 from chatkit_trio.types import ThreadMetadata
 
 pytest.importorskip("chatkit", reason="the extra `parity` isn't installed", exc_type=ImportError)
@@ -381,6 +381,55 @@ def test_no_answer_is_lost_in_it_wherever_it_is_cut() -> None:
         make_store=lambda: AsyncioStore(OfTheOriginal()),
         step=9,
     )
+
+
+class _Kept(chatkit.types.BaseModel):
+    item: chatkit.types.ThreadItem
+
+
+class OfItsOwnKinds(OfTheOriginal):
+    """Asks what it gets, and keeps it in a model of its own, as public stores do."""
+
+    def encoded(self, kind: str, model: Any) -> str:
+        assert type(model).__module__ == "chatkit.types"
+        if kind == "ThreadItem":
+            model = _Kept(item=model).item
+        return super().encoded(kind, model)
+
+    def generate_item_id(self, item_type: Any, thread: Any, context: Any) -> str:
+        assert isinstance(thread, chatkit.types.ThreadMetadata)
+        return f"{item_type}_of_{thread.id}_{len(self.rows.items)}"
+
+
+@pytest.mark.filterwarnings("ignore:Direct usage of named widget:DeprecationWarning")
+@pytest.mark.parametrize("kind", ITEM_KINDS)
+async def test_a_store_of_the_original_gets_the_originals_models(kind: str) -> None:
+    async with AsyncioStore[str](OfItsOwnKinds()) as store:
+        await store.save_thread(thread("thr_1"), "ann")
+        item = item_of_kind(kind, "thr_1")
+        await store.add_thread_item("thr_1", item, "ann")
+        await store.save_item("thr_1", item, "ann")
+        found = await store.load_item("thr_1", item.id, "ann")
+        await store.save_attachment(attachment("atc_1"), "ann")
+
+    assert type(found) is type(item)
+    known = set(getattr(chatkit.types, type(item).__name__).model_fields)
+    assert found.model_dump(include=known) == item.model_dump(include=known)
+
+
+async def test_a_store_of_the_original_makes_ids_from_the_originals_thread(
+    jump_clock: JumpClock,
+) -> None:
+    store = AsyncioStore[None](OfItsOwnKinds())
+    async with scripted_server(store, [say("Hel", "lo")]) as server:
+        client = ChatClient.of_server(server)
+        async with client.send("hi") as turn:
+            await turn.read()
+        assert turn.thread_id is not None
+        items = await client.items(turn.thread_id)
+
+    assert [item.type for item in items] == ["user_message", "assistant_message"]
+    assert items[0].id == f"message_of_{turn.thread_id}_0"
 
 
 async def test_times_and_widgets_of_the_original_become_ours() -> None:

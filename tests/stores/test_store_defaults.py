@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,8 +11,17 @@ import pytest
 from chatkit_trio.errors import NotFoundError
 from chatkit_trio.store import Settlement, Store
 from chatkit_trio.stores import MemoryStore
-from chatkit_trio.testing import StoreConformance
+from chatkit_trio.testing import (
+    ChatClient,
+    JumpClock,
+    RequestRefused,
+    StoreConformance,
+    pause,
+    say,
+    scripted_server,
+)
 from chatkit_trio.testing._store_samples import note, prepare, snapshot
+from chatkit_trio.types import ThreadItem
 
 
 class TwelveMethodStore(MemoryStore[str]):
@@ -115,3 +124,65 @@ async def test_a_settlement_doesnt_bring_a_deleted_thread_back() -> None:
         await store.settle(Settlement("thr_1", thread=metadata), "ann")
     with pytest.raises(NotFoundError):
         await store.load_thread("thr_1", "ann")
+
+
+def _nothing() -> Any:
+    return None
+
+
+def _raises_the_originals() -> Any:
+    raise type("NotFoundError", (Exception,), {"__module__": "chatkit.store"})("no item")
+
+
+class _OfOldWays(TwelveMethodStore):
+    """A store that was written for openai-chatkit, and says in its own way what isn't there."""
+
+    def __init__(self, missing: Callable[[], Any]) -> None:
+        super().__init__()
+        self.missing = missing
+
+    async def load_item(self, thread_id: str, item_id: str, context: Any) -> ThreadItem:
+        try:
+            return await super().load_item(thread_id, item_id, context)
+        except NotFoundError:
+            return self.missing()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("missing", [_nothing, _raises_the_originals])
+async def test_a_store_may_say_otherwise_that_an_item_isnt_there(
+    jump_clock: JumpClock, missing: Callable[[], Any]
+) -> None:
+    store = _OfOldWays(missing)
+    async with scripted_server(store, [say("Hel"), pause(60), say("lo")]) as server:
+        client = ChatClient.of_server(server)
+        async with client.send("hi") as turn:
+            await turn.wait_for(lambda _: turn.text == "Hel")
+            await turn.stop()
+        assert turn.thread_id is not None
+        stored = await store.load_thread_items(turn.thread_id, None, 9, "asc", "")
+        with pytest.raises(RequestRefused) as refused:
+            async with client.retry(turn.thread_id, "msg_nowhere") as again:
+                await again.read()
+
+    assert turn.error is None
+    assert [item.type for item in stored.data] == [
+        "user_message",
+        "assistant_message",
+        "sdk_hidden_context",
+    ]
+    assert refused.value.status == 404
+
+
+async def test_a_store_whose_error_for_a_missing_item_is_another_is_told_so() -> None:
+    def missing() -> Any:
+        raise KeyError("msg_nowhere")
+
+    store = _OfOldWays(missing)
+    await prepare(store, "thr_1", "")
+    with pytest.raises(KeyError) as raised:
+        await store.has_item("thr_1", "msg_nowhere", "")
+
+    assert raised.value.__notes__ == [
+        "_OfOldWays.load_item() was asked whether there is an item msg_nowhere: it has to raise"
+        " NotFoundError for one that isn't there"
+    ]
