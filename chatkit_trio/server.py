@@ -35,6 +35,7 @@ from ._engine.keeping import CancelReason, ending_note
 from ._engine.live import LiveTurns
 from ._engine.node import node_of
 from ._engine.opening import CheckedRequest
+from ._engine.overrides import check_overrides
 from ._engine.owner_limits import Owners, Slot, Toll
 from ._engine.pace import BigWork
 from ._engine.pages import PagedAnswer
@@ -340,7 +341,14 @@ class ChatKitServer(ServerHooks[TContext]):
     an `Idempotency-Key` is remembered, so that its repeat isn't carried out again. `limits` says
     how much one request may hold. `owner_limits` bounds what one owner may use; without it nothing
     is bounded. See `limits.OwnerLimits` and `get_owner`.
+
+    A subclass that overrides one of the insides of the original's server, which nothing here would
+    call, or a `process` that takes no further options, is a `TypeError`.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_overrides(cls, ChatKitServer.process)
 
     def __init__(
         self,

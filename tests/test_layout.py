@@ -34,6 +34,7 @@ LAYERS = [
         "_engine.drafts",
         "_engine.endings",
         "_engine.foreign",
+        "_engine.overrides",
         "_engine.input_limits",
         "_engine.items",
         "_engine.keeping",
