@@ -74,9 +74,11 @@ async def test_a_process_with_options_is_called() -> None:
     class Late(Shop):
         """Has the `process` of its base."""
 
-    async with Late(MemoryStore()) as server:
-        async with ChatClient.of_server(server).send("hello") as turn:
-            await turn.read()
+    async with (
+        Late(MemoryStore()) as server,
+        ChatClient.of_server(server).send("hello") as turn,
+    ):
+        await turn.read()
 
     assert turn.text == "Hi"
     assert len(seen) == 1
