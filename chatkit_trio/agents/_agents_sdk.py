@@ -337,6 +337,14 @@ class _AgentSource(AsyncioSource):
         return _is_tripwire(error)
 
 
+def _run_behind(result: object) -> AgentRun | None:
+    """Return the run that this is, or that it stands for with what it hasn't itself."""
+    method = getattr(result, "approvals", None)
+    if getattr(method, "__func__", None) is not AgentRun.approvals:
+        return None
+    return cast("AgentRun", method.__self__)  # type: ignore[union-attr]
+
+
 class _OtherRun(OtherRun):
     def takes_back(self, error: Exception) -> bool:
         return _is_tripwire(error)
@@ -363,15 +371,16 @@ def stream_agent_response(
     `approval_words`. When they have answered, `respond` is called without a message; the run it
     starts with the same agent then goes on from the interruption, and ignores its own input.
 
-    Any other object with an async `stream_events()`, such as a test's made-up run, is read as it
-    is, on trio: its events have to be like the SDK's, and its `cancel()`, if it has one, is called
-    when it is left early. A result of the SDK that a test has filled is read on asyncio. Raises
-    `TypeError` for a run of the SDK's own `Runner` and for what has no events, and `RuntimeError`
-    if the context or the run is being read already.
+    Any other object with an async `stream_events()`, such as a test's made-up run or what you have
+    put around a run, is read as it is, on trio: its events have to be like the SDK's, and its
+    `cancel()`, if it has one, is called when it is left early. What is put around a run of `Runner`
+    has its approvals if it passes on the attributes that it hasn't itself. A result of the SDK that
+    a test has filled is read on asyncio. Raises `TypeError` for a run of the SDK's own `Runner` and
+    for what has no events, and `RuntimeError` if the context or the run is being read already.
     """
-    approvals: Approvals | None = None
-    if isinstance(result, AgentRun):
-        approvals = result.approvals(context, approval_words)
+    run = _run_behind(result)
+    approvals = None if run is None else run.approvals(context, approval_words)
+    if isinstance(result, AgentRun) and "stream_events" not in vars(result):
         source: Source = result.source()
     elif _is_of_sdk(result) and not _was_started(result):
         source = _AgentSource(result.stream_events)

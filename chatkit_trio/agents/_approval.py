@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 
@@ -80,8 +80,12 @@ DEFAULT_WORDS = ApprovalWords()
 
 @dataclass(frozen=True, slots=True)
 class ApprovalWanted:
-    """The last event of a run that waits for a person: what about, and how it goes on."""
+    """The last event of a run that waits for a person: what about, and how it goes on.
 
+    It goes through what an application has put around a run, which may ask for its `type`.
+    """
+
+    type: ClassVar[str] = "approval_wanted"
     calls: Sequence[ApprovalCall]
     state: str
 

@@ -142,7 +142,7 @@ class ModelRun(EventStream):
         translator: ResponseTranslator,
         approvals: Approvals,
     ) -> None:
-        super().__init__(context, Worker(nursery, loop.run), translator, approvals)
+        super().__init__(context, Worker(nursery.start_soon, loop.run), translator, approvals)
         self._loop = loop
 
     @property

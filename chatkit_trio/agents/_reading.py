@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
@@ -33,6 +34,8 @@ from ._telling import turn_in_progress
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_END = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,20 +152,20 @@ async def closing(events: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
 
 
 class Worker(Source):
-    """A run that is a task of a trio nursery."""
+    """A run that is a task of trio's; `spawn` starts it, as a nursery's `start_soon` does."""
 
     def __init__(
         self,
-        nursery: trio.Nursery,
+        spawn: Callable[[Callable[[EventQueue], Awaitable[None]], EventQueue], None],
         work: Callable[[Callable[[Any], Awaitable[None]]], Awaitable[None]],
     ) -> None:
-        self._nursery = nursery
+        self._spawn = spawn
         self._work = work
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
 
     async def start(self, queue: EventQueue) -> None:
-        self._nursery.start_soon(self._run, queue)
+        self._spawn(self._carry_out, queue)
 
     def cancel(self) -> None:
         self._scope.cancel()
@@ -170,7 +173,7 @@ class Worker(Source):
     async def wait_ended(self) -> None:
         await self._ended.wait()
 
-    async def _run(self, queue: EventQueue) -> None:
+    async def _carry_out(self, queue: EventQueue) -> None:
         async def emit(event: Any) -> None:
             await queue.put(FromModel(self, event))
 
@@ -238,49 +241,66 @@ class Pulled(Source):
             return RunEnded(self, error)
 
 
-class OtherRun(Pulled):
-    """A run of no library known here, such as the double of a test; it is read as it is.
+class OtherRun(Worker):
+    """A run of no library known here, such as the double of a test, or what wraps another run.
 
     It needs an async `stream_events()`. Its `cancel()`, if it has one, is called when it is left
-    early, and its events are closed.
+    early, and its events are closed, in two seconds at most. It is read by a task of its own: what
+    tools send through the context has to go out while the run waits for them.
     """
 
     def __init__(self, run: StreamedRun) -> None:
+        super().__init__(_start_in_turn, self._read)
         self._run = run
         self._is_over = False
         self._cancelled: object = None
-
-    async def start(self, queue: EventQueue) -> None:
-        self._events = aiter(await events_of(self._run))
 
     def cancel(self) -> None:
         if not self._is_over:
             self._is_over = True
             self._cancelled = cancel_run(self._run)
+        super().cancel()
 
     async def wait_ended(self) -> None:
         if inspect.isawaitable(self._cancelled):
             await self._cancelled
-        if self._events is not None:
-            async with closing(self._events):
-                pass
+        await super().wait_ended()
 
     def abandon(self) -> None:
         self.cancel()
-        # A system task, for the tasks that have read it may be over, and closing has to wait.
-        trio.lowlevel.spawn_system_task(self._close_in_time)
+        # A system task, for the tasks that have read it may be over, and somebody has to wait.
+        trio.lowlevel.spawn_system_task(self._end_in_time)
 
-    async def _pull(self) -> FromModel | RunEnded:
-        entry = await super()._pull()
-        self._is_over = isinstance(entry, RunEnded)
-        return entry
-
-    async def _close_in_time(self) -> None:
+    async def _end_in_time(self) -> None:
         try:
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await self.wait_ended()
         except Exception:
-            logger.exception("closing a run that nobody reads any more failed")
+            logger.exception("ending a run that nobody reads any more failed")
+
+    async def _read(self, emit: Callable[[Any], Awaitable[None]]) -> None:
+        try:
+            events = aiter(await events_of(self._run))
+            try:
+                # Not by `async for`: a mock's iterator is no iterable.
+                while (event := await anext(events, _END)) is not _END:
+                    await emit(event)
+            finally:
+                with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                    async with closing(events):
+                        pass
+        except Exception:
+            self._is_over = True
+            raise
+        self._is_over = True
+
+
+def _start_in_turn(work: Callable[[EventQueue], Awaitable[None]], queue: EventQueue) -> None:
+    turn = turn_in_progress()
+    if turn is None:
+        trio.lowlevel.spawn_system_task(work, queue, context=copy_context())
+    else:
+        turn.nursery.start_soon(work, queue)
 
 
 class AsyncioSource(Source):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import trio
@@ -48,6 +49,28 @@ class ScriptedModel(Model):
 
 def agent(model: Model, **options: Any) -> Agent[Any]:
     return Agent(name="scripted", model=model, **options)
+
+
+class Around:
+    """Looks at a run's events on their way, as public servers do."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+        self.seen: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._run, name)
+
+    async def stream_events(self) -> AsyncIterator[Any]:
+        async for event in self._run.stream_events():
+            self.seen.append(event.type)
+            yield event
+
+
+def patched(run: Any) -> Any:
+    """Return a run with other events in the place of its own."""
+    run.stream_events = Around(SimpleNamespace(stream_events=run.stream_events)).stream_events
+    return run
 
 
 RUN_CONFIG = RunConfig(tracing_disabled=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from chatkit_trio.types import ThreadMetadata, ThreadStreamEvent, UserMessageIte
 
 from . import script
 from .approvals import answer, calls_in, note_in, question_in, send, sqlite
-from .models import RUN_CONFIG, ScriptedModel
+from .models import RUN_CONFIG, Around, ScriptedModel, patched
 from .test_approval import outputs
 
 REFUND = script.call("refund", '{"amount": 30}', "call_r")
@@ -47,6 +47,7 @@ class Desk(ChatKitServer[None]):
         self.made: list[str] = []
         self.running = trio.Event()
         self.hangs = False
+        self.around: Callable[[Any], Any] = lambda run: run
         self.options = options
         made = self.made
 
@@ -81,15 +82,19 @@ class Desk(ChatKitServer[None]):
         result = Runner.run_streamed(
             self.agent, agent_input, context=agent_context, run_config=RUN_CONFIG, **self.options
         )
-        async for event in stream_agent_response(agent_context, result):
+        async for event in stream_agent_response(agent_context, self.around(result)):
             yield event
 
 
-async def test_an_approved_tool_is_called_and_the_run_goes_on() -> None:
+@pytest.mark.parametrize(
+    "around", [lambda run: run, Around, patched], ids=["bare", "around", "patched"]
+)
+async def test_an_approved_tool_is_called_and_the_run_goes_on(around: Any) -> None:
     model = ScriptedModel(
         script.answer(*REFUND, *LOOK_UP), script.answer(*script.message("m", "Refunded"))
     )
     async with Desk(MemoryStore(), model) as server, ChatClient.of_server(server) as client:
+        server.around = around
         turn = await send(client, "I want my money back")
         made_unasked = list(server.made)
         question = await question_in(server.store, turn.thread_id)

@@ -9,17 +9,35 @@ from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 import trio
-from agents import Agent, RawResponsesStreamEvent, RunContextWrapper, RunResultStreaming
+from agents import (
+    Agent,
+    RawResponsesStreamEvent,
+    RunContextWrapper,
+    RunResultStreaming,
+    function_tool,
+)
 from agents import Runner as SDKRunner
 
-from chatkit_trio.agents import Runner, run_on_asyncio, stream_agent_response
+from chatkit_trio.agents import (
+    AgentContext,
+    Runner,
+    run_on_asyncio,
+    run_on_trio,
+    stream_agent_response,
+)
+from chatkit_trio.agents._queue import CAPACITY
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import ChatClient, JumpClock, explore_cancellations
-from chatkit_trio.types import ThreadMetadata, ThreadStreamEvent, UserMessageItem
+from chatkit_trio.types import (
+    ProgressUpdateEvent,
+    ThreadMetadata,
+    ThreadStreamEvent,
+    UserMessageItem,
+)
 
 from . import script
-from .models import RUN_CONFIG, ScriptedModel, agent
+from .models import RUN_CONFIG, Around, ScriptedModel, agent, patched
 from .threads import collected, new_context
 
 
@@ -219,8 +237,6 @@ class Sample(ChatKitServer[None]):
     async def respond(
         self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: None
     ) -> AsyncIterator[ThreadStreamEvent]:
-        from chatkit_trio.agents import AgentContext
-
         agent_context = AgentContext(thread=thread, store=self.store, request_context=context)
         result = Runner.run_streamed(agent(ScriptedModel([])), "hi", context=agent_context)
         async for event in stream_agent_response(agent_context, result):
@@ -281,3 +297,51 @@ async def test_the_type_of_the_sdks_input_is_there() -> None:
     from chatkit_trio.agents import TResponseInputItem
 
     assert TResponseInputItem is OfTheSDK
+
+
+# --- What an application puts around a run -----------------------------------------------------
+
+
+@pytest.mark.parametrize("wrap", [Around, patched])
+async def test_what_tools_send_goes_out_while_the_wrapped_run_waits_for_them(wrap: Any) -> None:
+    """Also more than the queue holds; and each event before the tool goes on."""
+    count, shown = CAPACITY + 50, trio.Event()
+
+    @function_tool
+    async def slow(ctx: RunContextWrapper[AgentContext[None]]) -> str:
+        for number in range(count):
+            await ctx.context.stream(ProgressUpdateEvent(text=f"step {number}"))
+        await run_on_trio(shown.wait)
+        return "done"
+
+    context = await new_context()
+    model = ScriptedModel(script.answer(*script.call("slow")), script.answer(*script.message("m")))
+    run = Runner.run_streamed(
+        agent(model, tools=[slow]), "hi", context=context, run_config=RUN_CONFIG
+    )
+    texts = []
+    with trio.fail_after(20):
+        async for event in stream_agent_response(context, wrap(run)):
+            if event.type == "progress_update":
+                texts.append(event.text)
+                if len(texts) == count:
+                    shown.set()
+
+    assert texts == [f"step {number}" for number in range(count)]
+
+
+class Wrapped(Sample):
+    async def respond(
+        self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: None
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        agent_context = AgentContext(thread=thread, store=self.store, request_context=context)
+        model = ScriptedModel(script.answer(*script.message("m", "Hel", "lo")))
+        run = Runner.run_streamed(agent(model), "hi", context=agent_context, run_config=RUN_CONFIG)
+        async for event in stream_agent_response(agent_context, Around(run)):
+            yield event
+
+
+def test_a_server_that_wraps_its_runs_can_be_explored() -> None:
+    exploration = explore_cancellations(Wrapped, "hi", step=9)
+
+    assert exploration.ends["stopped"] > 0
