@@ -190,10 +190,23 @@ def _outputs(message: _Message) -> dict[str, Any]:
     return {
         part.toolCallId: part.output
         if part.state == "output-available"
-        else {"error": part.errorText}
+        else _failure(part.errorText or "")
         for part in message.parts
         if part.toolCallId is not None and part.state in _DONE
     }
+
+
+def _failure(text: str) -> dict[str, Any]:
+    """Return the output that is stored, and told to the model, of a tool that has failed."""
+    return {"error": text, "is_error": True}
+
+
+def _error_in(output: Any) -> str | None:
+    """Return what went wrong in the tool that has this output; None if nothing did."""
+    match output:
+        case {"error": str(text), "is_error": True} if output == _failure(text):
+            return text
+    return None
 
 
 # --- The stream --------------------------------------------------------------------------------
@@ -260,12 +273,14 @@ class UIMessageTranslator(Translator):
         return [{"type": "tool-input-available", **call}]
 
     def result(self, call_id: str, output: Any, item_id: str) -> list[Chunk]:
-        """Tell the output of a tool, which ends its step.
+        """Tell the output of a tool, or its error, which ends its step.
 
         Clients forget with the step which parts were open.
         """
-        output_chunk = {"type": "tool-output-available", "toolCallId": call_id, "output": output}
-        return [output_chunk, *self._close_all(), {"type": "finish-step"}, {"type": "start-step"}]
+        told: Chunk = {"type": "tool-output-available", "toolCallId": call_id, "output": output}
+        if (error := _error_in(output)) is not None:
+            told = {"type": "tool-output-error", "toolCallId": call_id, "errorText": error}
+        return [told, *self._close_all(), {"type": "finish-step"}, {"type": "start-step"}]
 
     def show(self, item: Item, *, is_done: bool) -> list[Chunk]:
         """Show an item as data; a picture that is done is a file."""
@@ -384,6 +399,9 @@ def _parts_of(chunks: Iterable[Chunk]) -> list[dict[str, Any]]:
             case "tool", "output-available":
                 part = by_id[chunk["toolCallId"]]
                 part |= {"state": "output-available", "output": chunk["output"]}
+            case "tool", "output-error":
+                part = by_id[chunk["toolCallId"]]
+                part |= {"state": "output-error", "errorText": chunk["errorText"]}
             case "data", _ if not chunk.get("transient"):
                 parts.append(chunk)
             case "source" | "file", _:

@@ -20,6 +20,7 @@ from chatkit_trio.testing import SlowStore, Step, pause, say, scripted_server
 from chatkit_trio.types import (
     AssistantMessageContent,
     AssistantMessageItem,
+    ClientToolCallItem,
     FileAttachment,
     SDKHiddenContextItem,
     ThreadItemAddedEvent,
@@ -891,6 +892,31 @@ def test_no_part_is_open_across_a_step_of_the_ai_sdk(is_thought):
         "finish",
     ]
     assert "".join(chunk.get("delta", "") for chunk in chunks) == "Hello"
+
+
+async def test_a_tool_that_failed_on_the_page_has_failed_after_a_reload_too(jump_clock):
+    async def ask_page(scene: Any) -> Any:
+        call = {"call_id": "call_1", "name": "locate", "arguments": {}}
+        yield ThreadItemDoneEvent(item=ClientToolCallItem(**scene.item_fields(), **call))
+
+    store: MemoryStore[None] = MemoryStore()
+    server = scripted_server(store, [ask_page], [say("As you like")])
+    failed = {"type": "tool-locate", "toolCallId": "call_1", "input": {}, "state": "output-error"}
+    answered = {"id": "m.answer", "role": "assistant", "parts": [{**failed, "errorText": "denied"}]}
+    async with client_of(app_of(server)) as client:
+        await client.ask("POST", AI, ai_message("where am I", chat="ai"))
+        await client.ask("POST", AI, {"id": "ai", "message": answered})
+        parts = (await history(client, "ai")).json["messages"][-1]["parts"]
+        (thread,) = (await store.load_threads(9, None, "asc", None)).data
+        items = (await store.load_thread_items(thread.id, None, 9, "asc", None)).data
+
+    assert [part["type"] for part in parts if part["type"] != "step-start"] == [
+        "tool-locate",
+        "text",
+    ]
+    assert failed | {"errorText": "denied"} in parts
+    (output,) = [item.output for item in items if isinstance(item, ClientToolCallItem)]
+    assert output == {"error": "denied", "is_error": True}
 
 
 def message(scene: Any, item_id: str, text: str) -> AssistantMessageItem:
