@@ -16,6 +16,7 @@ from chatkit_trio._settings import check_count, is_path
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
 
+from ._connections import contain_connections
 from ._context import ContextFunction
 from ._cors import Cors
 from ._delivery import Delivery
@@ -200,6 +201,7 @@ class ServerLifespan:
         Raises `NotSharedError` in one of several workers if they can't share the store.
         """
         check_is_shared(self._server)
+        contain_connections()  # Hypercorn listens when the app has started
         self._stopping, self._stopped = trio.Event(), trio.Event()
         if self._server.is_running:
             self._stopped.set()

@@ -118,6 +118,7 @@ class Exchange:
         self._send = send
         self._begins = begins
         self._has_arrived = False
+        self._is_client_gone = False
         self._is_answered = trio.Event()
         self.is_over = trio.Event()
         """Set when the request has been answered, or its client is gone."""
@@ -140,6 +141,8 @@ class Exchange:
     async def receive(self) -> Any:
         """Receive a message; a disconnect comes when there is an answer, or none in time."""
         message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._is_client_gone = True
         if message["type"] == "http.request":
             self._has_arrived = not message.get("more_body", False)
         elif self._begins and self._has_arrived:
@@ -148,7 +151,13 @@ class Exchange:
         return message
 
     async def send(self, message: Any) -> None:
-        """Send a message; the last one isn't interrupted."""
+        """Send a message; the last one isn't interrupted. Nothing is sent to a client that is gone.
+
+        Hypercorn may be closing its connection, and fails if something is sent meanwhile.
+        """
+        if self._is_client_gone:
+            await trio.lowlevel.checkpoint()
+            return
         is_body = message["type"] == "http.response.body"
         if is_body and not message.get("more_body", False):
             with trio.move_on_after(_LAST_MESSAGE_TIMEOUT, shield=True):

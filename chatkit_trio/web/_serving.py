@@ -40,6 +40,7 @@ from chatkit_trio.server import ChatKitServer
 from . import _holdups
 from ._asgi_app import chat_servers_in, quart_apps_in
 from ._blueprint import allowed_by
+from ._connections import contain_connections
 from ._delivery import ASGIApp, Receive, Send
 from ._garbage import fewer_collections, keep_out_what_is_loaded
 from ._hosts import AllowedHosts, HostNames, is_wildcard, tell_hosts
@@ -230,6 +231,7 @@ class _Ending:
         ):
             if self._worker is not None:
                 self._join(self._worker)
+            contain_connections()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end)
                 await hypercorn_serve(

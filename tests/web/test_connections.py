@@ -26,7 +26,7 @@ def request(method: str, path: str, version: str, *headers: str, body: bytes = b
     lines = [f"{method} {path} HTTP/{version}", "Host: 127.0.0.1", *headers]
     if body:
         lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 async def all_until_closed(port: int, data: bytes) -> bytes:
@@ -100,3 +100,68 @@ async def test_a_connection_that_its_client_has_closed_is_let_go_of(path_and_bod
 
 def living() -> int:
     return trio.lowlevel.current_statistics().tasks_living
+
+
+def _frame(kind: int, stream: int, payload: bytes = b"") -> bytes:
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, 0, stream) + payload
+
+
+def _upgrade(to: str, *headers: str, body: bytes = b"") -> bytes:
+    connection = "Connection: Upgrade, HTTP2-Settings"
+    return request("GET", "/", "1.1", connection, f"Upgrade: {to}", *headers, body=body)
+
+
+_WEBSOCKET = ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
+
+UNEXPECTED = {
+    "websocket protocol": _upgrade("websocket", *_WEBSOCKET, "Sec-WebSocket-Protocol: \xff"),
+    "websocket body": _upgrade("websocket", *_WEBSOCKET, body=b"abcde"),
+    "h2c half a setting": _upgrade("h2c", "HTTP2-Settings: AAM"),
+    "h2c setting too high": _upgrade("h2c", "HTTP2-Settings: AAT_____"),
+    "priorities": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    + _frame(4, 0)
+    + b"".join(_frame(2, 2 * one + 1, struct.pack(">IB", 0, 1)) for one in range(1500)),
+}
+"""Messages for which Hypercorn isn't prepared: each ended the server once."""
+
+
+@pytest.mark.parametrize("message", UNEXPECTED.values(), ids=UNEXPECTED)
+async def test_what_a_stranger_sends_ends_only_his_connection(message, caplog):
+    go_on = trio.Event()
+
+    async def hold(scene):
+        await go_on.wait()
+        return
+        yield
+
+    async with served(scripted_server(MemoryStore(), [say("Hel"), hold, say("lo")])) as port:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as reader:
+            await reader.send_all(request("POST", "/chatkit", "1.1", "Connection: close", body=CHAT))
+            received = await reader.receive_some()
+            await all_until_closed(port, message)
+            go_on.set()
+            with trio.fail_after(WITHIN):
+                while chunk := await reader.receive_some():
+                    received += chunk
+        healthy = await all_until_closed(port, request("GET", "/livez", "1.0"))
+
+    assert b'"lo"' in received
+    assert received.rstrip().endswith(b"0")
+    assert b"HTTP/1.1 200" in healthy
+    assert "a connection has failed, and is closed" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/chatkit", "/nowhere"])
+async def test_nothing_is_answered_to_a_client_that_has_hung_up_in_its_message(path, caplog):
+    """An answer would meet the end of the connection, at which Hypercorn may fail."""
+    async with served(scripted_server(MemoryStore(), [])) as port:
+        for _ in range(30):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                await stream.send_all(
+                    request("POST", path, "1.1", "Content-Length: 100", "Expect: 100-continue")
+                )
+                await stream.send_eof()
+        healthy = await all_until_closed(port, request("GET", "/livez", "1.0"))
+
+    assert b"HTTP/1.1 200" in healthy
+    assert "a connection has failed" not in caplog.text
