@@ -57,6 +57,9 @@ DRAIN_TIMEOUT = 10.0
 GRACE = 5.0
 """Seconds that connections get for their last bytes after all turns are settled."""
 
+FAILED = 1
+"""The exit code when every answer is stored, but the app's shutdown failed."""
+
 UNSTORED = 3
 """The exit code when an answer isn't stored; the journal, if there is one, has it."""
 
@@ -93,13 +96,15 @@ async def serve(
     or with 3 if an answer isn't stored. The log says at the signal how long it takes at most.
     SIGHUP is left alone where it is ignored (nohup). Must run in the main thread, where signals
     arrive. Meanwhile Python collects garbage less often, and what was loaded when the app had
-    started is passed over (`gc.freeze`).
+    started is passed over (`gc.freeze`). Raises `RuntimeError` if the app's shutdown failed.
     """
     check_runs_on_trio("chatkit_trio.web.serve()")
     hosts = _checked_hosts(app, host, port, allowed_hosts)
     ending = _Ending(app, drain_timeout)
     await ending.serve(host, port, hosts, on_ready)
     ending.watchdog.stop()
+    if ending.failure is not None:
+        raise RuntimeError(f"the app's shutdown failed: {ending.failure}")
 
 
 async def serve_to_the_end(
@@ -191,6 +196,8 @@ class _Ending:
             check_seconds("drain_timeout", drain_timeout, or_zero=True)
         self.begun = trio.Event()
         self.startup_failed = False
+        self.failure: str | None = None
+        """Why the app's shutdown failed."""
         self.watchdog = Watchdog(self._announce, self._tell_why, lambda: self.exit_code)
         self._app = app
         self._servers = chat_servers_in(app)
@@ -210,8 +217,10 @@ class _Ending:
 
     @property
     def exit_code(self) -> int:
-        """0 if every answer is stored."""
-        return UNSTORED if _unstored(self._servers) else 0
+        """0 if every answer is stored, and the app has shut down."""
+        if _unstored(self._servers):
+            return UNSTORED
+        return 0 if self.failure is None else FAILED
 
     async def serve(
         self,
@@ -351,6 +360,11 @@ class _Ending:
                     partial(self._lifespan_event, receive),
                     partial(self._lifespan_answer, send),
                 )
+            except Exception as error:
+                if self.failure is None and self._ports:
+                    self._failed(f"{type(error).__name__}: {error}", error)
+                if not self._leaving.is_set():
+                    raise
             finally:
                 self._has_left.set()
 
@@ -375,9 +389,17 @@ class _Ending:
 
     async def _lifespan_answer(self, send: Send, event: Any) -> None:
         self.startup_failed = event["type"] == "lifespan.startup.failed"
+        if event["type"] == "lifespan.shutdown.failed":
+            self._failed(event.get("message") or "the app doesn't say why")
+            # Hypercorn would raise it, and lose it while it ends.
+            event = {"type": "lifespan.shutdown.complete"}
         if event["type"].startswith("lifespan.shutdown."):
             self._has_left.set()
         await send(event)
+
+    def _failed(self, reason: str, error: Exception | None = None) -> None:
+        self.failure = reason
+        logger.error("the app's shutdown failed: %s", reason, exc_info=error)
 
     # --- For the watchdog, in other threads ----------------------------------------------------
 

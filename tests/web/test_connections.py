@@ -136,7 +136,9 @@ async def test_what_a_stranger_sends_ends_only_his_connection(message, caplog):
 
     async with served(scripted_server(MemoryStore(), [say("Hel"), hold, say("lo")])) as port:
         async with await trio.open_tcp_stream("127.0.0.1", port) as reader:
-            await reader.send_all(request("POST", "/chatkit", "1.1", "Connection: close", body=CHAT))
+            await reader.send_all(
+                request("POST", "/chatkit", "1.1", "Connection: close", body=CHAT)
+            )
             received = await reader.receive_some()
             await all_until_closed(port, message)
             go_on.set()

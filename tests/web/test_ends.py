@@ -21,6 +21,7 @@ from chatkit_trio.testing import pause, say, scripted_server
 from chatkit_trio.web import create_app
 from chatkit_trio.web._serving import _Ending
 
+from .failing_ends import REASON
 from .sockets import ROOT, calling, items_in, served_by_cli
 from .talker import Talker
 from .test_connections import CHAT
@@ -316,3 +317,24 @@ def _port_in_terminal(terminal: int) -> int:
     while not (found := re.search(rb"Serving on \S+:(\d+)\s", output)):
         output += os.read(terminal, 1000)
     return int(found[1])
+
+
+@pytest.mark.parametrize("app", ["api", "beside", "store", "quart", "bare", "raising"])
+async def test_an_app_whose_shutdown_fails_is_told_and_ends_with_1(database, app):
+    async with served_by_cli(database, target=f"tests.web.failing_ends:{app}") as server:
+        server.send_signal(signal.SIGTERM)
+        await server.ended(within=WITHIN)
+
+    assert server.returncode == 1
+    assert "the app's shutdown failed: " in server.log
+    assert REASON in server.log
+
+
+async def test_a_worker_whose_shutdown_fails_is_told_and_ends_with_1(database):
+    target = "tests.web.failing_ends:api"  # without a store, which workers would have to share
+    async with served_by_cli(database, "--workers", "2", target=target) as server:
+        server.send_signal(signal.SIGTERM)
+        await server.ended(within=WITHIN)
+
+    assert server.returncode == 1
+    assert REASON in server.log
