@@ -168,9 +168,16 @@ class ChatApp:
 
     def _inner_scope(self, scope: Any) -> Any:
         path: str = scope["path"]
-        if not _is_below(path, self._files_path):
+        if not self._is_of_file(path):
             path = next((path[len(root) :] or "/" for root in _roots(scope, path)), path)
         return {**scope, "path": path, "root_path": "", _OUTER: scope}
+
+    def _is_of_file(self, path: str) -> bool:
+        """Say whether it is the place of the files, or of one. `.../url` below one is the chat's."""
+        place, _, name = path.rpartition("/")
+        return bool(self._files_path) and (
+            path == self._files_path or (place == self._files_path and bool(name))
+        )
 
 
 def _roots(scope: Any, path: str) -> Iterator[str]:

@@ -338,13 +338,17 @@ async def nothing(thread: Any, message: Any, context: Any) -> AsyncIterator[Any]
         yield event
 
 
-@pytest.mark.parametrize("where", ["/", "/chatkit"])
-async def test_attachments_are_at_the_stores_own_address(where: str, tmp_path: Any) -> None:
+@pytest.mark.parametrize("files_at", ["/files", "/attachments"])
+@pytest.mark.parametrize("where", ["/", "/chatkit", "/api/chat"])
+async def test_attachments_are_at_the_stores_own_address(
+    where: str, files_at: str, tmp_path: Any
+) -> None:
+    endpoint = "/chatkit" if where == "/" else where
     store = MemoryStore[Any]()
     files = DiskAttachmentStore[Any](
         tmp_path,
         metadata=store,
-        base_url="http://localhost/chatkit/files",
+        base_url=f"http://localhost{endpoint}{files_at}",
         secret="s" * 32,
     )
     server = ScriptedServer(store, nothing, attachment_store=files)
@@ -356,12 +360,13 @@ async def test_attachments_are_at_the_stores_own_address(where: str, tmp_path: A
         "params": {"name": "a.txt", "size": 2, "mime_type": "text/plain"},
     }
     async with client_of(app) as client:
-        endpoint = "/chatkit" if where == "/" else "/chatkit/"
-        made = (await client.ask("POST", endpoint, create)).json
+        made = (await client.ask("POST", endpoint + "/" * (where != "/"), create)).json
         upload = made["upload_descriptor"]
         path = upload["url"].removeprefix("http://localhost")
         put = await client.ask(upload["method"], path, b"hi", upload.get("headers", {}))
-        assert put.status == 200
+        asked = await client.ask("GET", f"{endpoint}/attachments/{made['id']}/url")
+        got = await client.ask("GET", asked.json["url"].removeprefix("http://localhost"))
+        assert (put.status, asked.status, got.body) == (200, 200, b"hi")
 
 
 # --- The context -------------------------------------------------------------------------------
