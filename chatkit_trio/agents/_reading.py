@@ -156,7 +156,7 @@ class Worker(Source):
 
     def __init__(
         self,
-        spawn: Callable[[Callable[[EventQueue], Awaitable[None]], EventQueue], None],
+        spawn: Callable[..., None],
         work: Callable[[Callable[[Any], Awaitable[None]]], Awaitable[None]],
     ) -> None:
         self._spawn = spawn

@@ -173,7 +173,7 @@ class ChatApp:
         return {**scope, "path": path, "root_path": "", _OUTER: scope}
 
     def _is_of_file(self, path: str) -> bool:
-        """Say whether it is the place of the files, or of one. `.../url` below one is the chat's."""
+        """Say whether it is the place of all files or of one; `.../url` below that is another's."""
         place, _, name = path.rpartition("/")
         return bool(self._files_path) and (
             path == self._files_path or (place == self._files_path and bool(name))

@@ -14,8 +14,6 @@ import hypercorn.trio.run
 import trio
 from hypercorn.trio.tcp_server import TCPServer
 
-from chatkit_trio._engine.groups import split_cancelled
-
 logger = logging.getLogger(__name__)
 
 
@@ -26,14 +24,9 @@ class ContainedConnection(TCPServer):
         """Serve the connection to its end, and log the error that ends it."""
         try:
             await super().run()
-        except BaseException as error:
-            cancelled, failed = split_cancelled(error)
-            if not isinstance(failed, Exception):
-                raise
+        except* Exception as failed:
             logger.warning("a connection has failed, and is closed", exc_info=failed)
-            await trio.aclose_forcefully(self.stream)  # noqa: ASYNC102 (it doesn't wait)
-            if cancelled is not None:
-                raise cancelled from None
+            await trio.aclose_forcefully(self.stream)
 
 
 def contain_connections() -> None:
