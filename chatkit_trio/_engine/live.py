@@ -116,32 +116,32 @@ class LiveTurns:
             return turn.thread if is_done else None
         return None if self._node is None else await self._node.rename(thread_id, title)
 
-    async def ready_to_read(self, thread_id: str) -> None:
-        """Wait while the thread lacks an answer that has ended, here or in a dead process.
+    async def ready_to_read(self, thread_id: str) -> Beside | None:
+        """Wait while the thread lacks an answer that has ended, in whatever process, dead or alive.
 
-        Raises `StoreError` if the answer can't be stored for long.
+        Returns what a live turn of another process has that the store lacks; None if none is live
+        there. Raises `StoreError` if the answer can't be stored for long.
         """
         await self._catch_up(thread_id)
         turn = self.holder(thread_id)
         if turn is not None and turn.is_ending:
             await turn.wait_settled()
         await self._recover(thread_id)
+        if self._node is None or self.on_thread(thread_id) is not None:
+            return None
+        return await self._node.look(thread_id)
 
-    async def beside(self, thread_id: str) -> Beside | None:
-        """Return what the live turn of a thread has that the store lacks; None if none is live.
+    def beside(self, thread_id: str) -> Beside | None:
+        """Return what this process's live turn of a thread has that the store lacks."""
+        if (turn := self.on_thread(thread_id)) is None:
+            return None
+        new, changed = turn.items_so_far()
+        settled = turn.settled
 
-        For a turn of this process, without waiting. Raises `StoreError` if an answer that has
-        ended in another process can't be stored for long.
-        """
-        if (turn := self.on_thread(thread_id)) is not None:
-            new, changed = turn.items_so_far()
-            settled = turn.settled
+        async def is_over() -> bool:  # noqa: ASYNC124  (of another node's turn it waits)
+            return settled.is_set()
 
-            async def is_over() -> bool:  # noqa: ASYNC124  (of another node's turn it waits)
-                return settled.is_set()
-
-            return Beside(new, changed, is_over)
-        return None if self._node is None else await self._node.look(thread_id)
+        return Beside(new, changed, is_over)
 
     async def is_live(self, thread_id: str) -> bool:
         """Say whether a turn holds a thread, in whatever process."""

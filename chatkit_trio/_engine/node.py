@@ -497,13 +497,15 @@ class Node:
                 await hint.wait(coordination.poll_interval)
                 await self._recover(thread_id)
             return
-        raise StoreError(f"the server that answers in thread {thread_id} is silent; try again")
+        raise StoreError(
+            f"another server hasn't stored the end of its answer in thread {thread_id}; try again"
+        )
 
     async def look(self, thread_id: str) -> Beside | None:
         """Return what another node's live turn has of a thread; None if there is none.
 
         Waits for a turn that is being settled. If the node doesn't answer soon, it is what the turn
-        had at its last checkpoint.
+        had at its last checkpoint. Raises `StoreError` if the settling takes too long.
         """
         coordination = self._coordination
         while (record := await coordination.record(thread_id)) is not None:
@@ -519,6 +521,8 @@ class Node:
                 if entry is not None:
                     new = [item for item in entry.items if not is_hidden(item)]
                     return Beside(new, [*entry.changed_items], is_over)
+            else:
+                await self.wait_settled(thread_id, record.turn_id)
             await self._recover(thread_id)
         return None
 
@@ -638,7 +642,8 @@ class Node:
 
     async def _tell_items(self, ask: Ask, turn: Turn[Any], reply: Reply) -> None:
         if turn.is_ending:
-            await turn.wait_settled()
+            # Said at once: who asks must not take this node for silent, and waits for the record.
+            turn.settle_now()
             reply.found = False
             return
         reply.new, reply.changed = turn.items_so_far()

@@ -85,6 +85,7 @@ from .hooks import ServerHooks
 from .keeping import CancelReason
 from .loading import load_item, load_thread
 from .naming import first_words
+from .node import Beside
 from .opening import CheckedRequest, PreparedRequest
 from .pages import CutPage, PagedAnswer, cut_items, cut_threads, encode_items
 from .reading import decode_audio
@@ -634,10 +635,12 @@ class _ThreadSoFar:
 
 
 async def _thread_so_far(server: ServerHooks[Any], thread_id: str, context: Any) -> _ThreadSoFar:
-    await server.live_turns.ready_to_read(thread_id)
+    elsewhere = await server.live_turns.ready_to_read(thread_id)
     thread = await load_thread(server.store, thread_id, context)
     limit = page_size(None, server.limits)
-    page, running = await _page_beside_turn(server, thread_id, None, limit, "asc", context)
+    page, running = await _page_beside_turn(
+        server, elsewhere, thread_id, None, limit, "asc", context
+    )
     cut = await cut_items(page, server.limits.page_bytes, server.big_work)
     if cut.page.has_more:
         return _ThreadSoFar(thread, cut, (), cut.encoded)
@@ -649,20 +652,26 @@ async def _thread_so_far(server: ServerHooks[Any], thread_id: str, context: Any)
 
 async def _page_beside_turn(
     server: ServerHooks[Any],
+    elsewhere: Beside | None,
     thread_id: str,
     after: str | None,
     limit: int,
     order: str,
     context: Any,
 ) -> tuple[Page[ThreadItem], list[ThreadItem]]:
-    """Return a page of stored items as a live turn has brought them to, and its unstored items."""
+    """Return a page of stored items as a live turn has brought them to, and its unstored items.
+
+    `elsewhere` is what `ready_to_read` has returned.
+    """
+    live = server.live_turns
     while True:
         # Snapshot first: an item may move from pending to stored during the load.
-        beside = await server.live_turns.beside(thread_id)
+        beside = live.beside(thread_id) or elsewhere
         running, changed = ([], []) if beside is None else (beside.new, beside.changed)
         page = await server.store.load_thread_items(thread_id, after, limit, order, context)
         if beside is None or not await beside.is_over():
             break
+        elsewhere = await live.ready_to_read(thread_id)
     newest = {item.id: item for item in changed}
     items = [newest.get(item.id, item) for item in page.data]
     return page.model_copy(update={"data": items}), running
@@ -732,11 +741,11 @@ async def items_list_with_endings(
 async def _page_of_items(
     server: ServerHooks[Any], params: ItemsListParams, context: Any
 ) -> CutPage[ThreadItem]:
-    await server.live_turns.ready_to_read(params.thread_id)
+    elsewhere = await server.live_turns.ready_to_read(params.thread_id)
     await load_thread(server.store, params.thread_id, context)
     limit = page_size(params.limit, server.limits)
     page, _running = await _page_beside_turn(
-        server, params.thread_id, params.after, limit, params.order, context
+        server, elsewhere, params.thread_id, params.after, limit, params.order, context
     )
     return await cut_items(page, server.limits.page_bytes, server.big_work)
 
@@ -795,7 +804,8 @@ async def threads_update(
         thread = await load_thread(server.store, thread_id, context)
         renamed = as_metadata(thread).model_copy(update={"title": title})
         await server.store.update_thread(renamed, context=context)
-        return thread_answer(renamed)
+        # A turn that has begun on another node meanwhile may have loaded the old title.
+        return thread_answer(await live.rename(thread_id, title) or renamed)
 
 
 async def threads_delete(

@@ -300,10 +300,14 @@ class Turn(Generic[TContext]):
         if self.answer is not None:
             self.answer.settling.storing.hasten()
 
-    async def wait_settled(self) -> None:
-        """Wait until all is stored. Raises `StoreError` if that takes longer than it should."""
+    def settle_now(self) -> None:
+        """Have what couldn't be stored so far tried again at once: somebody waits for it."""
         if self.answer is not None:
             self.answer.settling.storing.try_now()
+
+    async def wait_settled(self) -> None:
+        """Wait until all is stored. Raises `StoreError` if that takes longer than it should."""
+        self.settle_now()
         with trio.move_on_after(self.longest_settling):
             await self.settled.wait()
             return

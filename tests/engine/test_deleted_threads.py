@@ -248,26 +248,32 @@ async def give_feedback(client: ChatClient, thread_id: str) -> None:
 
 
 @pytest.mark.parametrize("request_", [act_and_wait, give_feedback])
+@pytest.mark.parametrize("asked", ["its node", "another node"])
 @within(HOUR)
 async def test_a_request_that_comes_while_the_thread_is_settled_finds_it_settled(
+    asked: str,
     request_: Callable[[ChatClient, str], Awaitable[None]],
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    memory = MemoryStore[Any]()
-    store = SlowWrites(memory, 3, "settle")
+    cluster = MemoryCluster()
+    memory, elsewhere = MemoryStore[Any](cluster=cluster), MemoryStore[Any](cluster=cluster)
+    store = SlowWrites(memory, 4, "settle")
     script = [HEL, set_title("A story"), pause(FOR_EVER)]
-    async with LookingServer(store, memory, script) as server:
-        client = ChatClient.of_server(server)
-        async with client.send("hi") as turn:
+    async with (
+        LookingServer(store, memory, script) as server,
+        LookingServer(elsewhere, elsewhere, []) as other,
+    ):
+        async with ChatClient.of_server(server).send("hi") as turn:
             with trio.move_on_after(1):
                 await turn.read()
             turn.server_turn.cancel()
             await trio.sleep(1)
-            await request_(client, turn.thread_id or "")
+            looking = server if asked == "its node" else other
+            await request_(ChatClient.of_server(looking), turn.thread_id or "")
 
-        assert server.seen == [["user: hi", "assistant: Hel", "note: stopped"]]
+        assert looking.seen == [["user: hi", "assistant: Hel", "note: stopped"]]
         if request_ is act_and_wait:
-            assert server.titles == ["A story"]
+            assert looking.titles == ["A story"]
 
 
 @pytest.mark.parametrize("request_", [act_and_wait, give_feedback])

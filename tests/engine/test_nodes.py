@@ -44,9 +44,10 @@ from chatkit_trio.types import (
 )
 from tests.transcript import lines, transcript
 
-from .doubles import TroubledStore, tells_late
+from .doubles import TroubledStore, takes, tells_late
 from .parts import (
     FOR_EVER,
+    SlowWrites,
     answered,
     begin,
     finish,
@@ -377,6 +378,76 @@ async def test_a_title_given_on_another_node_is_kept(
         thread = await nodes.there.store.load_thread(turn.thread_id or "", None)
         assert thread.title == "Mine"
         assert await nodes.transcript(turn.thread_id) == WHOLE
+
+
+@asynccontextmanager
+async def settling_slowly() -> AsyncIterator[tuple[ScriptedServer, str]]:
+    """Give a server and a thread whose answer another node is storing, for another 3.5 s."""
+    cluster = MemoryCluster(lease_timeout=LEASE)
+    slow = SlowWrites(MemoryStore[Any](cluster=cluster), 4.5, "settle")
+    here = scripted_server(slow, [set_metadata, say(*WORDS[:3], every=0.1), pause(FOR_EVER)])
+    there = scripted_server(MemoryStore[Any](cluster=cluster), [say("Fine")])
+    async with here, there, streaming(here) as turn:
+        turn.server_turn.cancel()
+        await trio.sleep(1)
+        assert not turn.server_turn.settled.is_set()
+        yield there, turn.thread_id or ""
+        await turn.server_turn.settled.wait()
+
+
+set_metadata = do(lambda scene: scene.thread.metadata.update(seen=True))
+
+
+@within(HOUR)
+async def test_a_title_given_on_another_node_while_the_answer_is_being_stored_is_kept(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with settling_slowly() as (server, thread_id):
+        answer = await client(server).rename(thread_id, "Mine")
+        assert (await transcript(server.store, thread_id)) == cut_after(3, "stopped")
+        await trio.sleep(60)
+
+        thread = await server.store.load_thread(thread_id, None)
+    assert answer.title == "Mine"
+    assert (thread.title, thread.metadata) == ("Mine", {"seen": True})
+
+
+@within(HOUR)
+async def test_how_an_answer_ended_is_known_on_another_node_when_it_is_stored(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with settling_slowly() as (server, thread_id):
+        ending = await server.last_ending(thread_id, None)
+        thread = await client(server).thread(thread_id)
+
+    assert ending is not None
+    assert ending.reason == "stopped"
+    assert lines(list(thread.items.data)) == cut_after(3, "stopped")[:2]
+
+
+@pytest.mark.parametrize("reads", [0.0, 0.04, 0.2])
+@within(HOUR)
+async def test_a_title_given_while_a_turn_begins_on_another_node_is_kept(
+    reads: float, hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The turn begins after the look for one, and loads the old title before the new one is
+    stored; or its node hears late that it has begun."""
+    cluster = MemoryCluster(lease_timeout=LEASE)
+    store_here = TroubledStore(MemoryStore[Any](cluster=cluster))
+    store_there = TroubledStore(MemoryStore[Any](cluster=cluster))
+    here = scripted_server(store_here, [say("One")], [pause(1), set_metadata, say("Two")])
+    there = scripted_server(store_there, [say("Fine")])
+    async with here, there:
+        thread_id = (await answered(here)).thread_id or ""
+        store_here.give(tells_late(reads), "coordination.begin")
+        store_there.give(takes(0.1), "save_thread")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client(there).rename, thread_id, "Mine")
+            await trio.sleep(0.05)
+            nursery.start_soon(answered, here, "and?", thread_id)
+
+        thread = await here.store.load_thread(thread_id, None)
+    assert (thread.title, thread.metadata) == ("Mine", {"seen": True})
 
 
 @within(HOUR)
