@@ -308,11 +308,17 @@ class KeyedRequest(CheckedRequest):
             self._record.begun or not self._turn.is_ending or self._turn.state in _MAY_BEGIN
         )
 
+    @property
+    def _is_live_here(self) -> bool:
+        """Whether a turn of this request isn't over: one that was refused is, and another process
+        may run the request."""
+        return self._turn is not None and not self._turn.is_ending
+
     async def _elsewhere(
         self, policy: TurnPolicy, *, component_updates: bool
     ) -> RemoteReading | None:
         """Return the turn if another process runs it, and a reader from its first frame."""
-        if self._turn is not None or not self._is_repeat:
+        if self._is_live_here or not self._is_repeat:
             return None
         try:
             return await self._server.live_turns.watch_elsewhere(
@@ -323,8 +329,7 @@ class KeyedRequest(CheckedRequest):
 
     async def _recalled(self, policy: TurnPolicy, context: Any) -> Reading | None:
         """Return what the turn has stored, as a turn to read, if it has ended; else None."""
-        is_live = self._turn is not None and not self._turn.is_ending
-        if is_live or not self._is_repeat:
+        if self._is_live_here or not self._is_repeat:
             return None
         await self._server.live_turns.ready_to_read(self.thread_id)
         if not await self._has_begun(context):

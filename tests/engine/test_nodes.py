@@ -17,7 +17,7 @@ import trio
 from chatkit_trio._engine.node import node_of
 from chatkit_trio.errors import StoreError
 from chatkit_trio.limits import OwnerLimits
-from chatkit_trio.server import CancelReason, ChatKitServer, RemoteTurn, TurnPolicy
+from chatkit_trio.server import CancelReason, ChatKitServer, RemoteTurn, Turn, TurnPolicy
 from chatkit_trio.store import Coordination
 from chatkit_trio.stores import MemoryCluster, MemoryStore
 from chatkit_trio.testing import (
@@ -50,6 +50,7 @@ from .parts import (
     SlowWrites,
     answered,
     begin,
+    events_of,
     finish,
     message_request,
     read_all,
@@ -928,6 +929,38 @@ async def test_a_request_repeated_on_another_node_reads_the_same_turn(
         assert repeated[: len(frames)] == frames
         assert "".join(map(delta_of, repeated)) == "".join(WORDS)
         assert await nodes.transcript(thread_id_of(frames)) == WHOLE
+
+
+@within(HOUR)
+async def test_a_request_that_came_to_two_nodes_at_once_reads_the_turn_when_it_is_sent_again(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two([say("Hello")], SLOWLY) as nodes:
+        thread_id = (await answered(nodes.here)).thread_id
+        body = message_request(thread_id=thread_id)
+        # Both are accepted before either has begun.
+        first = await stream(nodes.here, body, idempotency_key="k")
+        second = await stream(nodes.there, body, idempotency_key="k")
+        frames: list[bytes] = []
+
+        async def read() -> None:
+            frames.extend(await read_all(first))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.sleep(0.5)
+            refused = await read_all(second)
+            asked_at = trio.current_time()
+            again = await stream(nodes.there, body, idempotency_key="k")
+            waited = trio.current_time() - asked_at
+            repeated = await read_all(again)
+
+    assert [event["type"] for event in events_of(refused)] == ["error"]
+    assert waited < 5
+    assert repeated == frames
+    # A reader may hold what it was refused with for as long as it likes.
+    assert isinstance(second.turn, Turn)
+    assert isinstance(again.turn, RemoteTurn)
 
 
 # --- Limits by owner ---------------------------------------------------------------------------
