@@ -773,7 +773,7 @@ class ChatKitServer(ServerHooks[TContext]):
         nursery = self.__require_running()
         checked = checked_request(self, request, ids, context, answers_again=answers_again)
         policy = self.get_turn_policy(request, context)
-        await toll.ask_for_turn(self.__superseded(checked.thread_id, policy))
+        await toll.ask_for_turn(await self.__superseded(checked.thread_id, policy))
         check = partial(self.__check, checked, policy, toll)
         start = partial(
             self.__start,
@@ -806,11 +806,11 @@ class ChatKitServer(ServerHooks[TContext]):
             toll.free_slot()
             raise
 
-    def __superseded(self, thread_id: str, policy: TurnPolicy) -> Slot | None:
+    async def __superseded(self, thread_id: str, policy: TurnPolicy) -> str | None:
         """Return the slot of the turn that a new one will supersede: they aren't counted twice."""
-        holder = self.live_turns.holder(thread_id)
-        is_superseded = policy.on_busy == "supersede" and holder is not None and holder.allow_cancel
-        return holder.slot if holder is not None and is_superseded else None
+        if self.owners.limits.live_turns is None or policy.on_busy != "supersede":
+            return None
+        return await self.live_turns.superseded_slot(thread_id)
 
     async def __refuse_unless_known(self, toll: Toll, key: str | None, context: TContext) -> None:
         """Raise if the owner can't pay, unless the request is a repeat, which may cost nothing."""

@@ -184,6 +184,15 @@ class LiveTurns:
         if is_busy:
             raise busy(thread_id)
 
+    async def superseded_slot(self, thread_id: str) -> str | None:
+        """Return the id of the slot of the turn that a new message would supersede; None if none.
+
+        For a turn of this process, without waiting.
+        """
+        if (holder := self.holder(thread_id)) is not None:
+            return holder.superseded_slot
+        return None if self._node is None else await self._node.superseded_slot(thread_id)
+
     @asynccontextmanager
     async def alone(self, thread_id: str) -> AsyncIterator[None]:
         """Hold off the beginning of turns on a thread. First come, first served."""

@@ -57,6 +57,8 @@ class Reply(BaseModel):
     """The thread with its new title."""
     told: list[str] = []
     """What those have told who tell something on this node."""
+    slot: str = ""
+    """The id of the turn's slot among its owner's, if a new message may supersede the turn."""
     error: str = ""
     """Why it couldn't be done."""
 

@@ -49,8 +49,9 @@ _IDLE_LOOKS = 4
 _TRIES_A_POLL = 5
 """How often in an interval of polling a node asks for its news that couldn't be told them."""
 
-_SILENT_POLLS = 2
-"""After so many intervals of polling a read doesn't wait for the node of a live turn any more."""
+_SILENT_POLLS = 3
+"""After so many intervals of polling a read doesn't wait for the node of a live turn any more. If
+no hint comes, the question takes up to one and the answer another."""
 
 _LAST_POLLS = 5
 """For so many intervals a node that leaves waits for those who watch its turns."""
@@ -464,6 +465,17 @@ class Node:
         reply = await self._ask(record, self._coordination.lease_timeout, do="end")
         return reply is not None and reply.found
 
+    async def superseded_slot(self, thread_id: str) -> str | None:
+        """Return the id of the slot of another node's turn that a new message would supersede.
+
+        None if there is none, or if the node doesn't answer soon.
+        """
+        if (record := await self._coordination.record(thread_id)) is None:
+            return None
+        patience = _SILENT_POLLS * self._coordination.poll_interval
+        reply = await self._ask(record, patience, do="end")
+        return reply.slot or None if reply is not None else None
+
     async def end(self, thread_id: str, reason: CancelReason, *, by_client: bool) -> bool | None:
         """End another node's turn on a thread and wait until it is settled.
 
@@ -637,6 +649,7 @@ class Node:
                 await turn.options_known.wait()
         reply.found = not turn.is_ending
         reply.allowed = turn.allow_cancel or not ask.by_client
+        reply.slot = turn.superseded_slot or ""
         if ask.reason is not None and reply.allowed:
             turn.cancel(ask.reason)
 

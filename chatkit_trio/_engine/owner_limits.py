@@ -181,14 +181,16 @@ class Owners:
         if wait > 0:
             raise _refusal(kind, limit, wait)
 
-    async def take_slot(self, owner: str, kind: str, replaces: Slot | None = None) -> Slot | None:
-        """Return a slot, None if they aren't limited. Raises `LimitError` if all are taken."""
+    async def take_slot(self, owner: str, kind: str, replaces: str | None = None) -> Slot | None:
+        """Return a slot, None if they aren't limited. Raises `LimitError` if all are taken.
+
+        `replaces` is the id of one that isn't counted beside it.
+        """
         limit: int | None = getattr(self.limits, kind)
         if limit is None:
             return None
         slot = Slot(self.usage, owner, kind)
-        replaced = None if replaces is None else replaces.id
-        if await self.usage.take_slot(owner, kind, slot.id, limit, replaced):
+        if await self.usage.take_slot(owner, kind, slot.id, limit, replaces):
             return slot
         raise _refusal(kind, limit, _SLOT_RETRY)
 
@@ -220,7 +222,7 @@ class Toll:
         except LimitError as refusal:
             self.refusal = refusal
 
-    async def ask_for_turn(self, replaces: Slot | None) -> None:
+    async def ask_for_turn(self, replaces: str | None) -> None:
         """Look whether it could be paid now, and take a slot for a turn if so."""
         try:
             await self._look()

@@ -256,6 +256,11 @@ class Turn(Generic[TContext]):
         return self._options is None or self._options.allow_cancel
 
     @property
+    def superseded_slot(self) -> str | None:
+        """The id of its slot, which isn't counted beside that of a message that supersedes it."""
+        return self.slot.id if self.slot is not None and self.allow_cancel else None
+
+    @property
     def has_begun(self) -> bool:
         """Whether the first writes have been made."""
         return self.answer is not None

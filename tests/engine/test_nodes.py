@@ -999,6 +999,38 @@ async def test_the_live_turns_of_an_owner_count_on_all_nodes(
     assert len(await ChatClient.of_server(here, "Ann").threads()) == 2
 
 
+@pytest.mark.parametrize("policy", [None, TurnPolicy(on_busy="queue")], ids=["default", "queue"])
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("allow_cancel", [True, False])
+@within(HOUR)
+async def test_an_answer_that_is_superseded_from_another_node_is_not_counted_beside_the_new_one(
+    allow_cancel: bool,
+    key: str | None,
+    policy: TurnPolicy | None,
+    hints: str,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with two_with_limits(live_turns=1) as (here, there):
+        here.allow_cancel, there.policy = allow_cancel, policy or there.policy
+        ann = ChatClient.of_server(there, "Ann")
+        async with ChatClient.of_server(here, "Ann").send("hi", idempotency_key=key) as turn:
+            await turn.wait_for(lambda event: WORDS[0] in event.model_dump_json())
+            refusals: list[int] = []
+            try:
+                async with ann.send("and?", turn.thread_id) as second:
+                    await second.wait_for(lambda event: WORDS[0] in event.model_dump_json())
+                    with pytest.raises(RequestRefused, match="1 answers under way"):
+                        async with ann.send("in a new thread"):
+                            pass
+            except RequestRefused as refusal:
+                refusals.append(refusal.status)
+
+    is_accepted = allow_cancel and policy is None
+    assert refusals == ([] if is_accepted else [429])
+    if is_accepted:
+        assert turn.server_turn.cancel_reason is CancelReason.SUPERSEDED
+
+
 @within(HOUR)
 async def test_the_requests_of_an_owner_count_on_all_nodes(
     autojump_clock: trio.testing.MockClock,
