@@ -1,12 +1,14 @@
 """What owners use, counted in the SQLite file by the clock of the machine.
 
-Beside each time stands when it was written: if the clock was set back since, so is the time.
+Beside each time stands when it was written: if the clock was set back since, so is the time. Who
+finds that writes it, or the time would stand still until the clock has caught up.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from chatkit_trio._engine.owner_limits import SLOT_LIFETIME, Spending
@@ -27,8 +29,11 @@ class SQLiteUsage(StoredUsage):
         self._clock = clock
 
     async def look(self, spending: Spending) -> float:
-        query = partial(_missing, spending=spending, now=self._clock())
-        return await self._database.read(query, owner=spending.owner)
+        query = partial(_full_in, spending=spending, clock=self._clock)
+        full_in, was_set_back = await self._database.read(query, owner=spending.owner)
+        if was_set_back:
+            return await self.pay(replace(spending, seconds=0.0))
+        return full_in - spending.room
 
     async def pay(self, spending: Spending) -> float:
         transaction = partial(_pay, spending=spending, clock=self._clock)
@@ -45,26 +50,28 @@ class SQLiteUsage(StoredUsage):
         return await self._database.write(transaction, owner=slot.owner)
 
 
-def _missing(db: sqlite3.Connection, spending: Spending, now: float) -> float:
-    return _full_in(db, spending, now) - spending.room
-
-
-def _full_in(db: sqlite3.Connection, spending: Spending, now: float) -> float:
-    """Return in how many seconds all of the rate is available again."""
+def _full_in(
+    db: sqlite3.Connection, spending: Spending, clock: Callable[[], float]
+) -> tuple[float, bool]:
+    """Return in how many seconds all of the rate is available again, and whether the clock was set
+    back since that was written."""
     query = "SELECT full_at, written_at FROM rates WHERE owner = ? AND kind = ?"
     row = db.execute(query, (spending.owner, spending.kind)).fetchone()
-    return 0.0 if row is None else max(0.0, row[0] - max(now, row[1]))
+    now = clock()  # after the read: nothing that it finds was written later
+    return (0.0, False) if row is None else (max(0.0, row[0] - max(now, row[1])), now < row[1])
 
 
 def _pay(db: sqlite3.Connection, spending: Spending, clock: Callable[[], float]) -> float:
-    now = clock()
-    full_in = _full_in(db, spending, now)
-    if full_in > spending.room:
-        return full_in - spending.room
+    full_in, was_set_back = _full_in(db, spending, clock)
+    missing = full_in - spending.room
+    if missing <= 0:
+        full_in += spending.seconds
+    elif not was_set_back:
+        return missing
     query = "INSERT OR REPLACE INTO rates (owner, kind, full_at, written_at) VALUES (?, ?, ?, ?)"
-    full_at = now + full_in + spending.seconds
-    db.execute(query, (spending.owner, spending.kind, full_at, now))
-    return 0.0
+    now = clock()
+    db.execute(query, (spending.owner, spending.kind, now + full_in, now))
+    return max(0.0, missing)
 
 
 def _take(

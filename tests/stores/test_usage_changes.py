@@ -1,22 +1,27 @@
-"""What nodes write of the slots of owners, when two of a node's writes overlap."""
+"""What nodes write of the slots of owners, when two of a node's writes overlap, and of their rates
+when the clock is set back."""
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from chatkit_trio.limits import Rate
 from chatkit_trio.stores._usage import WantedSlot
 from chatkit_trio.stores.postgresql import PostgreSQLStore
 from chatkit_trio.stores.sqlite import SQLiteStore
 
 SLOTS = ("Ann", "live_turns")
 MOST = 2
+TEN_A_MINUTE = Rate(10, 60.0)
 
 
 async def test_a_slot_that_is_freed_while_its_keeping_waits_in_line_is_free(
@@ -92,3 +97,27 @@ async def until_somebody_waits(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection, trio.fail_after(30):
         while connection.execute(query).fetchone() == (0,):  # noqa: ASYNC110  (it doesn't tell)
             await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("only_look", [True, False], ids=["looks", "pays"])
+async def test_a_rate_comes_back_at_its_pace_though_the_clock_was_set_back(
+    tmp_path: Path, only_look: bool
+) -> None:
+    now = 1e6
+    async with SQLiteStore[Any](tmp_path / "chat.db", clock=lambda: now) as store:
+        spend = partial(store.coordination.usage.spend, "Ann", "requests_per_minute")
+
+        async def missing(amount: float) -> float:
+            return await spend(amount, TEN_A_MINUTE, only_look=only_look)
+
+        assert await spend(10, TEN_A_MINUTE) == 0
+        now -= 7200
+        waits = [round(await missing(1))]
+        for _ in range(3):
+            now += 2
+            waits.append(round(await missing(1)))
+        now += 30
+
+        assert waits == [6, 4, 2, 0]
+        assert await missing(7) > 0
+        assert await missing(5) == 0
