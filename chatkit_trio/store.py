@@ -190,14 +190,15 @@ class RequestRecord:
     thread_id: str = ""
     item_id: str = ""
     """The id of the user's message; if the request has none, the id of the last item that the
-    thread had before `respond` was called."""
+    thread had before `respond` was called. If it doesn't stream, the node that carries it out."""
     turn_id: str = ""
     """The id of the turn, if the request streams."""
     answer: bytes | None = None
     """The whole answer of a request that doesn't stream, once it is known. Of one that streams, the
     ids of its items and why it ended, as JSON, once the turn has ended."""
     begun: bool = False
-    """Whether the request has been carried out, or is about to be: its first writes are made."""
+    """Whether the request has been carried out, or is about to be: its first writes are made. Of
+    one that doesn't stream, whether it is being carried out or has been."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ from chatkit_trio.errors import (
     FramesLost,
     InvalidRequestError,
     NotFoundError,
+    StoreError,
 )
 from chatkit_trio.store import RequestRecord
 from chatkit_trio.types import (
@@ -148,27 +149,66 @@ class Repeats:
     ) -> bytes:
         """Return the answer of the request with this key, carrying it out if there is none yet.
 
-        One of several calls at the same time carries it out, and the others wait. Raises what
-        `carry_out` raises, and what `open` does; then, and after a cancellation, the next call
-        carries it out.
+        One of several calls at the same time carries it out, in whatever process, and the others
+        wait. Raises what `carry_out` raises, and what `open` does; then, and after a cancellation,
+        the next call carries it out. Raises `StoreError` if another process takes long.
         """
         _check_key(key)
+        body_digest = await digest(body, self._server.big_work)
         record = RequestRecord(
-            key, await digest(body, self._server.big_work), turn_id=new_turn_id()
+            key, body_digest, item_id=self._node, turn_id=new_turn_id(), begun=True
         )
-        known = await self._begin(record, context)
+        # Locked before it is recorded: then no other call here comes first.
+        async with self._answering.setdefault(record.turn_id, trio.Lock()):
+            known = await self._begin(record, context)
+            if known is record:
+                return await self._carry_out(record, carry_out, context)
         if known.answer is not None:
             return known.answer
-        lock = self._answering.setdefault(known.turn_id, trio.Lock())
-        async with lock:
-            if known is not record:
-                known = await self._begin(record, context)
+        async with self._answering.setdefault(known.turn_id, trio.Lock()):
+            known = await self._begin_when_free(record, context)
             if known.answer is not None:
                 return known.answer
+            taken_over = replace(known, item_id=self._node, begun=True)
+
+            async def take_over() -> bytes:
+                await _save(self._server, taken_over, context)
+                return await carry_out()
+
+            return await self._carry_out(taken_over, take_over, context)
+
+    async def _carry_out(
+        self, record: RequestRecord, carry_out: Callable[[], Awaitable[bytes]], context: Any
+    ) -> bytes:
+        """Return the answer, and record it, or that there is none."""
+        outcome = replace(record, begun=False)
+        try:
             answer = await carry_out()
-            done = replace(known, answer=answer, begun=True)
-            await _save_in_time(self._server.policy.settle_timeout, self._server, done, context)
+            outcome = replace(record, answer=answer)
             return answer
+        finally:
+            seconds = self._server.policy.settle_timeout
+            await _save_in_time(seconds, self._server, outcome, context)  # noqa: ASYNC102
+
+    @property
+    def _node(self) -> str:
+        """The id of this process's node; empty if the store has no coordination."""
+        coordination = self._server.store.coordination
+        return "" if coordination is None else coordination.node
+
+    async def _begin_when_free(self, record: RequestRecord, context: Any) -> RequestRecord:
+        """Do as `_begin`, waiting while a node that lives is carrying the request out."""
+        coordination = self._server.store.coordination
+        if coordination is None:
+            return await self._begin(record, context)
+        with trio.move_on_after(2 * coordination.lease_timeout):
+            while True:
+                known = await self._begin(record, context)
+                is_free = known.answer is not None or not known.begun or known.item_id == self._node
+                if is_free or known.item_id not in await coordination.nodes():
+                    return known
+                await trio.sleep(coordination.poll_interval)
+        raise StoreError("another server is answering this request; send it again")
 
     async def _begin(self, record: RequestRecord, context: Any) -> RequestRecord:
         """Return the record of the key: this one, or the one that the store has."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,14 @@ import trio
 from chatkit_trio._engine.node import node_of
 from chatkit_trio.errors import StoreError
 from chatkit_trio.limits import OwnerLimits
-from chatkit_trio.server import CancelReason, ChatKitServer, RemoteTurn, Turn, TurnPolicy
+from chatkit_trio.server import (
+    CancelReason,
+    ChatKitServer,
+    NonStreamingResult,
+    RemoteTurn,
+    Turn,
+    TurnPolicy,
+)
 from chatkit_trio.store import Coordination
 from chatkit_trio.stores import MemoryCluster, MemoryStore
 from chatkit_trio.testing import (
@@ -38,9 +45,12 @@ from chatkit_trio.testing import (
     simulate,
 )
 from chatkit_trio.types import (
+    InputTranscribeParams,
+    InputTranscribeReq,
     ProgressUpdateEvent,
     ThreadItemRemovedEvent,
     ThreadItemReplacedEvent,
+    TranscriptionResult,
 )
 from tests.transcript import lines, transcript
 
@@ -50,6 +60,7 @@ from .parts import (
     SlowWrites,
     answered,
     begin,
+    body_of,
     events_of,
     finish,
     message_request,
@@ -961,6 +972,108 @@ async def test_a_request_that_came_to_two_nodes_at_once_reads_the_turn_when_it_i
     # A reader may hold what it was refused with for as long as it likes.
     assert isinstance(second.turn, Turn)
     assert isinstance(again.turn, RemoteTurn)
+
+
+async def hangs(*_: Any) -> None:
+    await trio.sleep_forever()
+
+
+class Transcribing(ScriptedServer):
+    """Numbers its transcripts; each takes 2 s, and as many as there are errors fail first."""
+
+    def __init__(self, cluster: MemoryCluster, made: list[str], errors: list[Exception]) -> None:
+        super().__init__(MemoryStore[Any](cluster=cluster), lambda *_: None)
+        self.made, self.errors = made, errors
+
+    async def transcribe(self, audio_input: Any, context: Any) -> TranscriptionResult:
+        self.made.append(f"take {len(self.made)}")
+        text = self.made[-1]
+        await trio.sleep(2)
+        if self.errors:
+            raise self.errors.pop()
+        return TranscriptionResult(text=text)
+
+
+@asynccontextmanager
+async def transcribing(
+    *errors: Exception,
+) -> AsyncIterator[tuple[list[Transcribing], MemoryCluster, list[str]]]:
+    cluster, made = MemoryCluster(lease_timeout=LEASE), list[str]()
+    nodes = [Transcribing(cluster, made, [*errors]) for _ in range(2)]
+    async with nodes[0], nodes[1]:
+        yield nodes, cluster, made
+
+
+async def transcript_of(server: ChatKitServer[Any]) -> str:
+    params = InputTranscribeParams(audio_base64="AAAA", mime_type="audio/wav")
+    body = body_of(InputTranscribeReq(params=params))
+    result = await server.process(body, None, idempotency_key="k")
+    assert isinstance(result, NonStreamingResult)
+    text: str = json.loads(result.json)["text"]
+    return text
+
+
+@pytest.mark.parametrize("seconds_later", [0.0, 0.5, 5.0])
+@pytest.mark.parametrize("repeats", ["th", "tht", "ttt", "hth"])
+@within(HOUR)
+async def test_a_request_with_one_answer_that_comes_to_several_nodes_is_carried_out_once(
+    repeats: str, seconds_later: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with transcribing() as (nodes, _, made):
+        answers: list[str] = []
+
+        async def ask(name: str) -> None:
+            answers.append(await transcript_of(nodes["ht".index(name)]))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, "h")
+            await trio.sleep(seconds_later)
+            for name in repeats:
+                nursery.start_soon(ask, name)
+
+    assert made == ["take 0"]
+    assert answers == ["take 0"] * (1 + len(repeats))
+
+
+@pytest.mark.parametrize("end", ["fails", "is cancelled", "dies"])
+@within(HOUR)
+async def test_a_request_with_one_answer_that_got_none_is_carried_out_by_its_repeat_elsewhere(
+    end: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with transcribing() as (nodes, cluster, made), trio.open_nursery() as nursery:
+        if end == "fails":
+            nodes[0].errors.append(OSError("not now"))
+        first = trio.CancelScope()
+
+        async def ask() -> None:
+            with first, suppress(OSError):
+                await transcript_of(nodes[0])
+
+        nursery.start_soon(ask)
+        await trio.sleep(1)
+        if end == "is cancelled":
+            first.cancel()
+        if end == "dies":
+            kill(nodes[0], cluster)
+            nodes[0].made = ["of a dead process"]
+        answer = await transcript_of(nodes[1])
+        again = await transcript_of(nodes[1])
+
+    assert made == ["take 0", "take 1"]
+    assert answer == again == "take 1"
+
+
+@within(HOUR)
+async def test_a_repeat_does_not_wait_for_ever_for_an_answer_of_another_node(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with transcribing() as (nodes, _, _made), trio.open_nursery() as nursery:
+        monkeypatch.setattr(nodes[0], "transcribe", hangs)
+        nursery.start_soon(transcript_of, nodes[0])
+        await trio.sleep(1)
+        with pytest.raises(StoreError, match="send it again"):
+            await transcript_of(nodes[1])
+        nursery.cancel_scope.cancel()
 
 
 # --- Limits by owner ---------------------------------------------------------------------------
