@@ -19,6 +19,7 @@ from chatkit_trio.errors import BaseStreamError
 from chatkit_trio.store import Store
 from chatkit_trio.types import (
     ThreadItem,
+    ThreadItemReplacedEvent,
     ThreadItemUpdatedEvent,
     ThreadStreamEvent,
     WidgetComponentUpdated,
@@ -129,6 +130,19 @@ class Answer:
         """
         self._log.wake_writer()  # it may wait for its client meanwhile
         return await self.handover.ask(Rename(title=title))
+
+    async def replace(self, item: ThreadItem) -> bool:
+        """Have the turn go on with an item as a request beside it has stored it.
+
+        Return False if the turn has ended instead: it may have stored an older state.
+        """
+        # An update that is being performed may have loaded the item as it was.
+        if not await self.handover.until_idle():
+            return False
+        if self.items.begun(item.id) is None:
+            return True
+        step = self._accept(ThreadItemReplacedEvent(item=item))
+        return step is None or await self.handover.ask(step)
 
     def thread_is_as_stored(self) -> None:
         """Take note that the thread has been loaded again."""

@@ -185,6 +185,12 @@ class Handover:
             raise step.error
         return step.is_done
 
+    async def until_idle(self) -> bool:
+        """Wait until no step is performed or waits; return False if the turn has ended instead."""
+        while self._steps:
+            await self._performed.park()
+        return not self._is_closed
+
     # --- The user's tasks ----------------------------------------------------------------------
 
     async def _keep_nursery(self, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC114

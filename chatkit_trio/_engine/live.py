@@ -19,7 +19,7 @@ from typing import Any
 import trio
 
 from chatkit_trio.errors import StoreError
-from chatkit_trio.types import ThreadMetadata
+from chatkit_trio.types import ThreadItem, ThreadMetadata
 
 from .journal import JournaledTurn
 from .keeping import CancelReason
@@ -115,6 +115,22 @@ class LiveTurns:
             is_done = turn.answer is not None and await turn.answer.rename(title)
             return turn.thread if is_done else None
         return None if self._node is None else await self._node.rename(thread_id, title)
+
+    async def turn_id(self, thread_id: str) -> str | None:
+        """Return the id of the turn that is live on a thread, in whatever process."""
+        if (turn := self.on_thread(thread_id)) is not None:
+            return turn.id
+        return None if self._node is None else await self._node.turn_id(thread_id)
+
+    async def replace(self, turn_id: str, item: ThreadItem) -> bool:
+        """Have a live turn go on with an item as a request beside it has stored it.
+
+        Returns False if the turn has ended instead: it may have stored an older state.
+        """
+        turn = self.on_thread(item.thread_id)
+        if turn is not None and turn.id == turn_id:
+            return turn.answer is not None and await turn.answer.replace(item)
+        return self._node is not None and await self._node.replace(turn_id, item)
 
     async def ready_to_read(self, thread_id: str) -> Beside | None:
         """Wait while the thread lacks an answer that has ended, in whatever process, dead or alive.

@@ -10,7 +10,7 @@ from chatkit_trio.types import ThreadItem, ThreadMetadata
 
 from .keeping import CancelReason
 
-Deed: TypeAlias = Literal["end", "look", "rename", "watch", "tell"]
+Deed: TypeAlias = Literal["end", "look", "rename", "replace", "watch", "tell"]
 
 
 class Ask(BaseModel):
@@ -28,6 +28,8 @@ class Ask(BaseModel):
     by_client: bool = False
     """Whether a turn whose client may not end it goes on."""
     title: str = ""
+    item: ThreadItem | None = None
+    """An item as a request has stored it: the turn may be changing it."""
     about: str = ""
     """What to tell."""
     start: int | None = None

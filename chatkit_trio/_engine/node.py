@@ -2,8 +2,9 @@
 
 The store has what must be true (one live turn a thread, the fence, who is dead); see
 `chatkit_trio.store.Coordination`. Everything else is asked of the node that runs the turn, by
-messages in its box: end it, tell its items, give it a title, let others watch it. A node that
-doesn't answer is waited for until the store says that it is dead; then its turn is settled here.
+messages in its box: end it, tell its items, give it a title or an item, let others watch it. A node
+that doesn't answer is waited for until the store says that it is dead; then its turn is settled
+here.
 """
 
 from __future__ import annotations
@@ -553,6 +554,23 @@ class Node:
             raise StoreError(reply.error)
         return reply.thread
 
+    async def replace(self, turn_id: str, item: ThreadItem) -> bool:
+        """Have another node's live turn go on with an item as a request here has stored it.
+
+        Returns False if that turn is over; a node that doesn't answer soon is believed to do it.
+        Raises `StoreError` if the node couldn't do it.
+        """
+        record = await self._coordination.record(item.thread_id)
+        if record is None or record.turn_id != turn_id:
+            return False
+        patience = _SILENT_POLLS * self._coordination.poll_interval
+        reply = await self._ask(record, patience, do="replace", item=item)
+        if reply is None:
+            return await self.turn_id(item.thread_id) == turn_id
+        if reply.error:
+            raise StoreError(reply.error)
+        return reply.found
+
     async def watch(
         self,
         thread_id: str,
@@ -665,6 +683,10 @@ class Node:
         if turn.answer is not None and await turn.answer.rename(ask.title):
             reply.thread = as_metadata(turn.thread)
 
+    async def _replace(self, ask: Ask, turn: Turn[Any], reply: Reply) -> None:
+        if turn.answer is not None and ask.item is not None:
+            reply.found = await turn.answer.replace(ask.item)
+
     async def _let_watch(self, ask: Ask, turn: Turn[Any], reply: Reply) -> None:
         if turn.is_ending or not turn.has_begun:
             reply.found = False
@@ -717,6 +739,7 @@ _DEEDS: dict[Deed, Callable[[Node, Ask, Turn[Any], Reply], Awaitable[None]]] = {
     "end": Node._end,
     "look": Node._tell_items,
     "rename": Node._rename,
+    "replace": Node._replace,
     "watch": Node._let_watch,
 }
 

@@ -834,9 +834,13 @@ async def threads_sync_custom_action(
     server: ServerHooks[Any], request: ThreadsSyncCustomActionReq, context: Any
 ) -> SyncCustomActionResponse:
     params = request.params
-    await server.live_turns.ready_to_read(params.thread_id)
+    elsewhere = await server.live_turns.ready_to_read(params.thread_id)
     thread = await load_thread(server.store, params.thread_id, context)
     sender = await _load_sender(server, params.thread_id, params.item_id, context)
+    if sender is not None and (beside := server.live_turns.beside(thread.id) or elsewhere):
+        # As the client sees it: what a live turn has made of it isn't stored yet.
+        sender = next((item for item in beside.changed if item.id == sender.id), sender)
+        sender = sender.model_copy(deep=True)  # the hook may change it
     if sender is not None and not isinstance(sender, WidgetItem):
         raise InvalidRequestError(f"item {sender.id} is not a widget: it can't send an action")
     given = await server.sync_action(thread, params.action, sender, context)
@@ -860,11 +864,23 @@ async def _stored_answer(
     if is_hidden(item):
         return SyncCustomActionResponse()
     if item.thread_id == thread.id:
-        # Keep turns from beginning: a retry may delete the item between a look and a save.
-        async with server.live_turns.alone(thread.id):
-            with suppress(NotFoundError):
-                await server.store.update_item(thread.id, item, context=context)
+        with suppress(NotFoundError):
+            await _update_item(server, item, context)
     return answer
+
+
+async def _update_item(server: ServerHooks[Any], item: ThreadItem, context: Any) -> None:
+    """Save an item that the thread has. Raises `NotFoundError` if the thread hasn't got it."""
+    live, thread_id = server.live_turns, item.thread_id
+    while True:
+        # Keep turns from beginning: a retry may delete the item between a look and a save.
+        async with live.alone(thread_id):
+            turn_id = await live.turn_id(thread_id)
+            await server.store.update_item(thread_id, item, context=context)
+        # A turn that is changing the item would save it as it was.
+        if turn_id is None or await live.replace(turn_id, item):
+            return
+        await live.ready_to_read(thread_id)
 
 
 def checked_request(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ import pytest
 import trio
 import trio.testing
 
+from chatkit_trio.actions import Action
 from chatkit_trio.server import TurnPolicy
-from chatkit_trio.stores import MemoryStore, SQLiteStore
+from chatkit_trio.store import Store
+from chatkit_trio.stores import MemoryCluster, MemoryStore, SQLiteStore
 from chatkit_trio.testing import (
     ChatClient,
+    ClientTurn,
     JumpClock,
     Scene,
     ScriptedServer,
+    SlowStore,
     Step,
     emit,
     pause,
@@ -27,9 +32,11 @@ from chatkit_trio.testing import (
 from chatkit_trio.types import (
     CustomTask,
     ProgressUpdateEvent,
+    SyncCustomActionResponse,
     ThreadItem,
     ThreadItemAddedEvent,
     ThreadItemDoneEvent,
+    ThreadItemReplacedEvent,
     ThreadItemUpdate,
     ThreadItemUpdatedEvent,
     ThreadMetadata,
@@ -48,6 +55,7 @@ from tests.transcript import lines, transcript
 from tests.web.http import client_of, events_of
 
 from .doubles import JournaledStore, TroubledStore
+from .parts import PRESS
 from .scenes import ask, bounded, crash, receive_for, sending, thread_of
 
 ITEM = "item_1"
@@ -263,6 +271,103 @@ async def test_a_late_watcher_is_shown_how_far_a_stored_item_has_grown(
     assert shown
     model = WorkflowItem if kind.startswith("workflow") else WidgetItem
     assert said(model.model_validate(shown[-1])) == expected[1]
+
+
+# --- A button is pressed in a widget that goes on -----------------------------------------------
+
+
+class SwitchServer(ScriptedServer):
+    """Its sync action turns the second text of a widget to "on", and leaves the first."""
+
+    async def sync_action(
+        self,
+        thread: ThreadMetadata,
+        action: Action[str, Any],
+        sender: WidgetItem | None,
+        context: Any,
+    ) -> SyncCustomActionResponse:
+        assert sender is not None
+        text, _ = said(sender).split(" | ")
+        return SyncCustomActionResponse(
+            updated_item=sender.model_copy(update={"widget": card(text, "on")})
+        )
+
+
+def switch(scene: Scene) -> ThreadItemDoneEvent:
+    item = WidgetItem(widget=card("", "off"), **scene.item_fields() | {"id": ITEM})
+    return ThreadItemDoneEvent(item=item)
+
+
+@asynccontextmanager
+async def switching(
+    store: Store[Any], *, makes: bool = False, seconds: float = 1.0
+) -> AsyncIterator[tuple[SwitchServer, ClientTurn]]:
+    """Give a server and a turn that streams into a widget of its own, or of an earlier turn."""
+    flow = [step for letter in "abc" for step in (update(delta(letter)), pause(seconds))]
+    first, *rest = [[emit(switch), *flow]] if makes else [[emit(switch)], flow]
+    server = SwitchServer(store, scripted_server(store, first, *rest).script)
+    async with server:
+        thread_id = None if makes else await thread_of(server)
+        async with sending(server, "go on", thread_id) as turn:
+            await turn.wait_for(lambda event: '"delta":"a"' in event.model_dump_json())
+            yield server, turn
+
+
+async def press(server: SwitchServer, thread_id: str) -> str:
+    answer = await ChatClient.of_server(server).act_and_wait(thread_id, PRESS, ITEM)
+    assert answer.updated_item is not None
+    return said(answer.updated_item)
+
+
+@pytest.mark.parametrize("makes", [True, False], ids=["in its turn", "in a later turn"])
+@pytest.mark.parametrize("end", ["finished", "stopped"])
+@pytest.mark.parametrize("pressed", ["its node", "another node"])
+@bounded
+async def test_what_a_sync_action_makes_of_a_widget_that_goes_on_stays(
+    pressed: str, end: str, makes: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    cluster = MemoryCluster()
+    memory, elsewhere = MemoryStore[Any](cluster=cluster), MemoryStore[Any](cluster=cluster)
+    other = SwitchServer(elsewhere, scripted_server(elsewhere, []).script)
+    async with other, switching(memory, makes=makes, seconds=9.0) as (server, turn):
+        thread_id = turn.thread_id or ""
+        await turn.wait_for(lambda event: '"delta":"b"' in event.model_dump_json())
+        answer = await press(server if pressed == "its node" else other, thread_id)
+        loaded = (await ChatClient.of_server(server).thread(thread_id)).items.data
+        if end == "stopped":
+            await turn.stop()
+        events = await turn.read()
+        stored = await memory.load_item(thread_id, ITEM, None)
+
+    [replaced] = [event for event in events if isinstance(event, ThreadItemReplacedEvent)]
+    [shown] = [said(item) for item in loaded if item.id == ITEM]
+    assert answer == shown == said(replaced.item) == "ab | on"
+    assert said(stored) == ("abc | on" if end == "finished" else "ab | on")
+
+
+@pytest.mark.parametrize("pressed", ["its node", "another node"])
+@pytest.mark.parametrize("end", ["finished", "stopped"])
+@pytest.mark.parametrize("number", range(30))
+@bounded
+async def test_a_sync_action_at_any_moment_of_a_turn_is_not_undone_by_it(
+    number: int, end: str, pressed: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    cluster = MemoryCluster()
+    memory, elsewhere = MemoryStore[Any](cluster=cluster), MemoryStore[Any](cluster=cluster)
+    other = SwitchServer(elsewhere, scripted_server(elsewhere, []).script)
+    store = SlowStore(memory, 0.0)
+    async with other, switching(store, seconds=0.2) as (server, turn):
+        store.seconds = store.answer_seconds = 0.05
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+            await trio.sleep(number * 0.03)
+            if end == "stopped":
+                nursery.start_soon(turn.stop)
+            await press(server if pressed == "its node" else other, turn.thread_id or "")
+        await turn.server_turn.settled.wait()
+        stored = await memory.load_item(turn.thread_id or "", ITEM, None)
+
+    assert said(stored).endswith(" | on")
 
 
 # --- Widgets that change many times ------------------------------------------------------------
