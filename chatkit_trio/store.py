@@ -31,10 +31,10 @@ from __future__ import annotations
 import logging
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Literal, Self
@@ -45,7 +45,7 @@ from typing_extensions import TypeVar
 from ._activity import ActivityPlace
 from ._reading_stores import Hit, read_by_activity, read_to_find
 from ._search import Query
-from .errors import ChatKitError, NotFoundError, means_not_found
+from .errors import ChatKitError, NotFoundError, TurnFencedError, means_not_found
 from .limits import OwnerUsage
 
 # Under these names too, because the original's module has them and code in use imports them there.
@@ -83,12 +83,14 @@ __all__ = [
     "StoreItemType",
     "TurnRecord",
     "UnstorableItem",
+    "behind_fence",
     "default_generate_id",
     "fencing_turn",
 ]
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 TContext = TypeVar("TContext", default=Any)
 
 StoreItemType = Literal[
@@ -353,7 +355,9 @@ class Coordination(ABC, Generic[TContext]):
     **The fence.** A write of a task for which `fencing_turn` names a turn happens only while that
     turn has its record on this node, looked up in the same transaction. Else it raises
     `TurnFencedError` and changes nothing, whatever method was called: another node has settled the
-    turn, or the thread was deleted. `set_aside` alone passes, for it is called behind the end.
+    turn, or the thread was deleted. `set_aside` alone passes, for it is called behind the end. The
+    turn's own settlement ends the record too, and then the engine lifts the fence; `behind_fence`
+    sees to the writes that are on their way just then.
     `Store.settle` with a `turn_id` asks for the record of that turn; if the record is gone because
     this very settlement has been stored before, it returns.
 
@@ -493,11 +497,35 @@ class Fence:
 
     turn_id: str
     is_lifted: bool = False
-    """Whether the turn is settled: what its tasks write afterwards is written as anybody's."""
+    """Whether the turn has settled itself, or its thread is gone: what its tasks write afterwards
+    is written as anybody's. A turn that another node has settled keeps its fence for good."""
+    _settled: trio.Event | None = field(default=None, init=False)
 
     def lift(self) -> None:
         """Let writes pass again."""
         self.is_lifted = True
+
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Have writes that are refused wait for the turn's own settlement, which happens inside.
+
+        The record may be gone before the caller of `Store.settle` is told so, and can lift the
+        fence. What the settlement itself writes mustn't wait for it: it has a fence of its own.
+        """
+        settled = self._settled = trio.Event()
+        token = fence.set(Fence(self.turn_id))
+        try:
+            yield
+        finally:
+            fence.reset(token)
+            settled.set()
+
+    async def is_lifted_soon(self) -> bool:
+        """Say whether the fence is lifted, after a settlement that is under way. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        if self._settled is not None:
+            await self._settled.wait()
+        return self.is_lifted
 
 
 fence: ContextVar[Fence | None] = ContextVar("chatkit_trio_fence", default=None)
@@ -507,10 +535,33 @@ fence: ContextVar[Fence | None] = ContextVar("chatkit_trio_fence", default=None)
 def fencing_turn() -> str | None:
     """Return the turn without whose record the calling task may not write; None if it may.
 
-    Ask it on the trio thread, before the work is given to a worker thread.
+    Ask it on the trio thread, before the work is given to a worker thread. `behind_fence` does.
     """
     current = fence.get()
     return None if current is None or current.is_lifted else current.turn_id
+
+
+async def behind_fence(write: Callable[[str | None], Awaitable[_T]]) -> _T:
+    """Carry out a write of the calling task as its fence allows, and return its result.
+
+        async def save_item(self, thread_id, item, context):
+            async def write(turn_id):
+                return await self._in_transaction(turn_id, _SAVE_ITEM, thread_id, item)
+
+            await behind_fence(write)
+
+    `write` is called with what `fencing_turn` says. If it names a turn that has no record here,
+    `write` raises `TurnFencedError` and changes nothing. Where it was the turn's own settlement
+    that has ended the record while the write was on its way, `write` is called once more, with
+    None. Raises what `write` raises.
+    """
+    turn_id, mine = fencing_turn(), fence.get()
+    try:
+        return await write(turn_id)
+    except TurnFencedError:
+        if turn_id is None or mine is None or not await mine.is_lifted_soon():
+            raise
+    return await write(None)
 
 
 class AttachmentStore(ABC, Generic[TContext]):
@@ -726,7 +777,7 @@ class Store(ABC, Generic[TContext]):
         for item in opening.changed_items:
             await self.save_item(thread_id, item, context)
 
-    async def settle(self, settlement: Settlement, context: TContext) -> None:
+    async def settle(self, settlement: Settlement, context: TContext) -> bool | None:
         """Store all that a turn leaves behind; see `Settlement`.
 
             note = SDKHiddenContextItem(
@@ -749,7 +800,9 @@ class Store(ABC, Generic[TContext]):
           (`ending.turn_id`) already, so that there is one note a turn,
         - a warning is logged.
 
-        Is a checkpoint. If it raises `trio.Cancelled`, a store with transactions has changed
+        Returns whether the turn was this process's own until now; False if another had taken it for
+        crashed. Then the turn's fence stays. A store that returns None is taken at its word that it
+        was. Is a checkpoint. If it raises `trio.Cancelled`, a store with transactions has changed
         nothing. This default takes one write an item, so a cancellation or a crash may leave a
         part, and calling it again adds the rest.
         """
@@ -762,6 +815,7 @@ class Store(ABC, Generic[TContext]):
             await self.save_item(thread_id, item, context)
         if settlement.thread is not None:
             await self.update_thread(settlement.thread, context)
+        return None
 
     async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
         """Keep for the operator what the store has refused.

@@ -42,6 +42,7 @@ PUBLIC = {
         "StoreItemType",
         "TurnRecord",
         "UnstorableItem",
+        "behind_fence",
         "default_generate_id",
         "fencing_turn",
     ],

@@ -135,6 +135,7 @@ class Settling:
         self._context = context
         self._seconds = seconds
         self._hook_runs = False
+        self._keeping_failed: Exception | None = None
 
     async def settle(
         self,
@@ -186,7 +187,11 @@ class Settling:
         if not self._hook_runs:
             raise RuntimeError("keep() works only in handle_stream_cancelled(), while that runs")
         self.left.keep(pending, self._make_note)
-        await self.storing.once()
+        try:
+            await self.storing.once()
+        except (NotFoundError, TurnFencedError) as error:
+            self._keeping_failed = error
+            raise
 
     def _has_to_keep(self, pending: Sequence[ThreadItem], broke_off: bool) -> bool:
         """Say whether a failed turn has an answer that was cut: a refusal alone isn't one."""
@@ -203,12 +208,10 @@ class Settling:
         try:
             thread = self.left.watch.thread
             is_done = await ends_within(self._seconds, hook, thread, [*pending], self._context)
-        except (NotFoundError, TurnFencedError) as raised:
-            # Of the store, if the default has been called: storing says what it is.
-            error = None if self.left.kept is not None else raised
-            is_done = error is None
         except Exception as raised:
-            error = raised
+            # Storing says what it is that has failed the default: it meets it again.
+            is_done = raised is self._keeping_failed
+            error = None if is_done else raised
         finally:
             self._hook_runs = False
         if not is_done:

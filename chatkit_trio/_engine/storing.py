@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from chatkit_trio.errors import NotFoundError, StoreError, TurnFencedError
-from chatkit_trio.store import Settlement, Store, UnstorableItem, default_generate_id
+from chatkit_trio.store import Fence, Settlement, Store, UnstorableItem, default_generate_id
 from chatkit_trio.types import ThreadItem
 
 from .groups import StrayCancellation, ends_process, split_cancelled
@@ -74,6 +74,8 @@ class Storing:
         self._context = context
         self._left = leftovers
         self._seconds = seconds
+        self.fence: Fence | None = None
+        """Whose record the settlement ends, if several processes share the store."""
         self.tries = 0
         """How often it was tried to store all in one step."""
         self._failures = 0
@@ -88,7 +90,7 @@ class Storing:
         settlement = self._left.settlement()
         self.tries += 1
         try:
-            await self._store.settle(settlement, self._context)
+            await self._settle(settlement)
         except (NotFoundError, StoreError, TurnFencedError):
             raise
         except Exception:
@@ -97,7 +99,7 @@ class Storing:
             # It may be the thread that can't be stored: the items are stored without it.
             logger.exception("thread %s couldn't be saved with its items", self._left.thread_id)
             settlement = replace(settlement, thread=None)
-            await self._store.settle(settlement, self._context)
+            await self._settle(settlement)
             self._left.drop_thread()
         self._left.confirm(settlement.thread)
 
@@ -109,7 +111,20 @@ class Storing:
 
     async def _store_unconfirmed(self) -> None:
         await self._make_sure()
-        await self._store.settle(self._left.unconfirmed(), self._context)
+        await self._settle(self._left.unconfirmed())
+
+    async def _settle(self, settlement: Settlement) -> None:
+        """Have the store settle; lift the turn's fence if that has ended the turn's record.
+
+        The record may have been ended by another node. Then the fence stays: what the turn's code
+        writes now could undo what others have written since.
+        """
+        if self.fence is None or settlement.turn_id is None:
+            await self._store.settle(settlement, self._context)
+            return
+        with self.fence.settling():
+            if await self._store.settle(settlement, self._context) is not False:
+                self.fence.lift()
 
     async def _make_sure(self) -> None:
         """Look what the store has where only that can tell; raise what it raises.
@@ -213,6 +228,8 @@ class Storing:
             left = self._left
             logger.info("thread %s was deleted; %s is settled", left.thread_id, left.turn_id)
             left.thread_is_gone()
+            if self.fence is not None:
+                self.fence.lift()  # its tasks may have work elsewhere
             return True
         except TurnFencedError:
             left = self._left
@@ -295,7 +312,7 @@ class Storing:
 
     async def _refusal(self, settlement: Settlement) -> Exception | None:
         """Try to store this; return why it wasn't stored, None if it was."""
-        return await self._refusal_of(self._store.settle, settlement, self._context)
+        return await self._refusal_of(self._settle, settlement)
 
     async def _refusal_of(
         self, operation: Callable[..., Awaitable[None]], *args: Any

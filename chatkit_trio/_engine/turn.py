@@ -171,7 +171,6 @@ class Turn(Generic[TContext]):
         """The owner's slot that this turn has until it is settled, if turns are limited."""
         self._options: StreamOptions | None = None
         self._leader_takes_components = False
-        self._fence: Fence | None = None
         self._came_at: float | None = None
         self._settling_since = 0.0
         self._info: TurnInfo | None = None
@@ -401,6 +400,7 @@ class Turn(Generic[TContext]):
         writes, and records it, where several processes share the store.
         """
         _current_turn.set(self)
+        outside = fence.get()
         self.task = trio.lowlevel.current_task()
         self._came_at = trio.current_time()
         if self.story.is_watched:
@@ -428,6 +428,8 @@ class Turn(Generic[TContext]):
                 self._release()
             self._tell_end()
             self._end()
+        # What this task still does isn't the turn's: it records what became of a request.
+        fence.set(outside)
 
     async def _begin_and_answer(
         self, admission: AbstractAsyncContextManager[None], begin: Begin | None
@@ -450,12 +452,13 @@ class Turn(Generic[TContext]):
         """Do the request's first writes; once they have begun they are all made."""
         # A write runs to its end whatever happens: don't start one for a cancelled turn.
         await trio.lowlevel.checkpoint_if_cancelled()
+        own_fence: Fence | None = None
         if begin is None:
             prepared = await self._make_first_writes()
         else:
             prepared = await begin(self)
-            self._fence = Fence(self.id)
-            fence.set(self._fence)
+            own_fence = Fence(self.id)
+            fence.set(own_fence)
         self.answer = Answer(
             self.id,
             self.hooks.store,
@@ -467,6 +470,7 @@ class Turn(Generic[TContext]):
             self.hooks.foreign_models,
             self.hooks.journal_writer,
         )
+        self.answer.settling.storing.fence = own_fence
         journal = self.hooks.store.journal
         if journal is not None:
             # Before the call: when it fails, there may be an entry all the same.
@@ -617,8 +621,6 @@ class Turn(Generic[TContext]):
         """Let go of the thread: all that will be stored is."""
         self.log.close()
         self.state = TurnState.SETTLED
-        if self._fence is not None:
-            self._fence.lift()
         self._free_slot()
         self.settled.set()
 

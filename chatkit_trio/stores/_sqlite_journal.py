@@ -98,8 +98,14 @@ class SQLiteJournal(Journal[TContext]):
             lambda db: queries.settle_claimed(db, settlement), owner=_SERVERS_OWN
         )
 
-    def settle(self, db: sqlite3.Connection, owner: str, settlement: Settlement) -> bool:
-        """Settle a turn of this store, inside a transaction; say whether its thread is there."""
+    def settle(
+        self, db: sqlite3.Connection, owner: str, settlement: Settlement
+    ) -> tuple[bool, bool]:
+        """Settle a turn of this store, inside a transaction.
+
+        Return whether its thread is there, and whether another process has taken the turn for
+        crashed.
+        """
         self._database.keep_lock()
         found, is_taken = queries.settle_live(db, owner, settlement, self._database.instance)
         if is_taken:
@@ -109,4 +115,4 @@ class SQLiteJournal(Journal[TContext]):
                 settlement.turn_id,
                 settlement.thread_id,
             )
-        return found
+        return found, is_taken

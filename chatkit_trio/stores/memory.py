@@ -28,7 +28,7 @@ from chatkit_trio.store import (
     UnstorableItem,
     as_active_thread,
     as_search_hit,
-    fencing_turn,
+    behind_fence,
 )
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
@@ -319,9 +319,12 @@ class MemoryStore(Store[TContext]):
         The turn that is settled is asked for by itself.
         """
         await trio.lowlevel.checkpoint()
-        turn_id = fencing_turn()
-        if self._node is not None and turn_id not in (None, settles):
-            self._cluster.check_live(turn_id, self._node.open_node())
+
+        async def check(turn_id: str | None) -> None:  # it doesn't wait: the write comes at once
+            if self._node is not None and turn_id not in (None, settles):
+                self._cluster.check_live(turn_id, self._node.open_node())
+
+        await behind_fence(check)
 
     def _place(self, thread_id: str | None, owner: str) -> int | None:
         """Return where an owner's thread stands, or stood when it was deleted."""

@@ -39,7 +39,7 @@ from chatkit_trio.store import (
     TContext,
     UnstorableItem,
     as_search_hit,
-    fencing_turn,
+    behind_fence,
 )
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
@@ -275,11 +275,9 @@ class PostgreSQLStore(Store[TContext]):
         """
         check_settlement(settlement)
         owner, node = owner_of(self._owner, context), self._database.node.id
-        turn_id = fencing_turn()
-        await self._database.write(
-            lambda tx: turns.settle(tx, owner, settlement, node),
-            # The turn that is settled is asked for by the settling itself.
-            turn_id=None if turn_id == settlement.turn_id else turn_id,
+        # The turn that is settled is asked for by the settling itself.
+        await self._write_fenced(
+            lambda tx: turns.settle(tx, owner, settlement, node), settles=settlement.turn_id
         )
         self._node.tell(settlement.thread_id)
 
@@ -426,9 +424,18 @@ class PostgreSQLStore(Store[TContext]):
         **kwargs: P.kwargs,
     ) -> T:
         owner = owner_of(self._owner, context)
-        return await self._database.write(
-            lambda tx: query(tx, owner, *args, **kwargs), turn_id=fencing_turn()
-        )
+        return await self._write_fenced(lambda tx: query(tx, owner, *args, **kwargs))
+
+    async def _write_fenced(
+        self, transaction: Callable[[Transaction], T], *, settles: str | None = None
+    ) -> T:
+        """Write, unless the task's turn isn't live here any more; what it settles may be."""
+
+        async def write(turn_id: str | None) -> T:
+            fenced = None if turn_id == settles else turn_id
+            return await self._database.write(transaction, turn_id=fenced)
+
+        return await behind_fence(write)
 
 
 def _nothing_of_that_id(error: UnstorableTextError) -> NotFoundError:

@@ -34,7 +34,7 @@ from chatkit_trio.store import (
     TContext,
     UnstorableItem,
     as_search_hit,
-    fencing_turn,
+    behind_fence,
 )
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
@@ -237,7 +237,7 @@ class SQLiteStore(Store[TContext]):
         with suppress(UnicodeEncodeError):  # there is no such attachment
             await self._write(context, queries.delete_attachment, attachment_id)
 
-    async def settle(self, settlement: Settlement, context: TContext) -> None:
+    async def settle(self, settlement: Settlement, context: TContext) -> bool:
         """Store all that a turn leaves behind, in one transaction; see `Store.settle`.
 
         Raises `NotFoundError` for an unknown thread; the turn's entry in the journal is closed even
@@ -246,7 +246,7 @@ class SQLiteStore(Store[TContext]):
         """
         check_settlement(settlement)
         owner = owner_of(self._owner, context)
-        is_found = await self._write_fenced(
+        is_found, is_taken = await self._write_fenced(
             lambda db: self._journal.settle(db, owner, settlement),
             owner,
             settles=settlement.turn_id,
@@ -254,6 +254,7 @@ class SQLiteStore(Store[TContext]):
         self._coordination.tell(settlement.thread_id)
         if not is_found:
             raise NotFoundError(f"there is no thread {settlement.thread_id}")
+        return not is_taken
 
     async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:
         """Delete every item of the thread that was inserted after `item_id`, in one transaction.
@@ -366,13 +367,14 @@ class SQLiteStore(Store[TContext]):
         settles: str | None = None,
     ) -> T:
         """Write, unless the task's turn isn't live here any more; what it settles may be."""
-        turn_id = fencing_turn()
-        if turn_id is None or turn_id == settles:
-            return await self._database.write(transaction, owner=owner)
         instance = self._database.instance
 
-        def behind_the_fence(db: sqlite3.Connection) -> T:
-            admission.check_live(db, turn_id, instance)
-            return transaction(db)
+        async def write(turn_id: str | None) -> T:
+            def with_a_look(db: sqlite3.Connection) -> T:
+                if turn_id not in (None, settles):
+                    admission.check_live(db, turn_id, instance)
+                return transaction(db)
 
-        return await self._database.write(behind_the_fence, owner=owner)
+            return await self._database.write(with_a_look, owner=owner)
+
+        return await behind_fence(write)

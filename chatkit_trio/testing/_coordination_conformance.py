@@ -767,6 +767,30 @@ class CoordinationConformance(StoreUnderTest):
                 await node.save_thread(thread("thr_1", "after"), self.context())
             assert (await node.load_thread("thr_1", self.context())).title == "after"
 
+    async def test_what_is_on_its_way_when_its_turn_settles_itself_is_written(self) -> None:
+        """Writers are at work while their own turn is settled: none may be refused."""
+        async with self._nodes() as (node, other):
+            for n in range(5):
+                thread_id, turn_id = f"thr_1{n}", f"turn_{n}"
+                await prepare(node, thread_id, self.context())
+                await self._begin(node, turn_id, thread_id)
+                with _fence_of(turn_id) as mine:
+                    async with trio.open_nursery() as nursery:
+                        for writer in range(4):
+                            nursery.start_soon(self._write_some, node, thread_id, writer)
+                        while not await other.has_item(thread_id, "0-0", self.context()):
+                            pass
+                        with mine.settling():
+                            await self._settle(node, turn_id, thread_id)
+                            mine.lift()
+                ids = await item_ids(node, thread_id, self.context())
+                written = {f"{writer}-{m}" for writer in range(4) for m in range(20)}
+                assert written <= set(ids)
+
+    async def _write_some(self, node: Store[Any], thread_id: str, writer: int) -> None:
+        for n in range(20):
+            await node.add_thread_item(thread_id, note(f"{writer}-{n}", thread_id), self.context())
+
     async def test_nothing_is_written_behind_the_settlement_of_another(self) -> None:
         """Writers are at work while their turn is taken over: none may come too late."""
         async with self._nodes() as (node, silent):
@@ -826,7 +850,7 @@ class CoordinationConformance(StoreUnderTest):
             text = "whole"
             with _fence_of("turn_1"):
                 try:
-                    await silent.settle(_STOPPED, self.context())
+                    assert await silent.settle(_STOPPED, self.context()) is False
                 except TurnFencedError:
                     text = "partial"
             items = (await snapshot(node, "thr_1", self.context())).items

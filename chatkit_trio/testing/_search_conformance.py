@@ -192,7 +192,7 @@ class SearchConformance(StoreUnderTest):
             assert sorted(await self._found(store, "boat")) == sorted(found)
 
     async def test_what_is_replaced_is_found_by_its_new_text_only(self) -> None:
-        ways: Sequence[Callable[[Store[Any], ThreadItem], Awaitable[None]]] = (
+        ways: Sequence[Callable[[Store[Any], ThreadItem], Awaitable[object]]] = (
             lambda store, item: store.save_item("thr_1", item, self.context()),
             lambda store, item: store.update_item("thr_1", item, self.context()),
             lambda store, item: store.settle(

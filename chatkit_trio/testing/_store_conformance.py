@@ -606,7 +606,7 @@ class StoreConformance(SearchConformance, CoordinationConformance):
         )
         metadata = thread("thr_1").model_copy(update={"metadata": {"a": value}})
         settlement = Settlement("thr_1", None, (item,), thread=metadata)
-        writes: tuple[Callable[[Store[Any]], Awaitable[None]], ...] = (
+        writes: tuple[Callable[[Store[Any]], Awaitable[object]], ...] = (
             lambda store: store.add_thread_item("thr_1", item, self.context()),
             lambda store: store.save_item("thr_1", item, self.context()),
             lambda store: store.settle(settlement, self.context()),

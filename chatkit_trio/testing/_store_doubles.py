@@ -147,8 +147,8 @@ class StoreWrapper(Store[TContext]):
         call = partial(self.wrapped.delete_thread_item, thread_id, item_id, context=context)
         await self.around("delete_thread_item", call)
 
-    async def settle(self, settlement: Settlement, context: TContext) -> None:
-        await self.around("settle", partial(self.wrapped.settle, settlement, context))
+    async def settle(self, settlement: Settlement, context: TContext) -> bool | None:
+        return await self.around("settle", partial(self.wrapped.settle, settlement, context))
 
     async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
         await self.around("set_aside", partial(self.wrapped.set_aside, item, context))

@@ -586,6 +586,46 @@ async def test_a_stop_in_an_approved_tool_is_told_and_not_repeated(rig: Rig) -> 
     assert "nobody knows whether it took effect" in json.dumps(rig.last_input)
 
 
+class TakesBack(Slow):
+    """Its tool takes a refund back when it is stopped, and says so."""
+
+    def tools(self) -> Any:
+        @tool(needs_approval=True)
+        async def refund(order: str, amount: int) -> str:
+            """Give money back."""
+            self.running.set()
+            with trio.CancelScope() as scope:
+                try:
+                    await trio.sleep_forever()
+                except trio.Cancelled:
+                    scope.shield = True
+                    self.made.append("taken back")
+            return "the refund was taken back"
+
+        return [refund]
+
+
+async def test_what_a_tool_returns_when_it_is_stopped_is_kept_on_sqlite(
+    rig: Rig, tmp_path: Path
+) -> None:
+    rig.plays(REFUND)
+    store = sqlite(tmp_path / "chat.db")
+    async with rig.open(store, kind=TakesBack) as (server, client):
+        assert isinstance(server, TakesBack)
+        turn = await send(client, "hi")
+        question = await question_in(store, turn.thread_id)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer, client, question, "Approve")
+            await server.running.wait()
+            [live] = list(server.live_turns)
+            await client.stop(turn.thread_id)
+            await live.ended.wait()
+        [call] = await calls_in(store, turn.thread_id)
+
+    assert rig.made == ["taken back"]
+    assert (call.state, call.output) == ("done", "the refund was taken back")
+
+
 async def test_what_a_tool_returned_is_kept_when_the_answer_fails(rig: Rig) -> None:
     """The model is away when the tool has run: the tool's result is in the next turn's input."""
     rig.plays(REFUND)

@@ -17,10 +17,12 @@ import trio
 
 from chatkit_trio.server import ChatKitServer, current_turn
 from chatkit_trio.store import Store
-from chatkit_trio.stores import MemoryStore, SQLiteStore
+from chatkit_trio.stores import MemoryCluster, MemoryStore, SQLiteStore
 from chatkit_trio.testing import (
     EVERY_REASON,
+    Aftermath,
     Scene,
+    ScriptedRespond,
     ScriptedServer,
     SlowStore,
     Step,
@@ -34,6 +36,8 @@ from chatkit_trio.testing import (
 )
 from chatkit_trio.types import (
     AssistantMessageItem,
+    SDKHiddenContextItem,
+    ThreadItem,
     ThreadItemReplacedEvent,
     ThreadMetadata,
     ThreadStreamEvent,
@@ -77,6 +81,20 @@ class ToolServer(ChatKitServer[Any]):
         yield ThreadItemReplacedEvent(item=item.model_copy(update={"content": [part]}))
 
 
+class WordyServer(ScriptedServer):
+    """Says more in the hidden note than the engine does, once that is stored."""
+
+    async def handle_stream_cancelled(
+        self, thread: ThreadMetadata, pending_items: list[ThreadItem], context: Any
+    ) -> None:
+        await super().handle_stream_cancelled(thread, pending_items, context)
+        [note] = (await self.store.load_thread_items(thread.id, None, 1, "desc", context)).data
+        assert isinstance(note, SDKHiddenContextItem)
+        wordy = note.model_copy(update={"content": f"{note.content} So it goes."})
+        await self.store.save_item(thread.id, wordy, context=context)
+        thread.metadata["cut"] = True
+
+
 async def look_up(found: trio.Event) -> None:
     await trio.sleep(0.05)
     found.set()
@@ -115,6 +133,34 @@ def test_a_slow_store_changes_nothing() -> None:
         "Tell me a story",
         make_store=lambda: SlowStore(MemoryStore(), 0.3, answer_seconds=0.3),
         step=13,
+    )
+
+
+@pytest.mark.parametrize("kind", ["memory", "cluster", "sqlite"])
+def test_what_a_hook_writes_behind_the_default_is_kept_wherever_the_turn_is_cut(
+    kind: str, tmp_path: Path
+) -> None:
+    numbers = count()
+
+    def make_store() -> Store[Any]:
+        if kind == "sqlite":
+            return SQLiteStore(tmp_path / f"{next(numbers)}.db")
+        return MemoryStore(cluster=MemoryCluster() if kind == "cluster" else None)
+
+    def check(aftermath: Aftermath) -> None:
+        notes = [item for item in aftermath.stored if isinstance(item, SDKHiddenContextItem)]
+        assert all(note.content.endswith("So it goes.") for note in notes)
+        saved = {} if aftermath.thread is None else aftermath.thread.metadata
+        assert saved == ({"cut": True} if notes else {})
+
+    explore_cancellations(
+        lambda store: WordyServer(store, ScriptedRespond([say("Hello ", "there", every=0.01)])),
+        "Hi",
+        make_store=make_store,
+        reasons=["stopped", "disconnected", "deadline", "shutdown", "superseded"],
+        troubles=[],
+        check=check,
+        step=7 if kind == "sqlite" else 1,
     )
 
 

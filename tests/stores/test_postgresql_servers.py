@@ -18,10 +18,12 @@ from chatkit_trio.testing import (
     ChatClient,
     ClientTurn,
     RequestRefused,
+    ScriptedRespond,
     ScriptedServer,
     say,
     scripted_server,
 )
+from chatkit_trio.types import HiddenContextItem, ThreadItem, ThreadMetadata
 from tests.postgresql_server import Server
 from tests.transcript import transcript
 
@@ -77,6 +79,45 @@ async def test_a_turn_is_stopped_from_another_node(postgresql_url: str) -> None:
         lines = await transcript(there.store, turn.thread_id)
         assert lines[0] == "user: hi"
         assert lines[2:] == ["note: stopped"]
+
+
+class GoesOn(ScriptedServer):
+    """Writes more behind the end of a turn: in its hook, and in the cleanup of `respond`."""
+
+    async def respond(self, thread: ThreadMetadata, message: Any, context: Any) -> Any:
+        try:
+            async for event in super().respond(thread, message, context):
+                yield event
+        finally:
+            with trio.move_on_after(5, shield=True):
+                await self.store.add_thread_item(thread.id, own_note(thread, "cleanup"), context)
+
+    async def handle_stream_cancelled(
+        self, thread: ThreadMetadata, pending_items: list[ThreadItem], context: Any
+    ) -> None:
+        await super().handle_stream_cancelled(thread, pending_items, context)
+        await self.store.add_thread_item(thread.id, own_note(thread, "hook"), context)
+        thread.metadata["cut"] = True
+
+
+def own_note(thread: ThreadMetadata, item_id: str) -> HiddenContextItem:
+    return HiddenContextItem(
+        id=item_id, thread_id=thread.id, created_at=thread.created_at, content=item_id
+    )
+
+
+async def test_what_a_turns_own_code_writes_behind_its_end_is_kept(postgresql_url: str) -> None:
+    server = GoesOn(PostgreSQLStore[Any](postgresql_url), ScriptedRespond(SLOWLY))
+    async with server:
+        for _ in range(10):
+            async with streaming(server) as turn:
+                await turn.stop()
+                assert turn.thread_id is not None
+                await turn.server_turn.ended.wait()
+                thread = await server.store.load_thread(turn.thread_id, None)
+                page = await server.store.load_thread_items(turn.thread_id, None, 9, "asc", None)
+            assert {"hook", "cleanup"} <= {item.id for item in page.data}
+            assert thread.metadata == {"cut": True}
 
 
 THE_ACTION = {"item_id": "i1", "action": {"type": "a"}}

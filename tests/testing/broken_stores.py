@@ -1062,6 +1062,21 @@ class TestFenceIsNeverLifted(ClusterKit):
     store = FenceIsNeverLifted
 
 
+class FenceAsksOnce(MemoryStore[str]):
+    """Refuses a write that was on its way when its own turn was settled."""
+
+    async def _begin_write(self, *, settles: str | None = None) -> None:
+        turn_id = fencing_turn()
+        await trio.lowlevel.checkpoint()
+        if self._node is not None and turn_id not in (None, settles):
+            self._cluster.check_live(turn_id, self._node.open_node())
+
+
+class TestFenceAsksOnce(ClusterKit):
+    __test__ = True
+    store = FenceAsksOnce
+
+
 class LooksThenBegins(MemoryCoordination[str]):
     """Lets another turn in between looking at the thread and recording the turn."""
 

@@ -74,6 +74,7 @@ WHAT_FINDS_IT = {
     "FenceOfAnyNode": "a_turn_that_is_live_elsewhere_writes_nothing_here",
     "FenceUntilSettled": "a_turn_that_was_taken_for_dead_writes_nothing[add_thread_item]",
     "FenceIsNeverLifted": "a_turn_whose_fence_is_lifted_writes_as_anybody",
+    "FenceAsksOnce": "what_is_on_its_way_when_its_turn_settles_itself_is_written",
     "LooksThenBegins": "of_many_who_begin_on_one_thread_one_is_let_in",
     "WritesThenRecords": "a_turn_that_cant_make_a_first_write_leaves_nothing[an id that is there]",
     "RecordsThenWrites": "a_cancelled_beginning_is_made_whole_or_not_at_all",
