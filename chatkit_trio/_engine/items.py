@@ -304,7 +304,8 @@ class TurnItems:
     def _update(self, item_id: str, update: ThreadItemUpdate) -> UpdateStoredItem | None:
         draft = self._pending.get(item_id) or self._reopened.get(item_id)
         if draft is None:
-            return UpdateStoredItem(item_id, update)
+            # A copy, because respond may change its object while the item is loaded.
+            return UpdateStoredItem(item_id, update.model_copy(deep=True))
         draft.apply(update)
         self.version += 1
         return None

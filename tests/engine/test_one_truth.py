@@ -16,7 +16,7 @@ import trio
 from pydantic import BaseModel
 
 from chatkit_trio.errors import ConflictError
-from chatkit_trio.server import TurnPolicy
+from chatkit_trio.server import TurnPolicy, current_turn
 from chatkit_trio.store import Store
 from chatkit_trio.stores import MemoryStore, SQLiteStore
 from chatkit_trio.testing import (
@@ -73,6 +73,7 @@ from chatkit_trio.web import create_app
 from chatkit_trio.widgets import DynamicWidgetComponent
 from tests.transcript import transcript
 
+from .doubles import TroubledStore, hangs, once, takes
 from .parts import (
     FOR_EVER,
     MakeEvent,
@@ -954,6 +955,38 @@ async def test_what_respond_changes_in_an_update_after_it_was_sent_is_not_kept(
     ]
     async with scripted_server(store := MemoryStore[Any](), script) as server:
         turn = await stopped(server)
+        stored = await items_of(store, turn.thread_id)
+
+    assert dumped({key: getattr(stored[1], key) for key in expected}) == dumped(expected)
+
+
+@EVERY_UPDATE
+@pytest.mark.parametrize("is_cut", [False, True], ids=["slow", "cut"])
+@within(HOUR)
+async def test_what_respond_changes_in_an_update_while_its_item_is_loaded_is_not_kept(
+    name: str, is_cut: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    kind, update, expected = UPDATES[name]
+    event = ThreadItemUpdatedEvent(item_id="msg_m", update=update.model_copy(deep=True))
+    store = TroubledStore()
+
+    async def overwrite_soon() -> None:
+        await trio.sleep(0.25)
+        overwrite(event.update)
+
+    def begin_to_change(_: Scene) -> None:
+        store.give(once(hangs) if is_cut else takes(0.5), "load_item")
+        current_turn().nursery.start_soon(overwrite_soon)
+
+    script = [
+        emit(made(kind, ThreadItemDoneEvent)),
+        do(begin_to_change),
+        emit(event),
+        pause(FOR_EVER),
+    ]
+    async with scripted_server(store, script) as server:
+        turn = await stopped(server)
+        store.heal()
         stored = await items_of(store, turn.thread_id)
 
     assert dumped({key: getattr(stored[1], key) for key in expected}) == dumped(expected)
