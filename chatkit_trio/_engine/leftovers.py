@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from chatkit_trio.store import JournalEntry, Settlement
 from chatkit_trio.types import SDKHiddenContextItem, ThreadItem, ThreadMetadata
@@ -123,20 +124,36 @@ class Leftovers:
     def give_new_id(self, item_id: str, new_id: str) -> None:
         """Keep an item under another id, because another item of the thread has its id."""
         self.items.give_new_id(item_id, new_id)
-        note = self.note
-        if note is not None and note.ending is not None:
-            ids = list(map(self.items.own_id, note.ending.item_ids))
-            ending = note.ending.model_copy(update={"item_ids": ids})
-            self.note = note.model_copy(update={"ending": ending})
 
         def renamed(item: ThreadItem) -> ThreadItem:
-            if item is note and self.note is not None:
-                return self.note
-            return item.model_copy(update={"id": new_id}) if item.id == item_id else item
+            is_it = item.id == item_id and item is not self.note
+            return item.model_copy(update={"id": new_id}) if is_it else item
 
         self._to_add = tuple(map(renamed, self._to_add))
         self.kept = None if self.kept is None else tuple(map(renamed, self.kept))
         self._version_of_end += 1
+        if self.note is not None and self.note.ending is not None:
+            ids = list(map(self.items.own_id, self.note.ending.item_ids))
+            self._change_note({"ending": self.note.ending.model_copy(update={"item_ids": ids})})
+
+    def note_to_add(self) -> SDKHiddenContextItem | None:
+        """Return the note if the store lacks it."""
+        return self.note if any(item is self.note for item in self._to_add) else None
+
+    def is_beside_its_id(self, note: SDKHiddenContextItem) -> bool:
+        """Say whether the note is to be added together with another item of its id."""
+        new = (*self.items.unconfirmed_additions(), *self._to_add)
+        return any(item.id == note.id for item in new if item is not note)
+
+    def give_note_new_id(self, new_id: str) -> None:
+        """Keep the note under another id, because an item of the thread has its id."""
+        self._change_note({"id": new_id})
+
+    def _change_note(self, update: dict[str, Any]) -> None:
+        before, note = self.note, self.note
+        if note is not None:
+            self.note = note = note.model_copy(update=update)
+            self._to_add = tuple(note if item is before else item for item in self._to_add)
 
     def item_is_gone(self, item_id: str) -> None:
         """Note that an item that was to be deleted isn't there any more."""

@@ -16,7 +16,7 @@ import trio
 
 from chatkit_trio.errors import NotFoundError, StoreError, TurnFencedError
 from chatkit_trio.store import Fence, Settlement, Store, UnstorableItem, default_generate_id
-from chatkit_trio.types import ThreadItem
+from chatkit_trio.types import SDKHiddenContextItem, ThreadItem
 
 from .groups import StrayCancellation, ends_process, split_cancelled
 from .items import RequireNew, UpdateStoredItem
@@ -35,6 +35,8 @@ used, which is hardly the fault of an item."""
 
 _TRIES_ALONE = 3
 """An item that fails so often alone, while the store takes other things, is set aside."""
+
+_KEPT_AS = "item %s of thread %s is kept as %s: its id is taken"
 
 
 async def ends_within(
@@ -141,14 +143,14 @@ class Storing:
             if await self._is_another(item):
                 new_id = default_generate_id("message")
                 left.give_new_id(item.id, new_id)
-                logger.error(
-                    "item %s of thread %s is kept as %s: its id is taken",
-                    item.id,
-                    left.thread_id,
-                    new_id,
-                )
+                logger.error(_KEPT_AS, item.id, left.thread_id, new_id)
             else:
                 left.items.confirm(RequireNew(item.id))
+        note = left.note_to_add()
+        if note is not None and await self._has_taken_id(note):
+            new_id = default_generate_id("sdk_hidden_context")
+            left.give_note_new_id(new_id)
+            logger.error(_KEPT_AS, note.id, left.thread_id, new_id)
         for item_id in left.items.removing:
             if await self._store.has_item(left.thread_id, item_id, self._context):
                 left.items.stays(item_id)
@@ -175,6 +177,20 @@ class Storing:
         except NotFoundError:
             return False
         return item_to_json(stored) != item_to_json(item)
+
+    async def _has_taken_id(self, note: SDKHiddenContextItem) -> bool:
+        """Say whether another item has the note's id. The default ids are nobody else's."""
+        if type(self._store).generate_item_id is Store.generate_item_id:
+            return False
+        if self._left.is_beside_its_id(note):
+            return True
+        try:
+            stored = await self._store.load_item(self._left.thread_id, note.id, self._context)
+        except NotFoundError:
+            return False
+        # A hook may have changed the note that is stored.
+        ending = stored.ending if isinstance(stored, SDKHiddenContextItem) else None
+        return ending is None or ending.turn_id != self._left.turn_id
 
     async def until(self, time: float) -> bool:
         """Try until this time, or until `give_up`; say whether all is stored."""

@@ -19,6 +19,7 @@ from chatkit_trio.stores import MemoryCluster, MemoryStore, SQLiteStore
 from chatkit_trio.testing import (
     JumpClock,
     Scene,
+    ScriptedRespond,
     ScriptedServer,
     emit,
     fail,
@@ -43,7 +44,7 @@ from chatkit_trio.types import (
 from tests.transcript import transcript
 
 from .doubles import Trouble, TroubledStore, fails, once, raise_beside_the_cancellation, takes
-from .parts import begin, finish, more
+from .parts import begin, finish, more, stopped
 from .scenes import HELLO, ask, bounded, message, sending
 
 ITEM = "msg_1"
@@ -193,6 +194,84 @@ async def test_a_begun_item_whose_id_is_taken_is_kept_on_sqlite(
             "user: more",
             "assistant: new",
             "note: failed",
+        ]
+
+
+def numbers_its_notes(kind: type[Any], note_id: str = "shcx_1") -> type[Any]:
+    """Return a kind of store that has forgotten, after each start, which notes it has numbered."""
+
+    class NumbersItsNotes(kind):  # type: ignore[misc]
+        def generate_item_id(self, item_type: Any, thread: ThreadMetadata, context: Any) -> str:
+            if item_type == "sdk_hidden_context":
+                return note_id
+            new_id: str = super().generate_item_id(item_type, thread, context)
+            return new_id
+
+    return NumbersItsNotes
+
+
+@pytest.mark.parametrize("happens", [True, False])
+@pytest.mark.parametrize("kind", [MemoryStore, SQLiteStore])
+@bounded
+async def test_a_note_whose_id_is_taken_is_kept_once(
+    kind: Any, happens: bool, jump_clock: JumpClock, tmp_path: Any, caplog: Any
+) -> None:
+    """Also when it isn't known whether a first try has stored it."""
+    arguments = [] if kind is MemoryStore else [tmp_path / "chat.db"]
+    store = TroubledStore(numbers_its_notes(kind)(*arguments))
+    async with scripted_server(store, [HELLO, pause(100)]) as server:
+        first = await stopped(server)
+        store.give(once(fails_afterwards() if happens else fails()), "settle")
+        second = await stopped(server, "more", first.thread_id)
+
+        one_answer = ["assistant: Hello", "note: stopped"]
+        stored = await transcript(store, second.thread_id)
+        assert stored == ["user: hi", *one_answer, "user: more", *one_answer]
+        *_, answer, note = await items_of(store, second)
+        ending = await server.last_ending(second.thread_id or "", None)
+        assert ending is not None
+        assert (ending.item_ids, note.id != "shcx_1") == ([answer.id], True)
+    assert "shcx_1" in caplog.text
+
+
+@pytest.mark.parametrize("event", [begin, finish])
+@bounded
+async def test_a_note_that_gets_the_id_of_the_answer_is_kept_beside_it(
+    event: Any, autojump_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = TroubledStore(numbers_its_notes(MemoryStore, "msg_2")())
+    script = [pause(1), emit(event("msg_2", "new")), pause(100)]
+    async with scripted_server(store, [OLD], script) as server:
+        turn = await second_turn(server, {"add_thread_item": fails()}, stops=event is begin)
+
+        assert (await transcript(store, turn.thread_id))[2:4] == ["user: more", "assistant: new"]
+        *_, answer, note = await items_of(store, turn)
+        assert isinstance(note, SDKHiddenContextItem)
+        assert answer.id == "msg_2"
+        assert await ids_of_ending(store, turn) == ["msg_2"]
+
+
+@bounded
+async def test_a_hook_may_change_the_note_and_keep_more(autojump_clock: Any) -> None:
+    class KeepsTwice(ScriptedServer):
+        async def handle_stream_cancelled(
+            self, thread: ThreadMetadata, pending_items: list[ThreadItem], context: Any
+        ) -> None:
+            await super().handle_stream_cancelled(thread, pending_items, context)
+            note = await self.store.load_item(thread.id, "shcx_1", context)
+            changed = note.model_copy(update={"content": "cut"})
+            await self.store.save_item(thread.id, changed, context)
+            await current_turn().keep([])
+
+    store = numbers_its_notes(MemoryStore)()
+    server = KeepsTwice(store, ScriptedRespond([HELLO, pause(100)]))
+    async with server:
+        turn = await stopped(server)
+
+        assert await transcript(store, turn.thread_id) == [
+            "user: hi",
+            "assistant: Hello",
+            "note: cut",
         ]
 
 
