@@ -185,7 +185,7 @@ class Storing:
         if self._left.is_beside_its_id(note):
             return True
         try:
-            stored = await self._store.load_item(self._left.thread_id, note.id, self._context)
+            stored = await load_item(self._store, self._left.thread_id, note.id, self._context)
         except NotFoundError:
             return False
         # A hook may have changed the note that is stored.
