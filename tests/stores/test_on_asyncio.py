@@ -50,10 +50,10 @@ class Rows:
     attachments: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
-class OfTheOriginal(chatkit.store.Store[Any]):
-    """Made of the original's classes; every call waits on asyncio and takes names only."""
+class Ported:
+    """A store whose imports have been changed; every call waits on asyncio and takes names only."""
 
-    models: ModuleType = chatkit.types
+    models: ModuleType = chatkit_trio.types
 
     def __init__(self, rows: Rows | None = None) -> None:
         self.rows = rows or Rows()
@@ -64,20 +64,20 @@ class OfTheOriginal(chatkit.store.Store[Any]):
             await asyncio.sleep(0)
         return self.rows
 
-    async def load_thread(self, *, context: Any, thread_id: str) -> Any:  # type: ignore[override]
+    async def load_thread(self, *, context: Any, thread_id: str) -> Any:
         found = (await self._wait()).threads.get((str(context), thread_id))
         if found is None:
             raise chatkit.store.NotFoundError(f"no thread {thread_id}")
         return self.decoded("ThreadMetadata", found)
 
-    async def save_thread(self, *, context: Any, thread: Any) -> None:  # type: ignore[override]
+    async def save_thread(self, *, context: Any, thread: Any) -> None:
         rows = await self._wait()
         if any(key[1] == thread.id and key[0] != str(context) for key in rows.threads):
             raise chatkit.store.NotFoundError("another owner's")
         rows.threads[str(context), thread.id] = self.encoded("ThreadMetadata", thread)
         rows.items.setdefault((str(context), thread.id), {})
 
-    async def load_thread_items(  # type: ignore[override]
+    async def load_thread_items(
         self, *, context: Any, order: str, limit: int, after: str | None, thread_id: str
     ) -> Any:
         rows = (await self._wait()).items.get((str(context), thread_id))
@@ -85,49 +85,47 @@ class OfTheOriginal(chatkit.store.Store[Any]):
             raise chatkit.store.NotFoundError(f"no thread {thread_id}")
         return self.page_of(rows, after, limit, order, "ThreadItem")
 
-    async def save_attachment(self, *, context: Any, attachment: Any) -> None:  # type: ignore[override]
+    async def save_attachment(self, *, context: Any, attachment: Any) -> None:
         rows = await self._wait()
         if any(key[1] == attachment.id and key[0] != str(context) for key in rows.attachments):
             raise chatkit.store.NotFoundError("another owner's")
         rows.attachments[str(context), attachment.id] = self.encoded("Attachment", attachment)
 
-    async def load_attachment(self, *, context: Any, attachment_id: str) -> Any:  # type: ignore[override]
+    async def load_attachment(self, *, context: Any, attachment_id: str) -> Any:
         found = (await self._wait()).attachments.get((str(context), attachment_id))
         if found is None:
             raise chatkit.store.NotFoundError(f"no attachment {attachment_id}")
         return self.decoded("Attachment", found)
 
-    async def delete_attachment(self, *, context: Any, attachment_id: str) -> None:  # type: ignore[override]
+    async def delete_attachment(self, *, context: Any, attachment_id: str) -> None:
         (await self._wait()).attachments.pop((str(context), attachment_id), None)
 
-    async def load_threads(  # type: ignore[override]
-        self, *, context: Any, order: str, limit: int, after: str | None
-    ) -> Any:
+    async def load_threads(self, *, context: Any, order: str, limit: int, after: str | None) -> Any:
         rows = await self._wait()
         own = {key[1]: text for key, text in rows.threads.items() if key[0] == str(context)}
         return self.page_of(own, after, limit, order, "ThreadMetadata")
 
-    async def add_thread_item(self, *, context: Any, item: Any, thread_id: str) -> None:  # type: ignore[override]
+    async def add_thread_item(self, *, context: Any, item: Any, thread_id: str) -> None:
         rows = await self._items(context, thread_id)
         if item.id in rows:
             raise ConflictError(f"item {item.id} is there")
         rows[item.id] = self.encoded("ThreadItem", item)
 
-    async def save_item(self, *, context: Any, item: Any, thread_id: str) -> None:  # type: ignore[override]
+    async def save_item(self, *, context: Any, item: Any, thread_id: str) -> None:
         (await self._items(context, thread_id))[item.id] = self.encoded("ThreadItem", item)
 
-    async def load_item(self, *, context: Any, item_id: str, thread_id: str) -> Any:  # type: ignore[override]
+    async def load_item(self, *, context: Any, item_id: str, thread_id: str) -> Any:
         rows = await self._items(context, thread_id)
         if item_id not in rows:
             raise chatkit.store.NotFoundError(f"no item {item_id}")
         return self.decoded("ThreadItem", rows[item_id])
 
-    async def delete_thread(self, *, context: Any, thread_id: str) -> None:  # type: ignore[override]
+    async def delete_thread(self, *, context: Any, thread_id: str) -> None:
         rows = await self._wait()
         rows.threads.pop((str(context), thread_id), None)
         rows.items.pop((str(context), thread_id), None)
 
-    async def delete_thread_item(self, *, context: Any, item_id: str, thread_id: str) -> None:  # type: ignore[override]
+    async def delete_thread_item(self, *, context: Any, item_id: str, thread_id: str) -> None:
         rows = (await self._wait()).items.get((str(context), thread_id), {})
         rows.pop(item_id, None)
 
@@ -159,10 +157,10 @@ class OfTheOriginal(chatkit.store.Store[Any]):
         return self.models.Page(data=data, has_more=has_more, after=last)
 
 
-class Ported(OfTheOriginal):
-    """The same when its imports have been changed."""
+class OfTheOriginal(Ported, chatkit.store.Store[Any]):  # type: ignore[misc]
+    """The same with its own imports."""
 
-    models = chatkit_trio.types
+    models = chatkit.types
 
 
 class TestAsyncioStore(StoreConformance):
