@@ -7,27 +7,27 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from types import FrameType
 
 import trio
 
-_MACHINERY = {
-    "asyncio",
+_MACHINERY = sys.stdlib_module_names | {
     "chatkit_trio",
     "click",
-    "concurrent",
     "hypercorn",
     "outcome",
     "quart",
     "quart_trio",
-    "runpy",
-    "selectors",
-    "threading",
     "trio",
 }
 """Modules in which everything waits; what is told is the user's code that called them."""
+
+
+_MOST_LOOKS = 20
 
 
 def tasks(root: trio.lowlevel.Task | None) -> Iterator[str]:
@@ -53,10 +53,14 @@ def threads() -> Iterator[str]:
 
 
 def _frames_of(task: trio.lowlevel.Task) -> Iterable[tuple[FrameType, int]]:
-    try:
-        return [(frame, line) for frame, line in task.iter_await_frames() if frame is not None]
-    except (TypeError, RuntimeError, ValueError):
-        return []  # it runs just now, in another thread than this
+    # What runs just now, in another thread than this, has no frames to be seen: one that goes round
+    # in circles is looked at again, and one that computes is told as its thread.
+    for _ in range(_MOST_LOOKS):
+        with suppress(TypeError, RuntimeError, ValueError):
+            if not getattr(task.coro, "cr_running", False):
+                return [(frame, line) for frame, line in task.iter_await_frames() if frame]
+        time.sleep(0.001)
+    return []
 
 
 def _users_place(stack: Iterable[tuple[FrameType, int]]) -> str | None:
