@@ -29,7 +29,17 @@ class HTTPError:
 
 
 def http_error_of(error: BaseException) -> HTTPError | None:
-    """Return what an exception with `status_code` and `detail` tells, None for all others."""
+    """Return what an exception with `status_code` and `detail` tells, None for all others.
+
+    Also for one that raises when it is looked at: its response may never have come.
+    """
+    try:
+        return _told_by(error)
+    except Exception:
+        return None
+
+
+def _told_by(error: BaseException) -> HTTPError | None:
     status = getattr(error, "status_code", None)
     missing = object()
     detail: Any = getattr(error, "detail", missing)

@@ -19,6 +19,7 @@ LAYERS = [
         "icons",
         "actions",
         "errors",
+        "_foreign_text",
         "_http_errors",
         "limits",
         "_json_scan",

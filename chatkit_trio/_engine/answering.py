@@ -48,7 +48,7 @@ from .policy import TurnPolicy
 from .settling import Hook, Outcome, Settling, ending_events
 from .text_deltas import TextDeltas
 from .thread_state import ThreadWatch, as_metadata
-from .wire import frame
+from .wire import frame, strict_frame
 from .writing import Rename, Step, ThreadWriter, for_each_client
 
 logger = logging.getLogger(__name__)
@@ -162,10 +162,10 @@ class Answer:
         thread_has_changed = self._watch.changed()
         # Encoded before the items take it in: what can't be JSON couldn't be stored either.
         try:
-            encoded = frame(event, odd_parts="error")
+            encoded = strict_frame(event, odd_parts="error")
         except PydanticSerializationError:
             event = self._foreign.own_event(event)
-            encoded = frame(event)
+            encoded = strict_frame(event, odd_parts="warn")
         try:
             effect = self.items.feed(event)
         except UnfitUpdate as unfit:

@@ -136,8 +136,8 @@ def own_error(error: BaseException) -> BaseException:
                 own = CustomStreamError(given.message, allow_retry=bool(given.allow_retry))
             case "StreamError":
                 own = StreamError(ErrorCode(given.code.value), allow_retry=bool(given.allow_retry))
-    except (AttributeError, ValueError):
-        return error  # it only looks like one
+    except Exception:
+        return error  # it only looks like one, or can't be looked at
     if own is None:
         return error
     own.__cause__ = error

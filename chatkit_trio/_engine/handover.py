@@ -19,6 +19,7 @@ from typing import Any
 
 import trio
 
+from chatkit_trio._foreign_text import text_of
 from chatkit_trio.errors import TurnFencedError
 from chatkit_trio.types import ThreadStreamEvent
 
@@ -134,7 +135,7 @@ class Handover:
         hint_at_loop(raised)
         error = unwrapped(raised)
         if isinstance(error, TurnFencedError):
-            logger.error("%s: %s", self._name, error)
+            logger.error("%s: %s", self._name, text_of(error))
             self._ending.cancel(CancelReason.CRASHED)
             return
         if error is not raised and is_several(raised):

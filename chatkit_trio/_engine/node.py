@@ -20,6 +20,7 @@ from typing import Any
 
 import trio
 
+from chatkit_trio._foreign_text import text_of
 from chatkit_trio.errors import (
     BusyError,
     ConflictError,
@@ -658,7 +659,7 @@ class Node:
             await _DEEDS[ask.do](self, ask, turn, reply)
         except Exception as error:
             logger.exception("what another node asked to be done to %s failed", ask.turn_id)
-            reply.error = str(error)
+            reply.error = text_of(error)
 
     async def _end(self, ask: Ask, turn: Turn[Any], reply: Reply) -> None:
         if ask.by_client and not turn.options_known.is_set():

@@ -30,6 +30,7 @@ from chatkit_trio.types import (
     is_hidden,
 )
 
+from .groups import ends_process
 from .items import TurnItems
 from .keeping import ENDING_MESSAGES, CancelReason, ending_note, kept_items
 from .leftovers import Leftovers
@@ -240,6 +241,8 @@ class Settling:
         thread, context = self.left.watch.thread, self._context
         try:
             return self._store.generate_item_id("sdk_hidden_context", thread, context)
-        except Exception:
+        except BaseException as error:  # noqa: ASYNC103 (nothing is awaited: it's no cancellation)
+            if ends_process(error):
+                raise
             logger.exception("generate_item_id() made no id for the hidden note; it gets a random")
             return default_generate_id("sdk_hidden_context")

@@ -14,6 +14,7 @@ from typing import Any
 
 import trio
 
+from chatkit_trio._foreign_text import text_of
 from chatkit_trio.errors import NotFoundError, StoreError, TurnFencedError
 from chatkit_trio.store import Fence, Settlement, Store, UnstorableItem, default_generate_id
 from chatkit_trio.types import SDKHiddenContextItem, ThreadItem
@@ -168,7 +169,7 @@ class Storing:
             self._left.apply_late(late, item)
         except Exception as error:
             # Neither the turn nor the rest of its answer fails because of it any more.
-            logger.warning("in thread %s: %s", thread_id, error)
+            logger.warning("in thread %s: %s", thread_id, text_of(error))
 
     async def _is_another(self, item: ThreadItem) -> bool:
         """Say whether the thread has an item of this id that isn't this one."""
@@ -350,7 +351,7 @@ class Storing:
         """Give the item to the operator."""
         left = self._left
         text = _as_text(item)
-        aside = UnstorableItem(left.thread_id, item.id, left.turn_id, text, repr(error))
+        aside = UnstorableItem(left.thread_id, item.id, left.turn_id, text, text_of(error, repr))
         logger.error(
             "the store has never taken item %s of thread %s; it is set aside",
             item.id,
@@ -375,4 +376,4 @@ def _as_text(item: ThreadItem) -> str:
     try:
         return item.model_dump_json()
     except Exception:
-        return repr(item)
+        return text_of(item, repr)

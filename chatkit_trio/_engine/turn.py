@@ -538,7 +538,12 @@ class Turn(Generic[TContext]):
         if self.story.is_watched:
             self.story.tell(TurnSettling(self.info, _told(reason)))
         outcome = await answer.settle(self.hooks.handle_stream_cancelled)
-        answer.announce(outcome)
+        try:
+            answer.announce(outcome)
+        except Exception:
+            # It is stored: whatever can't be told of it, the thread must be let go of.
+            logger.exception("the end of %s of thread %s can't be told", self.id, self.thread_id)
+            self.log.append(frame(error_event(StoreError("the end can't be told"))))
         self.log.close()
         storing = answer.settling.storing
         is_stored = outcome.is_stored or await storing.until_stored()
@@ -549,7 +554,7 @@ class Turn(Generic[TContext]):
             self.story.tell(TurnSettled(self.info, seconds, storing.tries, is_stored))
         self._tell_end()
 
-    def _greet(self) -> Exception | None:
+    def _greet(self) -> BaseException | None:
         """Send what the first writes have made, and the options; return what went wrong."""
         prepared = self._begun.prepared
         try:
@@ -564,14 +569,23 @@ class Turn(Generic[TContext]):
                 self.log.append(frame(StreamOptionsEvent(stream_options=self._options)))
             for event in prepared.events_after_options:
                 self.log.append(frame(event))
-        except Exception as error:
-            return error
+        except BaseException as error:  # noqa: ASYNC103 (nothing is awaited: it's no cancellation)
+            if ends_process(error):
+                raise
+            return error  # noqa: ASYNC104
         if not self.log.has_readers:
             self._on_disconnect()
         return None
 
     def _refuse(self, error: BaseException) -> None:
-        """Tell the client why its request wasn't carried out."""
+        """Tell the client why its request wasn't carried out. Never raises: it would end others."""
+        try:
+            self._tell_refusal(error)
+        except Exception:
+            logger.exception("why %s was refused can't be told as it is", self.id)
+            self.log.append(frame(error_event(error)))
+
+    def _tell_refusal(self, error: BaseException) -> None:
         hint_at_loop(error)
         failure = self._failure = unwrapped(error)
         code = failure.code if isinstance(failure, ChatKitError) else ChatKitError.code
@@ -595,7 +609,9 @@ class Turn(Generic[TContext]):
         if self._info is None:
             try:
                 owner = str(self.hooks.get_owner(self.context))
-            except Exception:
+            except BaseException as error:  # noqa: ASYNC103 (nothing is awaited here either)
+                if ends_process(error):
+                    raise
                 logger.exception("get_owner() failed; %s is told of without its owner", self.id)
                 owner = ""
             self._info = TurnInfo(self.id, self.thread_id, self.request.kind, owner)

@@ -6,11 +6,13 @@ text) is taken out here and nowhere else.
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticSerializationError, SchemaSerializer
 
+from chatkit_trio._foreign_text import repaired_json, repaired_text, text_of
 from chatkit_trio._http_errors import http_error_of
 from chatkit_trio.errors import (
     ChatKitError,
@@ -31,9 +33,12 @@ from chatkit_trio.types import (
     is_hidden,
 )
 
+logger = logging.getLogger(__name__)
+
 _REQUEST: TypeAdapter[ChatKitReq] = TypeAdapter(ChatKitReq)
 _ITEM: TypeAdapter[ThreadItem] = TypeAdapter(ThreadItem)
 _MAX_REPORTED_PROBLEMS = 5
+_FOR_CLIENT = {"exclude_metadata": True}
 
 
 def parse_request(body: str | bytes | bytearray) -> ChatKitReq:
@@ -68,33 +73,44 @@ def _say(problem: ErrorDetails) -> str:
     return problem["msg"]
 
 
-def to_json(model: BaseModel, *, odd_parts: Literal["warn", "error"] = "warn") -> bytes:
-    """Return a model as the client gets it: no nulls, no attachment metadata.
+def to_json(model: BaseModel) -> bytes:
+    """Return a model as the client gets it: no nulls, no attachment metadata, its texts repaired.
 
-    With `odd_parts="error"`, a part of another class than the model's fields say, or of another
-    type, raises `PydanticSerializationError`.
+    Raises `PydanticSerializationError` for what can't be JSON.
     """
-    encoded: bytes = model.__pydantic_serializer__.to_json(
-        model,
-        by_alias=True,
-        exclude_none=True,
-        warnings=odd_parts,
-        context={"exclude_metadata": True},
-    )
-    return encoded
+    return _to_json(model.__pydantic_serializer__, model)
 
 
 def item_to_json(item: ThreadItem) -> bytes:
     """Return an item as the client gets it: the fields of the protocol, also for a subclass."""
-    encoded: bytes = _ITEM.serializer.to_json(
-        item, by_alias=True, exclude_none=True, context={"exclude_metadata": True}
-    )
-    return encoded
+    return _to_json(_ITEM.serializer, item)
 
 
-def frame(event: ThreadStreamEvent, *, odd_parts: Literal["warn", "error"] = "warn") -> bytes:
+def _to_json(serializer: SchemaSerializer, value: object) -> bytes:
+    try:
+        return serializer.to_json(value, by_alias=True, exclude_none=True, context=_FOR_CLIENT)
+    except PydanticSerializationError:
+        plain = serializer.to_python(
+            value, mode="json", by_alias=True, exclude_none=True, context=_FOR_CLIENT
+        )
+        return repaired_json(plain)
+
+
+def frame(event: ThreadStreamEvent) -> bytes:
     """Return an event as one SSE frame. JSON has no raw newlines, so one line is enough."""
-    return b"data: " + to_json(event, odd_parts=odd_parts) + b"\n\n"
+    return b"data: " + to_json(event) + b"\n\n"
+
+
+def strict_frame(event: ThreadStreamEvent, *, odd_parts: Literal["warn", "error"]) -> bytes:
+    """Return an event as one SSE frame if nothing in it has to be repaired.
+
+    Raises `PydanticSerializationError` for text that UTF-8 can't hold, and with `odd_parts="error"`
+    for a part of another class than the model's fields say, or of another type.
+    """
+    encoded = event.__pydantic_serializer__.to_json(
+        event, by_alias=True, exclude_none=True, warnings=odd_parts, context=_FOR_CLIENT
+    )
+    return b"data: " + encoded + b"\n\n"
 
 
 def thread_answer(thread: ThreadMetadata, items: Page[ThreadItem] | None = None) -> Thread:
@@ -115,26 +131,34 @@ def visible(page: Page[ThreadItem]) -> Page[ThreadItem]:
 
 
 def error_event(error: BaseException) -> ErrorEvent:
-    """Return what the client is told of an exception in user code: never its text."""
+    """Return what the client is told of an exception in user code: never its text.
+
+    One that raises when it is looked at is told as any other. Never raises.
+    """
+    try:
+        return _event_of(error)
+    except Exception:
+        logger.exception("%s can't be told to the client as it is", type(error).__name__)
+        return ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True)
+
+
+def _event_of(error: BaseException) -> ErrorEvent:
     match error:
         case CustomStreamError():
-            message = _sendable(error.message)
-            return ErrorEvent(code="custom", message=message, allow_retry=error.allow_retry)
+            # As user code has given them: types aren't checked where an error is raised.
+            message, allow_retry = repaired_text(str(error.message)), bool(error.allow_retry)
+            return ErrorEvent(code="custom", message=message, allow_retry=allow_retry)
         case StreamError() if isinstance(error.code, ErrorCode):
-            return ErrorEvent(code=error.code, allow_retry=error.allow_retry)
+            return ErrorEvent(code=error.code, allow_retry=bool(error.allow_retry))
     http_error = http_error_of(error)
     if http_error is not None and http_error.is_of_client and isinstance(http_error.detail, str):
         # Its author wrote it for the client, and the request would be at fault again.
-        return ErrorEvent(code="custom", message=_sendable(http_error.detail), allow_retry=False)
+        message = repaired_text(http_error.detail)
+        return ErrorEvent(code="custom", message=message, allow_retry=False)
     return ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True)
-
-
-def _sendable(message: object) -> str:
-    """Return what user code gave as a message as text that UTF-8 can hold."""
-    return str(message).encode(errors="replace").decode()
 
 
 def refusal_event(error: ChatKitError) -> ErrorEvent:
     """Return what the client is told when its request was refused after the stream began."""
     allow_retry = isinstance(error, TurnFencedError)  # somebody else has been faster
-    return ErrorEvent(code="custom", message=str(error), allow_retry=allow_retry)
+    return ErrorEvent(code="custom", message=text_of(error), allow_retry=allow_retry)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import wraps
 from typing import ParamSpec, TypeVar
+
+from chatkit_trio._foreign_text import text_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,12 +51,16 @@ _HINTS = [
 
 
 def hint_at_loop(error: BaseException) -> None:
-    """Add a note that says what to do to each error of this kind, among causes and in groups."""
+    """Add a note that says what to do to each error of this kind, among causes and in groups.
+
+    Never raises: an error that takes no note goes without.
+    """
     for one in _chain(error, set()):
-        text = str(one)
+        text = text_of(one)
         for pattern, hint in _HINTS:
-            if pattern.search(text) and hint not in getattr(one, "__notes__", ()):
-                one.add_note(hint)
+            with suppress(Exception):  # of a class that isn't ours
+                if pattern.search(text) and hint not in getattr(one, "__notes__", ()):
+                    one.add_note(hint)
 
 
 def hints_at_loop(async_fn: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:

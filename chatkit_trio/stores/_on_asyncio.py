@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar, cast
 import trio
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from chatkit_trio._foreign_text import text_of
 from chatkit_trio._model import Model
 from chatkit_trio.agents._asyncio_thread import (
     AsyncioTask,
@@ -318,7 +319,7 @@ class AsyncioStore(Store[TContext]):
             return await run_on_asyncio(partial(method, **self._as_known(arguments)))
         except Exception as error:
             if means_not_found(error) and not isinstance(error, NotFoundError):
-                raise NotFoundError(str(error)) from error
+                raise NotFoundError(text_of(error)) from error
             raise
 
 

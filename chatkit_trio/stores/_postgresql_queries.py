@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import LiteralString
 
+from chatkit_trio._foreign_text import repaired_text
 from chatkit_trio.errors import ConflictError, NotFoundError
 from chatkit_trio.store import RequestRecord, UnstorableItem
 from chatkit_trio.types import ThreadItem
@@ -19,7 +20,7 @@ from chatkit_trio.types import ThreadItem
 from ._postgresql_database import Transaction
 from ._postgresql_node import THREADS_CHANNEL
 from ._postgresql_statements import Cursor, Statement
-from ._records import encode_item, one_more, repaired_text
+from ._records import encode_item, one_more
 
 _THREAD: LiteralString = "SELECT data FROM threads WHERE id = %(thread)s AND owner = %(owner)s"
 

@@ -9,7 +9,6 @@ a page of items) is narrowed to its metadata here, and only here.
 from __future__ import annotations
 
 import hashlib
-import json
 from base64 import b32encode
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
@@ -20,6 +19,7 @@ from pydantic_core import PydanticSerializationError
 
 from chatkit_trio._activity import ActivityPlace
 from chatkit_trio._engine.pace import BigWork, Pace
+from chatkit_trio._foreign_text import repaired_json
 from chatkit_trio._reading_stores import Part
 from chatkit_trio.store import ActiveThread, Opening, Settlement, TContext, as_active_thread
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
@@ -228,14 +228,6 @@ def _encode_broken_text(adapter: TypeAdapter[Any], value: object, name: str) -> 
     that meet become the character, a lone one becomes U+FFFD.
     """
     try:
-        text = json.dumps(
-            adapter.dump_python(value, mode="json"), ensure_ascii=False, separators=(",", ":")
-        )
+        return repaired_json(adapter.dump_python(value, mode="json")).decode()
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{name} can't be stored as JSON: {error}") from error
-    return repaired_text(text)
-
-
-def repaired_text(text: str) -> str:
-    """Return text that UTF-8 can hold: surrogates that meet are joined, lone ones are U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 
+from chatkit_trio._foreign_text import repaired_text
 from chatkit_trio.errors import ConflictError, NotFoundError
 from chatkit_trio.store import RequestRecord, Settlement, UnstorableItem
 from chatkit_trio.types import SDKHiddenContextItem, ThreadItem
@@ -23,7 +24,6 @@ from ._records import (
     encode_item,
     encode_thread,
     one_more,
-    repaired_text,
 )
 
 _MAX_ROWID = 2**63 - 1

@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from chatkit_trio._foreign_text import text_of
 from chatkit_trio.agents import run_on_asyncio, run_on_trio
 
 from ._paths import place_of
@@ -132,7 +133,7 @@ class _Life:
         if self.failure is not None:
             return  # it has said so: an application may raise what it has told
         if self._has_answered.is_set():
-            self.failure = f"{type(error).__name__}: {error}"
+            self.failure = f"{type(error).__name__}: {text_of(error)}"
         # Else ASGI says that it knows no start and end, and is served nevertheless.
         logger.log(
             logging.WARNING if self.failure is None else logging.ERROR,

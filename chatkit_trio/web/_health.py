@@ -16,6 +16,7 @@ from typing import Any
 import trio
 from quart import Response
 
+from chatkit_trio._foreign_text import text_of
 from chatkit_trio.errors import ServerNotRunningError
 from chatkit_trio.server import ChatKitServer
 
@@ -67,7 +68,7 @@ class Probe:
             asking.is_well = True
             self._note(True, "", None)
         except Exception as error:
-            self._note(False, str(error), error)
+            self._note(False, text_of(error), error)
         finally:
             self._end(asking)
 

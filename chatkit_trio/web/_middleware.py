@@ -31,6 +31,7 @@ from werkzeug.exceptions import (
 )
 
 from chatkit_trio._engine.groups import ends_process, split_cancelled, unwrapped
+from chatkit_trio._foreign_text import text_of
 from chatkit_trio._http_errors import HTTPError, http_error_of
 from chatkit_trio.errors import (
     ChatKitError,
@@ -262,7 +263,7 @@ def refusal_of(error: BaseException) -> Refusal:
         case LimitError():
             return _refusal_of_limit(error)
         case ChatKitError() if error.http_status < 500:
-            return Refusal(error.http_status, error.code, str(error))
+            return Refusal(error.http_status, error.code, text_of(error))
         case RequestEntityTooLarge():
             return Refusal(413, TooLargeError.code, "The request is too large.")
         case HTTPException():
@@ -284,7 +285,7 @@ def _refusal_of_limit(error: LimitError) -> Refusal:
     seconds = max(1, math.ceil(error.retry_after))
     details = {"limit": error.limit, "retry_after": seconds}
     headers = {"Retry-After": str(seconds)}
-    return Refusal(error.http_status, error.code, str(error), headers, details)
+    return Refusal(error.http_status, error.code, text_of(error), headers, details)
 
 
 def _refusal_of_http_error(error: HTTPError) -> Refusal:

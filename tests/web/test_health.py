@@ -136,6 +136,22 @@ async def test_a_store_that_recovers_is_well_again_and_each_change_is_logged_onc
     ]
 
 
+async def test_a_ping_that_fails_without_words_ends_no_server(caplog):
+    class Wordless(Exception):
+        def __str__(self):
+            return None
+
+    store = NotedStore(MemoryStore())
+    async with client_of(app_on(store)) as client:
+        store.failure = Wordless()
+        ill = await health(client)
+        store.failure = None
+        well = await health(client)
+
+    assert (ill, well) == ((503, ILL), (200, WELL))
+    assert caplog.messages[0] == "the store isn't well: Wordless"
+
+
 async def test_a_server_whose_nursery_was_cancelled_is_not_well():
     server = scripted_server(MemoryStore(), [say("Hello")])
     async with client_of(create_app(server)) as client:

@@ -56,6 +56,16 @@ class WithoutDetail(Exception):
     status_code = 404
 
 
+class Responseless(Exception):
+    """As clients of models have it, too: its response has never come."""
+
+    @property
+    def status_code(self) -> int:
+        raise RuntimeError("there is no response")
+
+    detail = status_code
+
+
 class OddStatus(Exception):
     def __init__(self, status_code: Any) -> None:
         self.status_code = status_code
@@ -107,6 +117,7 @@ CASES: dict[str, tuple[Exception, tuple[int, Any]]] = {
     "a status that is none": (OddStatus(1000), INTERNAL),
     "a status that is no number": (OddStatus("404"), INTERNAL),
     "True": (OddStatus(True), INTERNAL),
+    "a status that can't be asked for": (Responseless("secret"), INTERNAL),
 }
 
 
