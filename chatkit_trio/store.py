@@ -167,11 +167,13 @@ class JournalEntry:
     reason: str | None = None
     """The value of the `CancelReason` if the turn had been cut and couldn't be settled before its
     process died; None if the process died while the turn was answering."""
+    unreadable: tuple[UnstorableItem, ...] = ()
+    """The items among them that this version can't read, as they were written down."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnstorableItem:
-    """An item that the store refused while it took others of the same turn."""
+    """An item that the store refused while it took others of the same turn, or can't read."""
 
     thread_id: str
     item_id: str
@@ -243,6 +245,9 @@ class Journal(ABC, Generic[TContext]):
     every so often, and closes the entry through `Store.settle`.
     """
 
+    engine: Any = None
+    """What the engine keeps with this journal; not for stores."""
+
     @abstractmethod
     async def begin(self, turn_id: str, thread_id: str, context: TContext) -> None:
         """Record that a turn on this thread is live, owned by this process.
@@ -287,7 +292,8 @@ class Journal(ABC, Generic[TContext]):
         caller in every process gets an entry until it is settled; from the first return on the
         entry counts as abandoned, even if its process turns out to live.
 
-        Is a checkpoint. After `trio.Cancelled` the next call returns the same.
+        An item that can't be read, as one of a newer version, is among the `unreadable` of its
+        entry. Is a checkpoint. After `trio.Cancelled` the next call returns the same.
         """
 
     @abstractmethod
@@ -302,6 +308,22 @@ class Journal(ABC, Generic[TContext]):
         that returns None is taken at its word that it has. Is a checkpoint; if it raises
         `trio.Cancelled`, nothing has happened.
         """
+
+    async def settle_in_part(
+        self, settlement: Settlement, left_out: Sequence[UnstorableItem]
+    ) -> bool | None:
+        """Do as `settle_abandoned`, and keep what is left out as `Store.set_aside` does.
+
+        The engine calls it for an entry that it couldn't settle whole for a while: of a process
+        that runs a newer version, or with an item that the store refuses. A journal with
+        transactions does both in one, for the owner recorded with the entry. Returns and raises
+        what `settle_abandoned` does.
+
+        This default writes what is left out to the log, as the default of `set_aside` does.
+        """
+        for item in left_out:
+            _log_unstorable(item)
+        return await self.settle_abandoned(settlement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -635,6 +657,18 @@ def _writable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def _log_unstorable(item: UnstorableItem) -> None:
+    logger.error(
+        "item %s of thread %s (turn %s) can't be stored (%s); its text is kept in this line"
+        " only: %s",
+        item.item_id,
+        item.thread_id,
+        item.turn_id,
+        _writable(item.error),
+        _writable(item.text),
+    )
+
+
 class Store(ABC, Generic[TContext]):
     """Threads, their items and the metadata of attachments, scoped by the caller's context.
 
@@ -828,15 +862,7 @@ class Store(ABC, Generic[TContext]):
         This default writes the item to the log, at ERROR, with the whole of its text. It doesn't
         wait.
         """
-        logger.error(
-            "item %s of thread %s (turn %s) can't be stored (%s); its text is kept in this line"
-            " only: %s",
-            item.item_id,
-            item.thread_id,
-            item.turn_id,
-            _writable(item.error),
-            _writable(item.text),
-        )
+        _log_unstorable(item)
 
     async def begin_request(
         self, record: RequestRecord, window: float, context: TContext

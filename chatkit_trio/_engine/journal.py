@@ -5,19 +5,30 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
 from typing import Any, TypeAlias
 
 import trio
 
+from chatkit_trio._foreign_text import text_of
 from chatkit_trio.errors import StoreError
 from chatkit_trio.observe import TurnRecovered
-from chatkit_trio.store import Journal, JournalEntry, Settlement, Store, default_generate_id
-from chatkit_trio.types import is_hidden
+from chatkit_trio.store import (
+    Journal,
+    JournalEntry,
+    Settlement,
+    Store,
+    UnstorableItem,
+    default_generate_id,
+)
+from chatkit_trio.types import ThreadItem, is_hidden
 
 from .groups import ends_process
 from .keeping import CancelReason, kept_items, stored_reason
 from .leftovers import Leftovers
 from .settling import note_of_ending
+from .storing import as_text
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +37,19 @@ RECOVERY_INTERVAL = 10.0
 has coordination."""
 
 Tell: TypeAlias = Callable[[TurnRecovered], None]
+
+PATIENCE = 10.0
+"""For so many seconds an abandoned turn that can't be settled whole is left as it is: another
+process may be able to read it, or the store may take it."""
+
+_MOST_FAILURES = 3
+"""So often it has to fail besides, while the store is well."""
+
+_MOST_PARTS = 64
+"""In so many ways at most it is tried to settle it in part, before all of it is left out."""
+
+_MOST_TROUBLES = 100_000
+"""So many are remembered: some may have been settled by others meanwhile."""
 
 _SETTLED_AT_ONCE = 4
 
@@ -174,15 +198,17 @@ async def recover(store: Store[Any], thread_id: str | None = None, *, tell: Tell
     """Settle every turn that a dead process has left, on one thread if it is named; tell of each.
 
     Without a journal there is nothing to find. Each is tried. Raises `StoreError` at the end if the
-    store couldn't be used for one of them. An entry that can't be settled for another reason is
-    logged: it must not keep the server from starting, nor the thread from being read.
+    store couldn't be used for one of them. An entry that can't be settled for another reason, or
+    not be read, is logged: it must not keep the server from starting, nor the thread from being
+    read. When `PATIENCE` is over, as much of it is settled as the store takes, and the rest is set
+    aside.
 
     A node that dies may leave hundreds, and all other nodes find them at the same time. Each node
     takes them in an order of its own, some at a time, so that they share the work.
     """
     if (journal := store.journal) is None:
         return
-    recovery, order = _Recovery(journal, tell), _order_of(store)
+    recovery, order = _Recovery(store, journal, tell), _order_of(store)
     tried: set[str] = set()
     has_more = True
     while has_more:
@@ -207,11 +233,29 @@ def _order_of(store: Store[Any]) -> Callable[[JournalEntry], bytes]:
     return lambda entry: hashlib.sha256(f"{node} {entry.turn_id}".encode()).digest()
 
 
+@dataclass(slots=True)
+class _Trouble:
+    """That an abandoned turn can't be settled whole."""
+
+    since: float
+    failures: int = 0
+
+    @property
+    def has_lasted(self) -> bool:
+        """Whether it is to be settled in part now."""
+        seconds = trio.current_time() - self.since
+        return self.failures >= _MOST_FAILURES and seconds >= PATIENCE
+
+
 class _Recovery:
     """The settling of several turns, by several tasks."""
 
-    def __init__(self, journal: Journal[Any], tell: Tell) -> None:
+    def __init__(self, store: Store[Any], journal: Journal[Any], tell: Tell) -> None:
+        self._store = store
         self._journal = journal
+        if journal.engine is None:
+            journal.engine = {}
+        self._troubles: dict[str, _Trouble] = journal.engine
         self._tell = tell
         self.settled = 0
         self.store_error: StoreError | None = None
@@ -229,8 +273,8 @@ class _Recovery:
 
     async def _settle(self, entry: JournalEntry) -> None:
         try:
-            if await self._journal.settle_abandoned(_crash_settlement(entry)) is False:
-                return  # somebody else was quicker, and tells of it
+            if await self._settle_whole_or_in_part(entry) is False:
+                return  # not yet, or somebody else was quicker, and tells of it
             self.settled += 1
             self._tell(TurnRecovered(entry.turn_id, entry.thread_id, _reason_of(entry).value))
         except StoreError as error:
@@ -244,6 +288,108 @@ class _Recovery:
             logger.exception(
                 "turn %s of thread %s can't be settled", entry.turn_id, entry.thread_id
             )
+
+    async def _settle_whole_or_in_part(self, entry: JournalEntry) -> bool | None:
+        """Settle a turn and say whether it was this call; None if the journal doesn't say it."""
+        if not entry.unreadable:
+            try:
+                is_settled = await self._journal.settle_abandoned(_crash_settlement(entry))
+            except StoreError:
+                raise
+            except Exception as error:
+                if not await self._note(entry, error):
+                    return False
+                refusal = text_of(error, repr)
+            else:
+                self._troubles.pop(entry.turn_id, None)
+                return is_settled
+        elif await self._note(entry, None):
+            refusal = ""
+        else:
+            return False
+        return await self._settle_in_part(entry, refusal)
+
+    async def _note(self, entry: JournalEntry, error: Exception | None) -> bool:
+        """Note that a turn can't be settled whole; say whether that has lasted for long enough.
+
+        A refusal counts only while the store is well: then it is hardly that of the store.
+        """
+        turn_id, is_new = entry.turn_id, entry.turn_id not in self._troubles
+        if is_new and error is not None:
+            logger.error(
+                "turn %s of thread %s can't be settled; it is tried again",
+                turn_id,
+                entry.thread_id,
+                exc_info=error,
+            )
+        now = trio.current_time()
+        trouble = self._troubles.setdefault(turn_id, _Trouble(now))
+        trouble.since = min(trouble.since, now)  # it may be of a run with another clock
+        if len(self._troubles) > _MOST_TROUBLES:
+            del self._troubles[next(iter(self._troubles))]
+        try:
+            await self._store.ping()
+        except Exception:
+            trouble.since, trouble.failures = now, 0
+            return False
+        trouble.failures += 1
+        return trouble.has_lasted
+
+    async def _settle_in_part(self, entry: JournalEntry, refusal: str) -> bool | None:
+        """Settle as much of a turn as the store takes, and have the rest set aside."""
+        failure: Exception | None = None
+        for settlement, refused in _parts(entry):
+            left_out = [
+                UnstorableItem(entry.thread_id, item.id, entry.turn_id, as_text(item), refusal)
+                for item in refused
+            ]
+            try:
+                is_settled = await self._journal.settle_in_part(
+                    settlement, (*entry.unreadable, *left_out)
+                )
+            except StoreError:
+                raise
+            except Exception as error:
+                failure = error
+                continue
+            self._troubles.pop(entry.turn_id, None)
+            if is_settled is not False:
+                logger.error(
+                    "turn %s of thread %s couldn't be settled whole; of its items %s are set aside",
+                    entry.turn_id,
+                    entry.thread_id,
+                    [item.item_id for item in (*entry.unreadable, *left_out)],
+                )
+            return is_settled
+        self._troubles.pop(entry.turn_id, None)
+        logger.error(
+            "turn %s of thread %s can't be settled in part either; it is tried again",
+            entry.turn_id,
+            entry.thread_id,
+            exc_info=failure,
+        )
+        return False
+
+
+def _parts(entry: JournalEntry) -> Iterator[tuple[Settlement, Sequence[ThreadItem]]]:
+    """Yield what may be settled of a turn, and what it leaves out: the most of it first."""
+    whole = _crash_settlement(entry)
+    *items, note = whole.new_items
+    changed = whole.changed_items
+    all_items = (*items, *changed)
+    fewest = 0 if entry.unreadable else 1  # with none left out it has just been refused
+    ways = (
+        left_out
+        for count in range(fewest, len(all_items))
+        for left_out in combinations(range(len(all_items)), count)
+    )
+    for left_out in (*islice(ways, _MOST_PARTS), tuple(range(len(all_items)))):
+        kept = [item for place, item in enumerate(items) if place not in left_out]
+        places = range(len(items), len(all_items))
+        grown = [item for place, item in zip(places, changed, strict=True) if place not in left_out]
+        part = replace(entry, items=tuple(kept), changed_items=tuple(grown))
+        yield _crash_settlement(part), [all_items[place] for place in left_out]
+    yield replace(whole, new_items=(), changed_items=()), (*all_items, note)
 
 
 def _reason_of(entry: JournalEntry) -> CancelReason:

@@ -41,7 +41,7 @@ async def _found(what: str, loading: Awaitable[T | None]) -> T:
         loaded = await loading
     except Exception as error:
         if means_not_found(error) and not isinstance(error, NotFoundError):
-            raise NotFoundError(str(error)) from error
+            raise NotFoundError(text_of(error)) from error
         raise
     if loaded is None:
         raise NotFoundError(f"there is no {what}")

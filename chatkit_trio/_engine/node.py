@@ -519,25 +519,33 @@ class Node:
         """Return what another node's live turn has of a thread; None if there is none.
 
         Waits for a turn that is being settled. If the node doesn't answer soon, it is what the turn
-        had at its last checkpoint. Raises `StoreError` if the settling takes too long.
+        had at its last checkpoint. Raises `StoreError` if either takes too long.
         """
         coordination = self._coordination
-        while (record := await coordination.record(thread_id)) is not None:
-            patience = _SILENT_POLLS * coordination.poll_interval
-            reply = await self._ask(record, patience, do="look")
-            is_over = partial(self._is_another, record)
-            if reply is not None and reply.error:
-                raise StoreError(reply.error)
-            if reply is not None and reply.found:
-                return Beside(reply.new, reply.changed, is_over)
-            if reply is None:
-                entry = await coordination.checkpointed(record.turn_id)
-                if entry is not None:
+        asked: TurnRecord | None = None
+        patient_until = trio.current_time() + 2 * coordination.lease_timeout
+        with coordination.hint(thread_id) as hint:
+            while (record := await coordination.record(thread_id)) is not None:
+                if record == asked:
+                    if trio.current_time() >= patient_until:
+                        raise StoreError(
+                            f"the server that answers in thread {thread_id} is silent; try again"
+                        )
+                    await hint.wait(coordination.poll_interval)
+                asked = record
+                patience = _SILENT_POLLS * coordination.poll_interval
+                reply = await self._ask(record, patience, do="look")
+                is_over = partial(self._is_another, record)
+                if reply is not None and reply.error:
+                    raise StoreError(reply.error)
+                if reply is not None and reply.found:
+                    return Beside(reply.new, reply.changed, is_over)
+                if reply is not None:
+                    await self.wait_settled(thread_id, record.turn_id)
+                elif (entry := await coordination.checkpointed(record.turn_id)) is not None:
                     new = [item for item in entry.items if not is_hidden(item)]
                     return Beside(new, [*entry.changed_items], is_over)
-            else:
-                await self.wait_settled(thread_id, record.turn_id)
-            await self._recover(thread_id)
+                await self._recover(thread_id)
         return None
 
     async def _is_another(self, record: TurnRecord) -> bool:

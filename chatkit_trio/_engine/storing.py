@@ -350,7 +350,7 @@ class Storing:
     async def _set_aside(self, item: ThreadItem, error: Exception) -> None:
         """Give the item to the operator."""
         left = self._left
-        text = _as_text(item)
+        text = as_text(item)
         aside = UnstorableItem(left.thread_id, item.id, left.turn_id, text, text_of(error, repr))
         logger.error(
             "the store has never taken item %s of thread %s; it is set aside",
@@ -372,7 +372,8 @@ class Storing:
             )
 
 
-def _as_text(item: ThreadItem) -> str:
+def as_text(item: ThreadItem) -> str:
+    """Return an item as JSON, or as near to it as it can be written. Never raises."""
     try:
         return item.model_dump_json()
     except Exception:

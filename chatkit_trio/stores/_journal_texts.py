@@ -1,19 +1,21 @@
 """The items of a journal's entries as text, for stores that keep an entry in one row.
 
 What can't be stored or read again doesn't hold up the other items and turns: it is left out, or
-stays where it is, and the log has one line about it.
+handed on as text, and the log has one line about it.
 """
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any, TypeAlias
 
-from chatkit_trio.store import JournalEntry
+from chatkit_trio.store import JournalEntry, UnstorableItem
 from chatkit_trio.types import ThreadItem
 
-from ._records import decode_items, encode_item
+from ._records import decode_item, decode_items, encode_item
 
 logger = logging.getLogger(__name__)
 
@@ -47,23 +49,56 @@ class JournalTexts:
                 )
         return f"[{','.join(texts)}]"
 
-    def entry(self, row: JournalRow) -> JournalEntry | None:
-        """Return an entry, or None for one of another version, which stays where it is."""
+    def entry(self, row: JournalRow) -> JournalEntry:
+        """Return an entry; what another version has written may be among its `unreadable`."""
         turn_id, thread_id, items, changed_items, reason = row
-        try:
-            new, changed = decode_items(items), decode_items(changed_items)
-        except ValueError:
-            self._tell_once(
-                turn_id, "the journal's entry of turn %s can't be read; it is kept", turn_id
+        new, unread = _decoded(turn_id, thread_id, items, "items")
+        changed, more = _decoded(turn_id, thread_id, changed_items, "changed_items")
+        unreadable = (*unread, *more)
+        if unreadable and turn_id not in self._told_of:
+            self._told_of.add(turn_id)
+            logger.error(
+                "items %s of turn %s are in the journal and can't be read: another version may"
+                " have written them",
+                [item.item_id for item in unreadable],
+                turn_id,
             )
-            return None
-        return JournalEntry(turn_id, thread_id, tuple(new), tuple(changed), reason)
+        return JournalEntry(turn_id, thread_id, new, changed, reason, unreadable)
 
     def entries(self, rows: Iterable[JournalRow]) -> list[JournalEntry]:
-        """Return those entries that can be read."""
-        return [entry for row in rows if (entry := self.entry(row)) is not None]
+        return [self.entry(row) for row in rows]
 
     def _tell_once(self, about: str, message: str, *args: str) -> None:
         if about not in self._told_of:
             self._told_of.add(about)
             logger.exception(message, *args)
+
+
+def _decoded(
+    turn_id: str, thread_id: str, text: str, column: str
+) -> tuple[tuple[ThreadItem, ...], tuple[UnstorableItem, ...]]:
+    """Return the items of a text, and those that can't be read."""
+    with suppress(ValueError):
+        return tuple(decode_items(text)), ()
+    read: list[ThreadItem] = []
+    unreadable: list[UnstorableItem] = []
+    for name, part in _parts(text, column):
+        try:
+            read.append(decode_item(part))
+        except ValueError as error:
+            unreadable.append(UnstorableItem(thread_id, name, turn_id, part, str(error)))
+    return tuple(read), tuple(unreadable)
+
+
+def _parts(text: str, column: str) -> Iterator[tuple[str, str]]:
+    """Yield a name and the text of each part; one for the whole if it has no parts."""
+    parts: Any = None
+    with suppress(ValueError, RecursionError):
+        parts = json.loads(text)
+    if not isinstance(parts, list):
+        yield column, text
+        return
+    for number, part in enumerate(parts):
+        item_id = part.get("id") if isinstance(part, dict) else None
+        name = item_id if isinstance(item_id, str) else f"{column} [{number}]"
+        yield name, json.dumps(part, ensure_ascii=False)

@@ -391,6 +391,12 @@ class MemoryCluster:
         if settlement.turn_id is not None:
             self._remember(settlement.turn_id, encoded.digest)
 
+    def set_aside(self, items: Iterable[UnstorableItem]) -> None:
+        """Keep what couldn't be stored, each once."""
+        for item in items:
+            if item not in self.set_aside_items:
+                self.set_aside_items.append(item)
+
     def _owned(self, thread_id: str, owner: str) -> ThreadRow | None:
         row = self.threads.get(thread_id)
         return row if row is not None and row.owner == owner else None

@@ -22,6 +22,7 @@ from chatkit_trio.store import (
     Settlement,
     TContext,
     TurnRecord,
+    UnstorableItem,
 )
 from chatkit_trio.types import ThreadItem
 
@@ -187,12 +188,18 @@ class MemoryJournal(Journal[TContext]):
         ]
 
     async def settle_abandoned(self, settlement: Settlement) -> bool:
+        return await self.settle_in_part(settlement, ())
+
+    async def settle_in_part(
+        self, settlement: Settlement, left_out: Sequence[UnstorableItem]
+    ) -> bool:
         await trio.lowlevel.checkpoint()
         row = self._cluster.turns.get(settlement.turn_id or "")
         if row is None or not row.is_abandoned:
             return False
         with suppress(NotFoundError):  # the thread is gone, and so is the record now
             self._cluster.settle(settlement, row.owner)
+            self._cluster.set_aside(left_out)
         return True
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from chatkit_trio.store import Journal, JournalEntry, Settlement, TContext
+from chatkit_trio.store import Journal, JournalEntry, Settlement, TContext, UnstorableItem
 
 from . import _postgresql_turns as turns
 from ._journal_texts import JournalRow, JournalTexts
@@ -82,8 +82,14 @@ class PostgreSQLJournal(Journal[TContext]):
 
     async def settle_abandoned(self, settlement: Settlement) -> bool:
         """Settle an abandoned turn, for its owner, in one transaction; only the first counts."""
+        return await self.settle_in_part(settlement, ())
+
+    async def settle_in_part(
+        self, settlement: Settlement, left_out: Sequence[UnstorableItem]
+    ) -> bool:
+        """Settle an abandoned turn and fill the table `unstorable`, in one transaction."""
         check_settlement(settlement)
-        settle = partial(turns.settle_abandoned, settlement=settlement)
+        settle = partial(turns.settle_abandoned, settlement=settlement, left_out=left_out)
         is_settled = await self._database.write(settle)
         self._tell(settlement.thread_id)
         return is_settled

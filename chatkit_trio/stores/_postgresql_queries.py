@@ -435,6 +435,10 @@ def delete_attachment(tx: Transaction, owner: str, attachment_id: str) -> None:
 
 
 def set_aside(tx: Transaction, owner: str, item: UnstorableItem) -> None:
+    tx.finish(set_aside_statement(owner, item))
+
+
+def set_aside_statement(owner: str, item: UnstorableItem) -> Statement:
     parameters = {
         "owner": owner,
         "thread": _without_nul(item.thread_id),
@@ -443,7 +447,7 @@ def set_aside(tx: Transaction, owner: str, item: UnstorableItem) -> None:
         "text": _without_nul(item.text),
         "error": _without_nul(item.error),
     }
-    tx.finish(Statement(_SET_ASIDE, parameters))
+    return Statement(_SET_ASIDE, parameters)
 
 
 def begin_request(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import LiteralString
 
 from chatkit_trio.errors import ConflictError
-from chatkit_trio.store import Opening, Settlement, TurnRecord
+from chatkit_trio.store import Opening, Settlement, TurnRecord, UnstorableItem
 
 from . import _postgresql_queries as queries
 from ._journal_texts import MOST_ABANDONED, JournalRow
@@ -358,8 +358,13 @@ def settle(tx: Transaction, owner: str, settlement: Settlement, node: str) -> No
         raise no_thread(settlement.thread_id)
 
 
-def settle_abandoned(tx: Transaction, settlement: Settlement) -> bool:
-    """Settle an abandoned turn for its owner, and say so; one that is settled stays as it is."""
+def settle_abandoned(
+    tx: Transaction, settlement: Settlement, left_out: Sequence[UnstorableItem]
+) -> bool:
+    """Settle an abandoned turn for its owner, and say so; one that is settled stays as it is.
+
+    What is left out is set aside, unless its thread is gone.
+    """
     settled = _Encoded(settlement)
     turn = {"turn": settlement.turn_id}
     thread, records = (
@@ -371,7 +376,9 @@ def settle_abandoned(tx: Transaction, settlement: Settlement) -> bool:
     )
     for owner, _, is_abandoned in records:
         if is_abandoned:
-            tx.finish(*settled.statements(owner, is_there=thread == [(owner,)]))
+            is_there = thread == [(owner,)]
+            aside = [queries.set_aside_statement(owner, item) for item in left_out if is_there]
+            tx.finish(*settled.statements(owner, is_there=is_there), *aside)
             return True
     return False
 

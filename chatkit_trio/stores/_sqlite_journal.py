@@ -10,7 +10,7 @@ import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 
-from chatkit_trio.store import Journal, JournalEntry, Settlement, TContext
+from chatkit_trio.store import Journal, JournalEntry, Settlement, TContext, UnstorableItem
 
 from . import _sqlite_queries as queries
 from ._instance_lock import live_instances, remove_dead_locks
@@ -96,6 +96,15 @@ class SQLiteJournal(Journal[TContext]):
         check_settlement(settlement)
         return await self._database.write(
             lambda db: queries.settle_claimed(db, settlement), owner=_SERVERS_OWN
+        )
+
+    async def settle_in_part(
+        self, settlement: Settlement, left_out: Sequence[UnstorableItem]
+    ) -> bool:
+        """Settle an abandoned turn and fill the table `unstorable`, in one transaction."""
+        check_settlement(settlement)
+        return await self._database.write(
+            lambda db: queries.settle_claimed(db, settlement, left_out), owner=_SERVERS_OWN
         )
 
     def settle(

@@ -411,13 +411,20 @@ def claimed_turns(db: sqlite3.Connection, thread_id: str | None) -> list[Journal
     return db.execute(f"{query} AND thread_id = ? ORDER BY rowid", (thread_id,)).fetchall()
 
 
-def settle_claimed(db: sqlite3.Connection, settlement: Settlement) -> bool:
-    """Settle an abandoned turn for its owner, and say so; one that is settled stays as it is."""
+def settle_claimed(
+    db: sqlite3.Connection, settlement: Settlement, left_out: Sequence[UnstorableItem] = ()
+) -> bool:
+    """Settle an abandoned turn for its owner, and say so; one that is settled stays as it is.
+
+    What is left out is set aside, unless its thread is gone.
+    """
     query = "SELECT owner FROM turns WHERE id = ? AND abandoned = 1"
     row: tuple[str] | None = db.execute(query, (settlement.turn_id,)).fetchone()
     if row is None:
         return False
-    settle(db, row[0], settlement)
+    if settle(db, row[0], settlement):
+        for item in left_out:
+            set_aside(db, row[0], item)
     return True
 
 

@@ -279,8 +279,7 @@ class MemoryStore(Store[TContext]):
     async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
         """Keep what the store has refused, in `set_aside_items`, until its thread is deleted."""
         await trio.lowlevel.checkpoint()  # behind the end of its turn too
-        if item not in self.set_aside_items:
-            self.set_aside_items.append(item)
+        self._cluster.set_aside([item])
 
     async def begin_request(
         self, record: RequestRecord, window: float, context: TContext

@@ -28,6 +28,7 @@ from chatkit_trio.store import (
     Settlement,
     Store,
     TurnRecord,
+    UnstorableItem,
 )
 from chatkit_trio.types import ThreadItem
 
@@ -211,8 +212,13 @@ class _LedgerJournal(Journal[Any]):
         return await self._journal.abandoned(thread_id)
 
     async def settle_abandoned(self, settlement: Settlement) -> bool | None:
+        return await self.settle_in_part(settlement, ())
+
+    async def settle_in_part(
+        self, settlement: Settlement, left_out: Sequence[UnstorableItem]
+    ) -> bool | None:
         async with self._ledger.one_at_a_time:
-            is_settled = await self._journal.settle_abandoned(settlement)
+            is_settled = await self._journal.settle_in_part(settlement, left_out)
             if settlement.turn_id in self._ledger.open_entries:
                 self._ledger.note_settlement(settlement)
             return is_settled

@@ -63,6 +63,11 @@ from ._store_under_test import CancelAtStep, item_ids, needs_persistence
 
 __all__ = ["StoreConformance"]
 
+_any_text = pytest.mark.parametrize(
+    "text",
+    ["", "a\x00b", "a\ud83db", "\u2028'\"\\%_;--", "ä" * 500_000],
+    ids=["empty", "nul", "lone surrogate", "odd", "a megabyte"],
+)
 _both_orders = pytest.mark.parametrize("order", ["asc", "desc"])
 _needs_memory = pytest.mark.usefixtures("memory_of_the_deleted")
 _needs_atomicity = pytest.mark.usefixtures("atomicity")
@@ -955,11 +960,7 @@ class StoreConformance(SearchConformance, CoordinationConformance):
 
     # --- What the store has refused
 
-    @pytest.mark.parametrize(
-        "text",
-        ["", "a\x00b", "a\ud83db", "\u2028'\"\\%_;--", "ä" * 500_000],
-        ids=["empty", "nul", "lone surrogate", "odd", "a megabyte"],
-    )
+    @_any_text
     async def test_whatever_is_set_aside_raises_nothing(self, text: str) -> None:
         item = UnstorableItem("thr_1", "msg_1", "turn_1", text, f"refused: {text[:9]}")
         async with self.open_store() as store:
@@ -1404,6 +1405,23 @@ class StoreConformance(SearchConformance, CoordinationConformance):
         async with self.open_store() as store:
             assert await _journal(store).abandoned() == []
             assert (await store.load_threads(10, None, "asc", self.context())).data == []
+
+    @needs_persistence
+    @_any_text
+    async def test_an_abandoned_turn_may_be_settled_in_part(self, text: str) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await self._leave_turn_open(store, "partial")
+        left_out = UnstorableItem("thr_1", "msg_1", "turn_1", text, f"refused: {text[:9]}")
+        async with self.open_store() as store:
+            await _journal(store).abandoned()
+            first = await _journal(store).settle_in_part(_CRASHED, [left_out])
+            again = await _journal(store).settle_in_part(_CRASHED, [left_out])
+            assert first is not False
+            assert not again
+            ids = await item_ids(store, "thr_1", self.context())
+            assert ids == ["i1", "i2", "i3", "i4", "i5", "n1"]
+            assert await _journal(store).abandoned() == []
 
     @needs_persistence
     async def test_a_crash_at_any_statement_leaves_a_turn_in_the_journal_or_settled(self) -> None:

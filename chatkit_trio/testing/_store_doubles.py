@@ -224,6 +224,12 @@ class _JournalWrapper(Journal[TContext], Generic[TContext]):
         call = partial(self._journal.settle_abandoned, settlement)
         return await self._store.around("journal.settle_abandoned", call)
 
+    async def settle_in_part(
+        self, settlement: Settlement, left_out: Sequence[UnstorableItem]
+    ) -> bool | None:
+        call = partial(self._journal.settle_in_part, settlement, left_out)
+        return await self._store.around("journal.settle_in_part", call)
+
 
 class CoordinationWrapper(Coordination[TContext], Generic[TContext]):
     """Hints pass straight through: they are told and heard without waiting."""

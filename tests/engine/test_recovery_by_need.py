@@ -71,7 +71,9 @@ THREAD = "thr_1"
 SETTLED = ["user: hi", "widget", "assistant: so far", "note: crashed"]
 
 
-async def leave_a_turn_behind(path: Path, text: str = "so far") -> None:
+async def leave_a_turn_behind(
+    path: Path, text: str = "so far", entry: JournalEntry | None = None
+) -> None:
     """Write what a process that dies in the middle of an answer leaves in the file."""
     own: dict[str, Any] = {"thread_id": THREAD, "created_at": NOW}
     async with SQLiteStore[Any](path) as store:
@@ -86,7 +88,7 @@ async def leave_a_turn_behind(path: Path, text: str = "so far") -> None:
         await store.add_thread_item(THREAD, WidgetItem(id="wdg", widget=card("x"), **own), None)
         await store.journal.begin("turn_dead", THREAD, None)
         answer = AssistantMessageItem(id="msg_a", content=content(text), **own)
-        await store.journal.checkpoint([JournalEntry("turn_dead", THREAD, (answer,))])
+        await store.journal.checkpoint([entry or JournalEntry("turn_dead", THREAD, (answer,))])
 
 
 class Survivor(ChatKitServer[Any]):

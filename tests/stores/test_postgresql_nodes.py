@@ -19,7 +19,10 @@ import trio
 from chatkit_trio.errors import StoreError, TurnFencedError
 from chatkit_trio.store import Coordination, Fence, JournalEntry, Opening, Settlement, fence
 from chatkit_trio.stores.postgresql import PostgreSQLStore
+from chatkit_trio.testing import say as saying
+from chatkit_trio.testing import scripted_server
 from chatkit_trio.testing._store_samples import note, thread
+from tests.engine.scenes import ask
 from tests.postgresql_proxy import Proxy
 from tests.postgresql_server import Server
 
@@ -613,6 +616,26 @@ class TestRoundTrips:
             "news": 1,
             "post": 1,
         }
+
+
+async def test_a_dead_turn_with_an_id_that_cant_be_stored_lets_go_of_its_thread(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatkit_trio._engine.journal.PATIENCE", 1.0)
+    items = note("i\0", "thr_1", "never an item"), note("i1", "thr_1", "kept")
+    async with opened(postgresql_url) as dead:
+        await dead.journal.begin("turn_1", "thr_1", None)
+        await dead.journal.checkpoint([JournalEntry("turn_1", "thr_1", items)])
+    store = PostgreSQLStore[Any](postgresql_url)
+    async with scripted_server(store, [saying("Fine")]) as server:
+        with trio.fail_after(20):
+            assert (await ask(server, "more", "thr_1")).text == "Fine"
+        assert (await item_ids(store))[0] == "i1"
+        assert await store.journal.abandoned() == []
+    with psycopg.connect(postgresql_url) as connection:
+        aside = connection.execute("SELECT item_id, text FROM chatkit_trio.unstorable").fetchall()
+    assert [item_id for item_id, _ in aside] == ["i\ufffd"]
+    assert "never an item" in aside[0][1]
 
 
 async def forget(url: str, node: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from chatkit_trio.cli import main
-from chatkit_trio.store import Store, UnstorableItem
-from chatkit_trio.stores import MemoryStore, SQLiteStore
-from chatkit_trio.testing._store_samples import prepare
+from chatkit_trio.store import Settlement, Store, UnstorableItem
+from chatkit_trio.stores import MemoryCluster, MemoryStore, SQLiteStore
+from chatkit_trio.testing._store_samples import note, prepare
+from tests.engine.doubles import RecordingJournal
 
 from .test_store_defaults import TwelveMethodStore
 
@@ -70,6 +72,63 @@ async def test_sqlite_keeps_text_that_no_file_can_hold_as_far_as_it_goes(tmp_pat
     async with SQLiteStore(path) as store:
         await store.set_aside(odd, None)
     assert rows(path) == [("thr_1", "msg_1", "turn_1", "a\ufffdb\0c", "\ufffd")]
+
+
+@pytest.mark.parametrize("thread_id", ["thr_1", "thr_none"])
+async def test_what_a_dead_turn_leaves_out_is_kept_for_its_owner_with_its_end(
+    thread_id: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "chat.db"
+    item = replace(ITEM, thread_id=thread_id)
+    async with SQLiteStore[str](path, owner=str) as dead:
+        await prepare(dead, "thr_1", "ann")
+        await dead.journal.begin("turn_1", thread_id, "ann")
+    async with SQLiteStore[str](path, owner=str) as store:
+        await store.journal.abandoned()
+        settlement = Settlement(thread_id, "turn_1", (note("i5", thread_id),))
+        assert [await store.journal.settle_in_part(settlement, [item]) for _ in range(2)] == [
+            True,
+            False,
+        ]
+    with closing(sqlite3.connect(path)) as file:
+        kept = file.execute("SELECT owner, text FROM unstorable").fetchall()
+    assert kept == ([("ann", "a long answer")] if thread_id == "thr_1" else [])
+
+
+async def test_a_part_that_is_refused_leaves_nothing_aside(tmp_path: Path) -> None:
+    path = tmp_path / "chat.db"
+    async with SQLiteStore(path) as dead:
+        await prepare(dead, "thr_1", None)
+        await dead.journal.begin("turn_1", "thr_1", None)
+    async with SQLiteStore(path) as store:
+        await store.journal.abandoned()
+        bad: Any = note("i5", "thr_1")
+        bad.content = object()
+        with pytest.raises(ValueError, match="i5"):
+            await store.journal.settle_in_part(Settlement("thr_1", "turn_1", (bad,)), [ITEM])
+        assert [entry.turn_id for entry in await store.journal.abandoned()] == ["turn_1"]
+    assert rows(path) == []
+
+
+async def test_what_a_dead_turn_leaves_out_in_memory_is_kept() -> None:
+    cluster = MemoryCluster()
+    async with MemoryStore[Any](cluster=cluster) as dead:
+        await prepare(dead, "thr_1", None)
+        assert dead.journal is not None
+        await dead.journal.begin("turn_1", "thr_1", None)
+    async with MemoryStore[Any](cluster=cluster) as store:
+        assert store.journal is not None
+        await store.journal.abandoned()
+        assert await store.journal.settle_in_part(Settlement("thr_1", "turn_1"), [ITEM])
+        assert store.set_aside_items == [ITEM]
+
+
+async def test_a_journal_that_keeps_nothing_aside_writes_it_to_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal = RecordingJournal()
+    assert await journal.settle_in_part(Settlement("thr_1", "turn_1"), [ITEM]) is None
+    assert caplog.messages == [IN_THE_LOG]
 
 
 async def test_what_sqlite_cant_keep_either_goes_to_the_log(

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -649,7 +650,7 @@ class TestRecovery:
             assert await store.journal.abandoned("thr_1") == []
             assert await store.journal.abandoned("thr_2") == []
 
-    async def test_an_entry_that_cant_be_read_is_kept_and_logged_once(
+    async def test_what_cant_be_read_is_handed_on_as_text_and_logged_once(
         self, path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with SQLiteStore(path) as dead:
@@ -658,11 +659,14 @@ class TestRecovery:
             writer(dead).execute("UPDATE turns SET items = '[{}]' WHERE id = 'turn_1'")
         async with SQLiteStore(path) as store:
             for _ in range(3):
-                assert await store.journal.abandoned() == [JournalEntry("turn_2", "thr_2")]
-            kept = writer(store).execute("SELECT items FROM turns WHERE id = 'turn_1'").fetchone()
-        assert kept == ("[{}]",)
+                one, other = sorted(await store.journal.abandoned(), key=lambda each: each.turn_id)
+                assert other == JournalEntry("turn_2", "thr_2")
+                [item] = one.unreadable
+                assert replace(one, unreadable=()) == JournalEntry("turn_1", "thr_1")
+                assert (item.item_id, item.text) == ("items [0]", "{}")
         assert [record.getMessage() for record in caplog.records] == [
-            "the journal's entry of turn turn_1 can't be read; it is kept"
+            "items ['items [0]'] of turn turn_1 are in the journal and can't be read: another"
+            " version may have written them"
         ]
 
     async def test_an_item_that_cant_be_stored_keeps_no_other_from_being_journaled(

@@ -790,6 +790,20 @@ class TestAllHaveSettledIt(PersistentKit):
     journal = AllHaveSettledIt
 
 
+class SettlesNoPart(FaultyJournal):
+    """Keeps what is left out, and not what is to be settled."""
+
+    async def settle_in_part(
+        self, settlement: Settlement, left_out: Sequence[UnstorableItem]
+    ) -> bool | None:
+        return await super().settle_in_part(replace(settlement, new_items=()), left_out)
+
+
+class TestSettlesNoPart(PersistentKit):
+    __test__ = True
+    journal = SettlesNoPart
+
+
 class RecoversTheNoteOnly(FaultyJournal):
     async def settle_abandoned(self, settlement: Settlement) -> bool | None:
         notes = settlement.new_items[-1:]

@@ -57,6 +57,7 @@ WHAT_FINDS_IT = {
     "JournalsTheLastTurnOnly": "everything_that_a_checkpoint_holds_is_found",
     "OneBadItemStopsAll": "an_item_that_cant_be_stored_keeps_no_other_turn_out_of_the_journal",
     "AllHaveSettledIt": "of_many_who_settle_an_abandoned_turn_one_is_told_so",
+    "SettlesNoPart": "an_abandoned_turn_may_be_settled_in_part[empty]",
     "RecoversTheNoteOnly": "an_abandoned_turn_is_settled_with_all_that_it_has",
     "RecoversNoChanges": "an_abandoned_turn_is_settled_with_all_that_it_has",
     "RecoversNoThread": "an_abandoned_turn_is_settled_with_all_that_it_has",
