@@ -29,6 +29,7 @@ Rules for every method:
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -107,12 +108,19 @@ _ID_PREFIXES: dict[StoreItemType, str] = {
     "sdk_hidden_context": "shcx",
 }
 
+_RANDOM_THREAD_ID = re.compile(r"thr_[0-9a-f]{32}")
+
 _DELETE_PAGE_SIZE = 100
 
 
 def default_generate_id(item_type: StoreItemType) -> str:
     """Return a new id with the prefix of its kind and 128 random bits, so it can't be guessed."""
     return f"{_ID_PREFIXES[item_type]}_{secrets.token_hex(16)}"
+
+
+def is_random_thread_id(thread_id: str) -> bool:
+    """Say whether an id is as `default_generate_id` makes those of threads: nothing has it yet."""
+    return _RANDOM_THREAD_ID.fullmatch(thread_id) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -689,7 +697,7 @@ class Store(ABC, Generic[TContext]):
         return ""
 
     def generate_thread_id(self, context: TContext) -> str:
-        """Return a new thread id."""
+        """Return a new thread id. A request that gets one its owner has already is refused."""
         return default_generate_id("thread")
 
     def generate_item_id(

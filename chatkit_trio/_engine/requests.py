@@ -27,7 +27,7 @@ from chatkit_trio.errors import (
     StreamError,
 )
 from chatkit_trio.limits import RequestLimits
-from chatkit_trio.store import Opening, Store
+from chatkit_trio.store import Opening, Store, is_random_thread_id
 from chatkit_trio.types import (
     AnswerEnding,
     Attachment,
@@ -111,6 +111,9 @@ class Nothing(BaseModel):
 class _StreamingRequest(CheckedRequest):
     """A request with the server that carries it out and the caller's context."""
 
+    is_looked_up = False
+    """Whether somebody else looks whether the ids of what the request makes are free."""
+
     def __init__(self, server: ServerHooks[Any], request: Any, context: Any) -> None:
         self.server = server
         self.store = server.store
@@ -154,11 +157,7 @@ class _StreamingRequest(CheckedRequest):
         """Raise `ConflictError` if an id that was given for something new is taken."""
         if not self.has_given_ids:
             return
-        if self.makes_thread:
-            with suppress(NotFoundError):
-                await self.load_thread()
-                raise ConflictError(f"there is a thread {self.thread_id} already")
-        elif self.message_id and await self.store.has_item(
+        if self.message_id and await self.store.has_item(
             self.thread_id, self.message_id, self.context
         ):
             raise ConflictError(f"thread {self.thread_id} has an item {self.message_id} already")
@@ -182,6 +181,32 @@ class ThreadsCreate(_StreamingRequest):
 
     def _thread_id(self) -> str:
         return self.store.generate_thread_id(self.context)
+
+    async def refuse_taken_ids(self) -> None:
+        """Raise `ConflictError` if the thread's id is taken: two would become one.
+
+        It may have been given, and a store that makes ids of its own may make one again.
+        """
+        is_new = not self.has_given_ids and is_random_thread_id(self.thread_id)
+        if is_new or self.is_looked_up:
+            return
+        try:
+            thread = await self.load_thread()
+        except NotFoundError:
+            return
+        if self.has_given_ids or not await self._may_have_made(thread):
+            raise ConflictError(f"there is a thread {self.thread_id} already")
+
+    async def _may_have_made(self, thread: ThreadMetadata) -> bool:
+        """Say whether an earlier try of this request, which has a key then, may have made it."""
+        if not self.message_id:
+            return False
+        if self.store.coordination is not None:
+            # All of its first writes were made; its turn can't begin again, says the store.
+            return await self.store.has_item(self.thread_id, self.message_id, self.context)
+        page = await self.store.load_thread_items(self.thread_id, None, 2, "asc", self.context)
+        is_bare = thread.title is None and not thread.metadata
+        return is_bare and all(item.id == self.message_id for item in page.data)
 
     async def name_message(self) -> None:
         thread = ThreadMetadata(id=self.thread_id, created_at=datetime.now(UTC))
@@ -234,6 +259,7 @@ class NamedMessage(CheckedRequest):
         self.message_id = new.message_id
         # Not refused: another process may store them between the look here and one there.
         new.has_given_ids = False
+        new.is_looked_up = True
         self._new = new
         self._found: _StreamingRequest = new
 

@@ -8,6 +8,8 @@ thread before. A message that came in between was answered beside the first one,
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,12 +18,23 @@ import trio
 
 from chatkit_trio.server import CancelReason, ChatKitServer, TurnPolicy
 from chatkit_trio.store import Store
-from chatkit_trio.stores import MemoryStore, SQLiteStore
-from chatkit_trio.testing import ChatClient, JumpClock, RequestRefused, Scene, StoreWrapper
+from chatkit_trio.stores import MemoryCluster, MemoryStore, SQLiteStore
+from chatkit_trio.testing import (
+    ChatClient,
+    JumpClock,
+    RequestRefused,
+    Scene,
+    ScriptedServer,
+    StoreWrapper,
+    say,
+    scripted_server,
+)
 from chatkit_trio.types import ThreadMetadata, UserMessageItem
 from tests.transcript import transcript
 
+from .doubles import TroubledStore, fails, once
 from .parts import begin, finish, message_request, more, stream, within
+from .scenes import ask
 
 _T = TypeVar("_T")
 
@@ -225,3 +238,136 @@ async def test_a_new_thread_on_sqlite_has_one_live_turn(
             "user: second",
             "assistant: Hello",
         ]
+
+
+# --- An id that has been given before ----------------------------------------------------------
+
+
+class BeginsAnew(MemoryStore[Any]):
+    """A store whose ids are counted, and whose count begins anew with each start."""
+
+    def __init__(self, cluster: MemoryCluster | None = None) -> None:
+        super().__init__(cluster=cluster)
+        self._numbers = count(1)
+
+    def generate_thread_id(self, context: Any) -> str:
+        return f"thr_{next(self._numbers)}"
+
+
+BEFORE = ["user: one", "assistant: Fine"]
+
+
+@asynccontextmanager
+async def begun_anew(
+    how: str,
+) -> AsyncIterator[tuple[ScriptedServer, MemoryStore[Any]]]:
+    """Run a server whose next thread gets an id that is taken."""
+    cluster = MemoryCluster() if how == "cluster" else None
+    store = BeginsAnew(cluster)
+    async with scripted_server(store, [say("Fine")]) as server:
+        client = ChatClient.of_server(server)
+        async with client.send("one") as turn:
+            await turn.read()
+        await client.rename("thr_1", "First")
+        store._numbers = count(1)
+        yield server, store
+        assert (await store.load_thread("thr_1", None)).title == "First"
+        assert await transcript(store, "thr_1") == BEFORE
+
+
+@pytest.mark.parametrize("key", [None, "key"])
+@pytest.mark.parametrize("how", ["alone", "cluster"])
+@within(HOUR)
+async def test_a_new_thread_whose_id_is_taken_is_refused(
+    how: str, key: str | None, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with begun_anew(how) as (server, _):
+        client = ChatClient.of_server(server)
+        for _ in range(1 if key is None else 2):
+            with pytest.raises(RequestRefused) as refused:
+                async with client.send("two", idempotency_key=key) as turn:
+                    await turn.read()
+            assert (refused.value.status, refused.value.code) == (409, "conflict")
+            assert "thr_1" in str(refused.value)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.1, SLOW, SLOW + 1])
+@within(HOUR)
+async def test_of_two_new_threads_with_one_id_one_is_made(
+    seconds: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    class Constant(MemoryStore[Any]):
+        def generate_thread_id(self, context: Any) -> str:
+            return "thr_1"
+
+    store = SlowOnce(Constant(), "save_thread")
+    refusals: list[str | None] = []
+
+    async def create(text: str) -> None:
+        with suppress(RequestRefused):
+            async with ChatClient.of_server(server).send(text) as turn:
+                await turn.read()
+            if turn.error is None:
+                return
+        refusals.append(text)
+
+    async with CountingServer(store) as server:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(create, "one")
+            await trio.sleep(seconds)
+            nursery.start_soon(create, "two")
+
+        [refused] = refusals
+        made = "one" if refused == "two" else "two"
+        assert await transcript(store, "thr_1") == [f"user: {made}", "assistant: Hello"]
+
+
+@pytest.mark.parametrize("operation", ["save_thread", "save_item"])
+@within(HOUR)
+async def test_a_repeat_makes_the_thread_whose_first_writes_failed(
+    operation: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    inner = BeginsAnew()
+    store = TroubledStore(inner)
+    async with scripted_server(store, [say("Fine")]) as server:
+        client = ChatClient.of_server(server)
+        store.give(once(fails()), operation)
+        for _ in range(2):
+            async with client.send("one", idempotency_key="key") as turn:
+                await turn.read()
+
+        assert turn.error is None
+        assert await transcript(inner, "thr_1") == BEFORE
+
+
+@within(HOUR)
+async def test_a_repeat_of_a_new_thread_that_is_made_gets_its_answer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    cluster = MemoryCluster()
+    servers = [scripted_server(BeginsAnew(cluster), [say("Fine", every=1)]) for _ in range(2)]
+    async with servers[0], servers[1]:
+        texts: list[str] = []
+
+        async def create(server: ScriptedServer) -> None:
+            client = ChatClient.of_server(server, can_return=True)
+            for _ in range(2):  # one that comes while the other begins is told to send it again
+                async with client.send("one", idempotency_key="key") as turn:
+                    await turn.read()
+            texts.append(turn.text)
+
+        async with trio.open_nursery() as nursery:
+            for server in servers:
+                nursery.start_soon(create, server)
+        assert texts == ["Fine", "Fine"]
+        assert await transcript(servers[0].store, "thr_1") == BEFORE
+
+
+@within(HOUR)
+async def test_no_look_is_made_for_an_id_that_is_random(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = TroubledStore()
+    store.give(fails(), "load_thread")
+    async with scripted_server(store, [say("Fine")]) as server:
+        assert (await ask(server)).text == "Fine"
