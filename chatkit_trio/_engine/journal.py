@@ -291,23 +291,19 @@ class _Recovery:
 
     async def _settle_whole_or_in_part(self, entry: JournalEntry) -> bool | None:
         """Settle a turn and say whether it was this call; None if the journal doesn't say it."""
+        refusal: Exception | None = None
         if not entry.unreadable:
             try:
                 is_settled = await self._journal.settle_abandoned(_crash_settlement(entry))
             except StoreError:
                 raise
             except Exception as error:
-                if not await self._note(entry, error):
-                    return False
-                refusal = text_of(error, repr)
+                refusal = error
             else:
                 self._troubles.pop(entry.turn_id, None)
                 return is_settled
-        elif await self._note(entry, None):
-            refusal = ""
-        else:
-            return False
-        return await self._settle_in_part(entry, refusal)
+        has_lasted = await self._note(entry, refusal)
+        return await self._settle_in_part(entry, refusal) if has_lasted else False
 
     async def _note(self, entry: JournalEntry, error: Exception | None) -> bool:
         """Note that a turn can't be settled whole; say whether that has lasted for long enough.
@@ -335,12 +331,12 @@ class _Recovery:
         trouble.failures += 1
         return trouble.has_lasted
 
-    async def _settle_in_part(self, entry: JournalEntry, refusal: str) -> bool | None:
+    async def _settle_in_part(self, entry: JournalEntry, refusal: Exception | None) -> bool | None:
         """Settle as much of a turn as the store takes, and have the rest set aside."""
-        failure: Exception | None = None
         for settlement, refused in _parts(entry):
+            why = text_of(refusal, repr)
             left_out = [
-                UnstorableItem(entry.thread_id, item.id, entry.turn_id, as_text(item), refusal)
+                UnstorableItem(entry.thread_id, item.id, entry.turn_id, as_text(item), why)
                 for item in refused
             ]
             try:
@@ -350,7 +346,7 @@ class _Recovery:
             except StoreError:
                 raise
             except Exception as error:
-                failure = error
+                refusal = error
                 continue
             self._troubles.pop(entry.turn_id, None)
             if is_settled is not False:
@@ -366,7 +362,7 @@ class _Recovery:
             "turn %s of thread %s can't be settled in part either; it is tried again",
             entry.turn_id,
             entry.thread_id,
-            exc_info=failure,
+            exc_info=refusal,
         )
         return False
 
