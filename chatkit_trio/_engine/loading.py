@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
+from chatkit_trio._foreign_text import text_of
 from chatkit_trio.errors import NotFoundError, means_not_found
 from chatkit_trio.store import Store
 from chatkit_trio.types import ThreadItem, ThreadMetadata
