@@ -43,7 +43,7 @@ from .test_recovery_by_need import SETTLED, THREAD, leave_a_turn_behind
 _T = TypeVar("_T")
 
 HOUR = 3600.0
-A_FEW_LOOKS = 3.0
+A_FEW_LOOKS = 5
 AFTERWARDS = ["user: more", "assistant: Fine"]
 VIDEO = {"type": "video", "id": "vid_1", "thread_id": THREAD, "url": "half a \ud83d"}
 
