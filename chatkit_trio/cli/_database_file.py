@@ -5,6 +5,8 @@ The file isn't changed. (Asking which processes live removes the lock files of d
 
 from __future__ import annotations
 
+import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -78,6 +80,18 @@ def _check(path: Path) -> None:
         check_file(path)
     except OSError as error:
         raise click.ClickException(f"{path} can't be read: {error.strerror}") from error
+
+
+def belongs_to(path: Path, database: Path) -> bool:
+    """Whether this is the database, or a file that SQLite or a store keeps beside it."""
+    found, real = (Path(os.path.realpath(each)) for each in (path, database))
+    if found == real or (found.exists() and real.exists() and found.samefile(real)):
+        return True
+    ending = found.name.removeprefix(real.name)
+    return found.parent == real.parent and _BESIDE.fullmatch(ending) is not None
+
+
+_BESIDE = re.compile("-(wal|shm|journal|instance-.*)")
 
 
 def check_name(database: str) -> None:

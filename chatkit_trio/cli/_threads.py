@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Any, BinaryIO, TextIO
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import click
 import trio
@@ -23,8 +24,10 @@ from chatkit_trio.types import (
     WorkflowItem,
 )
 
+from ._database_file import belongs_to
+from ._export_file import STDOUT, export_file
 from ._plain import json_text, one_line, plain, plural
-from ._stored import StoredThread, store_of, stored_threads
+from ._stored import StoredThread, is_url, store_of, stored_threads
 from ._transfer import Importer, exported
 
 _EXCERPT = 60  # characters around what was found
@@ -142,26 +145,32 @@ def search(database: str, words: str, limit: int, schema: str, as_json: bool) ->
 @click.argument("thread_ids", nargs=-1, metavar="[THREAD_ID]...")
 @click.option(
     "--output",
-    type=click.File("w", "utf-8", lazy=True),
-    default="-",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    default=STDOUT,
     help="The file.  [default: standard output]",
 )
 @_schema
-def export(database: str, thread_ids: Sequence[str], output: TextIO, schema: str) -> None:
+def export(database: str, thread_ids: Sequence[str], output: str, schema: str) -> None:
     """Write threads as lines of JSON.
 
     All of them, unless some are named. The lines are for `threads import`. Files of attachments
-    aren't among them.
+    aren't among them. A file that is there is replaced when the export is complete.
     """
+    if not is_url(database) and output != STDOUT and belongs_to(Path(output), Path(database)):
+        problem = f"{output} belongs to the database: name another file"
+        raise click.BadParameter(problem, param_hint="--output")
     with stored_threads(database, schema) as stored:
         if thread_ids:
             chosen = [stored.thread(thread_id) for thread_id in dict.fromkeys(thread_ids)]
         else:
             chosen = list(stored.oldest_first())
-        hides = output.name == "-" and sys.stdout.isatty()  # it would stand among the lines
-        with _progress(chosen, len(chosen), "Exporting", hides=hides) as each_thread:
+        hides = output == STDOUT and sys.stdout.isatty()  # it would stand among the lines
+        with (
+            export_file(output) as file,
+            _progress(chosen, len(chosen), "Exporting", hides=hides) as each_thread,
+        ):
             for line in exported(stored, each_thread, all=not thread_ids):
-                output.write(f"{line}\n")
+                file.write(f"{line}\n")
 
 
 @threads.command("import")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
+import stat
 from datetime import UTC, datetime
 
 import pytest
@@ -174,6 +177,92 @@ def test_one_thread_goes_with_its_attachments_only(run, database):
     kinds = [next(iter({*json.loads(line)} - {"owner"})) for line in lines[1:]]
     assert kinds == ["thread", "item", "item", "item", "attachment"]
     assert json.loads(lines[-1])["attachment"]["id"] == "atc_1"
+
+
+@pytest.mark.parametrize(
+    ("given", "output"),
+    [
+        ("chat.sqlite3", "chat.sqlite3"),
+        ("chat.sqlite3", "dir/../chat.sqlite3"),
+        ("chat.sqlite3", "dir/link"),
+        ("dir/link", "chat.sqlite3"),
+        ("chat.sqlite3", "hard-link"),
+        ("chat.sqlite3", "chat.sqlite3-wal"),
+        ("chat.sqlite3", "chat.sqlite3-shm"),
+        ("dir/link", "chat.sqlite3-journal"),
+        ("chat.sqlite3", "dir/../chat.sqlite3-instance-0"),
+    ],
+)
+def test_an_export_does_not_overwrite_its_own_database(run, database, tmp_path, given, output):
+    lines = exported(run, database)
+    (tmp_path / "dir").mkdir()
+    (tmp_path / "dir" / "link").symlink_to(database)
+    (tmp_path / "hard-link").hardlink_to(database)
+
+    result = run("export", tmp_path / given, "--output", tmp_path / output, exit_code=2)
+
+    assert f"{tmp_path / output} belongs to the database: name another file" in result.stderr
+    assert exported(run, database) == lines
+
+
+def test_an_export_that_fails_leaves_the_older_one(run, database, tmp_path):
+    backup = tmp_path / "backup.jsonl"
+    backup.write_text("older")
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE items SET data = '{' WHERE id = 'msg_3a'")
+    connection.close()
+
+    run("export", database, "--output", backup, exit_code=1)
+
+    assert backup.read_text() == "older"
+    left = {each.name for each in tmp_path.iterdir() if not each.name.startswith(database.name)}
+    assert left == {"backup.jsonl"}
+
+
+def test_an_export_is_for_its_owner_only_unless_its_file_is_there(run, database, tmp_path):
+    shared, made = tmp_path / "shared.jsonl", tmp_path / "made.jsonl"
+    shared.touch()
+    shared.chmod(0o640)
+
+    for output in (shared, made):
+        run("export", database, "--output", output)
+
+    assert made.read_bytes() == shared.read_bytes() == exported(run, database)
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o640
+
+
+def test_an_export_goes_where_a_link_leads(run, database, tmp_path):
+    link, backup = tmp_path / "newest.jsonl", tmp_path / "monday.jsonl"
+    link.symlink_to(backup)
+
+    for _ in range(2):
+        run("export", database, "--output", link)
+
+        assert link.is_symlink()
+        assert backup.read_bytes() == exported(run, database)
+
+
+def test_an_export_goes_into_a_pipe(run, database, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        run("export", database, "--output", pipe)
+        told = os.read(reader, 1_000_000)
+    finally:
+        os.close(reader)
+
+    assert pipe.is_fifo()
+    assert told == exported(run, database)
+
+
+def test_an_export_that_cannot_be_made_there_is_told(run, database, tmp_path):
+    output = tmp_path / "nowhere" / "backup.jsonl"
+
+    result = run("export", database, "--output", output, exit_code=1)
+
+    assert result.stderr == f"Error: {output} can't be written: No such file or directory\n"
 
 
 def test_an_import_that_was_cut_short_can_be_done_again(run, database, tmp_path):
