@@ -37,6 +37,9 @@ class _CommandLine(click.Group):
                 what = f"{error.filename} can't be used: {error.strerror}"
             elif error.errno in _OF_OUTPUT:
                 what = f"the output can't be written: {error.strerror}"
+            elif isinstance(error, FileNotFoundError):
+                # Only the working directory is asked for without a name.
+                what = "the working directory is gone: go to one that is there"
             else:
                 raise  # click ends the process if it is a pipe that nobody reads any more
             raise click.ClickException(what) from error

@@ -185,13 +185,15 @@ def _port(host: str, port: int) -> Finding:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
+        except (OSError, TypeError) as error:
             text = f"port {port} of {host} can't be listened on: {_why_not(error)}"
             return Finding("port", False, text)
     return Finding("port", True, f"port {port} of {host} is free")
 
 
-def _why_not(error: OSError) -> str:
+def _why_not(error: OSError | TypeError) -> str:
+    if isinstance(error, TypeError):
+        return "no machine can have that name"
     match error.errno:
         case errno.EADDRINUSE:
             return "another program listens there"

@@ -170,10 +170,12 @@ def serve_app(
     if drain_timeout is not None:
         options.append(f"--drain-timeout={drain_timeout}")
 
+    # Without files of bytecode: two changes within a second may look like one to Python.
+    python = [*_python(), "-B"] if reload else _python()
+
     def command(places: str) -> list[str]:
-        own = [*options, f"--host={host}", f"--worker={places}", "--", target]
-        # Without files of bytecode: two changes within a second may look like one to Python.
-        python = [*_python(), "-B"] if reload else _python()
+        # A port that isn't given would be $PORT's, whatever the parent was told.
+        own = [*options, f"--host={host}", f"--port={port}", f"--worker={places}", "--", target]
         return [*python, "-m", "chatkit_trio", *as_arguments(click_context), "serve", *own]
 
     if reload:

@@ -8,7 +8,7 @@ written goes through a store.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -74,7 +74,7 @@ class StoredThreads:
 
     def newest(self, limit: int = _ALL) -> Iterator[StoredThread]:
         """Yield the newest threads, the newest first."""
-        rows = self._rows(_THREADS + "ORDER BY seq DESC LIMIT ?", (limit,))
+        rows = self._rows(_THREADS + "ORDER BY seq DESC LIMIT ?", (min(limit, _ALL),))
         return (StoredThread.of(*row) for row in rows)
 
     def oldest_first(self) -> Iterator[StoredThread]:
@@ -83,8 +83,9 @@ class StoredThreads:
 
     def thread(self, thread_id: str) -> StoredThread:
         """Return a thread. Raises `click.ClickException` if there is none."""
-        for row in self._rows(_THREADS + "WHERE id = ?", (thread_id,)):
-            return StoredThread.of(*row)
+        with suppress(UnicodeEncodeError):  # such a name is no text that a database could hold
+            for row in self._rows(_THREADS + "WHERE id = ?", (thread_id,)):
+                return StoredThread.of(*row)
         raise click.ClickException(f"{self.name} has no thread {thread_id}")
 
     def items(self, thread_id: str) -> Iterator[ThreadItem]:

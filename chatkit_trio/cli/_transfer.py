@@ -135,6 +135,7 @@ class Importer:
         self._owners[thread.id] = owner
         try:
             await self._store.load_thread(thread.id, owner)
+            self._added.discard(thread.id)  # its items may be there too: two exports in one file
             self.done.threads_there += 1
         except NotFoundError:
             await self._store.save_thread(thread, owner)

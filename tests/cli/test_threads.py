@@ -90,6 +90,12 @@ def test_a_list_is_the_same_in_the_old_form_and_has_everybodys_threads(run, data
     assert run("list", database, "--limit", 1).stdout == run(database, "--limit", "1").stdout
 
 
+def test_a_limit_beyond_any_number_of_threads_shows_all(run, database):
+    everything = run("list", database).stdout
+
+    assert run("list", database, "--limit", 10**20).stdout == everything
+
+
 def test_machines_get_json(run, database):
     (newest,) = json.loads(run("list", database, "--json", "--limit", 1).stdout)
     shown = json.loads(run("show", database, "thr_1", "--json").stdout)
@@ -276,6 +282,16 @@ def test_an_import_that_was_cut_short_can_be_done_again(run, database, tmp_path)
     number = half.count(b"\n") + 1
     assert f"line {number} of <stdin> is not a line of an export" in told
     assert exported(run, other) == lines
+
+
+def test_two_exports_in_one_file_are_counted_once(run, database, tmp_path):
+    lines = exported(run, database)
+    counts = {"threads": 3, "items": 9, "attachments": 2}
+
+    both = run("import", tmp_path / "other.sqlite3", "--json", input=lines + lines).stdout
+
+    assert json.loads(both) == counts | {f"{name}_there": count for name, count in counts.items()}
+    assert exported(run, tmp_path / "other.sqlite3") == lines
 
 
 def test_what_has_been_said_since_is_kept(run, database):

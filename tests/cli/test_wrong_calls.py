@@ -20,6 +20,7 @@ import trio
 from click.testing import CliRunner, Result
 
 from chatkit_trio.cli import main
+from chatkit_trio.observe import OWNER_KEY_VARIABLE
 from chatkit_trio.stores import SQLiteStore
 from chatkit_trio.types import SDKHiddenContextItem, ThreadMetadata
 
@@ -168,6 +169,43 @@ def test_a_database_without_threads_is_told_of(tmp_path: Path) -> None:
     assert (machines.stdout, machines.stderr) == ("[]\n", "")
 
 
+NO_UTF8 = os.fsdecode(b"\xff")
+
+
+@pytest.mark.parametrize("command", ["show", "export", "delete"])
+def test_a_thread_whose_name_is_no_text_is_not_there(command: str, database: Path) -> None:
+    error = the_error(run("threads", command, database, NO_UTF8, exit_code=1))
+
+    assert error == f"{database} has no thread \\udcff"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "app:app"],
+        ["serve", "app:app", "--workers", "2"],
+        ["serve", "app:app", "--reload"],
+        ["demo", "--port", "0"],
+        ["new", "my_chat"],
+        ["doctor", "--database", "chat.sqlite3"],
+        ["threads", "import", "chat.sqlite3", os.devnull],
+        ["threads", "export", "chat.sqlite3", "--output", "threads.jsonl"],
+    ],
+    ids=" ".join,
+)
+def test_a_working_directory_that_was_removed_is_told(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(OWNER_KEY_VARIABLE, "key")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    error = the_error(run(*arguments, exit_code=1))
+
+    assert error == "the working directory is gone: go to one that is there"
+
+
 # --- Output --------------------------------------------------------------------------------------
 
 
@@ -313,3 +351,15 @@ def test_a_file_elsewhere_is_told_with_the_directory_to_go_to() -> None:
     assert error.endswith(
         "/srv/chat/app.py is a file, and a module is wanted: go to /srv/chat, and write app:app"
     )
+
+
+# --- doctor --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["münchen..example", NO_UTF8, "n" * 70])
+def test_doctor_has_a_finding_for_a_host_that_cannot_be(host: str) -> None:
+    result = run("doctor", "--host", host, "--port", 8000, "--json", exit_code=1)
+
+    (finding,) = [each for each in json.loads(result.stdout) if not each["is_well"]]
+    assert finding["check"] == "port"
+    assert finding["text"].startswith(f"port 8000 of {host} can't be listened on: ")

@@ -106,6 +106,15 @@ async def test_every_worker_answers_on_the_one_port_that_is_told_once(database):
     assert server.log.count("Serving on") == 1
 
 
+async def test_workers_are_not_told_the_port_by_the_environment(database):
+    environment = {"PORT": "tcp://10.0.0.1:80"}
+    async with (
+        served(database, 1, "--reload", **environment) as (server, _),
+        calling(server.port) as caller,
+    ):
+        await caller.read_until(b"word1 ")
+
+
 MODULE = """
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.stores.memory import MemoryCluster
