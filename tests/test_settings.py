@@ -11,7 +11,16 @@ from click.testing import CliRunner
 from chatkit_trio.cli import main
 from chatkit_trio.server import ChatKitServer, TurnPolicy
 from chatkit_trio.stores import DiskAttachmentStore, MemoryStore, SQLiteStore
-from chatkit_trio.web import create_app, serve
+from chatkit_trio.web import (
+    AsyncioApp,
+    ChatPage,
+    asgi_app,
+    chatkit_blueprint,
+    create_app,
+    serve,
+)
+from chatkit_trio.web.ag_ui import ag_ui_blueprint
+from chatkit_trio.web.ai_sdk import ai_sdk_blueprint
 from chatkit_trio.web.uploads import uploads_blueprint
 
 
@@ -130,11 +139,78 @@ def files_in(directory, **settings):
         health_path=["/health#x", 5, "/chatkit", "/livez/"],
         liveness_path=["/<live>", "chatkit/"],
         metrics_path=["/metrics?x", 5, "/healthz"],
+        context=["ada", 5, {}],
+        page=["My chat", ChatPage, 1, None],
     ),
 )
 def test_an_app_does_too(name, value):
     with pytest.raises((TypeError, ValueError, AttributeError), match=r"must be "):
         create_app(Server(MemoryStore()), **{name: value})
+
+
+@pytest.mark.parametrize(
+    "serve_it",
+    [asgi_app, chatkit_blueprint, uploads_blueprint, ai_sdk_blueprint, ag_ui_blueprint],
+)
+def test_what_makes_a_context_is_a_function_everywhere(tmp_path, serve_it):
+    server = Server(MemoryStore(), files_in(tmp_path))
+    with pytest.raises(TypeError, match=r"^context must be a function of the request, not 'ada'"):
+        serve_it(server, context="ada")
+
+
+@pytest.mark.parametrize("page", [{"name": 5}, {"greeting": None}, {"options": "dark"}], ids=str)
+def test_a_page_does_too(page):
+    (name,) = page
+    with pytest.raises(TypeError, match=f"^{name} must be "):
+        ChatPage(**page)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("options", {"theme": {"density": nan}}),
+        ("options", {"onClientTool": print}),
+        ("prompts", [{"label": "Hi", "icon": inf}]),
+        ("prompts", [{"label": b"Hi"}]),
+    ],
+    ids=str,
+)
+def test_what_json_cannot_say_is_refused_by_its_name(name, value):
+    with pytest.raises(ValueError, match=f"^{name} must be what JSON can say: "):
+        create_app(Server(MemoryStore()), page=ChatPage(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    "typography",
+    [
+        "Arial",
+        {"fontSources": "nice.woff2"},
+        {"fontSources": ["nice.woff2"]},
+        {"fontSources": [{"family": "Nice"}]},
+        {"fontSources": [{"family": "Nice", "src": None}]},
+    ],
+    ids=str,
+)
+def test_a_font_without_a_source_is_refused(typography):
+    page = ChatPage(options={"theme": {"typography": typography}})
+    with pytest.raises(ValueError, match=r"^options must have .* theme\.typography\.fontSources"):
+        create_app(Server(MemoryStore()), page=page)
+
+
+def test_a_prompt_that_is_none_is_refused():
+    with pytest.raises(TypeError, match=r"^prompts must be texts or mappings, and one is 3"):
+        create_app(Server(MemoryStore()), page=ChatPage(prompts=["Hi", 3]))
+
+
+@pytest.mark.parametrize("place", ["//chatkit", "/a//b", "/chatkit?x", "/<chat>", 5])
+def test_a_path_beside_an_app_does_too(place):
+    with pytest.raises(ValueError, match=r"^beside must be "):
+        AsyncioApp(create_app(Server(MemoryStore())), beside={place: print})
+
+
+def test_two_apps_at_one_path_are_refused():
+    with pytest.raises(ValueError, match=r"^beside must be .* not several that are '/chat'"):
+        AsyncioApp(print, beside={"/chat": print, "chat/": print})
 
 
 @pytest.mark.parametrize(

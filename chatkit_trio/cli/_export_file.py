@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 import click
 
@@ -17,7 +17,7 @@ STDOUT = "-"
 
 
 @contextmanager
-def export_file(output: str) -> Iterator[TextIO]:
+def export_file(output: str) -> Iterator[IO[str]]:
     """Open what an export goes to. A new file is for its owner only.
 
     The file has the lines when the block is left. If that is by an exception, an older file of that

@@ -50,6 +50,8 @@ def create_app(
     `ValueError` if one of them hides another, such as `path="/"` the page. Serve the app with
     `chatkit-trio serve`, or with Hypercorn's trio worker.
     """
+    if not isinstance(page, bool | ChatPage):
+        raise TypeError(f"page must be True, False or a ChatPage, not {page!r}")
     app = app_at(
         [path],
         server,

@@ -29,7 +29,7 @@ from chatkit_trio.stores._signed_attachments import SignedAttachmentStore
 from ._app import app_at, check_routes
 from ._asyncio_app import AsyncioApp
 from ._blueprint import CorsOrigins, servers_of
-from ._context import ContextFunction
+from ._context import ContextFunction, check_context
 from ._delivery import Receive, Send
 from ._hosts import HostNames
 from ._middleware import Refusal, send_refusal
@@ -83,6 +83,7 @@ def asgi_app(
     raise an `HTTPException` of Starlette, FastAPI or werkzeug. The other arguments are those of
     `chatkit_blueprint`.
     """
+    check_context(context)  # here, because what is around it is a function always
     inner = app_at(
         list(dict.fromkeys([path, "/"])),
         server,

@@ -14,6 +14,7 @@ from typing import Any
 import trio
 
 from chatkit_trio._foreign_text import text_of
+from chatkit_trio._settings import is_path
 from chatkit_trio.agents import run_on_asyncio, run_on_trio
 
 from ._paths import place_of
@@ -36,12 +37,18 @@ class AsyncioApp:
     `await run_on_trio(server.store.load_thread, ...)` reaches what lives on trio.
 
     A cancelled request cancels what it runs on asyncio, and waits for its end, two seconds at most.
+    Raises `ValueError` for a key of `beside` that is no path, or that is the same path as another.
     """
 
     def __init__(self, app: ASGIApp, *, beside: Mapping[str, ASGIApp] | None = None) -> None:
         self._app = app
-        self.beside = {path.rstrip("/"): mounted for path, mounted in (beside or {}).items()}
+        self.beside: dict[str, ASGIApp] = {}
         """What runs on trio, by the path."""
+        for path, mounted in (beside or {}).items():
+            place = _place(path)
+            if place in self.beside:
+                raise ValueError(f"beside must be different paths, not several that are {place!r}")
+            self.beside[place] = mounted
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request, or start and end the applications, as ASGI says."""
@@ -86,6 +93,13 @@ class AsyncioApp:
             await send({"type": "lifespan.shutdown.failed", "message": "\n".join(failures)})
         else:
             await send({"type": "lifespan.shutdown.complete"})
+
+
+def _place(path: object) -> str:
+    """Return '/chat' for a path such as 'chat/', and "" for the whole site."""
+    if not is_path(path):
+        raise ValueError(f"beside must be paths such as '/chat', and one is {path!r}")
+    return f"/{path.strip('/')}".rstrip("/")
 
 
 class _Life:

@@ -135,19 +135,23 @@ def blueprint_at(
     file_urls = [f"{place}/attachments/<attachment_id>/url" for place in places]
     route(file_urls, "GET", endpoint.attachment_url)
     if health_path is not None:
-        route([health_path], "GET", health.health, "probe")
+        route([_rule(health_path)], "GET", health.health, "probe")
     if liveness_path is not None:
-        route([liveness_path], "GET", health.liveness, "probe")
+        route([_rule(liveness_path)], "GET", health.liveness, "probe")
     parts: list[Part] = []
     if metrics_path is not None:
         from ._metrics_view import MetricsView  # it needs a package of its own
 
         metrics = MetricsView(server)
-        route([metrics_path], "GET", metrics.metrics, "probe")
+        route([_rule(metrics_path)], "GET", metrics.metrics, "probe")
         blueprint.after_app_request(metrics.count)
         parts.append(metrics)
     tie(blueprint, server, gate, places, longest_body, parts)
     return blueprint
+
+
+def _rule(path: str) -> str:
+    return "/" + path.removeprefix("/")
 
 
 def _check_paths(**paths: str | None) -> None:

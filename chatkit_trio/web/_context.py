@@ -29,6 +29,12 @@ ContextFunction: TypeAlias = Callable[
 """Makes the context of a request: who asks, and whatever else the hooks want to know."""
 
 
+def check_context(make_context: object) -> None:
+    """Raise `TypeError` unless this is None or can make a context."""
+    if not (make_context is None or callable(make_context)):
+        raise TypeError(f"context must be a function of the request, not {make_context!r}")
+
+
 class Lent(Generic[TContext]):
     """A context while a view uses it."""
 
@@ -50,6 +56,7 @@ class RequestContext(Generic[TContext]):
     def __init__(
         self, server: ChatKitServer[TContext], make_context: ContextFunction[TContext] | None
     ) -> None:
+        check_context(make_context)
         self._server = server
         self._make_context = make_context
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from werkzeug.datastructures import Headers
 
-from ._hosts import is_own_origin
+from ._hosts import is_own_origin, origin_in_ascii
 
 _PREFLIGHT_MAX_AGE = "600"  # seconds
 _OWN_SITES = ("same-origin", "none")
@@ -85,7 +85,7 @@ class Cors:
 
 
 def _given_origin(given: str) -> str:
-    origin = given.strip().rstrip("/").lower()
+    origin = origin_in_ascii(given.strip().rstrip("/").lower())
     if _ORIGIN.fullmatch(origin) is None:
         # "null" is one of these: every sandboxed frame of anybody has that origin.
         raise ValueError(

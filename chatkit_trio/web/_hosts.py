@@ -174,15 +174,31 @@ def is_wildcard(host: str) -> bool:
     return not host or (address is not None and address.is_unspecified)
 
 
+def in_ascii(host: str) -> str:
+    """Return a name, with a port or without, in the letters of requests and headers.
+
+    That is "" for what can't be a name.
+    """
+    if host.isascii():
+        return host
+    name, colon, port = host.partition(":")
+    try:
+        return (name.encode("idna") + f"{colon}{port}".encode("ascii")).decode()
+    except UnicodeError:
+        return ""
+
+
+def origin_in_ascii(origin: str) -> str:
+    """Return an origin with the letters in which browsers send it; check it afterwards."""
+    scheme, separator, host = origin.partition("://")
+    return f"{scheme}{separator}{in_ascii(host)}"
+
+
 def _given_name(given: object, argument: str) -> str:
     if not isinstance(given, str):
         raise TypeError(f"{argument} must be names, and one is {given!r}")
     bare = given.strip().removeprefix("*." if given.startswith("*") else ".").lower()
-    if not bare.isascii():
-        try:
-            bare = bare.encode("idna").decode()
-        except UnicodeError:
-            bare = ""
+    bare = in_ascii(bare)
     name = _plain_name(bare if _address(bare) is None or ":" not in bare else f"[{bare}]")
     if name is None:
         raise ValueError(

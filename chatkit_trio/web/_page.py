@@ -22,7 +22,7 @@ from chatkit_trio.server import ChatKitServer
 from chatkit_trio.stores._signed_attachments import SignedAttachmentStore
 
 from ._cors import Cors
-from ._hosts import HostNames
+from ._hosts import HostNames, in_ascii, origin_in_ascii
 from ._middleware import Gate
 from ._static_files import StaticFiles
 
@@ -70,11 +70,26 @@ class ChatPage:
     modules that are listed here too."""
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` for a text in place of a list: it would be a list of letters."""
+        """Raise `TypeError` or `ValueError` for what can't be meant."""
+        for name in ("name", "greeting"):
+            if not isinstance(value := getattr(self, name), str):
+                raise TypeError(f"{name} must be a text, not {value!r}")
+        if not isinstance(self.options, Mapping):
+            raise TypeError(f"options must be a mapping, not {self.options!r}")
+        # A text in place of a list would be a list of letters.
         for name in ("prompts", "frame_ancestors", "scripts"):
             value = getattr(self, name)
             if isinstance(value, str):
                 raise ValueError(f"{name} must be a list, not {value!r}")
+        _check_names([Path(script).name for script in self.scripts])
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1 or set("<>") & set(name):  # <name> would be a pattern
+            raise ValueError(
+                f"scripts must have names that differ, without < and >, and one is {name!r}"
+            )
 
 
 def page_html(server: ChatKitServer[Any], path: str, page: ChatPage) -> str:
@@ -91,7 +106,7 @@ def page_html(server: ChatKitServer[Any], path: str, page: ChatPage) -> str:
         "chatkit-feedback": _switch(takes_feedback),
         "chatkit-greeting": page.greeting,
         "chatkit-prompts": _prompts(page.prompts),
-        "chatkit-options": json.dumps(page.options, ensure_ascii=False) if page.options else "",
+        "chatkit-options": _json("options", page.options) if page.options else "",
     }.items():
         text = _with_meta(text, name, html.escape(content))
     text = with_built_names(text, "static")
@@ -137,9 +152,10 @@ def page_blueprint(
     blueprint.add_url_rule(
         "/chatkit-trio-react.js", endpoint="react", view_func=_script(_REACT, is_public=True)
     )
-    for script in page.scripts:
-        name, code = Path(script).name, Path(script).read_bytes()
-        blueprint.add_url_rule(f"/page/{name}", endpoint=_endpoint(name), view_func=_script(code))
+    for number, script in enumerate(map(Path, page.scripts)):
+        view = _script(script.read_bytes())
+        # Not by its name: Quart allows no dots in that of an endpoint.
+        blueprint.add_url_rule(f"/page/{script.name}", endpoint=f"script {number}", view_func=view)
 
     async def secured(response: Response) -> Response:  # noqa: ASYNC124
         response.headers.extend(SECURITY_HEADERS)
@@ -169,13 +185,16 @@ _ORIGIN = re.compile(r"https?://[^/?#;,\s*]+|\*")
 
 
 def _ancestors(origins: Sequence[str]) -> str:
-    for origin in origins:
+    allowed = ["'self'"]
+    for given in origins:
+        origin = origin_in_ascii(given)
         if not _ORIGIN.fullmatch(origin):
             raise ValueError(
                 "frame_ancestors has to be a list of origins such as https://shop.example,"
-                f" not {origin!r}"
+                f" not {given!r}"
             )
-    return " ".join(["'self'", *origins])
+        allowed.append(origin)
+    return " ".join(allowed)
 
 
 def _script_hashes(text: str) -> str:
@@ -188,9 +207,20 @@ def _script_hashes(text: str) -> str:
 def _font_sources(options: Mapping[str, Any]) -> list[str]:
     """Return the sources, as a policy names them, of the fonts of the page's theme."""
     theme = options.get("theme")
-    typography = theme.get("typography", {}) if isinstance(theme, Mapping) else {}
-    urls = [source["src"] for source in typography.get("fontSources", ())]
-    return sorted({source for source in map(_font_source, urls) if source})
+    typography = theme.get("typography") if isinstance(theme, Mapping) else None
+    fonts = typography.get("fontSources") if isinstance(typography, Mapping) else typography
+    if fonts is None:
+        return []
+    if not isinstance(fonts, list | tuple) or not all(map(_is_font, fonts)):
+        raise ValueError(
+            "options must have a list of fonts in theme.typography.fontSources, each with its URL"
+            " as `src`"
+        )
+    return sorted({source for font in fonts if (source := _font_source(font["src"]))})
+
+
+def _is_font(value: object) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("src"), str)
 
 
 def _font_source(url: str) -> str:
@@ -198,9 +228,11 @@ def _font_source(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme == "data":
         return "data:"
-    if parts.netloc and parts.scheme:
-        return f"{parts.scheme}://{parts.netloc}"
-    return parts.netloc  # without a scheme it comes by the page's own
+    host = in_ascii(parts.netloc)
+    if parts.netloc and not _ORIGIN.fullmatch(f"https://{host}"):
+        raise ValueError(f"options must have fonts of hosts that can be, and one is {url!r}")
+    # Without a scheme it comes by the page's own.
+    return f"{parts.scheme}://{host}" if host and parts.scheme else host
 
 
 def _content_security_policy(
@@ -240,12 +272,19 @@ def _files(server: ChatKitServer[Any]) -> str:
 
 
 def _prompts(prompts: Sequence[str | Mapping[str, Any]]) -> str:
+    for each in prompts:
+        if not isinstance(each, str | Mapping):
+            raise TypeError(f"prompts must be texts or mappings, and one is {each!r}")
     offered = [{"label": each} if isinstance(each, str) else dict(each) for each in prompts]
-    return json.dumps(offered, ensure_ascii=False) if offered else ""
+    return _json("prompts", offered) if offered else ""
 
 
-def _endpoint(name: str) -> str:
-    return "script " + name.replace(".", " ")  # Quart allows no dots
+def _json(name: str, value: object) -> str:
+    try:
+        # NaN would be no JSON: the page couldn't read any of it.
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be what JSON can say: {error}") from error
 
 
 def _script(code: bytes, *, is_public: bool = False) -> Callable[[], Awaitable[Response]]:

@@ -323,16 +323,27 @@ async def test_pages_elsewhere_may_load_the_element():
 
 async def test_the_page_may_be_framed_by_those_that_the_app_names():
     server = scripted_server(MemoryStore(), [say("Hello")])
-    page = ChatPage(frame_ancestors=["https://shop.example", "http://localhost:3000"])
+    ancestors = ["https://shop.example", "http://localhost:3000", "https://東京.example"]
+    page = ChatPage(frame_ancestors=ancestors)
     async with client_of(create_app(server, page=page)) as client:
         answer = await client.ask("GET", "/")
 
     policy = answer.headers["content-security-policy"]
-    assert "frame-ancestors 'self' https://shop.example http://localhost:3000" in policy
+    assert policy.endswith(
+        "frame-ancestors 'self' https://shop.example http://localhost:3000"
+        " https://xn--1lqs71d.example"
+    )
 
 
 @pytest.mark.parametrize(
-    "origin", ["shop.example", "https://a.example; script-src *", "https:// a"]
+    "origin",
+    [
+        "shop.example",
+        "https://a.example; script-src *",
+        "https://ü.example\uff1bscript-src",  # which would become a plain semicolon
+        "https:// a",
+        "https://ü..example",
+    ],
 )
 def test_what_may_frame_the_page_has_to_be_an_origin(origin):
     server = scripted_server(MemoryStore(), [say("Hello")])
@@ -349,6 +360,7 @@ def test_what_may_frame_the_page_has_to_be_an_origin(origin):
         ("data:font/woff2;base64,d09GMgAB", "'self' data:"),
         ("DATA:font/woff2;base64,d09GMgAB", "'self' data:"),
         ("/fonts/nice.woff2", "'self'"),
+        ("https://例え.テスト:8443/nice.woff2", "'self' https://xn--r8jz45g.xn--zckzah:8443"),
     ],
 )
 async def test_the_page_may_load_the_fonts_of_its_theme(src, allowed):
@@ -491,6 +503,26 @@ async def test_the_page_loads_further_scripts_before_its_own(tmp_path):
         assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
         assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert other.status == 404
+
+
+async def test_scripts_of_similar_names_are_each_served(tmp_path):
+    scripts = [tmp_path / name for name in ("a b.js", "a.b.js", "a-b.js")]
+    for script in scripts:
+        script.write_text(f"// {script.name}")
+    app = create_app(scripted_server(MemoryStore(), [say("Hello")]), page=ChatPage(scripts=scripts))
+
+    async with client_of(app) as client:
+        answers = [
+            await client.ask("GET", f"/page/{name}") for name in ("a%20b.js", "a.b.js", "a-b.js")
+        ]
+
+    assert [answer.body.decode() for answer in answers] == [f"// {each.name}" for each in scripts]
+
+
+@pytest.mark.parametrize("names", [["a/x.js", "b/x.js"], ["x.js", "x.js"], ["<name>.js"]], ids=str)
+def test_scripts_that_cannot_be_told_apart_are_refused(names):
+    with pytest.raises(ValueError, match=r"^scripts must have .*, and one is '(x|<name>)\.js'"):
+        ChatPage(scripts=names)
 
 
 async def test_a_store_that_breaks_at_startup_is_named(caplog):

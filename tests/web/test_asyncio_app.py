@@ -268,8 +268,9 @@ async def test_an_app_that_knows_no_start_and_end_is_served(
     assert "has no lifespan" in caplog.text
 
 
+@pytest.mark.parametrize("place", ["/chatkit", "/chatkit/", "chatkit"])
 @pytest.mark.parametrize("path", ["/chatkit/", "/prefix/chatkit"])
-async def test_where_it_is_mounted_itself_does_not_matter(path: str) -> None:
+async def test_where_it_is_mounted_itself_does_not_matter(path: str, place: str) -> None:
     seen: list[str] = []
 
     async def beside(scope: Any, receive: Any, send: Any) -> None:
@@ -279,7 +280,7 @@ async def test_where_it_is_mounted_itself_does_not_matter(path: str) -> None:
     async def receive() -> Any:
         raise AssertionError
 
-    app = AsyncioApp(without_lifespan, beside={"/chatkit/": beside})
+    app = AsyncioApp(without_lifespan, beside={place: beside})
     root = "/prefix" if path.startswith("/prefix") else ""
     await app({"type": "http", "path": path, "root_path": root}, receive, receive)
 

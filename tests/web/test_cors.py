@@ -205,6 +205,8 @@ async def test_links_from_other_sites_lead_to_the_page():
         ["https://a@shop.example"],
         ["*"],
         ["https://a.example https://b.example"],
+        ["https://münchen..example"],
+        ["https://münchen.example\uff0fchat"],
     ],
     ids=str,
 )
@@ -219,6 +221,23 @@ def test_what_can_be_no_origin_is_refused_at_once(wrong):
 async def test_an_origin_may_be_written_in_other_ways(given):
     async with client_of(app_for([given])) as client:
         assert await ask_all(client, SHOP) == ANSWERED
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("https://München.example", "https://xn--mnchen-3ya.example"),
+        ("https://münchen.example:443", "https://xn--mnchen-3ya.example"),
+        ("http://例え.テスト:8080", "http://xn--r8jz45g.xn--zckzah:8080"),
+        ("https://xn--mnchen-3ya.example", "https://xn--mnchen-3ya.example"),
+    ],
+)
+async def test_an_origin_may_be_written_in_other_letters(given, sent):
+    async with client_of(app_for([given])) as client:
+        assert await ask_all(client, {"Origin": sent}) == ANSWERED
+        answer = await client.post(LIST, {"Origin": sent})
+
+    assert answer.headers["access-control-allow-origin"] == sent
 
 
 def test_one_origin_alone_is_a_mistake():

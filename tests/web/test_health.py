@@ -185,9 +185,10 @@ async def test_a_draining_server_lives():
     assert answer.status == 200
 
 
-async def test_the_addresses_can_be_changed_and_left_out():
+@pytest.mark.parametrize("path", ["/ready", "ready"])
+async def test_the_addresses_can_be_changed_and_left_out(path):
     server = scripted_server(MemoryStore(), [say("Hello")])
-    app = create_app(server, health_path="/ready", liveness_path=None)
+    app = create_app(server, health_path=path, liveness_path=None)
     async with client_of(app) as client:
         found = [
             (await client.ask("GET", path)).status for path in ("/ready", "/healthz", "/livez")
