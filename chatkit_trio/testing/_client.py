@@ -245,12 +245,16 @@ class ChatClient:
     ) -> AbstractAsyncContextManager[ClientTurn]:
         """Read a thread's live turn, as a page does after a reload.
 
-        The stream begins behind the event `last_event_id`, by default at the turn's first event.
+        The stream begins behind the event `last_event_id`, by default at the turn's first event. It
+        has no events if no turn is live, or another one.
         """
         return self._reading(self._transport.watch(thread_id, last_event_id), thread_id)
 
     async def stop(self, thread_id: str) -> None:
-        """End the thread's live turn, if it has one; returns when the turn is settled."""
+        """End the thread's live turn, if it has one; returns when the turn is settled.
+
+        Refused (409) is the stop of an answer whose options have `allow_cancel=False`.
+        """
         await self._transport.stop(thread_id)
 
     @asynccontextmanager

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +70,7 @@ from ._simulate_server import BUTTON_TEXT, SimulatedServer
 from ._simulate_store import Door, Faults, Ledger
 from ._transport import (
     Connection,
+    EndedConnection,
     RequestRefused,
     ServerConnection,
     ServerTransport,
@@ -82,6 +83,9 @@ _TIME_LIMIT = 3600.0
 _QUIET_TIMEOUT = 60.0
 _WALL_CLOCK_AT_0 = 1.8e9
 _TRIOS_OWN = ("<init>", "<TrioToken.")
+
+_LOG_OF_REFUSALS = "chatkit_trio.web."
+"""The loggers of what is said in a refusal, which is among the requests."""
 
 _life: ContextVar[Life | None] = ContextVar("chatkit_trio_simulated_life", default=None)
 
@@ -151,9 +155,15 @@ class _Listener(logging.Handler):
         life = _life.get()
         if life is not None and life.crashed is not None:
             return
+        if record.name.startswith(_LOG_OF_REFUSALS):
+            return
         error = record.exc_info[1] if record.exc_info else None
         entry = LogRecord(self._next_number(), record.levelno, record.getMessage(), error)
         self._history.log.append(entry)
+
+
+class _NothingToWatch(Exception):
+    """There is no live turn to watch, or no longer."""
 
 
 class _PageTransport(ServerTransport):
@@ -163,13 +173,13 @@ class _PageTransport(ServerTransport):
     async def stream(
         self, request: bytes, *, idempotency_key: str | None = None
     ) -> AsyncIterator[Connection]:
-        with _refusals():
+        async with _refusals():
             result = await self._server.process(
                 request, self._context, can_return=True, idempotency_key=idempotency_key
             )
         assert isinstance(result, StreamingResult)
         async with result:
-            with _refusals():
+            async with _refusals():
                 connection = ServerConnection(result)
                 _ = connection.turn
             yield connection
@@ -551,21 +561,24 @@ class _World:
 
     async def _do_stop(self, request: Request, client: ChatClient) -> None:
         if request.thread_id is not None:
-            await self._stop(request, client, request.thread_id)
+            await self._stop(request, request.thread_id)
 
-    async def _stop(self, request: Request, client: ChatClient, thread_id: str) -> None:
+    async def _stop(self, request: Request, thread_id: str) -> None:
         began = self.next_number()
         self._cause(CancelReason.STOPPED, request, thread_id)
         if self._scenario.nodes == 1:
             self.history.stops.append((began, began, thread_id))
-        await client.stop(thread_id)
+        # Not by the client, which looks for the thread first: no rule could say when it takes
+        # effect, and so who has to find the answer stored.
+        await request.life.server.stop(thread_id)
         if self._scenario.nodes > 1:
             # It has taken effect when it has reached the server of the turn.
             self.history.stops.append((began, self.next_number(), thread_id))
 
     async def _do_watch(self, request: Request, client: ChatClient) -> None:
         if (thread_id := request.thread_id) is not None:
-            await self._stream(request, client, client.watch(thread_id))
+            with suppress(_NothingToWatch):
+                await self._stream(request, client, client.watch(thread_id))
 
     async def _do_load(self, request: Request, client: ChatClient) -> None:
         if (thread_id := request.thread_id) is None:
@@ -620,7 +633,10 @@ class _World:
         async with self._exchanging(request, stream) as (exchange, turn):
             mode, *arguments = request.operation.reading.split(":")
             numbers = [float(argument) for argument in arguments]
-            await getattr(self, f"_read_{mode}")(exchange, client, turn, *numbers)
+            # A watcher for whom the first frames aren't kept gets the state so far. It leaves: the
+            # rules know what a frame is by its number.
+            if exchange.first_frame == 0:
+                await getattr(self, f"_read_{mode}")(exchange, client, turn, *numbers)
         if exchange.complete is not None and exchange.thread_id is not None:
             await self._load_items(client, exchange.thread_id)
 
@@ -630,6 +646,8 @@ class _World:
     ) -> AsyncIterator[tuple[Exchange, ClientTurn]]:
         """Give the stream and its record; whatever fails, the client leaves it."""
         async with stream as turn:
+            if isinstance(turn.connection, EndedConnection):
+                raise _NothingToWatch
             exchange = self._exchange(request, turn)
             failure: Exception | None = None
             try:
@@ -683,7 +701,7 @@ class _World:
     ) -> None:
         await self._read(exchange, turn, int(count))
         if turn.thread_id is not None and exchange.complete is None:
-            await self._stop(exchange.request, client, turn.thread_id)
+            await self._stop(exchange.request, turn.thread_id)
         await self._read(exchange, turn)
 
     async def _read_pause(
@@ -732,8 +750,10 @@ class _World:
             watch = client.watch(thread_id, f"{exchange.turn.id}.{last}")
             async with self._exchanging(exchange.request, watch) as (resumed, again):
                 await self._read(resumed, again)
+        except _NothingToWatch:
+            pass
         except RequestRefused as refusal:
-            if refusal.status not in (404, 410):
+            if refusal.status != 404:
                 raise
         await self._load_items(client, thread_id)
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 from urllib.parse import quote
 
 import trio
 
-from chatkit_trio.errors import ChatKitError
+from chatkit_trio._engine.groups import unwrapped
+from chatkit_trio._engine.loading import load_thread
 from chatkit_trio.server import (
     ChatKitServer,
     NonStreamingResult,
@@ -24,9 +26,12 @@ from chatkit_trio.server import (
     Turn,
 )
 from chatkit_trio.types import AnswerEnding
+from chatkit_trio.web._middleware import refused
+from chatkit_trio.web._watch import followed, parse_event_id
 
 __all__ = [
     "Connection",
+    "EndedConnection",
     "HTTPResponse",
     "HTTPTransport",
     "Headers",
@@ -47,7 +52,7 @@ class RequestRefused(Exception):
 
     `status` is the HTTP status, `body` the answer's JSON (its text, if it isn't JSON). Without
     HTTP both are as the web layer would answer, and the server's own exception is the
-    `__cause__`.
+    `__cause__`; one that is no fault of the client is logged too, as there.
     """
 
     def __init__(self, status: int, body: Any) -> None:
@@ -94,11 +99,14 @@ class Transport(ABC):
     def watch(
         self, thread_id: str, last_event_id: str | None
     ) -> AbstractAsyncContextManager[Connection]:
-        """Open the stream of a thread's live turn. Raises `RequestRefused` when entered."""
+        """Open the stream of a thread's live turn; one that is over if there is none to watch.
+
+        Raises `RequestRefused` when entered.
+        """
 
     @abstractmethod
     async def stop(self, thread_id: str) -> None:
-        """End a thread's live turn; returns when it is settled."""
+        """End a thread's live turn; returns when it is settled. Raises `RequestRefused`."""
 
     @abstractmethod
     async def last_ending(self, thread_id: str) -> AnswerEnding | None:
@@ -143,8 +151,19 @@ class ServerConnection(Connection):
         turn.close_reader(reader)
 
 
+class EndedConnection(Connection):
+    """The reading of a stream without events: there was no live turn to watch."""
+
+    async def receive(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        raise trio.EndOfChannel
+
+    async def disconnect(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
 class ServerTransport(Transport):
-    """Calls `ChatKitServer.process`, with one context for all requests."""
+    """Does to a server object what the web layer does, with one context for all requests."""
 
     def __init__(
         self, server: ChatKitServer[Any], context: Any, *, can_return: bool = False
@@ -156,7 +175,7 @@ class ServerTransport(Transport):
     async def ask(
         self, request: bytes, *, idempotency_key: str | None = None, with_endings: bool = False
     ) -> bytes:
-        with _refusals():
+        async with _refusals():
             result = await self._server.process(
                 request,
                 self._context,
@@ -170,7 +189,7 @@ class ServerTransport(Transport):
     async def stream(
         self, request: bytes, *, idempotency_key: str | None = None
     ) -> AsyncIterator[Connection]:
-        with _refusals():
+        async with _refusals():
             result = await self._server.process(
                 request,
                 self._context,
@@ -179,42 +198,50 @@ class ServerTransport(Transport):
             )
         assert isinstance(result, StreamingResult)
         async with result:
-            with _refusals():
+            async with _refusals():
                 connection = ServerConnection(result)
                 _ = result.turn
             yield connection
 
     @asynccontextmanager
     async def watch(self, thread_id: str, last_event_id: str | None) -> AsyncIterator[Connection]:
-        turn_id, _, number = (last_event_id or ".-1").rpartition(".")
-        with _refusals():
-            result = await self._server.follow(
-                thread_id, turn_id=turn_id or None, start=int(number) + 1
-            )
+        async with _refusals():
+            result = await self._watched(thread_id, last_event_id)
         if result is None:
-            raise RequestRefused(404, _body("not_found", f"thread {thread_id} has no live turn"))
+            yield EndedConnection()
+            return
         async with result:
             yield ServerConnection(result)
 
+    async def _watched(self, thread_id: str, last_event_id: str | None) -> StreamingResult | None:
+        server, last = self._server, parse_event_id(last_event_id)
+        await server.count_request(self._context)
+        await load_thread(server.store, thread_id, self._context)
+        turn_id = await server.live_turns.watchable(thread_id)
+        if turn_id is None or (last is not None and last.turn_id != turn_id):
+            return None
+        return await followed(partial(server.follow, thread_id), last)
+
     async def stop(self, thread_id: str) -> None:
-        with _refusals():
-            await self._server.stop(thread_id)
+        async with _refusals():
+            await load_thread(self._server.store, thread_id, self._context)
+            await self._server.stop(thread_id, by_client=True)
 
     async def last_ending(self, thread_id: str) -> AnswerEnding | None:
-        with _refusals():
+        async with _refusals():
+            await self._server.count_request(self._context)
             return await self._server.last_ending(thread_id, self._context)
 
 
-@contextmanager
-def _refusals() -> Iterator[None]:
+@asynccontextmanager
+async def _refusals() -> AsyncIterator[None]:
+    """Raise `RequestRefused` for an exception, as the web layer would answer it."""
     try:
         yield
-    except ChatKitError as error:
-        raise RequestRefused(error.http_status, _body(error.code, str(error))) from error
-
-
-def _body(code: str, message: str) -> dict[str, Any]:
-    return {"error": {"code": code, "message": message}}
+    except Exception as error:
+        answer = refused(unwrapped(error))
+        body = _parsed(await answer.get_data(as_text=False))
+        raise RequestRefused(answer.status_code, body) from error
 
 
 # --- Over HTTP ---------------------------------------------------------------------------------

@@ -226,6 +226,7 @@ class _Trial:
         if cut is not None and cut.reason == CancelReason.FAILED:
             self._store.fail_at = cut.at
         self._thread_id: str | None = None
+        self._server: ChatKitServer[Any]
         self._client: ChatClient
         self._client_turn: ClientTurn | None = None
         self._returned: ClientTurn | None = None
@@ -277,6 +278,7 @@ class _Trial:
 
     async def _run_server(self) -> None:
         async with self._new_server() as server:
+            self._server = server
             self._client = ChatClient.of_server(server, self._context)
             await self._send_earlier()
             await self._prepare()
@@ -572,9 +574,15 @@ class _Trial:
         assert self._client_turn is not None
         connection = self._client_turn.connection
         assert isinstance(connection, ServerConnection)
-        last = f"{self._turn.id}.{connection.result.next_frame_number - 1}"
-        async with self._client.watch(self._turn.thread_id, last) as turn:
-            self._returned = turn
+        # At once: what a client asks for before it watches may take longer than the grace period.
+        rest = self._server.watch(
+            self._turn.thread_id,
+            turn_id=self._turn.id,
+            start=connection.result.next_frame_number,
+        )
+        assert rest is not None
+        async with rest:
+            self._returned = turn = ClientTurn(ServerConnection(rest), self._client.stop)
             await turn.read()
             self._stream_ended_at = trio.current_time()
 

@@ -43,6 +43,19 @@ def parse_event_id(text: str | None) -> EventId | None:
     return EventId(turn_id, int(number))
 
 
+async def followed(follow: Follow, last: EventId | None) -> StreamingResult | None:
+    """Return what a client watches that has seen the event `last`, None if it has to reload.
+
+    Raises `StoreError` if the store can't be asked.
+    """
+    try:
+        if last is None:
+            return await follow()
+        return await follow(turn_id=last.turn_id, start=last.number + 1)
+    except FramesLost:
+        return await follow(start=None) if last is None else None
+
+
 class WatchBody(EventStreamBody):
     """The rest of a live turn for a client that comes back to it or watches it too."""
 
@@ -60,19 +73,8 @@ class WatchBody(EventStreamBody):
         self._preamble = RETRY
 
     async def __aenter__(self) -> Self:
-        self._result = await self._watch()
+        self._result = await followed(self._follow, self._last)
         if self._result is None:
             # The turn has ended since the view looked for it, so the stored thread is complete.
             self._preamble += RELOAD
         return await super().__aenter__()
-
-    async def _watch(self) -> StreamingResult | None:
-        try:
-            if self._last is None:
-                return await self._follow()
-            turn_id, number = self._last
-            return await self._follow(turn_id=turn_id, start=number + 1)
-        except FramesLost:
-            if self._last is not None:
-                return None
-            return await self._follow(start=None)

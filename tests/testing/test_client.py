@@ -12,12 +12,18 @@ import hypercorn.config
 import hypercorn.trio
 import pytest
 import trio
+from quart import Response
+from werkzeug.exceptions import Forbidden, HTTPException
 
+from chatkit_trio.errors import StoreError
+from chatkit_trio.limits import OwnerLimits
+from chatkit_trio.server import TurnPolicy
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import (
     ChatClient,
     RequestRefused,
     Scene,
+    ScriptedRespond,
     ScriptedServer,
     emit,
     pause,
@@ -239,6 +245,156 @@ async def test_refusals_have_status_and_code(connect: Connect) -> None:
 
         for refused in (caught.value, caught_in_stream.value):
             assert (refused.status, refused.code) == (404, "not_found")
+
+
+@everywhere
+async def test_an_answer_that_may_not_be_stopped_goes_on(connect: Connect) -> None:
+    store = MemoryStore[Any]()
+    script = [say("Hel", "lo", every=0.2)]
+    server = scripted_server(store, script, allow_cancel=False)
+    async with connect(server) as client, client.send("hi") as turn:
+        await turn.wait_for(lambda event: turn.text == "Hel")
+        with pytest.raises(RequestRefused) as refused:
+            await turn.stop()
+        await turn.read()
+
+    assert (refused.value.status, refused.value.code) == (409, "conflict")
+    assert turn.text == "Hello"
+    assert await transcript(store, turn.thread_id) == ["user: hi", "assistant: Hello"]
+
+
+@asynccontextmanager
+async def two_on_server(server: ScriptedServer) -> AsyncIterator[tuple[ChatClient, ChatClient]]:
+    async with server:
+        yield ChatClient.of_server(server, "ann"), ChatClient.of_server(server, "bob")
+
+
+@asynccontextmanager
+async def two_on_app(server: ScriptedServer) -> AsyncIterator[tuple[ChatClient, ChatClient]]:
+    async with server:
+        app = create_app(server, context=lambda request: request.headers["X-User"])
+        ann, bob = (ChatClient.of_app(app, headers=[("X-User", name)]) for name in ("ann", "bob"))
+        async with ann:
+            yield ann, bob
+
+
+@pytest.mark.parametrize("connect_two", [two_on_server, two_on_app])
+async def test_another_owners_answer_can_be_neither_watched_nor_stopped(
+    connect_two: Callable[..., AbstractAsyncContextManager[tuple[ChatClient, ChatClient]]],
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    store = MemoryStore[Any](owner=str)
+    server = scripted_server(store, [say("Hel", "lo", every=10)])
+    async with connect_two(server) as (ann, bob), ann.send("hi") as turn:
+        await turn.wait_for(lambda event: turn.text == "Hel")
+        thread_id = turn.thread_id or ""
+        refusals: list[tuple[int, str | None]] = []
+        for stranger in (bob.watch(thread_id).__aenter__, partial(bob.stop, thread_id)):
+            with pytest.raises(RequestRefused) as refused:
+                await stranger()
+            refusals.append((refused.value.status, refused.value.code))
+        await turn.read()
+
+    assert refusals == [(404, "not_found"), (404, "not_found")]
+    assert turn.text == "Hello"
+
+
+@everywhere
+@pytest.mark.parametrize("last_event_id", [None, "turn_of_before.3"])
+async def test_watching_a_thread_whose_answer_is_over_gives_a_stream_without_events(
+    connect: Connect, last_event_id: str | None
+) -> None:
+    async with connect(scripted_server(MemoryStore(), [say("Hi")])) as client:
+        async with client.send("hi") as turn:
+            await turn.read()
+        async with client.watch(turn.thread_id or "", last_event_id) as watching:
+            await watching.read()
+            await watching.disconnect()
+
+    assert watching.is_complete
+    assert watching.frames == []
+
+
+@everywhere
+async def test_who_watches_behind_what_is_no_event_id_is_refused(connect: Connect) -> None:
+    async with connect(scripted_server(MemoryStore(), [])) as client:
+        with pytest.raises(RequestRefused) as refused:
+            async with client.watch("thr_any", "garbage"):
+                pass
+
+    assert (refused.value.status, refused.value.code) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("connect", [on_server, on_app])
+async def test_a_watcher_whose_first_events_are_not_kept_gets_the_state_so_far(
+    connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    words = [f"{number} " for number in range(100)]
+    policy = TurnPolicy(max_replay_bytes=1000)
+    server = scripted_server(MemoryStore(), [say(*words, every=1)], policy=policy)
+    async with connect(server) as client, client.send("hi") as turn:
+        await turn.wait_for(lambda event: turn.text.endswith("50 "))
+        thread_id = turn.thread_id or ""
+        async with client.watch(thread_id, f"{next(iter(server.live_turns)).id}.3") as late:
+            await late.read()
+        async with client.watch(thread_id) as watching:
+            await watching.read()
+        await turn.read()
+
+    assert (late.is_complete, late.frames) == (True, [])
+    assert watching.text == turn.text == "".join(words)
+
+
+@pytest.mark.parametrize("connect", [on_server, on_app])
+async def test_watching_and_asking_how_an_answer_ended_count_as_requests(
+    connect: Connect, autojump_clock: trio.testing.MockClock
+) -> None:
+    limits = OwnerLimits(requests_per_minute=3)
+    async with connect(scripted_server(MemoryStore(), [say("Hi")], owner_limits=limits)) as client:
+        async with client.send("hi") as turn:
+            await turn.read()
+        thread_id = turn.thread_id or ""
+        await client.last_ending(thread_id)
+        async with client.watch(thread_id):
+            pass
+        refusals: list[tuple[int, str | None]] = []
+        for ask in (client.watch(thread_id).__aenter__, partial(client.last_ending, thread_id)):
+            with pytest.raises(RequestRefused) as refused:
+                await ask()
+            refusals.append((refused.value.status, refused.value.code))
+
+    assert refusals == [(429, "limit"), (429, "limit")]
+
+
+HOOK_ERRORS = {
+    "of werkzeug": (Forbidden("not you"), 403, "forbidden", "not you"),
+    "missing": (NotImplementedError("me"), 501, "not_implemented", "doesn't offer that"),
+    "of the store": (StoreError("disk full"), 503, "store", "can't answer now"),
+    "any": (RuntimeError("oops"), 500, "internal", "went wrong"),
+    "in a group": (ExceptionGroup("", [Forbidden("not you")]), 403, "forbidden", "not you"),
+    "with an answer": (HTTPException(response=Response("tea", status=418)), 418, None, "tea"),
+}
+
+
+@pytest.mark.parametrize("kind", HOOK_ERRORS)
+@everywhere
+async def test_what_a_hook_raises_is_answered_with_its_status(connect: Connect, kind: str) -> None:
+    error, status, code, words = HOOK_ERRORS[kind]
+
+    class Refusing(ScriptedServer):
+        async def add_feedback(self, *args: Any) -> None:
+            await trio.lowlevel.checkpoint()
+            raise error
+
+    async with connect(Refusing(MemoryStore(), ScriptedRespond([say("Hi")]))) as client:
+        async with client.send("hi") as turn:
+            await turn.read()
+        with pytest.raises(RequestRefused, match=words) as refused:
+            await client.give_feedback(turn.thread_id or "", [turn.items[-1].id], "positive")
+
+    assert (refused.value.status, refused.value.code) == (status, code)
+    if connect is on_server:
+        assert refused.value.__cause__ is error
 
 
 @everywhere
