@@ -7,11 +7,21 @@ no number here, and no time is NaN.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Collection
 from typing import Any, TypeGuard
 
-__all__ = ["check_choice", "check_count", "check_seconds", "is_path", "own_path"]
+__all__ = [
+    "check_choice",
+    "check_choices",
+    "check_count",
+    "check_plain_function",
+    "check_seconds",
+    "check_strings",
+    "is_path",
+    "own_path",
+]
 
 
 def check_seconds(
@@ -46,6 +56,42 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     if not isinstance(value, str) or value not in choices:
         words = " or ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} must be {words}, not {value!r}")
+
+
+def check_strings(name: str, value: Any, *, or_empty: bool = False) -> None:
+    """Raise unless `value` is a collection of strings, one or more; one string is none.
+
+    `or_empty` allows it to have none.
+    """
+    if isinstance(value, str):
+        raise TypeError(f"{name} must be a list of strings such as [{value!r}], not {value!r}")
+    if not isinstance(value, Collection):
+        raise TypeError(f"{name} must be a list of strings, not {value!r}")
+    for each in value:
+        if not isinstance(each, str):
+            raise TypeError(f"{name} must be a list of strings, and has {each!r}")
+    if not (value or or_empty):
+        raise ValueError(f"{name} is empty, so there is nothing to do")
+
+
+def check_choices(
+    name: str, value: Any, choices: Collection[str], *, or_empty: bool = False
+) -> None:
+    """Raise unless `value` is as for `check_strings`, and all its strings are of these words."""
+    check_strings(name, value, or_empty=or_empty)
+    for each in value:
+        if each not in choices:
+            raise ValueError(f"{name} has {each!r}, which isn't one of {', '.join(choices)}")
+
+
+def check_plain_function(name: str, value: Any, argument: str) -> None:
+    """Raise `TypeError` unless `value` is called with an argument and doesn't wait."""
+    called = getattr(value, "__call__", None)  # noqa: B004 (of an object, it may be async)
+    waits = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+    is_async = any(is_such(each) for is_such in waits for each in (value, called))
+    if called is None or isinstance(value, type) or is_async:
+        given = f"the async {value!r}" if is_async else repr(value)
+        raise TypeError(f"{name} is a plain function of {argument}, not {given}")
 
 
 def is_path(value: object) -> TypeGuard[str]:

@@ -6,9 +6,9 @@ fields. There is nothing in them of what was said. `chatkit_trio.observe` has th
 
 from __future__ import annotations
 
-import inspect
 import logging
 
+from chatkit_trio._settings import check_plain_function
 from chatkit_trio.observe import (
     Event,
     Observer,
@@ -42,13 +42,7 @@ class Story:
 
     def add(self, observer: Observer) -> None:
         """Tell an observer from now on. Raises `TypeError` for what can't be one."""
-        called = getattr(observer, "__call__", None)  # noqa: B004 (of an object, it may be async)
-        if (
-            called is None
-            or isinstance(observer, type)
-            or any(map(inspect.iscoroutinefunction, (observer, called)))
-        ):
-            raise TypeError(f"an observer is a plain function of an event, not {observer!r}")
+        check_plain_function("an observer", observer, "an event")
         self._observers.append(observer)
 
     def tell(self, event: Event) -> None:

@@ -22,7 +22,9 @@ __all__ = [
     "Course",
     "Cut",
     "cuts",
+    "cuts_at",
     "expected_reason",
+    "points",
     "troubled_cuts",
 ]
 
@@ -143,11 +145,24 @@ def expected_reason(name: str) -> CancelReason | None:
     return _ENDS_AS[name] if name in _ENDS_AS else CancelReason(name)
 
 
+def points(reason: str, course: Course) -> range:
+    """Return where one reason can strike; for some that is a number of something else."""
+    return range(_first(reason), _end(reason, course))
+
+
 def cuts(reason: str, course: Course, step: int) -> Iterator[Cut]:
     """Return the cuts for one reason, without other trouble."""
-    if reason not in _ENDS_AS and CancelReason(reason) is CancelReason.CRASHED:
-        raise ValueError("a crash can't be explored in this process; kill another one for it")
-    return (cut(reason, at, course) for at in range(_first(reason), _end(reason, course), step))
+    return (cut(reason, at, course) for at in points(reason, course)[::step])
+
+
+def cuts_at(
+    at: int, reasons: Sequence[str], course: Course, trouble: str | None = None
+) -> Iterator[Cut]:
+    """Return the cuts at one point, for the reasons that can strike there."""
+    for reason in reasons:
+        further = () if trouble is None else _further_points(reason, trouble, course, 1)
+        if at in points(reason, course) or at in further:
+            yield cut(reason, at, course, trouble)
 
 
 def cut(reason: str, at: int, course: Course, trouble: str | None = None) -> Cut:
@@ -156,8 +171,7 @@ def cut(reason: str, at: int, course: Course, trouble: str | None = None) -> Cut
     if reason in (GRACE_PERIOD, RETURN):
         seconds = course.grace_period
     elif reason == TURN_TIMEOUT and trouble is None:
-        limits = course.time_limits
-        seconds = limits[min(at, len(limits) - 1)] if limits else course.more_than_enough
+        seconds = course.time_limits[at]
     elif reason == TURN_TIMEOUT:
         seconds = course.more_than_enough
     elif reason == "silent":

@@ -7,11 +7,19 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from chatkit_trio.server import ChatKitServer
+from chatkit_trio._settings import (
+    check_choices,
+    check_count,
+    check_plain_function,
+    check_seconds,
+    check_strings,
+)
+from chatkit_trio.server import CancelReason, ChatKitServer
 from chatkit_trio.store import Store
 from chatkit_trio.stores import MemoryStore
 
-from ._cuts import EVERY_REASON, EVERY_TROUBLE, Course, Cut, cut, cuts, troubled_cuts
+from ._arguments import check_makes, failure_of
+from ._cuts import EVERY_REASON, EVERY_TROUBLE, Course, Cut, cuts, cuts_at, points, troubled_cuts
 from ._invariants import describe, problems
 from ._probe import can_repeat_schedules
 from ._trial import Aftermath, Scenario, run_trial
@@ -110,13 +118,26 @@ def explore_cancellations(
     that, and at most `time_limit` seconds of that time. `seed` decides the order in which tasks
     run; `step=5` tries every fifth point only, and `at` a single one.
 
-    Raises `CancellationBroken` at the first run that breaks a rule.
+    Raises `CancellationBroken` at the first run that breaks a rule, and `ValueError` if there is
+    nothing to be cut, as `at` may be behind the turn's last point.
     """
     if not messages:
         raise ValueError("explore_cancellations() needs a message to send")
-    for trouble in troubles:
-        if trouble not in EVERY_TROUBLE:
-            raise ValueError(f"there is no trouble {trouble!r}; there are {list(EVERY_TROUBLE)}")
+    check_strings("messages", messages)
+    check_makes("make_server", make_server, "a server")
+    check_makes("make_store", make_store, "a store")
+    check_strings("reasons", reasons)
+    if CancelReason.CRASHED in reasons:
+        raise ValueError("a crash can't be explored in this process; kill another one for it")
+    check_choices("reasons", reasons, EVERY_REASON)
+    check_choices("troubles", troubles, EVERY_TROUBLE, or_empty=True)
+    if check is not None:
+        check_plain_function("check", check, "an Aftermath")
+    if at is not None:
+        check_count("at", at, least=0)
+    check_count("step", step)
+    check_seconds("store_seconds", store_seconds, or_zero=True)
+    check_seconds("time_limit", time_limit)
     scenario = Scenario(
         make_server,
         make_store,
@@ -136,6 +157,8 @@ def explore_cancellations(
             aftermath = _run(scenario, one, check)
             exploration.runs[name] += 1
             exploration.ends[aftermath.reason or "finished"] += 1
+    if exploration.total_runs == 0:
+        raise ValueError(_no_cut(list(reasons), course, at))
     return exploration
 
 
@@ -144,13 +167,19 @@ def _plan(
 ) -> Iterator[tuple[str, Iterator[Cut]]]:
     """Return the cuts to be made, by reason and then by trouble."""
     for reason in reasons:
-        every = cuts(reason, course, step)
-        yield reason, every if at is None else iter([cut(reason, at, course)])
+        yield reason, cuts(reason, course, step) if at is None else cuts_at(at, [reason], course)
     for trouble in troubles:
-        if at is None:
-            yield trouble, troubled_cuts(reasons, trouble, course, step)
-        else:
-            yield trouble, (cut(reason, at, course, trouble) for reason in reasons)
+        every = troubled_cuts(reasons, trouble, course, step)
+        yield trouble, every if at is None else cuts_at(at, reasons, course, trouble)
+
+
+def _no_cut(reasons: Sequence[str], course: Course, at: int | None) -> str:
+    given = "" if at is None else f" with at={at}"
+    every = ((reason, points(reason, course)) for reason in reasons)
+    told = "; ".join(
+        f"{reason}: {numbers[0]} to {numbers[-1]}" for reason, numbers in every if numbers
+    )
+    return f"there is nothing to be cut{given}; the points of this turn are {told or 'none'}"
 
 
 def _run(
@@ -160,12 +189,10 @@ def _run(
     found = problems(aftermath)
     if found:
         raise CancellationBroken(_report(scenario, aftermath, found))
-    if check is not None:
-        try:
-            check(aftermath)
-        except AssertionError as error:
-            message = _report(scenario, aftermath, [f"check() failed: {error}"])
-            raise CancellationBroken(message) from error
+    error = failure_of(check, aftermath)
+    if error is not None:
+        message = _report(scenario, aftermath, [f"check() failed: {error}"])
+        raise CancellationBroken(message) from error
     return aftermath
 
 

@@ -15,12 +15,14 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+from chatkit_trio._settings import check_count, check_plain_function, check_strings
 from chatkit_trio.actions import Action
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import Store
 from chatkit_trio.stores import MemoryCluster, MemoryStore
 from chatkit_trio.types import ThreadItem
 
+from ._arguments import check_makes, failure_of
 from ._probe import can_repeat_schedules
 from ._simulate_checks import Problem, problems
 from ._simulate_history import History
@@ -126,11 +128,25 @@ def simulate(
     `SimulatedRun` after each run that kept the rules, and raises `AssertionError` for what else
     you want to be true.
 
-    Raises `SimulationFailed` for the first seed that breaks a rule, shrunk to few operations.
+    Raises `SimulationFailed` for the first seed that breaks a rule, shrunk to few operations, and
+    `ValueError` or `TypeError` for arguments with which nothing would be tried.
 
         def test_nothing_is_lost() -> None:
             simulate(MyServer, seeds=200)
     """
+    if isinstance(seeds, str) or not isinstance(seeds, int | Iterable):
+        raise TypeError(f"seeds must be a number, or an iterable of numbers, not {seeds!r}")
+    if isinstance(seeds, int):
+        check_count("seeds", seeds)
+    check_count("nodes", nodes)
+    check_count("steps", steps)
+    check_count("max_shrinking_runs", max_shrinking_runs, least=0)
+    check_strings("messages", messages)
+    _check_makers(make_server, make_store, make_cluster, nodes)
+    if operations is not None:
+        _check_operations(operations, nodes)
+    if check is not None:
+        check_plain_function("check", check, "a SimulatedRun")
     pool = None if make_server is None else list(messages)
     scenario = Scenario(make_server, make_store, make_cluster, nodes, pool, actions, context)
     trial = _Trials(scenario, check)
@@ -141,7 +157,33 @@ def simulate(
         if found:
             raise trial.failure(seed, given, found, max_shrinking_runs)
         simulation.add(_as_run(seed, given, history), history)
+    if simulation.runs == 0:
+        raise ValueError("seeds is empty, so there is nothing to do")
     return simulation
+
+
+def _check_makers(make_server: Any, make_store: Any, make_cluster: Any, nodes: int) -> None:
+    if make_server is not None:
+        check_makes("make_server", make_server, "a server")
+    check_makes("make_store", make_store, "a store")
+    check_makes("make_cluster", make_cluster, "what makes stores")
+    if nodes > 1 and make_store is not MemoryStore:
+        raise ValueError("make_store isn't used with nodes above 1: give make_cluster instead")
+    if nodes == 1 and make_cluster is not memory_cluster:
+        raise ValueError("make_cluster isn't used with one node: give make_store, or more nodes")
+
+
+def _check_operations(operations: Sequence[Operation], nodes: int) -> None:
+    if not operations:
+        raise ValueError("operations is empty, so there is nothing to do")
+    for operation in operations:
+        if not isinstance(operation, Operation):
+            raise TypeError(f"operations must be of Operation, not {operation!r}")
+        if operation.node not in range(nodes):
+            raise ValueError(
+                f"an operation has node={operation.node}, and there are {nodes} nodes, counted"
+                " from 0"
+            )
 
 
 def _as_run(seed: int, operations: Sequence[Operation], history: History) -> SimulatedRun:
@@ -170,10 +212,9 @@ class _Trials:
         """Run once, and return the records with what is wrong in them."""
         history = run_once(self._scenario, seed, operations)
         found = problems(history)
-        if not found and self._check is not None:
-            try:
-                self._check(_as_run(seed, operations, history))
-            except AssertionError as error:
+        if not found:
+            error = failure_of(self._check, _as_run(seed, operations, history))
+            if error is not None:
                 found = [Problem(_CHECK, f"check() failed: {error}")]
         return history, found
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from math import isfinite
 from random import Random
+
+from chatkit_trio._settings import check_choice, check_seconds
 
 __all__ = ["CLIENT_OPERATIONS", "Operation", "Settings", "plan", "settings_of", "simpler"]
 
@@ -18,10 +21,37 @@ CLIENT_OPERATIONS = (
 )  # fmt: skip
 """What a client does."""
 
+_EVERY_OPERATION = (*CLIENT_OPERATIONS, "restart", "crash", "store", "hold", "clock")
+
+_KINDS = {
+    "store": ("fail", "fail after", "hang", "slow", "away"),
+    "hold": ("pause", "cut"),
+    "retry": ("", "first", "last"),
+}
+"""What the text of some operations may be."""
+
+_LASTING = ("hang", "slow", "away", "pause", "cut")
+"""Kinds that are nothing without a time."""
+
+_READINGS = {
+    "all": 0,
+    "leave": 1,
+    "lose": 1,
+    "quit": 1,
+    "stop": 1,
+    "pause": 2,
+    "twice": 1,
+    "back": 2,
+}
+"""How a stream may be read, and how many numbers say more of it."""
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Operation:
-    """One thing that happens in a simulated run. The how-to page lists what there is."""
+    """One thing that happens in a simulated run. The reference lists what there is.
+
+    Raises `ValueError` for what isn't there, and for a fault or a hold that takes no time.
+    """
 
     at: float
     """When, in seconds of virtual time."""
@@ -42,6 +72,19 @@ class Operation:
     node: int = 0
     """Which of several servers it goes to, or happens to, counted from 0."""
 
+    def __post_init__(self) -> None:
+        check_seconds("at", self.at, or_zero=True)
+        check_choice("do", self.do, _EVERY_OPERATION)
+        if self.do in _KINDS:
+            check_choice(f"text of {self.do!r}", self.text, _KINDS[self.do])
+            if self.text in _LASTING and not self.seconds > 0:
+                raise ValueError(f"{self.do!r} of the kind {self.text!r} needs seconds, above 0")
+        mode, *numbers = self.reading.split(":")
+        check_choice("reading", mode, _READINGS)
+        if len(numbers) != _READINGS[mode] or not all(map(_is_number, numbers)):
+            wanted = "".join([mode, *[":1"] * _READINGS[mode]])
+            raise ValueError(f"reading must be such as {wanted!r}, not {self.reading!r}")
+
     def __repr__(self) -> str:
         given = [
             f"{field.name}={getattr(self, field.name)!r}"
@@ -49,6 +92,13 @@ class Operation:
             if getattr(self, field.name) != field.default
         ]
         return f"Operation({', '.join([repr(self.at), repr(self.do), *given])})"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return isfinite(float(text))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

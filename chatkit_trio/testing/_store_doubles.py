@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Generic, Self
+from typing import Any, Generic, Self
 
 import trio
 from typing_extensions import TypeVar
 
+from chatkit_trio._settings import check_choices, check_count, check_seconds
 from chatkit_trio.errors import StoreError
 from chatkit_trio.limits import OwnerUsage
 from chatkit_trio.store import (
@@ -56,6 +57,34 @@ READS = frozenset(
     }
 )
 """The names of the operations that change nothing. `ping` isn't one: it tells how writes fare."""
+
+WRITES = frozenset(
+    {
+        "save_thread",
+        "save_item",
+        "save_attachment",
+        "delete_attachment",
+        "add_thread_item",
+        "delete_thread",
+        "delete_thread_item",
+        "settle",
+        "set_aside",
+        "begin_request",
+        "update_request",
+        "delete_items_after",
+        "ping",
+        "journal.begin",
+        "journal.checkpoint",
+        "journal.settle_abandoned",
+        "coordination.begin",
+        "coordination.line_up",
+        "coordination.withdraw",
+        "coordination.abandon",
+        "coordination.post",
+        "coordination.news",
+    }
+)
+"""The names of all others that pass through `around`."""
 
 
 class StoreWrapper(Store[TContext]):
@@ -326,6 +355,9 @@ class SlowStore(StoreWrapper[TContext]):
         reads: float | None = None,
     ) -> None:
         super().__init__(store)
+        check_seconds("seconds", seconds, or_zero=True)
+        check_seconds("answer_seconds", answer_seconds, or_zero=True)
+        check_seconds("reads", reads, or_zero=True, unless=None)
         self.seconds = seconds
         self.answer_seconds = answer_seconds
         self.reads = reads
@@ -348,7 +380,7 @@ class FaultyStore(StoreWrapper[TContext]):
 
     Counted are the operations named in `operations`; None counts all that write. With
     `happens=True` the failing operation is carried out before the error is raised, as when a
-    connection breaks under the answer.
+    connection breaks under the answer. Raises `ValueError` for a name that is none of the store's.
     """
 
     def __init__(
@@ -361,6 +393,9 @@ class FaultyStore(StoreWrapper[TContext]):
         error: Exception | None = None,
     ) -> None:
         super().__init__(store)
+        check_count("at", at)
+        if operations is not None:
+            check_choices("operations", operations, _operations_of(store))
         self.calls: list[str] = []
         """The names of the operations counted so far."""
         self._at = at
@@ -371,8 +406,10 @@ class FaultyStore(StoreWrapper[TContext]):
 
     def arm(self, at: int | None = None) -> None:
         """Begin to count afresh, and fail at operation `at` if it is given."""
+        if at is not None:
+            check_count("at", at)
+            self._at = at
         self.calls.clear()
-        self._at = self._at if at is None else at
         self._is_armed = True
 
     def disarm(self) -> None:
@@ -393,3 +430,9 @@ class FaultyStore(StoreWrapper[TContext]):
                     await call()
                 raise self._error
         return await call()
+
+
+def _operations_of(store: Store[Any]) -> list[str]:
+    """Return the names under which a store's operations pass through `around`."""
+    missing = {"journal": store.journal is None, "coordination": store.coordination is None}
+    return sorted(name for name in READS | WRITES if not missing.get(name.partition(".")[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from chatkit_trio.testing import (
     scripted_server,
 )
 from chatkit_trio.testing._sse import ServerSentEvent, SSEReader
+from chatkit_trio.testing._store_doubles import READS, WRITES
 from chatkit_trio.types import ThreadMetadata
 from tests.transcript import transcript
 
@@ -115,6 +117,43 @@ async def test_a_slow_store_may_be_slow_to_write_only(
 
     assert loaded_at == began_at
     assert trio.current_time() == pytest.approx(loaded_at + 5)
+
+
+def test_the_names_of_operations_are_known() -> None:
+    source = inspect.getsource(inspect.getmodule(StoreWrapper) or StoreWrapper)
+
+    assert set(re.findall(r'around\("([a-z_.]+)"', source)) == READS | WRITES
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"at": 0}, ValueError, "at must be 1 or more, and is 0"),
+        ({"operations": ["setle"]}, ValueError, "operations .*'setle'.*settle, "),
+        ({"operations": "settle"}, TypeError, r"operations must be a list .*\['settle'\]"),
+        ({"operations": []}, ValueError, "operations is empty"),
+        ({"operations": ["coordination.begin"]}, ValueError, "'coordination.begin'"),
+    ],
+)
+def test_a_faulty_store_that_would_never_fail_is_refused(
+    given: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    store = MemoryStore[Any]()
+    store.coordination = None
+
+    with pytest.raises(error, match=words):
+        FaultyStore(store, **given)
+
+
+def test_a_faulty_store_cannot_be_armed_for_an_operation_before_the_first() -> None:
+    with pytest.raises(ValueError, match="at must be 1 or more, and is 0"):
+        FaultyStore(MemoryStore[Any]()).arm(0)
+
+
+@pytest.mark.parametrize("given", [{"seconds": -1}, {"answer_seconds": math.nan}, {"reads": -1}])
+def test_a_slow_store_refuses_what_is_no_time(given: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(given))} must be 0 or more"):
+        SlowStore(MemoryStore[Any](), **{"seconds": 0.0, **given})
 
 
 @pytest.mark.parametrize(("cancelled_at", "is_saved"), [(1, False), (4, True)])

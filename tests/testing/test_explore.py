@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import pytest
@@ -193,8 +194,60 @@ def test_it_needs_a_message_and_a_reason_that_can_be_caused() -> None:
         explore_cancellations(server_of)
     with pytest.raises(ValueError, match="kill another one"):
         explore_cancellations(server_of, "hi", reasons=["crashed"])
-    with pytest.raises(ValueError, match="there is no trouble 'fire'"):
-        explore_cancellations(server_of, "hi", troubles=["fire"])
+
+
+async def waits(aftermath: Aftermath) -> None:
+    raise AssertionError("never seen")
+
+
+async def yields(aftermath: Aftermath) -> AsyncIterator[None]:
+    raise AssertionError("never seen")
+    yield
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"reasons": "stopped"}, TypeError, r"reasons must be a list .*\['stopped'\]"),
+        ({"reasons": ["stop"]}, ValueError, "reasons .*'stop'.*stopped, "),
+        ({"reasons": []}, ValueError, "reasons is empty"),
+        ({"reasons": 3}, TypeError, "reasons must be a list .*not 3"),
+        ({"troubles": ["fire"]}, ValueError, "troubles .*'fire'.*hanging_write, "),
+        ({"troubles": "failing_hook"}, TypeError, "troubles must be a list"),
+        ({"step": 0}, ValueError, "step must be 1 or more, and is 0"),
+        ({"step": 2.5}, TypeError, "step must be a whole number"),
+        ({"at": -1}, ValueError, "at must be 0 or more, and is -1"),
+        ({"at": 9999}, ValueError, r"at=9999.*stopped: 0 to \d+"),
+        ({"store_seconds": -1}, ValueError, "store_seconds must be 0 or more"),
+        ({"time_limit": 0}, ValueError, "time_limit must be more than 0"),
+        ({"make_store": MemoryStore()}, TypeError, "make_store must be a function"),
+        ({"check": waits}, TypeError, "check is a plain function of an Aftermath, not"),
+        ({"check": partial(waits)}, TypeError, "check is a plain function"),
+        ({"check": yields}, TypeError, "check is a plain function"),
+        ({"check": lambda aftermath: waits(aftermath)}, TypeError, "check has returned <coroutine"),
+        ({"check": lambda aftermath: False}, TypeError, "check has returned False"),
+    ],
+)
+def test_what_would_try_nothing_or_cannot_be_meant_is_refused(
+    given: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    options = {"reasons": ["stopped"], "troubles": [], **given}
+
+    with pytest.raises(error, match=words):
+        explore_cancellations(server_of, "hi", **options)
+
+
+def test_a_server_that_is_made_already_is_refused() -> None:
+    with pytest.raises(TypeError, match="make_server must be a function that returns a server"):
+        explore_cancellations(server_of(MemoryStore()), "hi")  # type: ignore[arg-type]
+
+
+def test_one_point_is_tried_with_the_reasons_that_can_strike_there() -> None:
+    exploration = explore_cancellations(
+        server_of, "hi", reasons=["stopped", "failed"], troubles=[], at=16
+    )
+
+    assert exploration.runs == {"stopped": 1, "failed": 0}
 
 
 def test_a_report_says_what_else_went_wrong() -> None:

@@ -385,3 +385,77 @@ def test_what_the_users_check_asserts_is_reported_like_any_rule() -> None:
 def test_a_server_that_ignores_the_store_is_refused() -> None:
     with pytest.raises(SimulationFailed, match="make_server must give the store"):
         simulate(lambda store: scripted_server(MemoryStore(), [say("Hello")]), seeds=1)
+
+
+async def waits(run: SimulatedRun) -> None:
+    raise AssertionError("never seen")
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"seeds": 0}, ValueError, "seeds must be 1 or more, and is 0"),
+        ({"seeds": []}, ValueError, "seeds is empty"),
+        ({"seeds": "ab"}, TypeError, "seeds must be a number"),
+        ({"nodes": 0}, ValueError, "nodes must be 1 or more, and is 0"),
+        ({"steps": 0}, ValueError, "steps must be 1 or more, and is 0"),
+        ({"messages": ()}, ValueError, "messages is empty"),
+        ({"messages": "Hello"}, TypeError, r"messages must be a list .*\['Hello'\]"),
+        ({"make_store": MemoryStore()}, TypeError, "make_store must be a function"),
+        ({"make_cluster": MemoryStore()}, TypeError, "make_cluster must be a function"),
+        ({"make_store": lambda: MemoryStore(), "nodes": 2}, ValueError, "make_store isn't used"),
+        ({"make_cluster": lambda: MemoryStore}, ValueError, "make_cluster isn't used"),
+        ({"max_shrinking_runs": -1}, ValueError, "max_shrinking_runs must be 0 or more"),
+        ({"operations": []}, ValueError, "operations is empty"),
+        ({"operations": ["send"]}, TypeError, "operations must be of Operation, not 'send'"),
+        (
+            {"operations": [Operation(0, "send", node=1)]},
+            ValueError,
+            "node=1.*are 1 nodes, counted from 0",
+        ),
+        ({"check": waits}, TypeError, "check is a plain function of a SimulatedRun, not"),
+        ({"check": lambda run: waits(run)}, TypeError, "check has returned <coroutine"),
+    ],
+)
+def test_what_would_try_nothing_or_cannot_be_meant_is_refused(
+    given: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    options = {"seeds": 1, "steps": 1, **given}
+
+    with pytest.raises(error, match=words):
+        simulate(lambda store: scripted_server(store, [say("Hello")]), **options)
+
+
+def test_a_server_that_is_made_already_is_refused() -> None:
+    with pytest.raises(TypeError, match="make_server must be a function that returns a server"):
+        simulate(scripted_server(MemoryStore(), []), seeds=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "words"),
+    [
+        ({"do": "fly"}, ValueError, "do must be .*'send' or .*not 'fly'"),
+        ({"do": "store", "text": "explode"}, ValueError, "text of 'store' must be .*'fail after'"),
+        (
+            {"do": "hold", "text": "stop", "seconds": 1},
+            ValueError,
+            "text of 'hold' must be 'pause'",
+        ),
+        ({"do": "retry", "text": "frist"}, ValueError, "text of 'retry' must be .*'first'"),
+        ({"do": "store", "text": "hang"}, ValueError, "'store' .*'hang' .*needs seconds"),
+        ({"do": "hold", "text": "cut"}, ValueError, "'hold' .*'cut' .*needs seconds"),
+        ({"do": "send", "reading": "leaf:3"}, ValueError, "reading must be .*'leave' .*'leaf'"),
+        ({"do": "send", "reading": "leave"}, ValueError, "such as 'leave:1', not 'leave'"),
+        (
+            {"do": "send", "reading": "back:3:soon"},
+            ValueError,
+            "such as 'back:1:1', not 'back:3:soon'",
+        ),
+        ({"at": -1, "do": "send"}, ValueError, "at must be 0 or more"),
+    ],
+)
+def test_an_operation_that_does_nothing_is_refused(
+    given: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        Operation(**{"at": 0, **given})
