@@ -588,9 +588,12 @@ async def behind_fence(write: Callable[[str | None], Awaitable[_T]]) -> _T:
     turn_id, mine = fencing_turn(), fence.get()
     try:
         return await write(turn_id)
-    except TurnFencedError:
-        if turn_id is None or mine is None or not await mine.is_lifted_soon():
+    except TurnFencedError as error:
+        if turn_id is None or mine is None:
             raise
+        refusal = error
+    if not await mine.is_lifted_soon():
+        raise refusal
     return await write(None)
 
 

@@ -245,4 +245,4 @@ class Settling:
             if ends_process(error):
                 raise
             logger.exception("generate_item_id() made no id for the hidden note; it gets a random")
-            return default_generate_id("sdk_hidden_context")
+            return default_generate_id("sdk_hidden_context")  # noqa: ASYNC104

@@ -319,7 +319,7 @@ class MemoryStore(Store[TContext]):
         """
         await trio.lowlevel.checkpoint()
 
-        async def check(turn_id: str | None) -> None:  # it doesn't wait: the write comes at once
+        async def check(turn_id: str | None) -> None:  # noqa: ASYNC124  (the write comes at once)
             if self._node is not None and turn_id not in (None, settles):
                 self._cluster.check_live(turn_id, self._node.open_node())
 
