@@ -76,6 +76,7 @@ WRITES = frozenset(
         "journal.begin",
         "journal.checkpoint",
         "journal.settle_abandoned",
+        "journal.settle_in_part",
         "coordination.begin",
         "coordination.line_up",
         "coordination.withdraw",

@@ -239,9 +239,12 @@ async def _refusals() -> AsyncIterator[None]:
     try:
         yield
     except Exception as error:
-        answer = refused(unwrapped(error))
-        body = _parsed(await answer.get_data(as_text=False))
-        raise RequestRefused(answer.status_code, body) from error
+        refusal = error
+    else:
+        return
+    answer = refused(unwrapped(refusal))
+    body = _parsed(await answer.get_data(as_text=False))
+    raise RequestRefused(answer.status_code, body) from refusal
 
 
 # --- Over HTTP ---------------------------------------------------------------------------------

@@ -279,6 +279,7 @@ class WritesInItsCleanup(Talker):
                     yield event
         except trio.Cancelled:
             with trio.move_on_after(1, shield=True):
+                await trio.sleep(0.5)
                 await self.store.add_thread_item(thread.id, note_of(thread, "bye"), context=context)
             raise
 
