@@ -108,7 +108,7 @@ _ID_PREFIXES: dict[StoreItemType, str] = {
     "sdk_hidden_context": "shcx",
 }
 
-_RANDOM_THREAD_ID = re.compile(r"thr_[0-9a-f]{32}")
+_RANDOM = re.compile("[0-9a-f]{32}")
 
 _DELETE_PAGE_SIZE = 100
 
@@ -118,9 +118,10 @@ def default_generate_id(item_type: StoreItemType) -> str:
     return f"{_ID_PREFIXES[item_type]}_{secrets.token_hex(16)}"
 
 
-def is_random_thread_id(thread_id: str) -> bool:
-    """Say whether an id is as `default_generate_id` makes those of threads: nothing has it yet."""
-    return _RANDOM_THREAD_ID.fullmatch(thread_id) is not None
+def is_random_id(item_type: StoreItemType, new_id: str) -> bool:
+    """Say whether a new id is as `default_generate_id` makes them: nothing has it yet."""
+    prefix, _, rest = new_id.partition("_")
+    return prefix == _ID_PREFIXES[item_type] and _RANDOM.fullmatch(rest) is not None
 
 
 @dataclass(frozen=True, slots=True)

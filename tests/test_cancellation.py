@@ -630,10 +630,21 @@ async def test_unfinished_workflows_and_widgets_are_kept_and_at_rest(
         ]
 
 
+class _OfItsOwnIds(MemoryStore[Any]):
+    """Makes ids that are short, so that they have to be looked for."""
+
+    count = 0
+
+    def generate_item_id(self, *args: Any) -> str:
+        self.count += 1
+        return f"item-{self.count}"
+
+
+@pytest.mark.parametrize("kind", [MemoryStore, _OfItsOwnIds])
 async def test_who_reads_the_thread_while_it_is_settled_waits_for_the_end(
-    autojump_clock: trio.testing.MockClock,
+    autojump_clock: trio.testing.MockClock, kind: type[MemoryStore[Any]]
 ) -> None:
-    store = SlowStore(MemoryStore[Any](), 3)
+    store = SlowStore(kind(), 3)
     async with scripted_server(store, SLOW_ANSWER) as server:
         client = ChatClient.of_server(server)
         read: list[list[ThreadItem]] = []

@@ -27,7 +27,7 @@ from chatkit_trio.errors import (
     StreamError,
 )
 from chatkit_trio.limits import RequestLimits
-from chatkit_trio.store import Opening, Store, is_random_thread_id
+from chatkit_trio.store import Opening, Store, is_random_id
 from chatkit_trio.types import (
     AnswerEnding,
     Attachment,
@@ -187,7 +187,7 @@ class ThreadsCreate(_StreamingRequest):
 
         It may have been given, and a store that makes ids of its own may make one again.
         """
-        is_new = not self.has_given_ids and is_random_thread_id(self.thread_id)
+        is_new = not self.has_given_ids and is_random_id("thread", self.thread_id)
         if is_new or self.is_looked_up:
             return
         try:

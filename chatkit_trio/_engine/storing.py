@@ -16,7 +16,14 @@ import trio
 
 from chatkit_trio._foreign_text import text_of
 from chatkit_trio.errors import NotFoundError, StoreError, TurnFencedError
-from chatkit_trio.store import Fence, Settlement, Store, UnstorableItem, default_generate_id
+from chatkit_trio.store import (
+    Fence,
+    Settlement,
+    Store,
+    UnstorableItem,
+    default_generate_id,
+    is_random_id,
+)
 from chatkit_trio.types import SDKHiddenContextItem, ThreadItem
 
 from .groups import StrayCancellation, ends_process, split_cancelled
@@ -83,6 +90,8 @@ class Storing:
         """How often it was tried to store all in one step."""
         self._failures = 0
         self._tries_alone: dict[str, int] = {}
+        self._free_note_id: str | None = None
+        """The note's id, once it is known to be no other item's: each look takes time."""
         self._is_given_up = False
         self._longest_delay = _LONGEST_DELAY
         self._waiting = trio.lowlevel.ParkingLot()
@@ -148,10 +157,13 @@ class Storing:
             else:
                 left.items.confirm(RequireNew(item.id))
         note = left.note_to_add()
-        if note is not None and await self._has_taken_id(note):
-            new_id = default_generate_id("sdk_hidden_context")
-            left.give_note_new_id(new_id)
-            logger.error(_KEPT_AS, note.id, left.thread_id, new_id)
+        if note is not None and note.id != self._free_note_id:
+            if await self._has_taken_id(note):
+                self._free_note_id = default_generate_id("sdk_hidden_context")
+                left.give_note_new_id(self._free_note_id)
+                logger.error(_KEPT_AS, note.id, left.thread_id, self._free_note_id)
+            else:
+                self._free_note_id = note.id
         for item_id in left.items.removing:
             if await self._store.has_item(left.thread_id, item_id, self._context):
                 left.items.stays(item_id)
@@ -180,11 +192,11 @@ class Storing:
         return item_to_json(stored) != item_to_json(item)
 
     async def _has_taken_id(self, note: SDKHiddenContextItem) -> bool:
-        """Say whether another item has the note's id. The default ids are nobody else's."""
-        if type(self._store).generate_item_id is Store.generate_item_id:
-            return False
+        """Say whether another item has the note's id. A random one is nobody else's."""
         if self._left.is_beside_its_id(note):
             return True
+        if is_random_id("sdk_hidden_context", note.id):
+            return False
         try:
             stored = await load_item(self._store, self._left.thread_id, note.id, self._context)
         except NotFoundError:
