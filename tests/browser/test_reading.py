@@ -13,7 +13,9 @@ __all__ = ["page", "site"]
 
 def say(page: Any, text: str) -> Any:
     """Have the server say this text, and return the answer that shows it whole."""
+    before = answers(page).count()
     send(page, f"say:{text}")
+    expect(answers(page)).to_have_count(before + 1)
     expect(page.get_by_test_id("send")).to_be_visible()
     answer = answers(page).last
     expect(answer.get_by_test_id("copy")).to_be_attached()
