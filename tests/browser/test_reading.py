@@ -126,6 +126,7 @@ def test_a_conversation_that_takes_no_messages_says_so_and_offers_another(
 def test_a_long_message_of_the_user_is_folded(page: Any, text: str) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     send(page, text)
+    expect(answers(page)).to_have_count(1)
     expect(page.get_by_test_id("send")).to_be_visible()
     page.reload()
     bubble = page.locator(".bubble")
