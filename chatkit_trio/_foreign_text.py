@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from pydantic_core import PydanticSerializationError, SchemaSerializer
+
 
 def text_of(value: object, say: Callable[[object], str] = str) -> str:
     """Return what an object says, repaired; its class's name if it says nothing. Never raises."""
@@ -31,3 +33,14 @@ def repaired_json(plain: Any) -> bytes:
     """
     text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
     return repaired_text(text).encode()
+
+
+def sendable_json(serializer: SchemaSerializer, value: object, **options: Any) -> bytes:
+    """Return a value as JSON, its texts repaired if need be; the options are the serializer's.
+
+    Raises `ValueError` or `RecursionError` for what can't be JSON.
+    """
+    try:
+        return serializer.to_json(value, **options)
+    except PydanticSerializationError:
+        return repaired_json(serializer.to_python(value, mode="json", **options))

@@ -150,9 +150,8 @@ class Leftovers:
         self._change_note({"id": new_id})
 
     def _change_note(self, update: dict[str, Any]) -> None:
-        before, note = self.note, self.note
-        if note is not None:
-            self.note = note = note.model_copy(update=update)
+        if (before := self.note) is not None:
+            self.note = note = before.model_copy(update=update)
             self._to_add = tuple(note if item is before else item for item in self._to_add)
 
     def item_is_gone(self, item_id: str) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, Field, TypeAdapter
-from pydantic_core import PydanticSerializationError
 
-from chatkit_trio._foreign_text import repaired_json
+from chatkit_trio._foreign_text import sendable_json
 from chatkit_trio.types import ThreadItem, ThreadMetadata
 
 from .keeping import CancelReason
@@ -106,7 +105,4 @@ def decode(message: bytes) -> Ask | Reply | Frames | Over | Taken:
 
 def encode(message: BaseModel) -> bytes:
     """Return a message as bytes, with its texts repaired."""
-    try:
-        return message.model_dump_json(by_alias=True).encode()
-    except PydanticSerializationError:
-        return repaired_json(message.model_dump(mode="json", by_alias=True))
+    return sendable_json(message.__pydantic_serializer__, message, by_alias=True)

@@ -467,6 +467,10 @@ class Node:
         reply = await self._ask(record, self._coordination.lease_timeout, do="end")
         return reply is not None and reply.found
 
+    @property
+    def _patience_of_reads(self) -> float:
+        return _SILENT_POLLS * self._coordination.poll_interval
+
     async def superseded_slot(self, thread_id: str) -> str | None:
         """Return the id of the slot of another node's turn that a new message would supersede.
 
@@ -474,8 +478,7 @@ class Node:
         """
         if (record := await self._coordination.record(thread_id)) is None:
             return None
-        patience = _SILENT_POLLS * self._coordination.poll_interval
-        reply = await self._ask(record, patience, do="end")
+        reply = await self._ask(record, self._patience_of_reads, do="end")
         return reply.slot or None if reply is not None else None
 
     async def end(self, thread_id: str, reason: CancelReason, *, by_client: bool) -> bool | None:
@@ -533,8 +536,7 @@ class Node:
                         )
                     await hint.wait(coordination.poll_interval)
                 asked = record
-                patience = _SILENT_POLLS * coordination.poll_interval
-                reply = await self._ask(record, patience, do="look")
+                reply = await self._ask(record, self._patience_of_reads, do="look")
                 is_over = partial(self._is_another, record)
                 if reply is not None and reply.error:
                     raise StoreError(reply.error)
@@ -572,8 +574,7 @@ class Node:
         record = await self._coordination.record(item.thread_id)
         if record is None or record.turn_id != turn_id:
             return False
-        patience = _SILENT_POLLS * self._coordination.poll_interval
-        reply = await self._ask(record, patience, do="replace", item=item)
+        reply = await self._ask(record, self._patience_of_reads, do="replace", item=item)
         if reply is None:
             return await self.turn_id(item.thread_id) == turn_id
         if reply.error:

@@ -7,12 +7,12 @@ text) is taken out here and nowhere else.
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, PydanticSerializationError, SchemaSerializer
+from pydantic_core import ErrorDetails
 
-from chatkit_trio._foreign_text import repaired_json, repaired_text, text_of
+from chatkit_trio._foreign_text import repaired_text, sendable_json, text_of
 from chatkit_trio._http_errors import http_error_of
 from chatkit_trio.errors import (
     ChatKitError,
@@ -38,7 +38,11 @@ logger = logging.getLogger(__name__)
 _REQUEST: TypeAdapter[ChatKitReq] = TypeAdapter(ChatKitReq)
 _ITEM: TypeAdapter[ThreadItem] = TypeAdapter(ThreadItem)
 _MAX_REPORTED_PROBLEMS = 5
-_FOR_CLIENT = {"exclude_metadata": True}
+_FOR_CLIENT: dict[str, Any] = {
+    "by_alias": True,
+    "exclude_none": True,
+    "context": {"exclude_metadata": True},
+}
 
 
 def parse_request(body: str | bytes | bytearray) -> ChatKitReq:
@@ -78,22 +82,12 @@ def to_json(model: BaseModel) -> bytes:
 
     Raises `PydanticSerializationError` for what can't be JSON.
     """
-    return _to_json(model.__pydantic_serializer__, model)
+    return sendable_json(model.__pydantic_serializer__, model, **_FOR_CLIENT)
 
 
 def item_to_json(item: ThreadItem) -> bytes:
     """Return an item as the client gets it: the fields of the protocol, also for a subclass."""
-    return _to_json(_ITEM.serializer, item)
-
-
-def _to_json(serializer: SchemaSerializer, value: object) -> bytes:
-    try:
-        return serializer.to_json(value, by_alias=True, exclude_none=True, context=_FOR_CLIENT)
-    except PydanticSerializationError:
-        plain = serializer.to_python(
-            value, mode="json", by_alias=True, exclude_none=True, context=_FOR_CLIENT
-        )
-        return repaired_json(plain)
+    return sendable_json(_ITEM.serializer, item, **_FOR_CLIENT)
 
 
 def frame(event: ThreadStreamEvent) -> bytes:
@@ -107,9 +101,7 @@ def strict_frame(event: ThreadStreamEvent, *, odd_parts: Literal["warn", "error"
     Raises `PydanticSerializationError` for text that UTF-8 can't hold, and with `odd_parts="error"`
     for a part of another class than the model's fields say, or of another type.
     """
-    encoded = event.__pydantic_serializer__.to_json(
-        event, by_alias=True, exclude_none=True, warnings=odd_parts, context=_FOR_CLIENT
-    )
+    encoded = event.__pydantic_serializer__.to_json(event, warnings=odd_parts, **_FOR_CLIENT)
     return b"data: " + encoded + b"\n\n"
 
 

@@ -93,10 +93,7 @@ class SQLiteJournal(Journal[TContext]):
 
     async def settle_abandoned(self, settlement: Settlement) -> bool:
         """Settle an abandoned turn, for its owner, in one transaction; only the first counts."""
-        check_settlement(settlement)
-        return await self._database.write(
-            lambda db: queries.settle_claimed(db, settlement), owner=_SERVERS_OWN
-        )
+        return await self.settle_in_part(settlement, ())
 
     async def settle_in_part(
         self, settlement: Settlement, left_out: Sequence[UnstorableItem]

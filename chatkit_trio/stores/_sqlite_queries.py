@@ -412,7 +412,7 @@ def claimed_turns(db: sqlite3.Connection, thread_id: str | None) -> list[Journal
 
 
 def settle_claimed(
-    db: sqlite3.Connection, settlement: Settlement, left_out: Sequence[UnstorableItem] = ()
+    db: sqlite3.Connection, settlement: Settlement, left_out: Sequence[UnstorableItem]
 ) -> bool:
     """Settle an abandoned turn for its owner, and say so; one that is settled stays as it is.
 
