@@ -841,9 +841,10 @@ class Store(ABC, Generic[TContext]):
         and settled it with less text. Then:
 
         - a new item that is in the thread already is replaced,
-        - a new item that isn't there is added as always,
-        - a new `SDKHiddenContextItem` is left out if the thread has a note of the same turn
-          (`ending.turn_id`) already, so that there is one note a turn,
+        - a new item that isn't there is added, in front of the note of the same turn
+          (`ending.turn_id`) if the thread has one: what is told to be cut off stands before that,
+        - a new `SDKHiddenContextItem` is left out if the thread has a note of the same turn, so
+          that there is one note a turn,
         - a warning is logged.
 
         Returns whether the turn was this process's own until now; False if another had taken it for

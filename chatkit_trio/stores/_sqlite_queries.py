@@ -229,10 +229,29 @@ def settle_live(
     query = "SELECT instance, abandoned FROM turns WHERE id = ? AND owner = ?"
     entry = db.execute(query, (settlement.turn_id, owner)).fetchone()
     is_taken = entry is not None and entry != (instance, 0)
-    if entry is None and settlement.turn_id is not None:
-        late = _late(db, owner, settlement, settlement.turn_id)
-        is_taken, settlement = late != settlement, late
-    return settle(db, owner, settlement), is_taken
+    if entry is not None or settlement.turn_id is None:
+        return settle(db, owner, settlement), is_taken
+    late = _late(db, owner, settlement, settlement.turn_id)
+    if late == settlement:
+        return settle(db, owner, settlement), False
+    return _settle_in_front_of_note(db, owner, late, settlement.turn_id), True
+
+
+def _settle_in_front_of_note(
+    db: sqlite3.Connection, owner: str, settlement: Settlement, turn_id: str
+) -> bool:
+    """Settle; the note of that turn, and all that stands behind it, stays behind what is new."""
+    behind: list[tuple[int, int, str, str]] = []
+    if (note := _seq_of_note(db, owner, settlement.thread_id, turn_id)) is not None:
+        query = """
+            SELECT seq, thread, id, data FROM items
+            WHERE thread = (SELECT thread FROM items WHERE seq = ?1) AND seq >= ?1 ORDER BY seq
+        """
+        behind = db.execute(query, (note,)).fetchall()
+        db.executemany("DELETE FROM items WHERE seq = ?", [(seq,) for seq, *_ in behind])
+    is_found = settle(db, owner, settlement)
+    db.executemany(_ADD_ITEM_UNLESS_THERE, [row for _, *row in behind])
+    return is_found
 
 
 def _late(db: sqlite3.Connection, owner: str, settlement: Settlement, turn_id: str) -> Settlement:
@@ -242,13 +261,14 @@ def _late(db: sqlite3.Connection, owner: str, settlement: Settlement, turn_id: s
     is only repeated stays as it is.
     """
     stored = _stored_texts(db, owner, settlement)
+    has_note = _seq_of_note(db, owner, settlement.thread_id, turn_id) is not None
     new_items: list[ThreadItem] = []
     changed_items: list[ThreadItem] = []
     for item in settlement.new_items:
         text = stored.get(item.id)
         if text is not None:
             (new_items if text == encode_item(item) else changed_items).append(item)
-        elif not (_is_note_of(item, turn_id) and _has_note(db, owner, item.thread_id, turn_id)):
+        elif not (_is_note_of(item, turn_id) and has_note):
             new_items.append(item)
     changed = (*changed_items, *settlement.changed_items)
     return replace(settlement, new_items=tuple(new_items), changed_items=changed)
@@ -268,16 +288,17 @@ def _stored_texts(db: sqlite3.Connection, owner: str, settlement: Settlement) ->
     return stored
 
 
-def _has_note(db: sqlite3.Connection, owner: str, thread_id: str, turn_id: str) -> bool:
-    """Say whether the thread has a note of how this turn ended."""
+def _seq_of_note(db: sqlite3.Connection, owner: str, thread_id: str, turn_id: str) -> int | None:
+    """Return the place of the note of how this turn ended; None if the thread has none."""
     query = """
-        SELECT data FROM items
+        SELECT seq, data FROM items
         WHERE thread = (SELECT seq FROM threads WHERE id = ? AND owner = ?) AND instr(data, ?)
         ORDER BY seq DESC
     """
     needle = json.dumps(turn_id, ensure_ascii=False)
     rows = db.execute(query, (thread_id, owner, needle))
-    return any(_is_note_of(decode_item(text), turn_id) for (text,) in rows)
+    notes = (seq for seq, text in rows if _is_note_of(decode_item(text), turn_id))
+    return next(notes, None)
 
 
 def _is_note_of(item: ThreadItem, turn_id: str) -> bool:

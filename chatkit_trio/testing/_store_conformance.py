@@ -1352,9 +1352,25 @@ class StoreConformance(SearchConformance, CoordinationConformance):
                     ("i3", "before"),
                     ("i4", "before"),
                     ("i5", "whole"),
-                    ("n1", "crashed"),
                     ("i6", "also"),
+                    ("n1", "crashed"),
                 )
+
+    @needs_persistence
+    async def test_what_a_late_settlement_adds_stands_before_the_next_message(self) -> None:
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await self._leave_turn_open(store, "partial")
+        async with self.open_store() as store:
+            await _journal(store).abandoned()
+            await _journal(store).settle_abandoned(_CRASHED)
+            for item_id in ("m1", "m2"):
+                await store.add_thread_item("thr_1", note(item_id, "thr_1"), self.context())
+            if await _settle_late(store, _STOPPED, self.context()):
+                expected = ["i1", "i2", "i3", "i4", "i5", "i6", "n1", "m1", "m2"]
+                assert await item_ids(store, "thr_1", self.context()) == expected
+                page = await store.load_thread_items("thr_1", "n1", 1, "asc", self.context())
+                assert [item.id for item in page.data] == ["m1"]
 
     @needs_persistence
     async def test_a_late_settlement_leaves_other_turns_notes_alone(self) -> None:

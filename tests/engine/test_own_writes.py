@@ -266,7 +266,9 @@ async def test_a_turn_that_another_node_has_settled_writes_nothing_in_its_cleanu
             await turn.server_turn.ended.wait()
 
         assert turn.server_turn.cancel_reason is CancelReason.CRASHED
-        assert OWN not in await transcript(there, thread_id)
+        stored = await transcript(there, thread_id)
+        assert OWN not in stored
+        assert stored[-1] == "note: crashed"
     assert refused == [thread_id]
 
 
