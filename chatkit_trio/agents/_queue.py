@@ -20,14 +20,21 @@ _PATIENCE = 2.0
 """Seconds that a tool waits for a reader to have done with earlier entries."""
 
 
+class Reader:
+    """Who reads a queue, and maybe reads it no more."""
+
+    is_gone = False
+    """Whether it was closed or dropped. One that was dropped lets go of its queue a moment later."""
+
+
 class EventQueue:
     """A first-in, first-out queue with one reader; used on the trio thread only."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._entries: deque[Any] = deque()
-        self._has_reader = False
-        self._reader: trio.lowlevel.Task | None = None
+        self._reader: Reader | None = None
+        self._reading_task: trio.lowlevel.Task | None = None
         """The task that reads, if this queue is all that it waits for."""
         self._is_behind = False
         """Whether entries wait, or have been taken and aren't done with."""
@@ -35,23 +42,29 @@ class EventQueue:
         self._emptied = trio.lowlevel.ParkingLot()
         self._handled = trio.lowlevel.ParkingLot()
 
-    def attach_reader(self, *, waits_elsewhere: bool = False) -> None:
-        """Become the reader. Raises `RuntimeError` if there is one.
+    def attach_reader(self, reader: Reader, *, waits_elsewhere: bool = False) -> None:
+        """Let this one read. Raises `RuntimeError` if another does, and isn't gone.
 
         `waits_elsewhere` says that it waits for more than this queue.
         """
-        if self._has_reader:
-            raise RuntimeError(
-                "this AgentContext's events are being read already: give each model run that"
-                " streams at the same time a context of its own"
-            )
-        self._has_reader = True
-        self._reader = None if waits_elsewhere else trio.lowlevel.current_task()
+        if self._reader is not None:
+            if not self._reader.is_gone:
+                raise RuntimeError(
+                    "this AgentContext's events are being read already: give each model run that"
+                    " streams at the same time a context of its own"
+                )
+            self.detach_reader(self._reader)
+        self._reader = reader
+        self._reading_task = None if waits_elsewhere else trio.lowlevel.current_task()
 
-    def detach_reader(self) -> None:
-        """Stop reading; what is left is dropped, and nobody waits for it any more."""
-        self._has_reader = False
-        self._reader = None
+    def detach_reader(self, reader: Reader) -> None:
+        """Stop reading; what is left is dropped, and nobody waits for it any more.
+
+        Does nothing if another reads already.
+        """
+        if self._reader is not reader:
+            return
+        self._reader = self._reading_task = None
         self._entries.clear()
         self._emptied.unpark_all()
         self._note_handled()
@@ -63,7 +76,7 @@ class EventQueue:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         while len(self._entries) >= self._capacity:
-            if not self._has_reader:
+            if self._reader is None:
                 raise RuntimeError(
                     f"{len(self._entries)} events wait in this AgentContext and nobody reads them:"
                     " start to iterate stream_agent_response() (or run_model()) first"
@@ -93,8 +106,8 @@ class EventQueue:
 
     def all_handled(self) -> None:
         """Take note that the reader, which calls this, has done with what it has taken."""
-        if self._reader is not None:
-            self._reader = trio.lowlevel.current_task()
+        if self._reading_task is not None:
+            self._reading_task = trio.lowlevel.current_task()
         self._note_handled()
 
     def _note_handled(self) -> None:
@@ -109,7 +122,7 @@ class EventQueue:
         run that it reads itself, or for this very call.
         """
         with trio.move_on_after(_PATIENCE):
-            while self._is_behind and self._reader not in (None, trio.lowlevel.current_task()):
+            while self._is_behind and self._reading_task not in (None, trio.lowlevel.current_task()):
                 await self._handled.park()
 
     def __len__(self) -> int:

@@ -12,12 +12,20 @@ import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+)
 from contextlib import asynccontextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
+from weakref import WeakKeyDictionary
 
 import trio
 
@@ -28,7 +36,7 @@ from chatkit_trio.types import ThreadStreamEvent
 from ._approval import Approvals, ApprovalWanted
 from ._asyncio_thread import CLOSE_TIMEOUT, AsyncioTask, Outlet, asyncio_thread
 from ._context import AgentContext
-from ._queue import EventQueue
+from ._queue import EventQueue, Reader
 from ._telling import turn_in_progress
 
 logger = logging.getLogger(__name__)
@@ -138,6 +146,8 @@ class Translator(Protocol):
     def finish(self) -> Iterable[ThreadStreamEvent]: ...
 
     def withdraw(self) -> Iterable[ThreadStreamEvent]: ...
+
+    def leave(self, context: AgentContext[Any], /) -> Iterable[ThreadStreamEvent]: ...
 
 
 @asynccontextmanager
@@ -358,6 +368,7 @@ class RunReader(AsyncIterator[T]):
     def __init__(self, queue: EventQueue, source: Source) -> None:
         self._queue = queue
         self._source = source
+        self._reader = Reader()
         self._ready: deque[T] = deque()
         self._error: Exception | None = None
 
@@ -390,13 +401,15 @@ class RunReader(AsyncIterator[T]):
             await self._source.wait_ended()
         if scope.cancelled_caught:
             logger.error("a cancelled model run is still going on after %s s", CLOSE_TIMEOUT)
-        self._queue.detach_reader()
+        self._reader.is_gone = True
+        self._queue.detach_reader(self._reader)
 
     def __del__(self) -> None:
         if self._token is not None and not self._is_over:
+            self._reader.is_gone = True
             # The garbage collector may call this in any thread.
             with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(_abandon, self._source, self._queue)
+                self._token.run_sync_soon(_abandon, self._source, self._queue, self._reader)
 
     async def _read_more(self) -> None:
         try:
@@ -414,14 +427,14 @@ class RunReader(AsyncIterator[T]):
 
     async def _begin(self) -> None:
         # First of all: a run that can't be read, for another one is, must change nothing.
-        self._queue.attach_reader(waits_elsewhere=self._source.is_pulled)
+        self._queue.attach_reader(self._reader, waits_elsewhere=self._source.is_pulled)
+        self._turn = turn_in_progress()
         try:
             await self._prepare()
         except BaseException:
-            self._queue.detach_reader()
+            self._queue.detach_reader(self._reader)
             raise
         self._token = trio.lowlevel.current_trio_token()
-        self._turn = turn_in_progress()
         await self._source.start(self._queue)
 
     async def _handle(self, entry: Any) -> Iterable[T]:
@@ -447,7 +460,7 @@ class RunReader(AsyncIterator[T]):
             if not isinstance(entry, FromModel | RunEnded):
                 rest += self._pass_on(entry)
         self._is_over = True
-        self._queue.detach_reader()
+        self._queue.detach_reader(self._reader)
         return [*rest, *self._finish()]
 
     async def _prepare(self) -> None:
@@ -463,9 +476,9 @@ class RunReader(AsyncIterator[T]):
         pass
 
 
-def _abandon(source: Source, queue: EventQueue) -> None:
+def _abandon(source: Source, queue: EventQueue, reader: Reader) -> None:
     source.abandon()
-    queue.detach_reader()
+    queue.detach_reader(reader)
 
 
 class Unchanged(RunReader[T]):
@@ -473,6 +486,23 @@ class Unchanged(RunReader[T]):
 
     async def _convert(self, event: Any) -> Iterable[T]:
         return (event,)
+
+
+_begun: WeakKeyDictionary[Turn[Any], dict[Reader, Translator]] = WeakKeyDictionary()
+"""The runs of each turn that haven't come to their end."""
+
+
+def _ends_of_left_runs(
+    turn: Turn[Any] | None, context: AgentContext[Any]
+) -> Iterator[ThreadStreamEvent]:
+    """Return the events that end what the turn's earlier runs have left open.
+
+    A run that fails or is closed ends no item: the turn does it, with its note, if nothing follows.
+    But what another run adds would be stored before it.
+    """
+    if turn is not None and (begun := _begun.get(turn)) is not None:
+        for reader in [reader for reader in begun if reader.is_gone]:
+            yield from begun.pop(reader).leave(context)
 
 
 class EventStream(RunReader[ThreadStreamEvent]):
@@ -486,6 +516,7 @@ class EventStream(RunReader[ThreadStreamEvent]):
         approvals: Approvals | None = None,
     ) -> None:
         super().__init__(context._queue, source)
+        self._context = context
         self._translator = translator
         self._approvals = approvals
 
@@ -499,8 +530,10 @@ class EventStream(RunReader[ThreadStreamEvent]):
 
     async def _prepare(self) -> None:
         await self._translator.resume()
-        if self._approvals is not None:
-            self._ready += await self._approvals.look()
+        asked = [] if self._approvals is None else await self._approvals.look()
+        self._ready += [*_ends_of_left_runs(self._turn, self._context), *asked]
+        if self._turn is not None:
+            _begun.setdefault(self._turn, {})[self._reader] = self._translator
 
     async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
         if isinstance(event, ApprovalWanted):
@@ -517,6 +550,8 @@ class EventStream(RunReader[ThreadStreamEvent]):
 
     def _finish(self) -> Iterable[ThreadStreamEvent]:
         self._tell_turn(None)
+        if self._turn is not None:
+            del _begun[self._turn][self._reader]
         # The run's own end first: a client tool call has to be the last item that is seen.
         last = self._translator.finish()
         return last if self._approvals is None else [*last, *self._approvals.finish()]

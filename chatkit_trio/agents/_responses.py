@@ -247,11 +247,23 @@ class ResponseTranslator:
 
         A workflow of an earlier turn becomes what it was.
         """
-        self._context.workflow_item = None
+        self._context.workflow_item = self._open_workflow = None
+        self._forget_items()
+        self._order.release()
         events: _Events = [ThreadItemRemovedEvent(item_id=item_id) for item_id in self._produced]
         if self._resumed is not None and self._resumed[0] != self._resumed[1]:
             events.append(ThreadItemReplacedEvent(item=self._resumed[1]))
         return events
+
+    def leave(self, context: AgentContext[Any]) -> _Events:
+        """Return the events that end what a run has left open, for another begins in `context`.
+
+        A workflow stays open if it goes on in that context.
+        """
+        events = list(self._end_items())
+        if context is not self._context:
+            events += self._close_workflow()
+        return [*events, *self._order.release()]
 
     # --- Responses -----------------------------------------------------------------------------
 
@@ -275,18 +287,20 @@ class ResponseTranslator:
         for index, item in self._left_of(response):
             async for made in self._end_item(index, item):
                 yield made
-        for message in self._messages.take_all():
-            for made in self._end_message(message, []):
-                yield made
-        for image in self._images.take_all():
-            for made in self._end_image(image):
-                yield made
-        self._forget_items()
+        for made in self._end_items():
+            yield made
         for made in self._order.release():
             yield made
         self._ended_response = response_id
         if is_cut(event):
             self.is_incomplete = True
+
+    def _end_items(self) -> Iterator[ThreadStreamEvent]:
+        for message in self._messages.take_all():
+            yield from self._end_message(message, [])
+        for image in self._images.take_all():
+            yield from self._end_image(image)
+        self._forget_items()
 
     def _left_of(self, response: Any) -> list[tuple[int, Any]]:
         """Return the items of a whole answer that haven't been shown, or not to their end.
