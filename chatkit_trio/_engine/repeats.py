@@ -76,6 +76,9 @@ RemoteReading: TypeAlias = tuple[RemoteTurn, RemoteReader]
 
 MAX_KEY_LENGTH = 255
 
+_TRY = "\x1f"
+"""What stands in a key before the number of a later try: no client's key has it."""
+
 
 class Repeats:
     """The requests with a key that are under way in this process.
@@ -152,30 +155,35 @@ class Repeats:
         One of several calls at the same time carries it out, in whatever process, and the others
         wait. Raises what `carry_out` raises, and what `open` does; then, and after a cancellation,
         the next call carries it out. Raises `StoreError` if another process takes long.
+
+        Each try has a record of its own, so that one call only begins it.
         """
         _check_key(key)
         body_digest = await digest(body, self._server.big_work)
-        record = RequestRecord(
-            key, body_digest, item_id=self._node, turn_id=new_turn_id(), begun=True
-        )
-        # Locked before it is recorded: then no other call here comes first.
-        async with self._answering.setdefault(record.turn_id, trio.Lock()):
-            known = await self._begin(record, context)
-            if known is record:
-                return await self._carry_out(record, carry_out, context)
-        if known.answer is not None:
-            return known.answer
-        async with self._answering.setdefault(known.turn_id, trio.Lock()):
-            known = await self._begin_when_free(record, context)
+        number = 0
+        while True:
+            record = RequestRecord(
+                f"{key}{_TRY}{number}" if number else key,
+                body_digest,
+                item_id=self._node,
+                turn_id=new_turn_id(),
+                begun=True,
+            )
+            # Locked before it is recorded: then no other call here comes first.
+            async with self._lock_of(record):
+                known = await self._begin(record, context)
+                if known is not record and known.answer is None:
+                    async with self._lock_of(known):
+                        known = await self._begin_when_free(record, context)
+                if known is record:
+                    return await self._carry_out(record, carry_out, context)
             if known.answer is not None:
                 return known.answer
-            taken_over = replace(known, item_id=self._node, begun=True)
+            number += 1
 
-            async def take_over() -> bytes:
-                await _save(self._server, taken_over, context)
-                return await carry_out()
-
-            return await self._carry_out(taken_over, take_over, context)
+    def _lock_of(self, record: RequestRecord) -> trio.Lock:
+        """Return the lock that is held here while the request of this record is carried out."""
+        return self._answering.setdefault(record.turn_id, trio.Lock())
 
     async def _carry_out(
         self, record: RequestRecord, carry_out: Callable[[], Awaitable[bytes]], context: Any

@@ -24,7 +24,7 @@ class Reader:
     """Who reads a queue, and maybe reads it no more."""
 
     is_gone = False
-    """Whether it was closed or dropped. One that was dropped lets go of its queue a moment later."""
+    """Whether it was closed or dropped; a dropped one lets go of its queue a moment later."""
 
 
 class EventQueue:
@@ -122,7 +122,10 @@ class EventQueue:
         run that it reads itself, or for this very call.
         """
         with trio.move_on_after(_PATIENCE):
-            while self._is_behind and self._reading_task not in (None, trio.lowlevel.current_task()):
+            while self._is_behind and self._reading_task not in (
+                None,
+                trio.lowlevel.current_task(),
+            ):
                 await self._handled.park()
 
     def __len__(self) -> int:

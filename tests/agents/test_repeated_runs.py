@@ -24,7 +24,6 @@ from chatkit_trio.types import (
 )
 from tests.transcript import transcript
 
-from . import script
 from .test_made_up_runs import MadeUp, raw_events
 
 

@@ -1038,7 +1038,7 @@ async def test_a_request_with_one_answer_that_comes_to_several_nodes_is_carried_
 @pytest.mark.parametrize("end", ["fails", "is cancelled", "dies"])
 @within(HOUR)
 async def test_a_request_with_one_answer_that_got_none_is_carried_out_by_its_repeat_elsewhere(
-    end: str, autojump_clock: trio.testing.MockClock
+    end: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with transcribing() as (nodes, cluster, made), trio.open_nursery() as nursery:
         if end == "fails":
@@ -1055,12 +1055,36 @@ async def test_a_request_with_one_answer_that_got_none_is_carried_out_by_its_rep
             first.cancel()
         if end == "dies":
             kill(nodes[0], cluster)
-            nodes[0].made = ["of a dead process"]
+            monkeypatch.setattr(nodes[0].store, "update_request", hangs)  # it writes no more
         answer = await transcript_of(nodes[1])
         again = await transcript_of(nodes[1])
 
     assert made == ["take 0", "take 1"]
     assert answer == again == "take 1"
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+@within(HOUR)
+async def test_a_request_that_has_failed_is_carried_out_once_by_its_repeats_on_two_nodes(
+    failures: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with transcribing() as (nodes, _, made):
+        for number in range(failures):
+            node = nodes[number % 2]
+            node.errors.append(OSError("not now"))
+            with pytest.raises(OSError, match="not now"):
+                await transcript_of(node)
+        answers: list[str] = []
+
+        async def ask(node: Transcribing) -> None:
+            answers.append(await transcript_of(node))
+
+        async with trio.open_nursery() as nursery:
+            for node in (*nodes, *nodes):
+                nursery.start_soon(ask, node)
+
+    assert made == [f"take {number}" for number in range(failures + 1)]
+    assert answers == [f"take {failures}"] * 4
 
 
 @within(HOUR)
