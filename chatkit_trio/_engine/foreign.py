@@ -105,6 +105,17 @@ def read_item(item: object) -> ThreadItem | None:
     return None
 
 
+def own_items(items: Iterable[object], taker: str) -> list[ThreadItem]:
+    """Return items as ones of our classes. Raises `TypeError` for what can't be read as one."""
+    own: list[ThreadItem] = []
+    for item in items:
+        read = read_item(item)
+        if read is None:
+            raise TypeError(f"{taker} takes items of chatkit_trio.types, and got {_name(item)}")
+        own.append(read)
+    return own
+
+
 def not_events(returned: object) -> TypeError:
     """Say what `respond` has returned instead of events, and what to write."""
     if returned is None:

@@ -30,6 +30,7 @@ from chatkit_trio.types import (
     is_hidden,
 )
 
+from .foreign import own_items
 from .groups import ends_process
 from .items import TurnItems
 from .keeping import ENDING_MESSAGES, CancelReason, ending_note, kept_items
@@ -183,11 +184,12 @@ class Settling:
         """Store what is worth keeping of these items, the note, and all else that is unsaved.
 
         This is the default hook. Raises what the store raises; what is kept stays noted, and is
-        tried again by `settle`. Raises `RuntimeError` if the hook doesn't run.
+        tried again by `settle`. Raises `RuntimeError` if the hook doesn't run, and `TypeError` for
+        what can't be read as an item.
         """
         if not self._hook_runs:
             raise RuntimeError("keep() works only in handle_stream_cancelled(), while that runs")
-        self.left.keep(pending, self._make_note)
+        self.left.keep(own_items(pending, "keep()"), self._make_note)
         try:
             await self.storing.once()
         except (NotFoundError, TurnFencedError) as error:

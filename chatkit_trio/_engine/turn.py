@@ -242,8 +242,8 @@ class Turn(Generic[TContext]):
                 await current_turn().keep(pending_items)
 
         This is what the default `handle_stream_cancelled` does: one atomic store call. Raises what
-        the store raises; what couldn't be stored is tried again after the hook. Raises
-        `RuntimeError` elsewhere than in the hook. A checkpoint.
+        the store raises; what couldn't be stored is tried again after the hook. Raises `TypeError`
+        for what is no item, and `RuntimeError` elsewhere than in the hook. A checkpoint.
         """
         await self._begun.settling.keep(pending_items)
 

@@ -19,7 +19,15 @@ from pydantic import BaseModel
 import chatkit_trio.types
 from chatkit_trio.server import NonStreamingResult, diff_widget, stream_widget
 from chatkit_trio.stores import MemoryStore
-from chatkit_trio.testing import Scene, ScriptedServer, do, emit, pause, scripted_server
+from chatkit_trio.testing import (
+    Scene,
+    ScriptedRespond,
+    ScriptedServer,
+    do,
+    emit,
+    pause,
+    scripted_server,
+)
 from chatkit_trio.types import (
     AssistantMessageItem,
     HiddenContextItem,
@@ -76,6 +84,57 @@ def foreign(event: Callable[[Scene], Any] | Any) -> Callable[[Scene], Any]:
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [line.getMessage() for line in caplog.records if "isn't a class" in line.getMessage()]
+
+
+class Hooked(ScriptedServer):
+    """Keeps something else than the pending items when it is cut."""
+
+    def __init__(self, kept: Callable[[list[ThreadItem]], list[Any]]) -> None:
+        respond = ScriptedRespond([emit(begin("m", "Hello")), pause(FOR_EVER)])
+        super().__init__(MemoryStore[Any](), respond)
+        self.kept = kept
+
+    async def handle_stream_cancelled(
+        self, thread: ThreadMetadata, pending_items: list[ThreadItem], context: Any
+    ) -> None:
+        await super().handle_stream_cancelled(thread, self.kept(pending_items), context)
+
+
+# --- Hooks -------------------------------------------------------------------------------------
+
+
+def as_theirs(items: list[ThreadItem]) -> list[Any]:
+    return [
+        getattr(theirs, type(item).__name__).model_validate(item.model_dump()) for item in items
+    ]
+
+
+@within(HOUR)
+async def test_items_of_openai_chatkit_that_a_hook_keeps_are_stored(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with Hooked(as_theirs) as server:
+        turn = await stopped(server)
+        assert await transcript(server.store, turn.thread_id) == [
+            "user: hi",
+            "assistant: Hello",
+            "note: stopped",
+        ]
+
+
+@pytest.mark.parametrize("kept", ["Hello", {"type": "assistant_message"}, None])
+@within(HOUR)
+async def test_a_hook_that_keeps_what_is_no_item_is_told_so_and_costs_no_answer(
+    kept: Any, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Hooked(lambda _: [kept]) as server:
+        turn = await stopped(server)
+        assert await transcript(server.store, turn.thread_id) == [
+            "user: hi",
+            "assistant: Hello",
+            "note: stopped",
+        ]
+    assert "keep() takes items of chatkit_trio.types" in caplog.text
 
 
 # --- Whole events ------------------------------------------------------------------------------
