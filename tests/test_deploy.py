@@ -246,7 +246,7 @@ def test_the_page_about_docker_names_the_services_of_compose():
     upgraded = re.findall(r"--no-deps -d (\w+)", page("docker.md"))
 
     assert upgraded == HOSTS
-    assert "run --rm migrate" in page("docker.md")
+    assert "run --rm --build migrate" in page("docker.md")
     assert "migrate" in compose()["services"]
 
 

@@ -1,4 +1,4 @@
-"""Behind a real nginx: with nothing but `proxy_pass`, and with what docs/how-to/nginx.md says.
+"""Behind a real nginx: with the least that docs/how-to/nginx.md asks for, and with all it says.
 
 nginx listens on a Unix socket; between it and the server are real connections. What nginx leaves at
 its defaults is the point here: HTTP/1.0 to the server, and buffering.
@@ -30,11 +30,12 @@ pytestmark = pytest.mark.skipif(
 
 KEPT = ["user_message", "assistant_message", "sdk_hidden_context"]
 
-BARE = """
+LEAST = """
 server {
     listen 80;
     location / {
         proxy_pass http://127.0.0.1:8000;
+        proxy_set_header Host $http_host;
     }
 }
 """
@@ -45,9 +46,9 @@ def documented() -> str:
     return re.search(r"```nginx\n(.*?)```", text, re.DOTALL)[1]
 
 
-@pytest.fixture(params=["bare", "documented"])
+@pytest.fixture(params=["least", "documented"])
 def config(request):
-    return BARE if request.param == "bare" else documented()
+    return LEAST if request.param == "least" else documented()
 
 
 @asynccontextmanager
@@ -223,10 +224,21 @@ async def test_a_large_upload_passes(tmp_path):
 @pytest.mark.parametrize(
     ("origin", "status"), [("http://127.0.0.1:81", 200), ("http://evil.test", 403)]
 )
-async def test_the_own_page_is_told_from_others(origin, status):
+async def test_the_own_page_is_told_from_others(config, origin, status):
     """The page's port isn't a usual one: `Host` has to be passed on with it."""
     body = json.dumps({"type": "threads.list", "params": {}}).encode()
-    async with behind_nginx(create_app(Talker(MemoryStore())), documented()) as connect:
+    async with behind_nginx(create_app(Talker(MemoryStore())), config) as connect:
         got, _ = await answer(connect, "POST", "/chatkit", body, Host="127.0.0.1:81", Origin=origin)
 
     assert got == status
+
+
+async def test_without_the_host_the_own_page_is_refused():
+    config = "\n".join(line for line in LEAST.splitlines() if "Host" not in line)
+    body = json.dumps({"type": "threads.list", "params": {}}).encode()
+    headers = {"Host": "chat.example.com", "Origin": "http://chat.example.com"}
+    app = create_app(Talker(MemoryStore()), allowed_hosts=["chat.example.com"])
+    async with behind_nginx(app, config) as connect:
+        got, _ = await answer(connect, "POST", "/chatkit", body, **headers)
+
+    assert got == 403
