@@ -87,11 +87,12 @@ async def _answer(
     limit: int,
 ) -> bytes:
     page = await load(limit)
+    answers = [await shown(each) for each in page.data]
     encoded: list[bytes] = []
     size = 0
     async with server.big_work.begin() as pace:
-        for each in page.data:
-            encoded.append(to_json(await shown(each)))
+        for each in answers:
+            encoded.append(to_json(each))
             size += len(encoded[-1])
             await pace.before(len(encoded[-1]))
     fits = len(encoded)

@@ -5,7 +5,8 @@ that what it checked still holds when it makes its first writes. This registry k
 this process; where processes share the store, its `Node` knows about the others' turns.
 
 Order of what is waited for: the admission lock of a thread, then `settled` of the turn that holds
-the thread, then the store. Nobody who holds a later one waits for an earlier one.
+the thread, then the lock of its first writes, then the store. Nobody who holds a later one waits
+for an earlier one.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class LiveTurns:
         self._by_thread: dict[str, Turn[Any]] = {}
         self._arrival: dict[str, trio.Lock] = {}
         self._admission: dict[str, trio.Lock] = {}
+        self._first_writes: dict[str, trio.Lock] = {}
         self._beginning: dict[str, _Beginning] = {}
 
     def __iter__(self) -> Iterator[Turn[Any]]:
@@ -215,6 +217,12 @@ class LiveTurns:
         async with _one_at_a_time(self._admission, thread_id):
             yield
 
+    @asynccontextmanager
+    async def without_first_writes(self, thread_id: str) -> AsyncIterator[None]:
+        """Hold off the first writes of turns on a thread, but not while they only wait for it."""
+        async with _one_at_a_time(self._first_writes, thread_id):
+            yield
+
     def cancel_all(self, thread_id: str, reason: CancelReason) -> None:
         """Cancel the live turn of a thread and those that wait to begin on it."""
         for turn in self:
@@ -275,7 +283,8 @@ class LiveTurns:
             )
 
         has_lined_up = self._beginning[turn.thread_id].has_lined_up.set
-        return await node.begin(turn, has_lined_up, waits_behind)
+        first_writes = partial(self.without_first_writes, turn.thread_id)
+        return await node.begin(turn, first_writes, has_lined_up, waits_behind)
 
     @asynccontextmanager
     async def _admitted(self, turn: Turn[Any]) -> AsyncIterator[None]:
@@ -300,7 +309,11 @@ class LiveTurns:
                         await turn.ending.read(turn.request.check)
                         await self._make_way(turn, holder)
                     self._by_thread[thread_id] = turn
-                    yield
+                    if self._node is None:
+                        async with self.without_first_writes(thread_id):
+                            yield
+                    else:
+                        yield  # it may have to wait for another process's turn
                 finally:
                     # With the lock: who gets it next must not wait for a place that is given up.
                     await self._leave_line(beginning)  # noqa: ASYNC102  (it shields itself)

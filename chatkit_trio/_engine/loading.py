@@ -22,7 +22,7 @@ async def load_thread(store: Store[Any], thread_id: str, context: Any) -> Thread
     Raises `ValueError` if the store returns another thread: turns, locks and items are found by the
     id, so nothing would fit together.
     """
-    thread = await _found(f"thread {thread_id}", store.load_thread(thread_id, context=context))
+    thread = await _loaded(f"thread {thread_id}", store.load_thread(thread_id, context=context))
     if thread.id != thread_id:
         raise ValueError(
             f"{type(store).__name__}.load_thread({thread_id!r}) has returned the thread"
@@ -34,16 +34,21 @@ async def load_thread(store: Store[Any], thread_id: str, context: Any) -> Thread
 async def load_item(store: Store[Any], thread_id: str, item_id: str, context: Any) -> ThreadItem:
     """Return an item. Raises `NotFoundError`, and what else the store raises."""
     loading = store.load_item(thread_id, item_id, context=context)
-    return await _found(f"item {item_id} in thread {thread_id}", loading)
+    return await _loaded(f"item {item_id} in thread {thread_id}", loading)
 
 
-async def _found(what: str, loading: Awaitable[T | None]) -> T:
+async def found(operation: Awaitable[T]) -> T:
+    """Return what the store returns. Raises `NotFoundError` also for what means the same."""
     try:
-        loaded = await loading
+        return await operation
     except Exception as error:
         if means_not_found(error) and not isinstance(error, NotFoundError):
             raise NotFoundError(text_of(error)) from error
         raise
+
+
+async def _loaded(what: str, loading: Awaitable[T | None]) -> T:
+    loaded = await found(loading)
     if loaded is None:
         raise NotFoundError(f"there is no {what}")
     return loaded

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -371,14 +371,16 @@ class Node:
     async def begin(
         self,
         turn: Turn[Any],
+        first_writes: Callable[[], AbstractAsyncContextManager[None]],
         has_lined_up: Callable[[], None],
         waits_behind: Callable[[str], bool],
     ) -> PreparedRequest:
         """Make the first writes of a turn when no other node's turn is on its thread.
 
-        Calls `has_lined_up` as soon as others will wait behind it. `waits_behind` says whether a
-        turn of that id waits in this process until this one has ended. Raises `BusyError` if the
-        policy says so, and what the request and the store raise; then call `leave_line`.
+        They are made inside of `first_writes`. Calls `has_lined_up` as soon as others will wait
+        behind it. `waits_behind` says whether a turn of that id waits in this process until this
+        one has ended. Raises `BusyError` if the policy says so, and what the request and the store
+        raise; then call `leave_line`.
         """
         coordination = self._coordination
         asked = ""
@@ -388,7 +390,8 @@ class Node:
                 if not asked:
                     turn.first_write_begins()
                 self._in_line.add(turn.id)
-                blocking = await self._let_in(turn, prepared)
+                async with first_writes():
+                    blocking = await self._let_in(turn, prepared)
                 has_lined_up()
                 if blocking is None:
                     self._in_line.discard(turn.id)

@@ -100,6 +100,7 @@ class RemoteReader:
         """Take in what the other node has sent; a message without frames shows that it lives."""
         if first != self.number + len(self._frames):
             self.end(None)
+            return
         self._frames += frames
         if not frames:
             self._taken()

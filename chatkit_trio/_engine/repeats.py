@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -90,10 +91,13 @@ class Repeats:
         self._server = server
         self._window = window
         self._opened: WeakValueDictionary[str, KeyedRequest] = WeakValueDictionary()
-        self._asking = 0
+        self._begun = 0
+        """How often the store was asked about a key."""
+        self._asking: dict[int, None] = {}
+        """The numbers of those questions that have no answer yet, the oldest first."""
         # Requests whose turn has ended while the store was asked about a key: its answer may be
-        # older than that end.
-        self._just_ended: list[KeyedRequest] = []
+        # older than that end. With each, the number of the first question that comes later.
+        self._just_ended: deque[tuple[int, KeyedRequest]] = deque()
         self._answering: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
 
     async def open(
@@ -113,7 +117,9 @@ class Repeats:
             item_id=request.message_id,
             turn_id=new_turn_id(),
         )
-        self._asking += 1
+        number = self._begun
+        self._begun += 1
+        self._asking[number] = None
         try:
             known = await self._begin(record, context)
             opened = self._opened.get(known.turn_id)
@@ -121,9 +127,10 @@ class Repeats:
                 opened = KeyedRequest(self._server, known, request)
                 self._opened[known.turn_id] = opened
         finally:
-            self._asking -= 1
-            if not self._asking:
-                self._just_ended.clear()
+            del self._asking[number]
+            oldest = next(iter(self._asking), self._begun)
+            while self._just_ended and self._just_ended[0][0] <= oldest:
+                self._just_ended.popleft()
         opened.name(request)
         if known is not record:
             opened.is_repeated(known)
@@ -141,7 +148,7 @@ class Repeats:
         if request.is_carried_out_by(turn):
             await request.ended(turn)
         if self._asking:
-            self._just_ended.append(request)
+            self._just_ended.append((self._begun, request))
 
     async def answer(
         self,
@@ -300,7 +307,8 @@ class KeyedRequest(CheckedRequest):
     def is_carried_out_by(self, turn: Turn[Any]) -> bool:
         """Say whether `respond` of this turn answers the request; an earlier one may have failed
         before."""
-        return self._record.begun and turn is self._turn
+        # The record may say of another node's turn that it has begun.
+        return self._record.begun and turn is self._turn and turn.has_begun
 
     async def ended(self, turn: Turn[Any]) -> None:
         """Record what its turn has made; a failure is logged."""
@@ -345,6 +353,7 @@ class KeyedRequest(CheckedRequest):
             request,
             start,
             nursery,
+            partial(self._opening, context),
             can_return=can_return,
             component_updates=component_updates,
         )
@@ -401,6 +410,7 @@ class KeyedRequest(CheckedRequest):
         request: CheckedRequest,
         start: Callable[[], Reading],
         nursery: trio.Nursery,
+        opening: Callable[[Turn[Any], FrameReader], Awaitable[bytes]],
         *,
         can_return: bool,
         component_updates: bool,
@@ -419,7 +429,7 @@ class KeyedRequest(CheckedRequest):
             return turn, open_reader(0)
         except FramesLost:
             reader = open_reader()
-            reader.begin_with(partial(self._opening, turn, reader), nursery)
+            reader.begin_with(partial(opening, turn, reader), nursery)
             return turn, reader
 
     async def _has_begun(self, context: Any) -> bool:
@@ -463,13 +473,13 @@ class KeyedRequest(CheckedRequest):
         thread = await load_thread(self._server.store, self.thread_id, context)
         return [ThreadCreatedEvent(thread=thread_answer(thread))] if self.makes_thread else []
 
-    async def _opening(self, turn: Turn[Any], reader: FrameReader) -> bytes:
+    async def _opening(self, context: Any, turn: Turn[Any], reader: FrameReader) -> bytes:
         async def load() -> list[ThreadItem]:
-            return await self._load([*self._message_ids, *turn.item_ids()], turn.context)
+            return await self._load([*self._message_ids, *turn.item_ids()], context)
 
         options = StreamOptions(allow_cancel=turn.allow_cancel)
         events = [
-            *await self._thread_created(turn.context),
+            *await self._thread_created(context),
             StreamOptionsEvent(stream_options=options),
             *await state_so_far(turn, reader, load),
         ]

@@ -843,7 +843,8 @@ async def threads_delete(
     server.live_turns.cancel_all(thread_id, CancelReason.STOPPED)
     async with server.live_turns.alone(thread_id):
         await server.live_turns.end(thread_id, CancelReason.STOPPED)
-        await server.store.delete_thread(thread_id, context=context)
+        async with server.live_turns.without_first_writes(thread_id):
+            await server.store.delete_thread(thread_id, context=context)
     return Nothing()
 
 
@@ -899,8 +900,9 @@ async def _update_item(server: ServerHooks[Any], item: ThreadItem, context: Any)
     """Save an item that the thread has. Raises `NotFoundError` if the thread hasn't got it."""
     live, thread_id = server.live_turns, item.thread_id
     while True:
-        # Keep turns from beginning: a retry may delete the item between a look and a save.
-        async with live.alone(thread_id):
+        # A retry may delete the item between a look and a save. Turns may wait meanwhile, for the
+        # end of an answer: that can take long.
+        async with live.without_first_writes(thread_id):
             turn_id = await live.turn_id(thread_id)
             await server.store.update_item(thread_id, item, context=context)
         # A turn that is changing the item would save it as it was.

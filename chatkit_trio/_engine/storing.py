@@ -29,7 +29,7 @@ from chatkit_trio.types import SDKHiddenContextItem, ThreadItem
 from .groups import StrayCancellation, ends_process, split_cancelled
 from .items import RequireNew, UpdateStoredItem
 from .leftovers import Leftovers
-from .loading import load_item
+from .loading import found, load_item
 from .wire import item_to_json
 from .wrong_loop import hint_at_loop
 
@@ -132,10 +132,10 @@ class Storing:
         writes now could undo what others have written since.
         """
         if self.fence is None or settlement.turn_id is None:
-            await self._store.settle(settlement, self._context)
+            await found(self._store.settle(settlement, self._context))
             return
         with self.fence.settling():
-            if await self._store.settle(settlement, self._context) is not False:
+            if await found(self._store.settle(settlement, self._context)) is not False:
                 self.fence.lift()
 
     async def _make_sure(self) -> None:

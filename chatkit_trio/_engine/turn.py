@@ -169,6 +169,8 @@ class Turn(Generic[TContext]):
         """The task that runs the turn, while one does."""
         self.slot: Slot | None = None
         """The owner's slot that this turn has until it is settled, if turns are limited."""
+        self.model_runs: dict[Any, Any] = {}
+        """What `chatkit_trio.agents` knows of the runs that haven't come to their end."""
         self._options: StreamOptions | None = None
         self._leader_takes_components = False
         self._came_at: float | None = None
@@ -361,6 +363,11 @@ class Turn(Generic[TContext]):
         if not self.log.has_readers and not self.log.is_closed:
             self._on_disconnect()
 
+    def _limit_disconnect_anew(self) -> None:
+        """Do what a disconnect does in the state that the turn is in now."""
+        self.ending.limit(CancelReason.DISCONNECTED, None)
+        self._on_disconnect()
+
     def _on_disconnect(self) -> None:
         seconds = self.policy.seconds_after_disconnect(can_return=self.log.last_could_return)
         if seconds == inf or not self.allow_cancel:
@@ -496,8 +503,7 @@ class Turn(Generic[TContext]):
         self.state = TurnState.BEGINNING
         if not self.log.has_readers:
             # They left while it waited. Asked again before `respond`: then the options are known.
-            self.ending.limit(CancelReason.DISCONNECTED, None)
-            self._on_disconnect()
+            self._limit_disconnect_anew()
         if self.policy.turn_timeout is not None:
             self.ending.limit(CancelReason.DEADLINE, self.policy.turn_timeout)
 
@@ -505,6 +511,8 @@ class Turn(Generic[TContext]):
         """Take note that the turn couldn't begin: another node's turn holds the thread."""
         self.state = TurnState.WAITING
         self.ending.limit(CancelReason.DEADLINE, None)
+        if not self.log.has_readers:
+            self._limit_disconnect_anew()
         # Those who wait to know whether it may be ended look again: it isn't the one to end.
         self.options_known.set()
         self.options_known = trio.Event()

@@ -40,6 +40,7 @@ from .items import (
     id_conflict,
 )
 from .journal import JournaledTurn, JournalWriter
+from .loading import load_item
 from .thread_state import ThreadWatch, as_metadata
 from .wire import frame, item_to_json, thread_answer
 
@@ -207,7 +208,7 @@ class ThreadWriter:
 
     async def _has_stored(self, item: ThreadItem) -> bool:
         """Say whether the store has just this item, and not another of its id."""
-        load = partial(self._store.load_item, self.thread_id, item.id, context=self._context)
+        load = partial(load_item, self._store, self.thread_id, item.id, self._context)
         try:
             return item_to_json(await self._ask(load, "load_item")) == item_to_json(item)
         except NotFoundError:
@@ -216,8 +217,8 @@ class ThreadWriter:
     async def _update_stored_item(self, effect: UpdateStoredItem) -> ThreadItem | None:
         """Update an item that was stored earlier, and return it."""
         try:
-            load = partial(self._store.load_item, self.thread_id, effect.item_id)
-            item = await self._ask(partial(load, context=self._context), "load_item")
+            load = partial(load_item, self._store, self.thread_id, effect.item_id, self._context)
+            item = await self._ask(load, "load_item")
         except NotFoundError:
             raise UnfitUpdate(effect.item_id, effect.update, "isn't in the thread") from None
         save = self.items.reopen(item, effect.update)

@@ -27,6 +27,8 @@ from typing import Any, Generic, TypeVar, TypeVarTuple
 import outcome
 import trio
 
+from chatkit_trio._engine.groups import ends_process
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -467,7 +469,13 @@ class _CallOnTrio(Generic[T]):
         try:
             with self._scope:
                 answer = partial(self._future.set_result, await self._async_fn())
-        except Exception as error:
+        except trio.Cancelled:
+            raise  # the trio run is over
+        except BaseException as error:
+            # Of another kind than Exception too, such as asyncio's cancellation: nobody stands
+            # above this task but Trio itself.
+            if ends_process(error):
+                raise
             answer = partial(self._future.set_exception, error)
         finally:
             self._send(answer)

@@ -20,16 +20,15 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
-from weakref import WeakKeyDictionary
 
 import trio
 
-from chatkit_trio._engine.groups import unwrapped
+from chatkit_trio._engine.groups import is_several, unwrapped
 from chatkit_trio.server import Turn
 from chatkit_trio.types import ThreadStreamEvent
 
@@ -202,7 +201,9 @@ class Worker(Source):
         error = unwrapped(raised)
         assert isinstance(error, Exception)
         if self._scope.cancel_called:
-            logger.error("cleanup in a cancelled model run failed", exc_info=error)
+            logger.error("cleanup in a cancelled model run failed", exc_info=raised)
+        elif is_several(raised):
+            logger.error("several things failed in a model run; one is told", exc_info=raised)
         return error
 
 
@@ -266,14 +267,16 @@ class OtherRun(Worker):
         self._cancelled: object = None
 
     def cancel(self) -> None:
+        super().cancel()
         if not self._is_over:
             self._is_over = True
-            self._cancelled = cancel_run(self._run)
-        super().cancel()
+            with _logged():
+                self._cancelled = cancel_run(self._run)
 
     async def wait_ended(self) -> None:
-        if inspect.isawaitable(self._cancelled):
-            await self._cancelled
+        with _logged():
+            if inspect.isawaitable(self._cancelled):
+                await self._cancelled
         await super().wait_ended()
 
     def abandon(self) -> None:
@@ -282,11 +285,8 @@ class OtherRun(Worker):
         trio.lowlevel.spawn_system_task(self._end_in_time)
 
     async def _end_in_time(self) -> None:
-        try:
-            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                await self.wait_ended()
-        except Exception:
-            logger.exception("ending a run that nobody reads any more failed")
+        with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+            await self.wait_ended()
 
     async def _read(self, emit: Callable[[Any], Awaitable[None]]) -> None:
         try:
@@ -303,6 +303,15 @@ class OtherRun(Worker):
             self._is_over = True
             raise
         self._is_over = True
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Log what the `cancel()` of a run raises: nobody waits for it, and the run has to end."""
+    try:
+        yield
+    except Exception:
+        logger.exception("cancel() of a model run failed")
 
 
 def _start_in_turn(work: Callable[[EventQueue], Awaitable[None]], queue: EventQueue) -> None:
@@ -488,10 +497,6 @@ class Unchanged(RunReader[T]):
         return (event,)
 
 
-_begun: WeakKeyDictionary[Turn[Any], dict[Reader, Translator]] = WeakKeyDictionary()
-"""The runs of each turn that haven't come to their end."""
-
-
 def _ends_of_left_runs(
     turn: Turn[Any] | None, context: AgentContext[Any]
 ) -> Iterator[ThreadStreamEvent]:
@@ -500,7 +505,8 @@ def _ends_of_left_runs(
     A run that fails or is closed ends no item: the turn does it, with its note, if nothing follows.
     But what another run adds would be stored before it.
     """
-    if turn is not None and (begun := _begun.get(turn)) is not None:
+    if turn is not None:
+        begun: dict[Reader, Translator] = turn.model_runs
         for reader in [reader for reader in begun if reader.is_gone]:
             yield from begun.pop(reader).leave(context)
 
@@ -533,7 +539,7 @@ class EventStream(RunReader[ThreadStreamEvent]):
         asked = [] if self._approvals is None else await self._approvals.look()
         self._ready += [*_ends_of_left_runs(self._turn, self._context), *asked]
         if self._turn is not None:
-            _begun.setdefault(self._turn, {})[self._reader] = self._translator
+            self._turn.model_runs[self._reader] = self._translator
 
     async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
         if isinstance(event, ApprovalWanted):
@@ -551,7 +557,7 @@ class EventStream(RunReader[ThreadStreamEvent]):
     def _finish(self) -> Iterable[ThreadStreamEvent]:
         self._tell_turn(None)
         if self._turn is not None:
-            del _begun[self._turn][self._reader]
+            del self._turn.model_runs[self._reader]
         # The run's own end first: a client tool call has to be the last item that is seen.
         last = self._translator.finish()
         return last if self._approvals is None else [*last, *self._approvals.finish()]

@@ -156,6 +156,7 @@ class Exchange:
         Hypercorn may be closing its connection, and fails if something is sent meanwhile.
         """
         if self._is_client_gone:
+            self._is_answered.set()
             await trio.lowlevel.checkpoint()
             return
         is_body = message["type"] == "http.response.body"
@@ -171,5 +172,6 @@ class Exchange:
         try:
             for result in self._results:
                 await result.aclose()
+            self._results.clear()  # who keeps the request, as a context may, keeps no turn
         finally:
             self.is_over.set()

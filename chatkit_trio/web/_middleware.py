@@ -30,7 +30,7 @@ from werkzeug.exceptions import (
     default_exceptions,
 )
 
-from chatkit_trio._engine.groups import ends_process, split_cancelled, unwrapped
+from chatkit_trio._engine.groups import ends_process, is_several, split_cancelled, unwrapped
 from chatkit_trio._foreign_text import text_of
 from chatkit_trio._http_errors import HTTPError, http_error_of
 from chatkit_trio.errors import (
@@ -178,6 +178,8 @@ async def _answered(
         cancelled, failure = split_cancelled(error)
         if failure is None or ends_process(failure):
             raise
+        if is_several(failure):
+            logger.error("several things failed in a request; one is answered", exc_info=failure)
         response = refused(unwrapped(failure))
         if cancelled is not None:
             raise

@@ -321,6 +321,24 @@ async def test_tool_reaches_the_store_by_way_of_trio() -> None:
     assert output["output"] == "0"
 
 
+async def test_a_cancellation_of_asyncio_that_is_raised_on_trio_costs_its_tool_only() -> None:
+    """Trio's own tasks may not raise what is no Exception: the process would end."""
+
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise asyncio.CancelledError
+
+    async def ask() -> str:
+        try:
+            await run_on_trio(fail)
+        except asyncio.CancelledError:
+            return "cancelled"
+        return "nothing"
+
+    assert await run_on_asyncio(ask) == "cancelled"
+    assert await run_on_asyncio(asyncio.sleep, 0, "goes on") == "goes on"
+
+
 async def test_error_on_trio_reaches_the_tool_as_itself() -> None:
     seen: list[BaseException] = []
 

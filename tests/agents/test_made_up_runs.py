@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 from unittest.mock import AsyncMock, MagicMock
@@ -26,7 +28,7 @@ from chatkit_trio.agents import (
     stream_agent_response,
 )
 from chatkit_trio.agents._queue import CAPACITY
-from chatkit_trio.server import ChatKitServer
+from chatkit_trio.server import ChatKitServer, current_turn
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import ChatClient, JumpClock, explore_cancellations
 from chatkit_trio.types import (
@@ -160,6 +162,76 @@ async def test_a_made_up_run_that_is_left_early_is_cancelled_and_closed_once(how
     assert first.type == "thread.item.added"
     assert (run.begun, run.cancelled) == (1, 1)
     assert run.closed == 1
+
+
+class CannotCancel(MadeUp):
+    def cancel(self) -> None:
+        super().cancel()
+        raise AttributeError("there is no task yet")
+
+
+class CannotCancelLater(MadeUp):
+    def cancel(self) -> Any:
+        super().cancel()
+
+        async def later() -> None:
+            raise AttributeError("there is no task yet")
+
+        return later()
+
+
+@pytest.mark.parametrize("make", [CannotCancel, CannotCancelLater])
+@pytest.mark.parametrize("how", ["closed", "cancelled", "dropped"])
+async def test_a_run_whose_cancel_fails_is_ended_and_the_log_says_so(
+    how: str, make: type[MadeUp], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = make("Hel", "lo", waits=True)
+    context = await new_context()
+    stream = stream_agent_response(context, run)
+    await anext(stream)
+    if how == "closed":
+        await stream.aclose()
+    elif how == "cancelled":
+        with trio.move_on_after(0.01):
+            await collected(stream)
+    else:
+        del stream
+        await trio.testing.wait_all_tasks_blocked()
+
+    assert (run.closed, run.cancelled) == (1, 1)
+    assert "cancel() of a model run failed" in caplog.text
+    events = await collected(stream_agent_response(context, MadeUp("Hello")))
+    assert events[-1].type == "thread.item.done"
+
+
+class KeepsItsTurn(ChatKitServer[Any]):
+    """Its contexts keep the turn, as one that keeps the request does."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryStore())
+        self.turn: Any = None
+
+    async def respond(
+        self, thread: ThreadMetadata, item: UserMessageItem | None, context: Any
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        self.turn = weakref.ref(current_turn())
+        own = AgentContext[Any](
+            thread=thread, store=self.store, request_context={"turn": current_turn()}
+        )
+        async for event in stream_agent_response(own, MadeUp("Hel", "lo", waits=True)):
+            yield event
+
+
+async def test_a_turn_that_was_cut_in_a_run_is_let_go_of(jump_clock: JumpClock) -> None:
+    async with KeepsItsTurn() as server:
+        async with ChatClient.of_server(server).send("hi") as turn:
+            await turn.wait_for(lambda event: event.type == "thread.item.added")
+            await turn.stop()
+        del turn
+        await trio.testing.wait_all_tasks_blocked()
+        gc.collect()
+
+        assert server.turn() is None
 
 
 async def test_an_awaitable_cancel_is_awaited() -> None:

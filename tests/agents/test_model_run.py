@@ -319,6 +319,33 @@ async def test_stream_error_of_a_tool_ends_the_answer_as_itself(rig: Rig, packag
         await collected(rig.run(script.answer(*script.call("fails")), tools=[fails]))
 
 
+async def test_of_two_tools_that_fail_at_once_the_log_has_both(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def both_have_begun() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+
+    @tool
+    async def sells() -> None:
+        """Fail."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise CustomStreamError("Out of stock")
+
+    @tool
+    async def delivers() -> None:
+        """Fail."""
+        await both_have_begun()
+        raise CustomStreamError("No van")
+
+    calls = [*script.call("sells"), *script.call("delivers", call_id="call_2")]
+    with pytest.raises(CustomStreamError):
+        await collected(rig.run(script.answer(*calls), tools=[sells, delivers]))
+    assert "Out of stock" in caplog.text
+    assert "No van" in caplog.text
+
+
 async def test_a_task_that_a_tool_shows_ends_the_workflow_before_it(rig: Rig, package: Any) -> None:
     types = package.types
 

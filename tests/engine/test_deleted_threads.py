@@ -17,6 +17,8 @@ import pytest
 import trio
 
 from chatkit_trio.actions import Action
+from chatkit_trio.errors import NotFoundError
+from chatkit_trio.limits import OwnerLimits
 from chatkit_trio.server import TurnPolicy
 from chatkit_trio.store import Store
 from chatkit_trio.stores import MemoryCluster, MemoryStore, SQLiteStore
@@ -389,6 +391,67 @@ async def test_a_sync_action_does_not_bring_back_a_widget_deleted_between_its_lo
 
         assert store.meanwhile == []
         assert await transcript(store, thread_id) == ["user: hi", "assistant: Fine"]
+
+
+@pytest.mark.parametrize("waits", ["its node", "another node"])
+@within(HOUR)
+async def test_a_sync_action_does_not_wait_behind_a_message_that_waits_for_the_answer(
+    waits: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    cluster = MemoryCluster()
+    policy = TurnPolicy(on_busy="queue")
+    script = scripted_server(MemoryStore[Any](), [emit(make_widget)], HANGING, [say("Fine")]).script
+    async with (
+        WidgetServer(MemoryStore[Any](cluster=cluster), script, policy=policy) as server,
+        WidgetServer(MemoryStore[Any](cluster=cluster), script, policy=policy) as other,
+    ):
+        thread_id = (await answered(server)).thread_id or ""
+        acting = server if waits == "its node" else other
+        async with (
+            ChatClient.of_server(server).send("go on", thread_id) as turn,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(answered, acting, "and?", thread_id)
+            await trio.sleep(1)
+
+            began_at = trio.current_time()
+            await ChatClient.of_server(acting).act_and_wait(thread_id, PRESS, "wdg")
+            assert trio.current_time() - began_at < 5
+            await turn.stop()
+
+        stored = await server.store.load_item(thread_id, "wdg", None)
+        assert '"value":"New"' in stored.model_dump_json()
+        assert (await transcript(server.store, thread_id))[-1] == "assistant: Fine"
+
+
+class Theirs(StoreWrapper[Any]):
+    """A store that was written for openai-chatkit, and says in its words what isn't there."""
+
+    async def around(self, name: str, call: Callable[[], Awaitable[_T]]) -> _T:
+        try:
+            return await call()
+        except NotFoundError as error:
+            raise type("NotFoundError", (Exception,), {"__module__": "chatkit.store"})() from error
+
+
+@within(HOUR)
+async def test_a_turn_whose_thread_is_gone_ends_in_a_store_that_says_so_in_other_words(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    memory = MemoryStore[Any]()
+    limits = OwnerLimits(live_turns=1)
+    async with scripted_server(
+        Theirs(memory), HANGING, [say("Fine")], owner_limits=limits
+    ) as server:
+        async with ChatClient.of_server(server).send("hi") as turn:
+            await turn.read(4)
+            await memory.delete_thread(turn.thread_id or "", None)
+            turn.server_turn.cancel()
+            await turn.server_turn.ended.wait()
+        assert turn.server_turn.settled.is_set()
+
+        again = await answered(server)
+        assert await transcript(memory, again.thread_id) == ["user: hi", "assistant: Fine"]
 
 
 @within(HOUR)

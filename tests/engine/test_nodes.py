@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from chatkit_trio._engine.node import node_of
-from chatkit_trio.errors import StoreError
+from chatkit_trio.errors import ChatKitError, StoreError
 from chatkit_trio.limits import OwnerLimits
 from chatkit_trio.server import (
     CancelReason,
@@ -749,6 +749,74 @@ async def test_a_request_that_waits_on_two_nodes_is_carried_out_once(
         frames = await carried_out(nodes.there, body)
         assert any(b"Fine" in frame for frame in frames)
         assert await nodes.transcript(turn.thread_id) == expected
+
+
+@within(HOUR)
+async def test_a_request_refused_beside_its_begun_twin_records_no_end(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same request waits on both nodes; a third copy of it tells one that the other begins."""
+    async with two(SLOWLY, [say("Fi", "ne", every=60.0)], on_busy="queue") as nodes:
+        slow = nodes.there.store.coordination
+        assert slow is not None
+        begin = slow.begin
+
+        async def begin_slowly(*args: Any) -> Any:
+            await trio.sleep(3)
+            return await begin(*args)
+
+        monkeypatch.setattr(slow, "begin", begin_slowly)
+        async with streaming(nodes.here) as turn, trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+            body = message_request(thread_id=turn.thread_id)
+            nursery.start_soon(refused_or_carried_out, nodes.there, body)
+            await trio.sleep(0.1)
+            nursery.start_soon(refused_or_carried_out, nodes.here, body)
+            await turn.server_turn.ended.wait()
+            await trio.sleep(1)
+            nursery.start_soon(refused_or_carried_out, nodes.there, body)
+            await trio.sleep(20)
+
+            record = await nodes.here.store.find_request("k", HOUR, None)
+            assert record is not None
+            assert (record.begun, record.answer) == (True, None)
+        record = await nodes.here.store.find_request("k", HOUR, None)
+        assert record is not None
+        assert len(json.loads(record.answer or b"")["item_ids"]) == 1
+        assert await nodes.transcript(turn.thread_id) == [*WHOLE, "user: hi", "assistant: Fine"]
+
+
+async def refused_or_carried_out(server: ChatKitServer[Any], body: bytes) -> None:
+    with suppress(ChatKitError):
+        await carried_out(server, body)
+
+
+@within(HOUR)
+async def test_a_client_that_leaves_while_its_turn_asks_for_the_thread_takes_it_along(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is slow to say that the thread is another node's."""
+    async with two([say(*WORDS, every=100.0)], on_busy="queue") as nodes:
+        coordination = nodes.there.store.coordination
+        assert coordination is not None
+        begin = coordination.begin
+
+        async def begin_slowly(*args: Any) -> Any:
+            await trio.sleep(2)
+            return await begin(*args)
+
+        monkeypatch.setattr(coordination, "begin", begin_slowly)
+        async with streaming(nodes.here, words=1) as turn:
+            waiting = await stream(nodes.there, message_request(thread_id=turn.thread_id))
+            with trio.move_on_after(1):
+                await read_all(waiting)
+            await trio.sleep(5)
+
+            assert list(nodes.there.live_turns) == []
+            await turn.stop()
+        await trio.sleep(60)
+        stored = await nodes.transcript(turn.thread_id)
+        assert stored == ["user: hi", "assistant: word0 ", "note: stopped"]
 
 
 async def carried_out(server: ChatKitServer[Any], body: bytes) -> list[bytes]:

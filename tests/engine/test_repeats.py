@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import trio
 
 from chatkit_trio.errors import InvalidRequestError, NotFoundError
-from chatkit_trio.server import ChatKitServer, NonStreamingResult, TurnPolicy
+from chatkit_trio.server import ChatKitServer, NonStreamingResult, TurnPolicy, current_turn
 from chatkit_trio.stores import MemoryStore, SQLiteStore
 from chatkit_trio.testing import (
     ChatClient,
@@ -20,7 +21,10 @@ from chatkit_trio.testing import (
     JumpClock,
     RequestRefused,
     Scene,
+    ScriptedServer,
     SlowStore,
+    say,
+    scripted_server,
 )
 from chatkit_trio.types import (
     ItemFeedbackParams,
@@ -35,7 +39,7 @@ from chatkit_trio.types import (
 from chatkit_trio.web import create_app
 from tests.transcript import transcript
 
-from .doubles import TroubledStore, hangs, hangs_and_fails
+from .doubles import TroubledStore, hangs, hangs_and_fails, takes
 from .parts import (
     NOW,
     PRESS,
@@ -590,3 +594,32 @@ async def test_an_answer_about_a_key_that_is_older_than_the_turns_end_starts_no_
 
     assert server.calls == 1
     assert await transcript(store, thread_id) == ["user: hi"]
+
+
+@within(HOUR)
+async def test_a_turn_that_has_ended_is_let_go_of_while_others_ask(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """There is always somebody who asks; each is answered in a minute."""
+    store = TroubledStore()
+    store.give(takes(60), "begin_request")
+    ended: list[Any] = []
+
+    class Noting(ScriptedServer):
+        def respond(self, *args: Any) -> Any:
+            ended.append(weakref.ref(current_turn()))
+            return super().respond(*args)
+
+    script = scripted_server(store, *[[say("Hi")]] * 5).script
+    async with Noting(store, script) as server, trio.open_nursery() as nursery:
+        for number in range(5):
+            client = ChatClient.of_server(server)
+            nursery.start_soon(read_whole, client, f"key {number}")
+            await trio.sleep(40)
+        gc.collect()
+        assert [turn() is None for turn in ended[:2]] == [True, True]
+
+
+async def read_whole(client: ChatClient, key: str) -> None:
+    async with client.send("hi", idempotency_key=key) as turn:
+        await turn.read()

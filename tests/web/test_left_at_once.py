@@ -14,7 +14,7 @@ import trio
 
 from chatkit_trio.server import TurnPolicy
 from chatkit_trio.stores import MemoryStore
-from chatkit_trio.testing import SlowStore
+from chatkit_trio.testing import ChatClient, SlowStore
 from chatkit_trio.web import _delivery, create_app
 
 from .http import CREATE
@@ -26,9 +26,15 @@ WORDS = 3
 BODY = json.dumps(CREATE).encode()
 
 
-def message(*headers: str, length: int = len(BODY)) -> bytes:
+def message(*headers: str, body: bytes = BODY, missing: int = 0) -> bytes:
+    length = len(body) + missing
     lines = ["POST /chatkit HTTP/1.1", "Host: 127.0.0.1", f"Content-Length: {length}", *headers]
-    return "\r\n".join([*lines, "", ""]).encode() + BODY
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def body_of(thread_id: str) -> bytes:
+    params = {"thread_id": thread_id, "input": CREATE["params"]["input"]}
+    return json.dumps({"type": "threads.add_user_message", "params": params}).encode()
 
 
 async def leave_at_once(port: int, data: bytes, *, reset: bool) -> None:
@@ -71,10 +77,32 @@ async def test_a_message_is_stored_and_answered(policy, headers, reset):
         assert await answered(server, COUNT) == COUNT
 
 
+async def test_an_answer_that_may_be_cut_is_cut_at_once(monkeypatch):
+    """The client is gone while its thread is loaded, and the answer begins behind that."""
+    monkeypatch.setattr(_delivery, "_BEGINNING_TIMEOUT", 1000.0)
+    store = SlowStore(MemoryStore(), 0.0)
+    server = Talker(store, policy=TurnPolicy(on_disconnect="cancel"))
+    async with served(server) as port:
+        async with ChatClient.of_server(server).send("hi") as turn:
+            await turn.wait_for(lambda event: "word0" in event.model_dump_json())
+            await turn.stop()
+        store.seconds = 0.1
+        body = body_of(turn.thread_id)
+        await leave_at_once(port, message(body=body), reset=False)
+        await until(lambda: len(server.live_turns) == 1)
+
+        with trio.fail_after(10):
+            await until(lambda: len(server.live_turns) == 0)
+        page = await store.load_thread_items(turn.thread_id, None, 10, "asc", None)
+        kinds = [item.type for item in page.data]
+        assert kinds.count("user_message") == 2
+        assert (kinds[0], kinds[-1]) == ("user_message", "sdk_hidden_context")
+
+
 async def test_a_message_that_has_not_arrived_whole_is_none():
     server = Talker(MemoryStore(), policy=TurnPolicy(on_disconnect="finish"))
     async with served(server) as port:
-        await leave_at_once(port, message(length=len(BODY) + 1), reset=False)
+        await leave_at_once(port, message(missing=1), reset=False)
         with trio.move_on_after(0.3):
             await until(lambda: bool(server.produced))
 
