@@ -11,7 +11,7 @@ import trio
 from pydantic import Field, TypeAdapter
 
 from chatkit_trio.agents import AgentContext, ThreadItemConverter, simple_to_agent_input
-from chatkit_trio.agents._queue import EventQueue
+from chatkit_trio.agents._queue import EventQueue, Reader
 from chatkit_trio.stores.memory import MemoryStore
 from chatkit_trio.types import (
     CustomTask,
@@ -93,7 +93,7 @@ async def test_context_may_be_subclassed_as_in_the_samples() -> None:
 
 async def test_put_waits_for_the_reader(autojump_clock: trio.testing.MockClock) -> None:
     queue = EventQueue(capacity=2)
-    queue.attach_reader()
+    queue.attach_reader(Reader())
 
     async def fill() -> None:
         for index in range(5):
@@ -108,7 +108,7 @@ async def test_put_waits_for_the_reader(autojump_clock: trio.testing.MockClock) 
 
 async def test_cancelled_put_has_put_nothing(autojump_clock: trio.testing.MockClock) -> None:
     queue = EventQueue(capacity=1)
-    queue.attach_reader()
+    queue.attach_reader(Reader())
     await queue.put("kept")
 
     with trio.move_on_after(1):
@@ -120,14 +120,14 @@ async def test_cancelled_put_has_put_nothing(autojump_clock: trio.testing.MockCl
 async def test_put_goes_on_when_the_reader_leaves(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    queue = EventQueue(capacity=1)
-    queue.attach_reader()
+    queue, reader = EventQueue(capacity=1), Reader()
+    queue.attach_reader(reader)
     await queue.put(1)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(queue.put, 2)
         await trio.testing.wait_all_tasks_blocked()
-        queue.detach_reader()
+        queue.detach_reader(reader)
 
     assert len(queue) == 1
 
@@ -144,7 +144,7 @@ async def test_a_widget_that_is_cut_between_two_states_is_closed(
 ) -> None:
     """Its states may hold a connection: closing mustn't wait for the garbage collector."""
     context = await new_context()
-    context._queue.attach_reader()  # which doesn't read, so that the queue fills
+    context._queue.attach_reader(Reader())  # which doesn't read, so that the queue fills
     closed = False
 
     async def states() -> AsyncIterator[Card]:
