@@ -54,22 +54,27 @@ async def read_request(
         return parse_request(body)
 
 
+async def read_value(text: bytes | bytearray, limits: RequestLimits, big_work: BigWork) -> Any:
+    """Return what JSON text of a stranger says.
+
+    Raises `TooLargeError` for one with too many values or nested too deep, and
+    `InvalidRequestError` for no JSON. A checkpoint, if the text is long.
+    """
+    async with big_work.begin() as pace:
+        for piece in check_shape(text, limits):
+            await pace.before(piece)
+        await pace.before(len(text))
+        try:
+            return from_json(text)
+        except ValueError as error:
+            raise InvalidRequestError(f"this is no JSON: {error}") from error
+
+
 async def read_json(
     body: bytes | bytearray, limits: RequestLimits, big_work: BigWork
 ) -> dict[str, Any]:
-    """Return the JSON object in a body of another protocol.
-
-    Raises `TooLargeError` for one with too many values or nested too deep, and
-    `InvalidRequestError` for anything else. A checkpoint, if the body is long.
-    """
-    async with big_work.begin() as pace:
-        for piece in check_shape(body, limits):
-            await pace.before(piece)
-        await pace.before(len(body))
-        try:
-            parsed = from_json(body)
-        except ValueError as error:
-            raise InvalidRequestError(f"this is no JSON: {error}") from error
+    """Return the JSON object in a body of another protocol; else do as `read_value`."""
+    parsed = await read_value(body, limits, big_work)
     if not isinstance(parsed, dict):
         raise InvalidRequestError("the body of this request has to be a JSON object")
     return parsed

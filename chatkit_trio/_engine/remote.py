@@ -131,6 +131,7 @@ class RemoteTurn:
         self.policy = policy
         self.is_ending = False
         self.settled = trio.Event()
+        self.settled.set()  # for what happens here: the other node sees to its storing
         self.longest_settling = 0.0
         self._reader = reader
 

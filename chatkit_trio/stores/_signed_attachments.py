@@ -29,6 +29,7 @@ from chatkit_trio.errors import (
     ForbiddenError,
     InvalidRequestError,
     NotFoundError,
+    StoreError,
     TooLargeError,
     UnsupportedTypeError,
 )
@@ -136,6 +137,8 @@ class SignedAttachmentStore(AttachmentStore[TContext]):
         self._owner = owner
         self._upload_lifetime = upload_lifetime
         self._orphan_age = orphan_age
+        self._missed: dict[str, float] = {}
+        """When bytes were first found to have no metadata, by the id of the attachment."""
         self._context_for_owner = context_for_owner
         self._bearer_urls = bearer_urls
         self._clock = clock
@@ -336,7 +339,8 @@ class SignedAttachmentStore(AttachmentStore[TContext]):
                 return False
         else:
             context = self._owners_context(record.owner)
-            if await self._is_in_use(record.id, context):
+            is_in_use = await self._is_in_use(record.id, context)
+            if is_in_use or (is_in_use is None and may_be_used and not self._is_given_up(record)):
                 return False
             # The metadata first: the record says, after a crash, that there is something to do.
             await self.metadata.delete_attachment(record.id, context)
@@ -346,15 +350,50 @@ class SignedAttachmentStore(AttachmentStore[TContext]):
     def _is_old(self, created_at: float) -> bool:
         return self._clock() - created_at >= self._orphan_age
 
-    async def _is_in_use(self, attachment_id: str, context: TContext) -> bool:
+    async def _is_in_use(self, attachment_id: str, context: TContext) -> bool | None:
+        """Say whether a thread has an attachment; None if there is no metadata that could say."""
         try:
             attachment = await self.metadata.load_attachment(attachment_id, context)
+        except NotFoundError:
+            return None
+        self._missed.pop(attachment_id, None)
+        try:
             if attachment.thread_id is None:
                 return False
             await self.metadata.load_thread(attachment.thread_id, context)
         except NotFoundError:
             return False
         return True
+
+    def _is_given_up(self, record: Record) -> bool:
+        """Say whether bytes have been without metadata for long.
+
+        The store of the metadata may be another one by mistake, or still be filled.
+        """
+        if not self._missed:
+            logger.warning(
+                "attachment %s has bytes, and no metadata in this store: such files are deleted"
+                " %d s from now. Is it the store that they belong to?",
+                record.id,
+                self._orphan_age,
+            )
+        first = self._missed.setdefault(record.id, self._clock())
+        return self._clock() - first >= self._orphan_age
+
+    async def _collect_each(self, record_id: str, collecting: Awaitable[bool]) -> bool:
+        """Return what collecting an attachment returns; whatever fails is logged.
+
+        One that can't be collected mustn't keep the others. Raises `StoreError`.
+        """
+        try:
+            return await collecting
+        except NotFoundError:
+            return False  # deleted while this went on
+        except StoreError:
+            raise
+        except Exception:
+            logger.exception("attachment %s can't be collected", record_id)
+            return False
 
     # --- What a store has to say ---------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +20,6 @@ from chatkit_trio.errors import (
     ConflictError,
     ForbiddenError,
     GoneError,
-    NotFoundError,
     UnsupportedTypeError,
 )
 from chatkit_trio.store import Store, TContext
@@ -213,17 +211,20 @@ class DiskAttachmentStore(SignedAttachmentStore[TContext]):
         """Delete what nobody needs any more, and return the ids.
 
         That is, `orphan_age` after its creation, an attachment that was never uploaded, wasn't
-        sent in a message, or was sent in a thread that has been deleted since. Without
+        sent in a message, or was sent in a thread that has been deleted since. One whose bytes are
+        there, and no metadata, goes `orphan_age` after it was first missed. Without
         `context_for_owner` only the first kind can be told, and its metadata stays. Several
         processes may collect at once. Raises `StoreError`; cancelled, it stops between two files.
         """
-        collected: list[str] = []
-        for attachment_id in await self._reading(self._files.record_ids):
-            with suppress(NotFoundError):  # deleted while this went on
-                record = await self._load_record(attachment_id)
-                if not self._is_old(record.created_at) or record.id in self._receiving:
-                    continue
-                has_arrived = await self._reading(self._files.size, record.id) is not None
-                if await self._collect(record, may_be_used=has_arrived):
-                    collected.append(record.id)
-        return collected
+        return [
+            attachment_id
+            for attachment_id in await self._reading(self._files.record_ids)
+            if await self._collect_each(attachment_id, self._collect_old(attachment_id))
+        ]
+
+    async def _collect_old(self, attachment_id: str) -> bool:
+        record = await self._load_record(attachment_id)
+        if not self._is_old(record.created_at) or record.id in self._receiving:
+            return False
+        has_arrived = await self._reading(self._files.size, record.id) is not None
+        return await self._collect(record, may_be_used=has_arrived)

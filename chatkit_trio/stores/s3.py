@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import suppress
 from itertools import groupby
 from operator import attrgetter
 from tempfile import SpooledTemporaryFile
@@ -19,7 +18,7 @@ import trio
 from pydantic import AnyUrl
 
 from chatkit_trio._settings import check_choice, check_count, check_seconds
-from chatkit_trio.errors import ChatKitError, NotFoundError, StoreError
+from chatkit_trio.errors import ChatKitError, StoreError
 from chatkit_trio.store import Store, TContext
 from chatkit_trio.types import AttachmentCreateParams, AttachmentUploadDescriptor
 
@@ -228,7 +227,8 @@ class S3AttachmentStore(SignedAttachmentStore[TContext]):
         """Delete what nobody needs any more, and return the ids.
 
         That is, `orphan_age` after its creation, an attachment that was never uploaded, wasn't
-        sent in a message, or was sent in a thread that has been deleted since. Without
+        sent in a message, or was sent in a thread that has been deleted since. One whose bytes are
+        there, and no metadata, goes `orphan_age` after it was first missed. Without
         `context_for_owner` only what was never sent or seen can be told, and its metadata stays.
         What a crash has left without a record goes too, and what was uploaded again. Where
         something lay behind the prefix before the store came, only what has a record goes.
@@ -246,8 +246,9 @@ class S3AttachmentStore(SignedAttachmentStore[TContext]):
             # The last attachment's other objects may be on the next page.
             objects = groups.pop() if token is not None and groups else []
             for group in groups:
-                with suppress(NotFoundError):  # deleted while this went on
-                    collected += await self._collect_from(group)
+                attachment_id = group[0].attachment_id
+                if await self._collect_each(attachment_id, self._collect_from(group)):
+                    collected.append(attachment_id)
             if token is None:
                 return collected
 
@@ -259,19 +260,19 @@ class S3AttachmentStore(SignedAttachmentStore[TContext]):
         """
         await super().keep_collecting(interval)
 
-    async def _collect_from(self, objects: list[StoredObject]) -> list[str]:
+    async def _collect_from(self, objects: list[StoredObject]) -> bool:
         attachment_id = objects[0].attachment_id
         old = [each for each in objects if self._is_old(each.stored_at)]
         has_arrived = any(each.is_bytes for each in objects)
         if any(each.is_record for each in old):
             record = await self._load_record(attachment_id)
             if await self._collect(record, may_be_used=has_arrived):
-                return [attachment_id]
+                return True
             if has_arrived and any(each.is_upload for each in old):
                 await self._in_thread(self._bucket.remove_upload, attachment_id)
         elif old == objects:
             await self._in_thread(self._bucket.remove_stray, attachment_id)
-        return []
+        return False
 
 
 class _Spool:

@@ -224,6 +224,8 @@ def _mounted(app: object) -> Iterator[object]:
     routes = getattr(app, "routes", None)
     for route in routes if isinstance(routes, list) else ():
         yield getattr(route, "app", None)
+    # What stands around an app calls it so as well, such as the middleware of Hypercorn.
+    yield getattr(app, "app", None)
 
 
 @asynccontextmanager

@@ -49,6 +49,9 @@ class Cors:
         origins = request_headers.getlist("Origin")
         if any(not self._trusts(origin, request_headers) for origin in origins):
             return True
+        if self.origins is None and "Cookie" in request_headers:
+            # A page can't read the answer to a request with cookies, but would be obeyed.
+            return any(not is_own_origin(origin, request_headers) for origin in origins)
         site = request_headers.get("Sec-Fetch-Site", "none")
         is_listed = bool(origins) and all(self.allows(origin) for origin in origins)
         return site not in _OWN_SITES and not (is_link or is_listed or self.origins is None)

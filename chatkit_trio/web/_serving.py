@@ -474,6 +474,7 @@ def hypercorn_config(host: str, port: int) -> Config:
     # Longer than proxies keep connections, so that no proxy sends a request while we close one.
     config.keep_alive_timeout = 75.0
     # The limits are kept here; Hypercorn would only cut across them.
+    config.startup_timeout = inf
     config.graceful_timeout = inf
     config.shutdown_timeout = inf
     return config

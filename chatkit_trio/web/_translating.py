@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from chatkit_trio._engine.keeping import ENDING_MESSAGES
+
 Chunk: TypeAlias = dict[str, Any]
 """One event of the other protocol."""
 
@@ -21,6 +23,11 @@ Item: TypeAlias = dict[str, Any]
 
 QUESTIONS = "structured_input"
 """The name of the tool by which questions to the user are told."""
+
+_ON_PURPOSE = ("stopped", "superseded", "disconnected", "stalled")
+"""Why an answer was cut, if it was by its user."""
+
+_MESSAGES = {reason.value: message for reason, message in ENDING_MESSAGES.items()}
 
 FAILURE = "Something went wrong, and the answer couldn't be finished."
 """What the user is told of an error that has no message of its own."""
@@ -86,7 +93,12 @@ class Translator(ABC):
         chunks = self._close_all()
         if self._error is not None:
             return chunks + self.failed(self._error.get("message") or FAILURE, reason)
-        return chunks + (self.finished() if reason == "finished" else self.cut(reason))
+        if reason == "finished":
+            return chunks + self.finished()
+        # One that is told from the store has no error event.
+        if reason in _ON_PURPOSE:
+            return chunks + self.cut(reason)
+        return chunks + self.failed(_MESSAGES.get(reason, FAILURE), reason)
 
     def _of_event(self, event: Mapping[str, Any]) -> list[Chunk]:
         match event["type"]:

@@ -7,13 +7,15 @@ stop. docs/how-to/other-clients.md has a client, and says what of ChatKit comes 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any
 
 from pydantic import BaseModel, FailFast, Field
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 from quart import Blueprint, Response
 
+from chatkit_trio._engine.reading import read_value
 from chatkit_trio.errors import InvalidRequestError
 from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import TContext
@@ -154,7 +156,9 @@ class AGUIAdapter(Adapter[TContext]):
             messages = body.last_messages()
             translate = partial(_translator, body)
             if messages[0].role == "tool":
-                outputs = {each.toolCallId: _output("".join(each.texts())) for each in messages}
+                outputs = {
+                    each.toolCallId: await self._output("".join(each.texts())) for each in messages
+                }
                 return await self.answer_call(body.threadId, outputs, lent, translate)
             (message,) = messages
             extras = message.metadata.chatkit
@@ -176,6 +180,14 @@ class AGUIAdapter(Adapter[TContext]):
                 return self.follow(thread_id, lent, translator)
             return self.tell([*translator.begin(), *translator.end("finished")])
 
+    async def _output(self, content: str) -> Any:
+        """Return what a tool has put out: an object or list that was made a text, or the text."""
+        if content.lstrip()[:1] in ("{", "["):
+            with suppress(InvalidRequestError, UnicodeEncodeError):
+                text = content.encode()
+                return await read_value(text, self.server.limits, self.server.big_work)
+        return content
+
     async def _run_input(self, context: TContext) -> _RunInput:
         body: _RunInput = validated(
             _RunInput, await self.read_request(context), "a RunAgentInput of AG-UI"
@@ -186,16 +198,6 @@ class AGUIAdapter(Adapter[TContext]):
 def _translator(body: _RunInput, thread_id: str = "", message_id: str = "") -> AGUITranslator:
     knows_outcomes = body.protocolVersion is not None
     return AGUITranslator(body.threadId, body.runId, knows_outcomes=knows_outcomes)
-
-
-def _output(content: str) -> Any:
-    """Return what a tool has put out: an object or list that was made a text, or the text."""
-    if content.lstrip()[:1] in ("{", "["):
-        try:
-            return from_json(content)
-        except ValueError:
-            pass
-    return content
 
 
 # --- The stream --------------------------------------------------------------------------------

@@ -820,6 +820,54 @@ async def test_without_contexts_only_what_was_never_uploaded_is_collected(tmp_pa
         assert await files.read_attachment(never_sent.id, ANN) == PNG
 
 
+async def test_files_without_metadata_are_kept_for_as_long_as_they_are_missed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server was begun with another database by mistake, or before that was filled."""
+    clock = Clock()
+    async with (
+        SQLiteStore[User](tmp_path / "chat.db", owner=name_of) as metadata,
+        make_files(tmp_path / "files", metadata, clock=clock, context_for_owner=User) as files,
+    ):
+        created = await create(files)
+        await upload(files, created)
+        await send_in_thread(files, created)
+    clock.now += 10 * DAY
+    async with (
+        SQLiteStore[User](tmp_path / "another.db", owner=name_of) as another,
+        make_files(tmp_path / "files", another, clock=clock, context_for_owner=User) as files,
+    ):
+        assert await files.collect_orphans() == []
+        clock.now += DAY - 1
+        assert await files.collect_orphans() == []
+        assert caplog.text.count("has bytes, and no metadata in this store") == 1
+        clock.now += 1
+        assert await files.collect_orphans() == [created.id]
+
+
+async def test_an_attachment_that_cannot_be_collected_keeps_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+
+    def user(name: str) -> User:
+        if name == ANN.name:
+            raise KeyError(name)
+        return User(name)
+
+    async with SQLiteStore[User](tmp_path / "chat.db", owner=name_of) as metadata:
+        async with make_files(tmp_path / "files", metadata, clock=clock) as files:
+            created = [await create(files, user=each) for each in (ANN, BOB) * 3]
+        clock.now += DAY
+        async with make_files(
+            tmp_path / "files", metadata, clock=clock, context_for_owner=user
+        ) as files:
+            collected = await files.collect_orphans()
+
+    assert sorted(collected) == sorted(each.id for each in created[1::2])
+    assert caplog.text.count("can't be collected") == 3
+
+
 class FailingOnce(DiskAttachmentStore[User]):
     """Notes when it is asked to collect; the first time it can't."""
 

@@ -16,7 +16,7 @@ from quart_trio import QuartTrio
 from chatkit_trio.limits import OwnerLimits
 from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
 from chatkit_trio.stores import MemoryCluster, MemoryStore
-from chatkit_trio.testing import SlowStore, Step, pause, say, scripted_server
+from chatkit_trio.testing import SlowStore, Step, fail, pause, say, scripted_server
 from chatkit_trio.types import (
     AssistantMessageContent,
     AssistantMessageItem,
@@ -318,6 +318,11 @@ async def test_owners_limits_hold(path, message, jump_clock):
         (AG, {**ag_message("x"), "messages": []}, (400, "invalid_request")),
         (AG, {**ag_message("x"), "resume": [{"interruptId": "i"}]}, (400, "invalid_request")),
         (AG, {**ag_message("x"), "messages": [OUTPUT]}, (404, "not_found")),
+        (
+            AG,
+            {**ag_message("x"), "messages": [OUTPUT | {"content": f"[{'[],' * 40_000}[]]"}]},
+            (413, "too_large"),
+        ),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -545,6 +550,42 @@ async def test_an_answer_that_ends_before_it_is_followed_is_told_as_it_is_stored
     assert ai[-1] == {"type": "finish"}
     assert [each["delta"] for each in ag if each["type"] == "TEXT_MESSAGE_CONTENT"] == ["one"]
     assert ag[-1]["outcome"] == {"type": "success"}
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("end", ["failed", "deadline", "silent", "stopped"])
+async def test_a_cut_answer_ends_in_the_same_way_live_and_as_it_is_stored(end, live, jump_clock):
+    async def send(message: Any) -> None:
+        raise AssertionError("nothing is sent here")
+
+    after = [fail(RuntimeError("on purpose"))] if end == "failed" else [pause(100)]
+    policy = TurnPolicy(
+        turn_timeout=5 if end == "deadline" else None, idle_timeout=5 if end == "silent" else None
+    )
+    server = scripted(say("one", finish=False), *after, policy=policy)
+    async with client_of(app_of(server)) as client:
+        async with client.open("POST", AI, ai_message("go")) as response:
+            await read_until(response, b'"one"')
+            if end == "stopped":
+                await client.ask("POST", f"{AI}/chat/stop")
+            told = [chunks_in(await response.body())[-1]["type"]]
+        thread_id = (await history(client)).json["thread_id"]
+        if not live:
+            told.clear()
+            for adapter_class, translator in (
+                (AISDKAdapter, UIMessageTranslator(thread_id, "m")),
+                (AGUIAdapter, AGUITranslator("chat", "run")),
+            ):
+                adapter = adapter_class(server, None, 1000, clients_return=True)
+                sending = Sending(send, lambda: None)
+                following = FollowingBody(adapter, thread_id, "ada", sending, translator, b"")
+                async with following as body:
+                    chunks = chunks_in(b"".join([chunk async for chunk in body]))
+                told.append([each["type"] for each in chunks if each["type"] != "finish"][-1])
+
+    is_cut = end == "stopped"
+    expected = ["abort" if is_cut else "error", "RUN_FINISHED" if is_cut else "RUN_ERROR"]
+    assert told == (expected[:1] if live else expected)
 
 
 async def test_an_answer_of_another_process_is_resumed_and_stopped(jump_clock):

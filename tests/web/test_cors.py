@@ -59,6 +59,24 @@ async def test_all_origins_may_be_allowed_but_then_without_cookies():
     assert "access-control-allow-credentials" not in answer.headers
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        (EVIL, 200),
+        ({"Cookie": "user=ada"}, 200),
+        ({"Cookie": "user=ada", "Origin": "http://localhost"}, 200),
+        ({"Cookie": "user=ada", **EVIL}, 403),
+    ],
+    ids=str,
+)
+async def test_where_all_origins_are_allowed_none_writes_with_the_users_cookies(headers, status):
+    async with client_of(app_for("*")) as client:
+        answer = await client.post(LIST, {"Host": "localhost", **headers})
+
+    assert answer.status == status
+
+
 async def test_without_origins_no_header_is_sent():
     async with client_of(app_for(None)) as client:
         answer = await client.post(LIST, SHOP)

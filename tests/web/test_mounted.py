@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 from fastapi import FastAPI
+from hypercorn.middleware import ProxyFixMiddleware
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -521,6 +522,7 @@ def test_serve_finds_the_servers_of_chats_that_are_mounted() -> None:
     assert chat_servers_in(app) == [two, one]
     assert chat_servers_in(asgi_app(one)) == [one]
     assert chat_servers_in(create_app(one)) == [one]
+    assert chat_servers_in(ProxyFixMiddleware(create_app(one))) == [one]
     assert chat_servers_in(FastAPI()) == []
     assert chat_servers_in(object()) == []
 

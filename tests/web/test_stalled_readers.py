@@ -17,7 +17,7 @@ from quart import Response
 from quart_trio import QuartTrio
 
 from chatkit_trio.server import TurnPolicy
-from chatkit_trio.stores import MemoryStore
+from chatkit_trio.stores import MemoryCluster, MemoryStore
 from chatkit_trio.types import AssistantMessageItem, SDKHiddenContextItem
 from chatkit_trio.web import chatkit_blueprint, create_app
 from chatkit_trio.web._sending import Sending
@@ -44,15 +44,17 @@ async def serving(app: Any) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def asking(port: int, method: str, path: str, body: bytes = b"") -> AsyncIterator[Any]:
+async def asking(
+    port: int, method: str, path: str, body: bytes = b"", headers: str = ""
+) -> AsyncIterator[Any]:
     """Send a request on a connection that takes little without being read."""
     sock = trio.socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     await sock.connect(("127.0.0.1", port))
-    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
     stream = trio.SocketStream(sock)
     try:
-        await stream.send_all(head.encode() + body)
+        await stream.send_all(f"{head}{headers}\r\n".encode() + body)
         yield stream
     finally:
         await trio.aclose_forcefully(stream)
@@ -62,10 +64,18 @@ def message() -> bytes:
     return json.dumps(CREATE).encode()
 
 
-def talker(*, count: int = 1_000_000, **policy: Any) -> Talker:
+def talker(
+    *, count: int = 1_000_000, cluster: MemoryCluster | None = None, **policy: Any
+) -> Talker:
     """Return a server that says more than any socket's buffers take."""
     kept = {"max_unread_bytes": 16_000_000, "stall_timeout": QUICK, **policy}
-    return Talker(MemoryStore(), every=0, word_size=100_000, count=count, policy=TurnPolicy(**kept))
+    return Talker(
+        MemoryStore(cluster=cluster),
+        every=0,
+        word_size=100_000,
+        count=count,
+        policy=TurnPolicy(**kept),
+    )
 
 
 async def is_hung_up_on(stream: trio.SocketStream) -> bool:
@@ -120,6 +130,29 @@ async def test_a_reader_whose_turn_stalled_is_hung_up_on_after_it_is_settled():
 
     assert [type(item) for item in items[1:]] == [AssistantMessageItem, SDKHiddenContextItem]
     assert items[2].ending.reason == "stalled"
+
+
+async def test_who_reads_nothing_of_another_nodes_answer_is_hung_up_on():
+    """A repeat of a request with a key, which another process is answering."""
+    cluster = MemoryCluster()
+    here, there = (talker(count=200, cluster=cluster, max_replay_bytes=10**9) for _ in range(2))
+    key = "Idempotency-Key: once\r\n"
+    with trio.fail_after(LIMIT):
+        async with (
+            serving(create_app(here)) as port,
+            serving(create_app(there)) as other_port,
+            asking(port, "POST", "/chatkit", message(), key) as reading,
+            trio.open_nursery() as nursery,
+        ):
+            await reading.receive_some(10)
+            while not any(turn.has_begun for turn in here.live_turns):
+                await trio.lowlevel.checkpoint()
+            async with asking(other_port, "POST", "/chatkit", message(), key) as stream:
+                nursery.start_soon(is_hung_up_on, reading)
+                await when_nothing_lives(here)
+                await trio.sleep(QUICK * 6)
+                assert await is_hung_up_on(stream)
+            nursery.cancel_scope.cancel()
 
 
 async def test_who_reads_a_byte_now_and_then_is_hung_up_on_too():
