@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import trio
 
+from chatkit_trio.actions import Action
 from chatkit_trio.limits import RequestLimits
 from chatkit_trio.server import ChatKitServer, stream_text
 from chatkit_trio.stores import DiskAttachmentStore, SQLiteStore
@@ -18,16 +20,20 @@ from chatkit_trio.types import (
     AudioInput,
     ClosedStatus,
     LockedStatus,
+    NoticeEvent,
     StructuredInputFreeform,
     StructuredInputItem,
     StructuredInputMultipleChoice,
     StructuredInputMultipleChoiceOption,
+    SyncCustomActionResponse,
     ThreadItemDoneEvent,
     ThreadMetadata,
     TranscriptionResult,
     UserMessageItem,
+    WidgetItem,
 )
 from chatkit_trio.web import ChatPage, create_app
+from chatkit_trio.widgets import Button, Card, Text
 
 
 async def words(text: str) -> AsyncIterator[str]:
@@ -51,7 +57,22 @@ async def words(text: str) -> AsyncIterator[str]:
         raise OSError("the model is away")
 
 
+def card(count: int) -> Card:
+    """A card that says how often it was pressed, with a button for each way to tell the server."""
+    pressed: Any = {"type": "pressed", "streaming": False}
+    return Card(
+        children=[
+            Text(value=f"Pressed {count} times"),
+            Button(label="Press", onClickAction=pressed),
+            Button(label="Tell", onClickAction={"type": "told"}),
+        ]
+    )
+
+
 class Server(ChatKitServer[None]):
+    presses: Counter[str] = Counter()
+    """How often what is on a card was pressed, by thread."""
+
     async def add_feedback(self, *_: Any) -> None:
         await trio.lowlevel.checkpoint()
 
@@ -70,15 +91,43 @@ class Server(ChatKitServer[None]):
             thread.status = LockedStatus(reason="Ann is looking at it.")
         if "close this" in text:
             thread.status = ClosedStatus()
+        if "notice" in text:
+            yield NoticeEvent(level="info", message="Mind the gap")
+        if "card" in text:
+            yield ThreadItemDoneEvent(item=self._card(thread))
+            return
         if "questions" in text:
             yield ThreadItemDoneEvent(item=self._form(thread, int(text.split()[0])))
             return
         async for event in stream_text(thread, words(text)):
             yield event
 
+    async def action(
+        self, thread: ThreadMetadata, action: Action[str, Any], sender: Any, context: None
+    ) -> AsyncIterator[Any]:
+        self.presses[thread.id] += 1
+        async for event in stream_text(thread, [f"Told {self.presses[thread.id]} times"]):
+            yield event
+
+    async def sync_action(
+        self, thread: ThreadMetadata, action: Action[str, Any], sender: Any, context: None
+    ) -> SyncCustomActionResponse:
+        await trio.lowlevel.checkpoint()
+        self.presses[thread.id] += 1
+        widget = card(self.presses[thread.id])
+        return SyncCustomActionResponse(updated_item=sender.model_copy(update={"widget": widget}))
+
     async def transcribe(self, audio_input: AudioInput, context: None) -> TranscriptionResult:
         await trio.lowlevel.checkpoint()
         return TranscriptionResult(text="buy oranges")
+
+    def _card(self, thread: ThreadMetadata) -> WidgetItem:
+        return WidgetItem(
+            id=self.store.generate_item_id("message", thread, None),
+            thread_id=thread.id,
+            created_at=datetime.now(UTC),
+            widget=card(0),
+        )
 
     def _form(self, thread: ThreadMetadata, count: int) -> StructuredInputItem:
         options = [StructuredInputMultipleChoiceOption(value=each) for each in ("Yes", "No")]

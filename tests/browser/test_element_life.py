@@ -133,6 +133,24 @@ def test_what_is_on_its_way_to_a_server_does_not_get_to_another(page: Any, host:
     assert [key for key in kept if host.chat in key] != []
 
 
+def test_what_one_user_has_typed_is_not_there_for_the_next(page: Any, host: Any) -> None:
+    show(page, host, "{ user: 'ann' }")
+    held = holding(page, "threads.create")
+    send(page, "A secret of Ann")
+    wait_for_one(page, held)
+    page.get_by_test_id("composer").fill("A draft of Ann")
+    become_ben = f"chat().setOptions({{ api: {{ url: '{host.chat}/chatkit' }}, user: 'ben' }})"
+    page.evaluate(become_ben)
+    expect(page.get_by_test_id("composer")).to_have_value("")
+    expect(page.get_by_test_id("welcome")).to_be_visible()
+    page.get_by_test_id("composer").fill("A draft of Ben")
+    show(page, host, "{ user: 'ben' }")
+
+    expect(page.get_by_test_id("composer")).to_have_value("A draft of Ben")
+    expect(page.get_by_test_id("unsent")).to_have_count(0)
+    assert "Ann" not in page.evaluate("JSON.stringify(localStorage)")
+
+
 @pytest.mark.parametrize("call", ["setThreadId('')", "setThreadId(7)", "setThreadId({})"])
 def test_a_thread_that_can_not_be_is_said_to_be_so(page: Any, host: Any, call: str) -> None:
     show(page, host)

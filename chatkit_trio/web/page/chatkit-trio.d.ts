@@ -141,6 +141,11 @@ export interface ChatKitOptions {
   };
   /** Ours: the name above the list of conversations. */
   name?: string;
+  /**
+   * Ours: who the reader is, such as an account's id. What the browser keeps is that user's alone;
+   * what it has kept of others at this server is deleted.
+   */
+  user?: string;
   /** Ours: where a reader goes who has been signed out (HTTP 401). */
   signInUrl?: string;
   /** Ours: whether links to chatkit-link:// are told to the page. On unless it is false. */

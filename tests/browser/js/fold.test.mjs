@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { keepThrough, putItem, removeItem, updateItem } from "../../../chatkit_trio/web/page/js/fold.js";
+import { keepThrough, putItem, removeItem, updateItem, withLocal } from "../../../chatkit_trio/web/page/js/fold.js";
 
 const message = (id, ...texts) => ({
   id,
@@ -62,4 +62,15 @@ test("a component of a widget is replaced, and its text grows", () => {
 
   assert.deepEqual(grown.widget.children[0], { type: "Text", id: "t", value: "ab", streaming: false });
   assert.equal(widget.children[0].value, "a");
+});
+
+test("what the page alone knows stays behind what it followed", () => {
+  const [a, b, c] = ["a", "b", "c"].map((id) => ({ id }));
+  const [one, two, three] = ["1", "2", "3"].map((id) => ({ id, isLocal: true }));
+  const gone = { id: "gone" };
+
+  assert.deepEqual(withLocal([a, b, c], [a, one, two, b]), [a, one, two, b, c]);
+  assert.deepEqual(withLocal([a, b], [a, gone, one]), [a, one, b]);
+  assert.deepEqual(withLocal([a, one, b], [a, one, b, three]), [a, one, b, three]);
+  assert.deepEqual(withLocal([a], [a, gone]), [a]);
 });

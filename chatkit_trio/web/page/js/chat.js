@@ -4,6 +4,7 @@ import { h, render } from "../vendor/vendor.js";
 import { App } from "./app.js";
 import { addFiles, uploadedEntry } from "./attachments.js";
 import { chooseModel, chooseTool, focusComposer, setDraft } from "./composer.js";
+import { forgetOthers } from "./drafts.js";
 import { keepFocus, letFocusGo } from "./focus_keeper.js";
 import { LastResort } from "./guard.js";
 import { loadMarkdown } from "./markdown.js";
@@ -17,7 +18,7 @@ import { joinTabs, leaveTabs } from "./tabs.js";
 import { loadFonts } from "./theme.js";
 import { closeMenu, openMenu } from "./thread_list.js";
 import {
-  fetchUpdates, forgetAll, hangUp, loadThreads, lookAgain, sendUnsent, showNew, showThread,
+  fetchUpdates, forgetAll, hangUp, hearOfUnsent, loadThreads, lookAgain, sendUnsent, showNew, showThread,
 } from "./threads.js";
 
 const PATIENCE = 2000; // milliseconds for the words of a language to come
@@ -35,13 +36,16 @@ const listeners = [
   [window, "focus", lookAgain],
   [document, "visibilitychange", lookAgain],
   [window, "keydown", onShortcut],
+  [window, "storage", hearOfUnsent],
 ];
 
 /** Draws the chat of an element in its shadow root, with all that `setOptions` was given. */
 export async function start(host, root, given) {
   place.host = host;
   place.root = root;
+  const { scope } = options;
   await use(given);
+  if (options.scope !== scope) forgetAll();
   stopDrawing = subscribe(draw);
   for (const [target, name, listener] of listeners) target.addEventListener(name, listener);
   keepFocus();
@@ -76,23 +80,27 @@ export function end() {
 
 async function use(given) {
   takeOptions(given);
+  if (options.user !== null) forgetOthers();
   loadFonts();
   const spoken = speak(options.locale ?? navigator.language);
   await Promise.race([spoken, new Promise((wake) => setTimeout(wake, PATIENCE))]);
   spoken.then(changed);
 }
 
-/** Takes other options. Another server is another chat. */
+/** Takes other options. Another server is another chat, and so is another user's. */
 export async function setOptions(given) {
-  const { endpoint, history } = options;
-  await use(given);
-  if (options.endpoint === endpoint) {
-    if (options.history.enabled && !history.enabled && !state.threads.isListed) loadThreads();
-    return changed();
+  const { scope, history } = options;
+  const spoken = use(given);
+  if (options.scope !== scope) {
+    // Before the words are there: what is typed meanwhile mustn't get into the other one.
+    forgetAll();
+    joinTabs();
+    begin();
+  } else if (options.history.enabled && !history.enabled && !state.threads.isListed) {
+    loadThreads();
   }
-  forgetAll();
-  joinTabs();
-  begin();
+  await spoken;
+  changed();
 }
 
 function contentFrom({ text, content }) {

@@ -51,6 +51,7 @@ export function sendDraft(conversation) {
   conversation.draft = { ...conversation.draft, text: "", quote: null, tags: [], attachments: [] };
   if (!chosenTool()?.persistent) chooseTool(null);
   conversation.send(input, attachments.map(shownAttachment));
+  saveDraft(conversation.threadId, conversation.draft); // the message is kept by itself now
 }
 
 // Tools and models
@@ -294,9 +295,14 @@ function useDropping(draft) {
 
 function onPaste(event, draft) {
   const files = [...(event.clipboardData?.files ?? [])];
-  if (!options.composer.attachments || files.length === 0) return;
+  if (!options.composer.attachments || files.length === 0 || isFormattedText(event.clipboardData)) return;
   event.preventDefault();
   addFiles(draft, files);
+}
+
+// Excel and Word add a picture of the text. A file's name, which some systems add, has no format.
+function isFormattedText(data) {
+  return data.getData("text/plain").trim() !== "" && ["text/html", "text/rtf"].some((kind) => data.types.includes(kind));
 }
 
 function onKeyDown(event, conversation, mentions, onPick) {

@@ -5,7 +5,7 @@ import { releasePreview, uploadedEntry } from "./attachments.js";
 import { loadDraft, loadUnsent, saveDraft, saveUnsent, forgetUnsent } from "./drafts.js";
 import { marksOf, withEndings } from "./endings.js";
 import { attachStream, call, ConnectionLost, openStream, ServerError, stopTurn } from "./protocol.js";
-import { keepThrough, putItem, removeItem, updateItem } from "./fold.js";
+import { keepThrough, putItem, removeItem, updateItem, withLocal } from "./fold.js";
 import { reportError, runClientTool, runEffect } from "./host.js";
 import { editable } from "./mentions.js";
 import { moment } from "./news.js";
@@ -26,8 +26,12 @@ const NOT_ATTACHED = { stream: null, ending: null }; // by a server without resu
 const UNHEARD = { onCreated() {}, onThread() {}, onTurn() {}, onGone() {}, onUnsent() {} };
 const EMPTY = { text: "", quote: null, tags: [], editing: null, attachments: [] };
 
+/** Somebody else has written to the thread since it was looked at. */
+class Overtaken extends Error {}
+
 let localCount = 0;
 let conversationCount = 0;
+const onTheirWay = new Set(); // the keys of messages that this page is sending
 const localId = (kind) => `local-${kind}-${++localCount}`;
 
 // crypto.randomUUID is there in secure contexts only.
@@ -89,17 +93,19 @@ export class Conversation {
   #tool = null; // the item of the client tool that runs
   #awaited = null; // the id of one that another tab may run
   #sending = null; // the message of the outbox that is on its way
+  #unanswered = new Map(); // the keys of requests whose answer was lost, by what they ask for
   #endingBefore = null; // how the answer before that one was cut, if it was
   #live = new Set();
   #events;
-  #endpoint = options.endpoint; // another one may hold by the time that something fails
+  #user = options.user;
+  #scope = options.scope; // another one may hold by the time that something fails
 
   /** `events` hears what others have to know: onCreated, onThread, onTurn, onGone and onUnsent. */
   constructor(threadId, events) {
     this.threadId = threadId;
     this.loaded = threadId === null;
     this.draft = loadDraft(threadId);
-    this.outbox = loadUnsent(threadId);
+    this.outbox = loadUnsent(threadId).filter(({ key }) => !onTheirWay.has(key));
     this.versions = threadId ? loadVersions(threadId) : new Map();
     this.#events = events;
   }
@@ -151,10 +157,13 @@ export class Conversation {
     try {
       const { stored, stream, ending } = await this.#found();
       if (!isNewest()) return stream?.body.cancel();
+      if (this.failure?.isMendedByLoading || !this.#knowsNewest(stored.page)) this.failure = null;
       this.#take(stored);
       this.lastEnding = ending;
       isOver();
-      if (stream) this.#run(() => stream, null, true);
+      if (!stream) return;
+      this.beginAnew();
+      this.#run(() => stream, { isAttached: true });
     } catch (error) {
       if (!isNewest()) return;
       explain(error);
@@ -190,7 +199,8 @@ export class Conversation {
   }
 
   #noteGone(error) {
-    this.gone = error instanceof ServerError && error.status === 404;
+    // A proxy has pages of its own for what it can't find.
+    this.gone = error instanceof ServerError && error.status === 404 && error.code === "not_found";
     if (!this.gone) return false;
     this.#events.onGone(this);
     this.loadError = strings.errorGone;
@@ -199,7 +209,7 @@ export class Conversation {
   }
 
   #reloading(message) {
-    return { message, retry: () => this.reopen(), label: strings.reload };
+    return { message, retry: () => this.reopen(), label: strings.reload, isMendedByLoading: true };
   }
 
   /**
@@ -207,13 +217,19 @@ export class Conversation {
    * message can be sent meanwhile.
    */
   async lookAgain() {
-    const canLook = this.threadId && this.loaded && !this.failure && this.phase === "idle";
+    const canLook = this.threadId && this.loaded && this.phase === "idle";
     if (canLook) await this.#look((error) => this.#noteGone(error));
   }
 
   /** Takes the thread and its newest items from the server. */
   async refresh() {
     this.#take(await this.#stored());
+  }
+
+  /** Lets go of what the live turn will say again, because it is read from its beginning. */
+  beginAnew() {
+    const asked = this.items.findLastIndex(({ type }) => type === "user_message");
+    this.items = this.items.filter((item, place) => !item.isLocal || place < asked);
   }
 
   async #stored() {
@@ -229,7 +245,14 @@ export class Conversation {
     this.#setThread(thread, askedAt);
     this.#live.clear();
     this.loaded = true;
+    this.gone = false;
+    this.loadError = null;
     changed();
+  }
+
+  #knowsNewest({ data }) {
+    const newest = withIds(data).at(-1);
+    return !newest || this.items.some(({ id }) => id === newest.id);
   }
 
   // Older items that were loaded before stay in front of the newest ones.
@@ -238,7 +261,7 @@ export class Conversation {
     const place = this.items.findIndex((item) => item.id === newest[0]?.id);
     const older = place > 0 ? this.items.slice(0, place) : [];
     if (older.length === 0) this.older = { after: page.after ?? null, hasMore: page.has_more, loading: false };
-    this.items = [...older, ...newest];
+    this.items = withLocal([...older, ...newest], this.items);
     this.endings = withEndings(older.length ? this.endings : new Map(), page);
   }
 
@@ -251,7 +274,10 @@ export class Conversation {
   /** Loads older items until this one is there, and has the log show it. */
   async reveal(itemId) {
     const isHere = () => this.items.some(({ id }) => id === itemId);
-    for (let page = 0; page < MOST_PAGES && !isHere() && this.older.hasMore; page += 1) await this.loadOlder();
+    for (let page = 0; page < MOST_PAGES && !isHere() && this.older.hasMore; page += 1) {
+      await this.loadOlder();
+      if (this.older.error) return;
+    }
     if (!isHere()) return;
     this.revealed = itemId;
     changed();
@@ -259,7 +285,7 @@ export class Conversation {
 
   async loadOlder() {
     if (this.older.loading || !this.older.hasMore) return;
-    this.older = { ...this.older, loading: true };
+    this.older = { ...this.older, loading: true, error: null };
     changed();
     try {
       const page = await this.#newestItems(this.older.after);
@@ -277,6 +303,7 @@ export class Conversation {
 
   /** Sends a message; `input` is what the wire wants, `attachments` the objects to show. */
   send(input, attachments = []) {
+    if (this.phase !== "idle") return; // a second click before the first was drawn
     const shown = { ...input, type: "user_message", attachments, created_at: new Date().toJSON() };
     // The key is the message's as long as it isn't sent: the server takes it once.
     const message = { ...shown, id: localId("message"), key: newKey(), input, error: null };
@@ -300,6 +327,8 @@ export class Conversation {
     const sent = { ...message, error: null };
     this.outbox = this.outbox.map((each) => (each === message ? sent : each));
     this.#sending = sent;
+    onTheirWay.add(key);
+    saveUnsent(this.threadId, sent, this.#scope); // the page may be closed before it is there
     await this.#run((signal) => openStream(type, params, signal, key));
   }
 
@@ -338,6 +367,12 @@ export class Conversation {
     this.deleteUnsent(message);
   }
 
+  /** Lets go of a message that another tab has sent or deleted. */
+  dropUnsent(key) {
+    this.outbox = this.outbox.filter((each) => each.key !== key || !each.error);
+    changed();
+  }
+
   deleteUnsent(message) {
     this.outbox = this.outbox.filter((each) => each !== message);
     forgetUnsent(message);
@@ -369,15 +404,22 @@ export class Conversation {
   // What there was is left alone until the server has taken the request, and kept as a version.
   // A message that is edited has a button of its own to be sent again, as it is by then.
   #answerAgain(message, input) {
-    const request = ["threads.retry_after_item", { thread_id: this.threadId, item_id: message.id, ...input }];
-    return this.#start(() => request, !input.input, () => {
+    const params = { thread_id: this.threadId, item_id: message.id, ...input };
+    const accepted = () => {
       const place = this.items.findIndex(({ id }) => id === message.id);
       this.versions = withVersion(this.versions, this.items.slice(place));
       saveVersions(this.threadId, this.versions);
       this.viewed.clear();
       this.items = keepThrough(this.items, message.id);
       if (this.draft.editing?.id === message.id) this.stopEditing();
-    });
+    };
+    const options = { canRepeat: !input.input, before: () => this.#checkNewest(), accepted };
+    return this.#start("threads.retry_after_item", params, options);
+  }
+
+  // The server deletes all that follows: what others have written meanwhile has to be seen before.
+  async #checkNewest() {
+    if (!this.#knowsNewest(await this.#newestItems())) throw new Overtaken();
   }
 
   /** Puts a message of the user into the draft, to be edited in its own place: one at a time. */
@@ -415,23 +457,32 @@ export class Conversation {
   }
 
   answer(itemId, input) {
-    const params = { thread_id: this.threadId, item_id: itemId, input };
-    return this.#start(() => ["threads.add_structured_input", params]);
+    return this.#start("threads.add_structured_input", { thread_id: this.threadId, item_id: itemId, input });
   }
 
   act(itemId, action) {
     const params = { thread_id: this.threadId, action };
-    return this.#start(() => [
-      "threads.custom_action",
-      itemId ? { ...params, item_id: itemId } : params,
-    ]);
+    return this.#start("threads.custom_action", itemId ? { ...params, item_id: itemId } : params);
   }
 
   async actInSync(itemId, action) {
     const params = { thread_id: this.threadId, item_id: itemId, action };
-    const { updated_item: item } = await call("threads.sync_custom_action", params);
+    const { updated_item: item } = await this.#callOnce("threads.sync_custom_action", params);
     if (item) this.items = putItem(this.items, item);
     changed();
+  }
+
+  // Whoever does the same again because no answer came means the same request.
+  async #callOnce(type, params) {
+    const words = JSON.stringify([type, params]);
+    const key = this.#unanswered.get(words) ?? newKey();
+    this.#unanswered.delete(words);
+    try {
+      return await call(type, params, null, key);
+    } catch (error) {
+      if (error instanceof ConnectionLost) this.#unanswered.set(words, key);
+      throw error;
+    }
   }
 
   /** Runs the client tool that waits, and sends what it returned unless it is stopped before. */
@@ -444,27 +495,25 @@ export class Conversation {
     if (this.#tool !== run) return;
     this.items = putItem(this.items, { ...run, output: result });
     this.#tool = null;
-    return this.#start(() => [
-      "threads.add_client_tool_output",
-      { thread_id: this.threadId, result },
-    ]);
+    return this.#start("threads.add_client_tool_output", { thread_id: this.threadId, result });
   }
 
-  async #start(request, canRepeat = true, accepted = () => {}) {
+  // `before` may refuse by raising an error. The key is that of all tries: the server carries out one.
+  async #start(type, params, { canRepeat = true, before, accepted, key = newKey() } = {}) {
     if (this.phase !== "idle") return; // a second click before the first was drawn
     const open = async (signal) => {
-      const stream = await openStream(...request(), signal);
-      accepted();
-      return stream;
+      await before?.();
+      return openStream(type, params, signal, key);
     };
-    await this.#run(open, canRepeat ? () => this.#start(request, true, accepted) : null);
+    const again = () => this.#start(type, params, { canRepeat, before, accepted, key });
+    await this.#run(open, { again: canRepeat ? again : null, accepted });
   }
 
-  async #run(open, again = null, isAttached = false) {
+  async #run(open, { again = null, accepted, isAttached = false } = {}) {
     const turn = new Turn(this, isAttached);
     this.#begin(turn);
     try {
-      await turn.follow(open);
+      await turn.follow(open, accepted);
     } catch (error) {
       await this.#explain(error, turn, again);
     }
@@ -472,7 +521,8 @@ export class Conversation {
     await this.#continueWithTool(turn);
     turn.over.resolve();
     if (!turn.isAborted) this.sendUnsent();
-    if (turn.reason === "superseded") await this.lookAgain(); // there is a newer message
+    // There is a newer message.
+    if (turn.reason === "superseded" || turn.isOvertaken) await this.lookAgain();
   }
 
   #begin(turn) {
@@ -538,21 +588,29 @@ export class Conversation {
     }
     if (error.name === "AbortError") return this.#afterAbort(turn);
     if (error instanceof TurnLost) return this.#explainLoss();
+    if (error instanceof Overtaken) {
+      turn.isOvertaken = true;
+      return;
+    }
     const known = error instanceof ServerError || !turn.accepted;
     if (!known) console.error(error);
     reportError(error);
-    this.failure = {
+    const failure = {
       message: known ? error.message : strings.errorBadAnswer,
       retry: turn.accepted ? () => this.retry() : again,
     };
+    // The thread isn't what it is taken for: the same again would be refused again.
+    const isOutdated = [404, 409].includes(error.status) && error.code;
+    this.failure = isOutdated ? this.#reloading(error.message) : failure;
   }
 
   #keepUnsent(error) {
     const unsent = { ...this.#sending, error };
+    onTheirWay.delete(unsent.key);
     this.outbox = this.outbox.map((each) => (each === this.#sending ? unsent : each));
     this.#sending = null;
     this.lastEnding ??= this.#endingBefore;
-    saveUnsent(this.threadId, unsent, this.#endpoint);
+    if (this.#user === options.user) saveUnsent(this.threadId, unsent, this.#scope); // else it is nobody's any more
     this.#events.onUnsent(this, unsent);
   }
 
@@ -627,6 +685,8 @@ export class Conversation {
   async #askToStop(turn) {
     const outcome = await stopTurn(this.threadId);
     if (this.#turn !== turn) return;
+    // A message that may not have got there is kept, with the key by which it counts once.
+    if (outcome === "failed" && !turn.accepted) return turn.abort();
     if (outcome === "failed") return this.#goOnAfterStop();
     if (outcome === "unknown") {
       turn.reason = "stopped";
@@ -709,7 +769,7 @@ export class Conversation {
     client_effect: ({ name, data }) => runEffect(name, data ?? {}),
     notice: ({ level, message, title }) => {
       const notice = { type: "notice", level, message, title };
-      this.items = putItem(this.items, { ...notice, id: localId("notice") });
+      this.items = putItem(this.items, { ...notice, id: localId("notice"), isLocal: true });
     },
     error: ({ code, message, allow_retry: allowed }) => {
       reportError(Object.assign(new Error(message || strings.errorGeneric), { code }));
@@ -728,6 +788,7 @@ export class Conversation {
   #takeSent() {
     if (!this.#sending) return;
     this.outbox = this.outbox.filter((each) => each !== this.#sending);
+    onTheirWay.delete(this.#sending.key);
     forgetUnsent(this.#sending);
     this.#sending.attachments.forEach(releasePreview);
     this.#sending = null;

@@ -1,23 +1,15 @@
 // What was typed and isn't sent yet, kept in the browser: the draft of each thread, and messages
 // that couldn't be sent. A thread is named by its id; null is the new chat. Each server's are kept
-// apart, because a page may show more than one.
+// apart, because a page may show more than one, and each user's, if the page says who that is.
 
-import { keep, readKept } from "./kept.js";
+import { keep, keptKeys, readKept } from "./kept.js";
 import { options } from "./options.js";
 import { strings } from "./strings.js";
 
-const draftKey = (threadId) => `chatkit-draft:${options.endpoint}:${threadId ?? ""}`;
-const unsentKey = (key = "", endpoint = options.endpoint) => `chatkit-unsent:${endpoint}:${key}`;
+const draftKey = (threadId) => `chatkit-draft:${options.scope}:${threadId ?? ""}`;
+const unsentKey = (key = "", scope = options.scope) => `chatkit-unsent:${scope}:${key}`;
 
 const write = (key, value) => keep(key, value, "What was typed");
-
-function keys() {
-  try {
-    return Object.keys(localStorage);
-  } catch {
-    return [];
-  }
-}
 
 const text = (value) => (typeof value === "string" ? value : "");
 
@@ -33,20 +25,30 @@ export function saveDraft(threadId, { text: words, quote, tags = [], editing = n
   write(draftKey(threadId), words || quote || editing ? { text: words, quote, tags, editing } : null);
 }
 
+// Without an error it was on its way when its page was closed.
+function errorNow({ error }) {
+  return error && !(error.offline && navigator.onLine) ? error : { text: strings.unsent };
+}
+
 /** Returns the messages of a thread that couldn't be sent, the oldest first. */
 export function loadUnsent(threadId) {
-  return keys()
+  return keptKeys()
     .filter((key) => key.startsWith(unsentKey()))
     .map(readKept)
     .filter((kept) => kept && kept.threadId === threadId && kept.message?.input)
-    .map(({ message }) => (message.error?.offline && navigator.onLine ? { ...message, error: { text: strings.unsent } } : message))
+    .map(({ message }) => ({ ...message, error: errorNow(message) }))
     .sort((a, b) => (a.created_at < b.created_at ? -1 : 1));
 }
 
 /** Keeps a message under a key of its own, so that two tabs can't lose each other's. */
-export function saveUnsent(threadId, message, endpoint = options.endpoint) {
+export function saveUnsent(threadId, message, scope = options.scope) {
   const attachments = message.attachments.map(withoutBlob);
-  write(unsentKey(message.key, endpoint), { threadId, message: { ...message, attachments } });
+  write(unsentKey(message.key, scope), { threadId, message: { ...message, attachments } });
+}
+
+/** Returns the key of the message that another tab has let go of, by what the storage tells; or null. */
+export function forgottenIn({ key, newValue }) {
+  return key?.startsWith(unsentKey()) && newValue === null ? key.slice(unsentKey().length) : null;
 }
 
 export function forgetUnsent(message) {
@@ -63,4 +65,15 @@ function withoutBlob(attachment) {
 export function forgetThread(threadId) {
   write(draftKey(threadId), null);
   for (const message of loadUnsent(threadId)) forgetUnsent(message);
+}
+
+/** Forgets what was kept of all users of this server but the one that there is now. */
+export function forgetOthers() {
+  const { endpoint, scope } = options;
+  for (const kind of ["draft", "unsent", "versions", "votes"]) {
+    const all = [":", "#"].map((mark) => `chatkit-${kind}:${endpoint}${mark}`);
+    const own = `chatkit-${kind}:${scope}:`;
+    const isOthers = (key) => all.some((start) => `${key}:`.startsWith(start)) && !`${key}:`.startsWith(own);
+    for (const key of keptKeys().filter(isOthers)) write(key, null);
+  }
 }

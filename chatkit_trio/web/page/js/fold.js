@@ -9,6 +9,20 @@ export function putItem(items, item) {
   return index < 0 ? [...items, item] : items.with(index, item);
 }
 
+/**
+ * Returns the list with those items of the one before it that this page alone knows, each behind
+ * what it followed as far as that is still there.
+ */
+export function withLocal(items, before) {
+  const all = [...items];
+  for (const [index, item] of before.entries()) {
+    if (!item.isLocal || all.includes(item)) continue;
+    const followed = before.slice(0, index).findLast(({ id }) => all.some((each) => each.id === id));
+    all.splice(all.findIndex(({ id }) => id === followed?.id) + 1, 0, item);
+  }
+  return all;
+}
+
 export function removeItem(items, itemId) {
   return items.filter((each) => each.id !== itemId);
 }

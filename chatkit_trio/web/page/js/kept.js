@@ -10,11 +10,39 @@ export function readKept(key) {
   }
 }
 
+/** Returns the keys of all that is kept. */
+export function keptKeys() {
+  try {
+    return Object.keys(localStorage);
+  } catch {
+    return [];
+  }
+}
+
+// Earlier versions are the largest of what is kept, and can be done without.
+const newestIn = (key) => Object.values(readKept(key) ?? {}).flat(2).map((item) => item?.created_at ?? "").sort().at(-1) ?? "";
+
+function makeRoom(key) {
+  const others = keptKeys().filter((each) => each.startsWith("chatkit-versions:") && each !== key);
+  const oldest = others.sort((a, b) => (newestIn(a) < newestIn(b) ? -1 : 1)).at(0);
+  if (oldest) localStorage.removeItem(oldest);
+  return Boolean(oldest);
+}
+
+function write(key, words) {
+  try {
+    localStorage.setItem(key, words);
+  } catch (error) {
+    if (error.name !== "QuotaExceededError" || !makeRoom(key)) throw error;
+    write(key, words);
+  }
+}
+
 /** Keeps a value; null forgets it. `what` says what it is, in case that it can't be kept. */
 export function keep(key, value, what) {
   try {
     if (value === null) localStorage.removeItem(key);
-    else localStorage.setItem(key, JSON.stringify(value));
+    else write(key, JSON.stringify(value));
   } catch (error) {
     console.warn(`${what} can't be kept: ${error.message}`);
   }

@@ -64,7 +64,7 @@ function OutboxEntry({ message, conversation }) {
     <${Item} item=${message} conversation=${conversation} />
     ${error ? html`<div class="unsent-note" role="alert">
       <p><${Icon} name="warning" size=${16} /><span>${error.text}</span></p>
-      ${error.final ? null : html`<button type="button" class="button is-small"
+      ${error.final ? null : html`<button type="button" class="button is-small" disabled=${conversation.phase !== "idle"}
         onClick=${() => conversation.resend(message)}>${strings.retry}</button>`}
       <button type="button" class="button is-small is-quiet"
         onClick=${() => conversation.editUnsent(message)}>${strings.editMessage}</button>
@@ -76,8 +76,9 @@ function OutboxEntry({ message, conversation }) {
 
 function Older({ older, onOlder }) {
   if (!older.hasMore) return null;
-  return html`<div class="older"><button type="button" class="button is-quiet is-small"
-    disabled=${older.loading} onClick=${onOlder}>
+  return html`<div class="older">
+    ${older.error ? html`<p class="question-missed" role="alert">${older.error}</p>` : null}
+    <button type="button" class="button is-quiet is-small" disabled=${older.loading} onClick=${onOlder}>
     ${older.loading ? strings.olderLoading : strings.older}</button></div>`;
 }
 

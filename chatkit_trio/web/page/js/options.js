@@ -22,6 +22,7 @@ const KNOWN = {
   initialThread: null,
   onClientTool: null,
   name: null,
+  user: null,
   signInUrl: null,
   deepLinks: null,
   alone: null,
@@ -32,7 +33,7 @@ const isText = (value) => typeof value === "string";
 const isList = (value) => Array.isArray(value) && value.every(isObject);
 const KINDS = [
   ["a function", isFunction, ["api.fetch", "onClientTool", "entities.onTagSearch", "entities.onClick", "entities.onRequestPreview", "widgets.onAction"]],
-  ["a string", isText, ["locale", "frameTitle", "initialThread", "name", "signInUrl", "header.title.text", "startScreen.greeting", "composer.placeholder", "disclaimer.text"]],
+  ["a string", isText, ["locale", "frameTitle", "initialThread", "name", "user", "signInUrl", "header.title.text", "startScreen.greeting", "composer.placeholder", "disclaimer.text"]],
   ["a list of objects", isList, ["composer.tools", "composer.models", "startScreen.prompts", "theme.typography.fontSources"]],
   ["an object", isObject, [
     "api.uploadStrategy", "header.title", "header.leftAction", "header.rightAction", "composer.attachments", "composer.dictation",
@@ -65,7 +66,7 @@ function checked(given) {
   checkKinds(given);
   const group = (name) => given[name] ?? {};
   return {
-    ...apiOf(given.api),
+    ...scoped(apiOf(given.api), given.user ?? null),
     theme: typeof given.theme === "string" ? { colorScheme: given.theme } : group("theme"),
     locale: given.locale ?? null,
     frameTitle: given.frameTitle ?? null,
@@ -112,6 +113,12 @@ function apiOf(api) {
     fetch: api.fetch ?? ((url, init) => fetch(url, init)),
     uploadUrl: strategy?.type === "direct" ? new URL(strategy.uploadUrl, document.baseURI).href : null,
   };
+}
+
+// What is kept in the browser belongs to a server, and to a user if the page says who that is.
+function scoped(api, user) {
+  const scope = user === null ? api.endpoint : `${api.endpoint}#${encodeURIComponent(user)}`;
+  return { ...api, user, scope };
 }
 
 function composerOf(composer) {

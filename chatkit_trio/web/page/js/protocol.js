@@ -8,6 +8,7 @@ import { strings } from "./strings.js";
 
 const STOP_TIMEOUT = 2000; // milliseconds to wait for the answer to a stop
 const SILENCE = 60_000; // milliseconds without a byte, from a server that sends heartbeats
+const DOUBTFUL = 20_000; // the same, when the reader comes back to the page
 
 /** The server answered, with an error. */
 export class ServerError extends Error {
@@ -66,15 +67,18 @@ function post(type, params, headers, signal) {
 /**
  * Sends a request that is answered with one JSON document, and returns it. `asksFor` adds to a
  * page: "Endings" which of its answers were cut, "Names" the first words of threads without a title.
+ * One that is sent again with the same `key` is carried out once.
  */
-export async function call(type, params, asksFor = null) {
-  const headers = { Accept: "application/json", ...(asksFor ? { [`ChatKit-${asksFor}`]: "1" } : {}) };
+export async function call(type, params, asksFor = null, key = null) {
+  const headers = { Accept: "application/json", ...(asksFor ? { [`ChatKit-${asksFor}`]: "1" } : {}), ...keyed(key) };
   const response = await post(type, params, headers);
   if (!response.ok) throw await serverError(response);
   return response.json().catch(() => {
     throw badAnswer(response);
   });
 }
+
+const keyed = (key) => (key ? { "Idempotency-Key": key } : {});
 
 // What is read by GET; null from a server without this route.
 async function get(path) {
@@ -109,8 +113,7 @@ const streamHeaders = { Accept: "text/event-stream", "ChatKit-Component-Updates"
  */
 export async function openStream(type, params, signal, key = null) {
   // The second header asks for ids on the frames; servers without resume ignore it.
-  const headers = { ...streamHeaders, "ChatKit-Event-Ids": "1" };
-  if (key) headers["Idempotency-Key"] = key;
+  const headers = { ...streamHeaders, "ChatKit-Event-Ids": "1", ...keyed(key) };
   const response = await post(type, params, headers, signal);
   if (!response.ok) throw await serverError(response);
   if (!isEventStream(response)) throw badAnswer(response);
@@ -159,13 +162,16 @@ export async function stopTurn(threadId) {
 
 /**
  * Yields the frames of an event stream as {event, id, data}.
- * Throws ConnectionLost when the body breaks off, or when the heartbeats in it stop.
+ * Throws ConnectionLost when the body breaks off, or when nothing comes any more.
  */
 export async function* readFrames(response) {
   const ready = [];
-  let patience = Infinity; // until a heartbeat has shown that this server sends some
+  let patience = Infinity; // until a heartbeat or an id has shown that what is missed can be had
   const parser = createParser({
-    onEvent: (frame) => ready.push(frame),
+    onEvent: (frame) => {
+      if (frame.id) patience = SILENCE;
+      ready.push(frame);
+    },
     onComment: () => {
       patience = SILENCE;
     },
@@ -185,19 +191,39 @@ export async function* readFrames(response) {
 
 async function readChunk(reader, patience) {
   try {
-    return await inTime(reader.read(), patience);
+    return await (patience === Infinity ? reader.read() : heard(reader.read(), patience));
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ConnectionLost(error);
   }
 }
 
+const silent = () => new Error("the server went silent");
+
 function inTime(promise, milliseconds) {
-  if (milliseconds === Infinity) return promise;
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error("the server went silent")), milliseconds);
+    const timer = setTimeout(() => reject(silent()), milliseconds);
     promise.then(resolve, reject).finally(() => clearTimeout(timer));
   });
+}
+
+// A browser that was offline or asleep isn't told which of its connections have died meanwhile.
+async function heard(promise, milliseconds) {
+  const since = Date.now();
+  const over = new AbortController();
+  const dead = new Promise((_, reject) => {
+    const giveUp = () => reject(silent());
+    const doubt = () => Date.now() - since > DOUBTFUL && giveUp();
+    window.addEventListener("online", giveUp, { signal: over.signal });
+    document.addEventListener("visibilitychange", doubt, { signal: over.signal });
+    const timer = setTimeout(giveUp, milliseconds);
+    over.signal.addEventListener("abort", () => clearTimeout(timer));
+  });
+  try {
+    return await Promise.race([promise, dead]);
+  } finally {
+    over.abort();
+  }
 }
 
 /** Sends a file to the one address of the option uploadStrategy, and returns its attachment. */

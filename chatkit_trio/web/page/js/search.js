@@ -33,9 +33,9 @@ export function searchOn() {
 
 async function find(query, after = null) {
   const params = { q: query.slice(0, MOST_CHARACTERS), limit: PAGE };
-  const { endpoint } = options;
+  const { scope } = options;
   const settle = (found) => {
-    if (state.search.query !== query || options.endpoint !== endpoint) return; // there is another one meanwhile
+    if (state.search.query !== query || options.scope !== scope) return; // there is another one meanwhile
     state.search = { ...state.search, loading: false, ...found };
     changed();
   };

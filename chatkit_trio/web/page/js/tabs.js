@@ -5,11 +5,11 @@ import { options } from "./options.js";
 const listeners = new Set();
 let channel = null;
 
-/** Opens the channel to the tabs with the same endpoint, in the place of another one. */
+/** Opens the channel to the tabs with the same server and user, in the place of another one. */
 export function joinTabs() {
   leaveTabs();
   if (!("BroadcastChannel" in window)) return;
-  channel = new BroadcastChannel(`chatkit ${options.endpoint}`);
+  channel = new BroadcastChannel(`chatkit ${options.scope}`);
   channel.addEventListener("message", ({ data }) => {
     for (const listener of listeners) listener(data);
   });

@@ -2,7 +2,7 @@
 
 import { call, getPage } from "./protocol.js";
 import { Conversation } from "./conversation.js";
-import { forgetThread, saveDraft } from "./drafts.js";
+import { forgetThread, forgottenIn, saveDraft } from "./drafts.js";
 import { isOutdated, learn, moment } from "./news.js";
 import { options } from "./options.js";
 import { changed, noSearch, noThreads, state, toast } from "./state.js";
@@ -117,20 +117,20 @@ const byActivity = (a, b) => (activityOf(a) < activityOf(b) ? 1 : activityOf(a) 
 // By activity, where the server can; else by age, as the protocol has it.
 // Null from a server that is no more the chat's.
 async function listThreads(after = null) {
-  const { endpoint } = options;
+  const { scope } = options;
   const listed = await getPage("threads", after ? { limit: PAGE, after } : { limit: PAGE });
-  if (options.endpoint !== endpoint) return null;
+  if (options.scope !== scope) return null;
   state.canSearch = listed !== null;
   if (listed) return listed;
   const params = { limit: PAGE, order: "desc" };
   const page = await call("threads.list", after ? { ...params, after } : params, "Names");
-  return options.endpoint === endpoint ? page : null;
+  return options.scope === scope ? page : null;
 }
 
 /** Loads the first page of threads, or the next one. */
 export async function loadThreads() {
   const { after } = state.threads;
-  const { endpoint } = options;
+  const { scope } = options;
   const askedAt = moment();
   state.threads = { ...state.threads, loading: true, error: null };
   changed();
@@ -138,7 +138,7 @@ export async function loadThreads() {
     const page = await listThreads(after);
     if (page) takePage(page, askedAt);
   } catch (error) {
-    if (options.endpoint === endpoint) state.threads = { ...state.threads, loading: false, error: error.message };
+    if (options.scope === scope) state.threads = { ...state.threads, loading: false, error: error.message };
   }
   changed();
 }
@@ -200,6 +200,12 @@ const opened = () => [...conversations.values(), ...nameless, ...(fresh ? [fresh
 /** Sends what couldn't be sent while the browser was offline. */
 export function sendUnsent() {
   for (const conversation of opened()) conversation.sendUnsent();
+}
+
+/** Lets go of a message that another tab has sent or deleted, as the storage tells. */
+export function hearOfUnsent(event) {
+  const key = forgottenIn(event);
+  if (key !== null) for (const conversation of opened()) conversation.dropUnsent(key);
 }
 
 /** Lets go of all that is known, because the chat is another server's now. */

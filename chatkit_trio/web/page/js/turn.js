@@ -15,8 +15,10 @@ export class Turn {
   #controller = new AbortController();
   #lastEventId = null;
   #reloads = 0;
+  #isHeard = false; // whether anything has come of it
   reason = null; // how the server says it ended, if it does
   refreshesAfterAbort = false;
+  isOvertaken = false; // others have written to the thread: it was not begun
   accepted = false; // whether the server took the request
   isAttached; // another page may have asked
   over = Promise.withResolvers(); // settled when all that came of it is done
@@ -36,14 +38,18 @@ export class Turn {
     this.#controller.abort();
   }
 
-  /** Reads the stream that `open` gives until the turn has ended. */
-  async follow(open) {
+  /**
+   * Reads the stream that `open` gives until the turn has ended. `onAccepted` is called once. `open`
+   * is called again for what broke off before its first word.
+   */
+  async follow(open, onAccepted = () => {}) {
     let response = await open(this.#controller.signal);
     this.accepted = true;
+    onAccepted();
     while (response) {
       const outcome = await this.#read(response);
       if (outcome === "ended") return;
-      response = await this.#reattach(outcome);
+      response = await this.#reattach(outcome, open);
     }
     // It ended while the page was away: what it left is in the store.
     await this.#refresh();
@@ -73,6 +79,7 @@ export class Turn {
   }
 
   #take(frame) {
+    this.#isHeard = true;
     if (frame.id) {
       this.#lastEventId = frame.id;
       this.#conversation.isOurServer = true; // no other has ids here
@@ -86,37 +93,50 @@ export class Turn {
     return null;
   }
 
-  async #reattach(outcome) {
+  async #reattach(outcome, open) {
     if (outcome === "reload") await this.#startOver();
     if (!this.#conversation.threadId) throw new TurnLost();
+    let isAway = outcome === "lost";
     for (const delay of BACKOFF) {
-      this.#conversation.setReconnecting(outcome === "lost");
-      if (outcome === "lost") await pause(delay, this.#controller.signal);
-      const response = await this.#tryToAttach();
+      this.#conversation.setReconnecting(isAway);
+      if (isAway) await pause(delay, this.#controller.signal);
+      const response = await this.#tryToAttach(open);
       if (response !== undefined) return response;
+      isAway = true;
     }
     throw new TurnLost();
+  }
+
+  // Its events tell what has become of a request, which the thread doesn't. Only our server knows
+  // the same request again by its key.
+  get #canAskAgain() {
+    return !this.#isHeard && !this.isAttached && this.#conversation.isOurServer;
   }
 
   // The server has no replay for us: take the thread as it is and go on from there.
   async #startOver() {
     if (++this.#reloads > MOST_RELOADS) throw new TurnLost();
     this.#lastEventId = null;
+    this.#conversation.beginAnew();
     await this.#refresh();
   }
 
   // A response, null when the turn is over, undefined when it may work later.
-  async #tryToAttach() {
+  async #tryToAttach(open) {
     const { threadId } = this.#conversation;
     try {
       const { signal } = this.#controller;
-      const { stream, ending } = await attachStream(threadId, this.#lastEventId, signal);
+      const { stream, ending } = this.#canAskAgain
+        ? { stream: await open(signal) }
+        : await attachStream(threadId, this.#lastEventId, signal);
       this.#conversation.setReconnecting(false);
       if (!stream) this.reason = ending?.reason ?? null;
       return stream;
     } catch (error) {
       if (error instanceof ConnectionLost) return undefined;
-      const mayWorkLater = error.status >= 500 || error.status === 429;
+      // A proxy says 404 for a server that is just starting.
+      const isProxys = error.status === 404 && !error.code && this.#conversation.isOurServer;
+      const mayWorkLater = error.status >= 500 || error.status === 429 || isProxys;
       if (error instanceof ServerError && mayWorkLater) return undefined;
       if (error instanceof ServerError) throw new TurnLost();
       throw error;

@@ -7,7 +7,7 @@ import { options } from "./options.js";
 const MOST = 10; // of a message
 const MOST_CHARACTERS = 400_000; // of a thread; the oldest go first
 
-const keyOf = (threadId) => `chatkit-versions:${options.endpoint}:${threadId}`;
+const keyOf = (threadId) => `chatkit-versions:${options.scope}:${threadId}`;
 
 const isVersions = (value) => Array.isArray(value) && value.every((items) => Array.isArray(items) && items.length > 0);
 

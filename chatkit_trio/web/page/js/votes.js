@@ -4,20 +4,20 @@ import { keep, readKept } from "./kept.js";
 import { options } from "./options.js";
 
 const MOST = 500; // answers
-const keyOf = (endpoint) => `chatkit-votes:${endpoint}`;
+const keyOf = (scope) => `chatkit-votes:${scope}`;
 
-let known = { endpoint: null, votes: new Map() }; // read once, not for each answer that is drawn
+let known = { scope: null, votes: new Map() }; // read once, not for each answer that is drawn
 
 function read() {
-  const { endpoint } = options;
-  const votes = new Map(Object.entries(readKept(keyOf(endpoint)) ?? {}));
-  known = { endpoint, votes };
+  const { scope } = options;
+  const votes = new Map(Object.entries(readKept(keyOf(scope)) ?? {}));
+  known = { scope, votes };
   return votes;
 }
 
 /** Returns "positive", "negative" or null. */
 export function voteOn(itemId) {
-  const votes = known.endpoint === options.endpoint ? known.votes : read();
+  const votes = known.scope === options.scope ? known.votes : read();
   return votes.get(itemId) ?? null;
 }
 
@@ -25,5 +25,5 @@ export function rememberVote(itemId, kind) {
   const votes = read(); // another tab may have added some
   votes.delete(itemId);
   votes.set(itemId, kind);
-  keep(keyOf(options.endpoint), Object.fromEntries([...votes].slice(-MOST)), "A vote");
+  keep(keyOf(options.scope), Object.fromEntries([...votes].slice(-MOST)), "A vote");
 }
