@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 
@@ -70,7 +70,7 @@ def card(count: int) -> Card:
 
 
 class Server(ChatKitServer[None]):
-    presses: Counter[str] = Counter()
+    presses: ClassVar[Counter[str]] = Counter()
     """How often what is on a card was pressed, by thread."""
 
     async def add_feedback(self, *_: Any) -> None:

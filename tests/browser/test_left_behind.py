@@ -271,7 +271,7 @@ def test_what_was_sent_or_deleted_in_one_tab_is_unsent_in_no_other(page: Any) ->
     expect(unsent(other)).to_have_count(0)
 
 
-# --- What is shown ---------------------------------------------------------------------------------
+# --- What is shown ------------------------------------------------------------------------------
 
 
 def test_a_notice_stays_behind_what_it_followed(page: Any) -> None:

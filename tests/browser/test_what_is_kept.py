@@ -419,6 +419,12 @@ def test_a_malformed_address_opens_a_new_chat(page: Any, site: Site) -> None:
     ask(page, "hello")
 
 
+def test_a_card_comes_with_its_styles(page: Any) -> None:
+    send(page, "a card")
+
+    expect(page.get_by_role("button", name="Press")).to_have_css("font-weight", "550")
+
+
 # --- Where things stand --------------------------------------------------------------------------
 
 

@@ -33,11 +33,18 @@ function withOwnRem(css) {
   return css.replace(/(?<![\w.#-])(\d*\.?\d+)rem\b/g, "calc($1 * var(--rem))");
 }
 
+// What is drawn later has its styles later too: this is where they stand.
+const STYLES_OF_WIDGETS = /\/\* Widgets \*\/[^]*(?=\/\* Paper \*\/)/;
+
+function partOf(css, suffix) {
+  return suffix === "?widgets" ? css.match(STYLES_OF_WIDGETS)[0] : css.replace(STYLES_OF_WIDGETS, "");
+}
+
 const chatStyles = {
   name: "styles of the chat, as text",
   setup(build) {
-    build.onLoad({ filter: /\.css$/ }, async ({ path }) => {
-      const css = withOwnRem(readFileSync(path, "utf8"));
+    build.onLoad({ filter: /\.css$/ }, async ({ path, suffix }) => {
+      const css = withOwnRem(partOf(readFileSync(path, "utf8"), suffix));
       const { code } = await esbuild.transform(css, { loader: "css", minify: true, target: "es2022" });
       return { contents: code, loader: "text" };
     });
@@ -97,7 +104,7 @@ async function bundled(path, entry = basename(path), options = {}) {
 }
 
 async function bundledForTheChat(path) {
-  const options = { ...COMMON, format: "iife", globalName: "chunk", entryPoints: [path], plugins: [sharedModules, withoutIndents] };
+  const options = { ...COMMON, format: "iife", globalName: "chunk", entryPoints: [path], plugins: [sharedModules, withoutIndents, chatStyles] };
   const { outputFiles } = await esbuild.build(options);
   return keep(basename(path), `export default function (ofTheChat) {\n${outputFiles[0].text}return chunk;\n}\n`);
 }

@@ -200,8 +200,8 @@ export class Conversation {
 
   #noteGone(error) {
     // A proxy has pages of its own for what it can't find.
-    this.gone = error instanceof ServerError && error.status === 404 && error.code === "not_found";
-    if (!this.gone) return false;
+    if (error.status !== 404 || error.code !== "not_found") return false;
+    this.gone = true;
     this.#events.onGone(this);
     this.loadError = strings.errorGone;
     changed();
@@ -234,7 +234,7 @@ export class Conversation {
 
   async #stored() {
     const askedAt = moment();
-    const thread = await call("threads.get_by_id", { thread_id: this.threadId }, "Endings");
+    const thread = await call("threads.get_by_id", { thread_id: this.threadId }, { asksFor: "Endings" });
     // The thread comes with its oldest items; a long one is read from its end instead.
     return { thread, askedAt, page: thread.items.has_more ? await this.#newestItems() : thread.items };
   }
@@ -265,9 +265,9 @@ export class Conversation {
     this.endings = withEndings(older.length ? this.endings : new Map(), page);
   }
 
-  async #newestItems(after) {
+  async #newestItems(after = null, signal) {
     const params = { thread_id: this.threadId, limit: PAGE, order: "desc" };
-    const page = await call("items.list", after ? { ...params, after } : params, "Endings");
+    const page = await call("items.list", after ? { ...params, after } : params, { asksFor: "Endings", signal });
     return { ...page, data: withIds(page.data).toReversed() };
   }
 
@@ -413,13 +413,13 @@ export class Conversation {
       this.items = keepThrough(this.items, message.id);
       if (this.draft.editing?.id === message.id) this.stopEditing();
     };
-    const options = { canRepeat: !input.input, before: () => this.#checkNewest(), accepted };
-    return this.#start("threads.retry_after_item", params, options);
+    const before = (signal) => this.#checkNewest(signal);
+    return this.#start("threads.retry_after_item", params, { canRepeat: !input.input, before, accepted });
   }
 
   // The server deletes all that follows: what others have written meanwhile has to be seen before.
-  async #checkNewest() {
-    if (!this.#knowsNewest(await this.#newestItems())) throw new Overtaken();
+  async #checkNewest(signal) {
+    if (!this.#knowsNewest(await this.#newestItems(null, signal))) throw new Overtaken();
   }
 
   /** Puts a message of the user into the draft, to be edited in its own place: one at a time. */
@@ -478,7 +478,7 @@ export class Conversation {
     const key = this.#unanswered.get(words) ?? newKey();
     this.#unanswered.delete(words);
     try {
-      return await call(type, params, null, key);
+      return await call(type, params, { key });
     } catch (error) {
       if (error instanceof ConnectionLost) this.#unanswered.set(words, key);
       throw error;
@@ -502,7 +502,7 @@ export class Conversation {
   async #start(type, params, { canRepeat = true, before, accepted, key = newKey() } = {}) {
     if (this.phase !== "idle") return; // a second click before the first was drawn
     const open = async (signal) => {
-      await before?.();
+      await before?.(signal);
       return openStream(type, params, signal, key);
     };
     const again = () => this.#start(type, params, { canRepeat, before, accepted, key });
@@ -685,9 +685,11 @@ export class Conversation {
   async #askToStop(turn) {
     const outcome = await stopTurn(this.threadId);
     if (this.#turn !== turn) return;
+    // Our server has the route: a proxy has said that there is none.
+    const hasFailed = outcome === "failed" || (outcome === "unknown" && this.isOurServer);
     // A message that may not have got there is kept, with the key by which it counts once.
-    if (outcome === "failed" && !turn.accepted) return turn.abort();
-    if (outcome === "failed") return this.#goOnAfterStop();
+    if (hasFailed && !turn.accepted) return turn.abort();
+    if (hasFailed) return this.#goOnAfterStop();
     if (outcome === "unknown") {
       turn.reason = "stopped";
       turn.abort();

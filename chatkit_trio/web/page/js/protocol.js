@@ -69,9 +69,9 @@ function post(type, params, headers, signal) {
  * page: "Endings" which of its answers were cut, "Names" the first words of threads without a title.
  * One that is sent again with the same `key` is carried out once.
  */
-export async function call(type, params, asksFor = null, key = null) {
+export async function call(type, params, { asksFor = null, key = null, signal } = {}) {
   const headers = { Accept: "application/json", ...(asksFor ? { [`ChatKit-${asksFor}`]: "1" } : {}), ...keyed(key) };
-  const response = await post(type, params, headers);
+  const response = await post(type, params, headers, signal);
   if (!response.ok) throw await serverError(response);
   return response.json().catch(() => {
     throw badAnswer(response);
@@ -213,7 +213,7 @@ async function heard(promise, milliseconds) {
   const over = new AbortController();
   const dead = new Promise((_, reject) => {
     const giveUp = () => reject(silent());
-    const doubt = () => Date.now() - since > DOUBTFUL && giveUp();
+    const doubt = () => document.visibilityState === "visible" && Date.now() - since > DOUBTFUL && giveUp();
     window.addEventListener("online", giveUp, { signal: over.signal });
     document.addEventListener("visibilitychange", doubt, { signal: over.signal });
     const timer = setTimeout(giveUp, milliseconds);

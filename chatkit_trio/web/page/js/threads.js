@@ -123,7 +123,7 @@ async function listThreads(after = null) {
   state.canSearch = listed !== null;
   if (listed) return listed;
   const params = { limit: PAGE, order: "desc" };
-  const page = await call("threads.list", after ? { ...params, after } : params, "Names");
+  const page = await call("threads.list", after ? { ...params, after } : params, { asksFor: "Names" });
   return options.scope === scope ? page : null;
 }
 

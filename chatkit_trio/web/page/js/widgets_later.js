@@ -9,6 +9,7 @@ import * as markdown from "./markdown.js";
 import * as messages from "./messages.js";
 import { once } from "./once.js";
 import * as picture from "./picture.js";
+import { place } from "./place.js";
 import * as strings from "./strings.js";
 import * as context from "./widget_context.js";
 import * as tree from "./widget_tree.js";
@@ -34,7 +35,11 @@ let loaded = null;
 
 /** Loads these looks; those that wait for them are drawn next. */
 export const loadWidgets = once(async () => {
-  loaded = (await import("./widgets_chunk.js")).default(SHARED);
+  const chunk = (await import("./widgets_chunk.js")).default(SHARED);
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(chunk.css);
+  place.root.adoptedStyleSheets.push(sheet);
+  loaded = chunk;
 });
 
 function later(name) {
