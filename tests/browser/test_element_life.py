@@ -151,6 +151,21 @@ def test_what_one_user_has_typed_is_not_there_for_the_next(page: Any, host: Any)
     assert "Ann" not in page.evaluate("JSON.stringify(localStorage)")
 
 
+def test_an_element_that_comes_back_for_another_user_shows_nothing_of_the_first(
+    page: Any, host: Any
+) -> None:
+    show(page, host, "{ user: 'ann' }")
+    send(page, "Of Ann")
+    answered(page)
+    page.evaluate("window.kept = chat(); kept.remove()")
+    page.wait_for_function("kept.shadowRoot.childElementCount === 0")
+    page.evaluate(f"kept.setOptions({{ api: {{ url: '{host.chat}/chatkit' }}, user: 'ben' }})")
+    page.evaluate("document.querySelector('#frame').append(kept)")
+
+    expect(page.get_by_test_id("welcome")).to_be_visible()
+    expect(page.get_by_test_id("message-user")).to_have_count(0)
+
+
 @pytest.mark.parametrize("call", ["setThreadId('')", "setThreadId(7)", "setThreadId({})"])
 def test_a_thread_that_can_not_be_is_said_to_be_so(page: Any, host: Any, call: str) -> None:
     show(page, host)

@@ -232,6 +232,20 @@ def test_a_message_that_hangs_can_be_called_back(page: Any) -> None:
     expect(answers(page).last).to_contain_text("You said: second")
 
 
+def test_a_look_that_hangs_before_a_retry_can_be_called_back(page: Any) -> None:
+    ask(page, "first")
+    held = holding(page, "items.list")
+    page.get_by_test_id("retry").click()
+    wait_for_one(page, held)
+    page.get_by_test_id("stop").click()
+
+    is_idle(page)
+    page.unroute_all()
+    page.get_by_test_id("retry").click()
+    expect(page.get_by_test_id("versions")).to_be_visible()
+    expect(answers(page)).to_have_count(1)
+
+
 def test_two_clicks_on_a_prompt_are_one_message(page: Any) -> None:
     page.get_by_test_id("prompt").first.evaluate("(prompt) => { prompt.click(); prompt.click(); }")
 
@@ -330,6 +344,18 @@ def test_a_page_of_a_proxy_deletes_no_thread(page: Any) -> None:
     failure(page).get_by_role("button", name="Try again").click()
 
     expect(answers(page)).to_contain_text("You said: first")
+
+
+def test_a_page_of_a_proxy_stops_no_answer(page: Any) -> None:
+    send(page, LONG)
+    wait_for_word(page, "5")
+    page.route("**/stop", lambda route: route.fulfill(**NOT_FOUND_PAGE))
+    page.get_by_test_id("stop").click()
+
+    expect(page.get_by_test_id("toast")).to_contain_text("could not be stopped")
+    page.unroute_all()
+    page.get_by_test_id("stop").click()
+    is_idle(page)
 
 
 def test_a_thread_that_is_found_again_is_shown(page: Any) -> None:

@@ -70,10 +70,9 @@ export function forgetThread(threadId) {
 /** Forgets what was kept of all users of this server but the one that there is now. */
 export function forgetOthers() {
   const { endpoint, scope } = options;
-  for (const kind of ["draft", "unsent", "versions", "votes"]) {
-    const all = [":", "#"].map((mark) => `chatkit-${kind}:${endpoint}${mark}`);
-    const own = `chatkit-${kind}:${scope}:`;
-    const isOthers = (key) => all.some((start) => `${key}:`.startsWith(start)) && !`${key}:`.startsWith(own);
-    for (const key of keptKeys().filter(isOthers)) write(key, null);
+  for (const key of keptKeys().filter((each) => each.startsWith("chatkit-"))) {
+    const whose = `${key.slice(key.indexOf(":") + 1)}:`;
+    const isThisServers = whose.startsWith(`${endpoint}:`) || whose.startsWith(`${endpoint}#`);
+    if (isThisServers && !whose.startsWith(`${scope}:`)) write(key, null);
   }
 }
