@@ -19,9 +19,10 @@ export function keptKeys() {
   }
 }
 
-// Earlier versions are the largest of what is kept, and can be done without.
+// When the newest item was written of those that are kept under a key.
 const newestIn = (key) => Object.values(readKept(key) ?? {}).flat(2).map((item) => item?.created_at ?? "").sort().at(-1) ?? "";
 
+// Earlier versions are the largest of what is kept, and can be done without.
 function makeRoom(key) {
   const others = keptKeys().filter((each) => each.startsWith("chatkit-versions:") && each !== key);
   const oldest = others.sort((a, b) => (newestIn(a) < newestIn(b) ? -1 : 1)).at(0);
@@ -33,7 +34,7 @@ function write(key, words) {
   try {
     localStorage.setItem(key, words);
   } catch (error) {
-    if (error.name !== "QuotaExceededError" || !makeRoom(key)) throw error;
+    if (!/quota/i.test(error.name) || !makeRoom(key)) throw error; // Firefox has had a name of its own
     write(key, words);
   }
 }
