@@ -60,11 +60,12 @@ async def words(text: str) -> AsyncIterator[str]:
 def card(count: int) -> Card:
     """A card that says how often it was pressed, with a button for each way to tell the server."""
     pressed: Any = {"type": "pressed", "streaming": False}
+    told: Any = {"type": "told"}
     return Card(
         children=[
             Text(value=f"Pressed {count} times"),
             Button(label="Press", onClickAction=pressed),
-            Button(label="Tell", onClickAction={"type": "told"}),
+            Button(label="Tell", onClickAction=told),
         ]
     )
 

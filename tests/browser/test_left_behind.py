@@ -45,9 +45,10 @@ def lose_answers(page: Any, words: str) -> None:
 
     def lose(route: Any) -> None:
         if lost or words not in (route.request.post_data or ""):
-            return route.fallback()
+            route.fallback()
+            return
         lost.append(route.fetch())
-        return route.abort()
+        route.abort()
 
     page.route("**/chatkit", lose)
 
