@@ -24,7 +24,21 @@ from chatkit_trio.types import (
     WidgetItem,
 )
 from chatkit_trio.web import create_app
-from chatkit_trio.widgets import Button, Card, Input, ListView, ListViewItem, Text
+from chatkit_trio.widgets import (
+    Button,
+    Card,
+    Checkbox,
+    Col,
+    Form,
+    Icon,
+    Input,
+    ListView,
+    ListViewItem,
+    RadioGroup,
+    Select,
+    Text,
+    Textarea,
+)
 
 WIDGET = Card(
     children=[
@@ -41,6 +55,26 @@ FORM = Card(
     asForm=True,
     children=[Input(name="elements", placeholder="Elements"), Input(name="closest.a")],
     confirm={"label": "Send it", "action": {"type": "there"}},
+)
+OPTIONS = [{"label": word, "value": word} for word in ("Red", "Blue")]
+FIELDS = Card(
+    children=[
+        Icon(name="bolt"),
+        RadioGroup(name="colour", options=OPTIONS),
+        Form(
+            onSubmitAction={"type": "there"},
+            children=[
+                Input(name="who", placeholder="Who"),
+                Textarea(name="why", placeholder="Why"),
+                Select(name="which", placeholder="Which", options=OPTIONS),
+                RadioGroup(name="form.colour", options=OPTIONS),
+                Checkbox(name="sure", label="Sure"),
+                Text(value="A title", editable={"name": "title"}),
+                Button(label="Hand it in", submit=True),
+            ],
+        ),
+        Col(children=[Form(children=[Input(name="who", placeholder="Who else")])]),
+    ]
 )
 LIST = ListView(
     limit=1,
@@ -73,7 +107,12 @@ class Server(ChatKitServer[Any]):
         if "tool" in said:
             yield ThreadItemDoneEvent(item=self._call(thread))
             return
-        for word, widget in (("widget", WIDGET), ("form", FORM), ("list", LIST)):
+        for word, widget in (
+            ("widget", WIDGET),
+            ("form", FORM),
+            ("fields", FIELDS),
+            ("list", LIST),
+        ):
             if word in said:
                 item_id = self.store.generate_item_id("message", thread, context)
                 yield ThreadItemDoneEvent(item=self._widget(thread, item_id, widget))

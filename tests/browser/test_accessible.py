@@ -11,20 +11,24 @@ from typing import Any
 import pytest
 
 from .kept_site import (
+    CHAT,
     LONG,
     Site,
     answers,
+    ask,
     asked,
     expect,
     marks,
+    page,
     send,
     site,
+    stop,
     unsent,
     wait_for_word,
 )
 from .test_element import ENTITIES, TOOLS, Host, host, show
 
-__all__ = ["host", "site"]
+__all__ = ["host", "page", "site"]
 
 ROOT = Path(__file__).parents[2]
 AXE = ROOT / "tests" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
@@ -281,6 +285,80 @@ def test_axe_finds_nothing_in_an_embedded_chat(
     assert [
         each for each in own if not re.match("html-has-lang|landmark-one-main|region", each)
     ] == []
+
+
+# --- What is read out ----------------------------------------------------------------------------
+
+HEAR = f"""() => {{
+  window.heard = [];
+  const hear = (changes) => {{
+    for (const {{ target, addedNodes }} of changes) {{
+      const live = (target.closest ? target : target.parentElement).closest("[aria-live]");
+      const isRead = live.ariaLive === "polite" && live.ariaBusy !== "true";
+      if (isRead) heard.push([...addedNodes].map((node) => node.textContent).join(" "));
+    }}
+  }};
+  const items = {CHAT}.querySelector(".items");
+  new MutationObserver(hear).observe(items, {{ childList: true, subtree: true }});
+}}"""
+"""JavaScript: notes what a screen reader is given to read of the messages."""
+
+MANY = """async () => {
+  for (let number = 0; number < 20; number += 1) {
+    const content = [{ type: "input_text", text: `say:number ${number}` }];
+    const input = { content, attachments: [], inference_options: {} };
+    const params = { thread_id: location.hash.slice(4), input };
+    const body = JSON.stringify({ type: "threads.add_user_message", params });
+    const headers = { "Content-Type": "application/json" };
+    await (await fetch("/chatkit", { method: "POST", headers, body })).text();
+  }
+}"""
+
+
+def test_older_messages_are_not_read_out(page: Any) -> None:
+    ask(page, "Hello")
+    page.evaluate(MANY)
+    page.reload()
+    expect(answers(page).last).to_contain_text("number 19")
+    page.evaluate(HEAR)
+    page.get_by_role("button", name="Show earlier messages").click()
+    expect(asked(page).first).to_contain_text("Hello")
+
+    assert page.evaluate("heard") == []
+    send(page, "count 20 every 100 ms")
+    wait_for_word(page, "3")
+    page.locator(".log").evaluate("(log) => log.scrollTop = 0")
+    expect(page.locator(".items")).to_have_attribute("aria-live", "polite")
+    expect(page.get_by_test_id("send")).to_be_visible()
+    expect(page.locator(".items")).to_have_attribute("aria-live", "polite")
+    expect(page.locator(".items")).to_have_attribute("aria-live", "off")
+
+
+def test_code_that_is_coloured_is_not_read_out_again(page: Any) -> None:
+    send(page, "begin: Look:\n\n```python\nprint('hello')\n```\n\nThere.")
+    expect(page.locator(".code")).to_be_visible()
+    page.evaluate(HEAR)
+    page.locator(".items").evaluate("(items) => items.ariaBusy = 'false'")
+    expect(page.locator(".hljs-string")).to_be_visible()
+
+    assert page.evaluate("heard") == []
+    stop(page)
+
+
+def test_an_answer_that_is_not_shown_is_not_said_to_have_finished(page: Any) -> None:
+    send(page, "count 10 every 100 ms")
+    wait_for_word(page, "3")
+    page.get_by_test_id("new-thread").click()
+    expect(page.get_by_role("img", name="New answer").first).to_be_visible()
+
+    expect(page.get_by_test_id("status")).to_have_text("Answering…")
+
+
+def test_how_much_was_found_is_said_in_words(page: Any) -> None:
+    ask(page, "Where is the aardvark?")
+    page.get_by_test_id("search").fill("aardvark")
+
+    expect(page.get_by_role("status").filter(has_text="1 conversation was found.")).to_be_attached()
 
 
 # --- The keyboard alone --------------------------------------------------------------------------

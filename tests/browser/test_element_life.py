@@ -428,6 +428,39 @@ def test_the_focus_of_the_drawer_goes_back_to_its_button(page: Any, host: Any) -
     expect(page.get_by_test_id("composer")).to_be_focused()
 
 
+IN_A_DIALOG = """<dialog id="outer"><div style="width: 600px; height: 600px">
+  <chatkit-trio></chatkit-trio></div></dialog>"""
+
+
+def test_escape_is_the_hosts_only_where_the_chat_has_nothing_to_do_with_it(
+    page: Any, host: Any
+) -> None:
+    host.body = IN_A_DIALOG
+    page.goto(host.origin)
+    page.evaluate("document.querySelector('#outer').showModal()")
+    page.evaluate(f"chat().setOptions({{ api: {{ url: '{host.chat}/chatkit' }} }})")
+    outer = page.locator("#outer")
+    composer = page.get_by_test_id("composer")
+    send(page, "slowly")
+    expect(answer(page)).to_contain_text("3")
+    composer.press("Escape")
+    expect(page.get_by_test_id("end-mark")).to_be_visible()
+    assert outer.get_attribute("open") is not None
+
+    page.get_by_test_id("menu").click()
+    page.get_by_test_id("rename").first.click()
+    page.get_by_test_id("rename-field").press("Escape")
+    expect(page.get_by_test_id("rename-field")).to_have_count(0)
+    assert outer.get_attribute("open") is not None
+    expect(page.get_by_test_id("thread-item").first).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator(".sidebar.is-open")).to_have_count(0)
+    assert outer.get_attribute("open") is not None
+
+    composer.press("Escape")
+    expect(outer).not_to_have_attribute("open", "")
+
+
 # --- Colours and writing -------------------------------------------------------------------------
 
 MENUS = """{ composer: { models: [{ id: "a", label: "A" }, { id: "b", label: "B" }] },

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,6 +96,18 @@ def test_the_keys_are_told_on_the_page(page: Any) -> None:
     expect(button).to_be_focused()
 
 
+def test_escape_in_a_dialog_does_not_stop_the_answer(page: Any) -> None:
+    send(page, LONG)
+    wait_for_word(page, "3")
+    page.keyboard.press("Alt+Shift+K")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    page.evaluate(f"{CHAT}.activeElement.blur()")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    expect(page.get_by_test_id("stop")).to_be_visible()
+
+
 def test_a_new_title_is_typed_while_an_answer_is_written(page: Any) -> None:
     send(page, LONG)
     wait_for_word(page, "3")
@@ -171,6 +185,52 @@ def test_what_was_dictated_is_put_into_the_box(page: Any) -> None:
     expect(page.get_by_test_id("composer")).to_have_value("Please buy oranges")
 
 
+def dictate(page: Any) -> None:
+    page.get_by_test_id("dictate").click()
+    expect(page.get_by_role("timer")).to_be_visible()
+    page.get_by_role("button", name="Finish dictation").click()
+
+
+def test_what_was_dictated_is_kept_until_it_is_written_down(page: Any) -> None:
+    page.evaluate(MICROPHONE)
+    page.get_by_test_id("composer").fill("Please")
+    page.route("**/chatkit", lambda route: route.abort())
+    dictate(page)
+    again = page.get_by_role("button", name="Try again to write down what you said")
+    expect(again).to_be_visible()
+    again.click()
+    expect(page.get_by_test_id("toast")).to_have_count(2)
+    page.unroute("**/chatkit")
+    again.click()
+
+    expect(page.get_by_test_id("composer")).to_have_value("Please buy oranges")
+    expect(page.get_by_test_id("dictate")).to_be_visible()
+
+
+def test_a_recording_that_is_too_long_can_be_saved(page: Any) -> None:
+    page.evaluate(MICROPHONE)
+    page.route("**/chatkit", lambda route: route.fulfill(status=413, json={}))
+    dictate(page)
+    with page.expect_download() as saving:
+        page.get_by_role("button", name="Save the recording").click()
+    assert saving.value.suggested_filename == "dictation.webm"
+    assert Path(saving.value.path()).stat().st_size > 0
+    page.get_by_role("button", name="Cancel dictation").click()
+
+    expect(page.get_by_test_id("dictate")).to_have_accessible_name("Dictate")
+
+
+def test_a_dictation_is_finished_when_the_microphone_was_unplugged(page: Any) -> None:
+    page.evaluate(MICROPHONE)
+    page.get_by_test_id("dictate").click()
+    expect(page.get_by_role("timer")).to_have_text("0:01")
+    page.evaluate("track.stop()")
+    expect(page.locator("html")).to_have_attribute("data-microphone", "let go")
+    page.get_by_role("button", name="Finish dictation").click()
+
+    expect(page.get_by_test_id("composer")).to_have_value("buy oranges")
+
+
 def test_the_microphone_is_let_go_with_the_chat(page: Any) -> None:
     page.evaluate(MICROPHONE)
     page.get_by_test_id("dictate").click()
@@ -239,17 +299,100 @@ def test_a_form_that_was_talked_past_cant_be_answered_any_more(page: Any) -> Non
         page.reload()
 
 
-def test_buttons_of_the_list_are_large_enough_for_fingers(browser: Any, site: Any) -> None:
+@pytest.fixture
+def phone(browser: Any, site: Any) -> Iterator[Any]:
+    if site.process is None:
+        site.start()
     context = browser.new_context(has_touch=True, is_mobile=True, viewport=PHONE)
     page = context.new_page()
     page.goto(site.url)
+    expect(page.get_by_test_id("composer")).to_be_visible()
+    yield page
+    context.close()
+
+
+def test_enter_breaks_the_line_on_a_phone(phone: Any) -> None:
+    composer = phone.get_by_test_id("composer")
+    composer.fill("Dear Ann,")
+    composer.press("Enter")
+    composer.press_sequentially("hello")
+    expect(composer).to_have_value("Dear Ann,\nhello")
+    expect(composer).to_have_attribute("enterkeyhint", "enter")
+    expect(phone.locator(".composer-hint")).to_have_text("")
+    phone.get_by_test_id("send").tap()
+    expect(answers(phone)).to_contain_text("You said: Dear Ann,")
+    composer.fill("By a keyboard")
+    composer.press("Control+Enter")
+    expect(answers(phone).last).to_contain_text("You said: By a keyboard")
+
+    phone.get_by_test_id("edit").first.tap()
+    phone.get_by_test_id("editor-field").press("End")
+    phone.get_by_test_id("editor-field").press("Enter")
+    expect(phone.get_by_test_id("editor-field")).to_have_value(re.compile("\n"))
+
+
+def writes(page: Any) -> bool:
+    """Whether the focus is where a touch screen shows its keyboard."""
+    return page.evaluate(f"{CHAT}.activeElement?.matches('input, textarea') ?? false")
+
+
+def test_taps_do_not_raise_the_keyboard_over_the_answer(phone: Any) -> None:
+    phone.get_by_test_id("prompt").first.tap()
+    expect(answers(phone)).to_contain_text("You said")
+    expect(phone.get_by_test_id("send")).to_be_visible()
+    assert not writes(phone)
+    phone.get_by_test_id("message-assistant").get_by_test_id("retry").tap()
+    expect(phone.get_by_test_id("versions")).to_be_visible()
+    assert not writes(phone)
+    send(phone, LONG)
+    wait_for_word(phone, "3")
+    phone.get_by_test_id("stop").tap()
+    expect(marks(phone)).to_have_count(1)
+    assert not writes(phone)
+    phone.get_by_test_id("header-new").tap()
+    expect(phone.get_by_test_id("welcome")).to_be_visible()
+    assert not writes(phone)
+    phone.get_by_test_id("menu").tap()
+    phone.get_by_test_id("new-thread").tap()
+
+    expect(phone.get_by_test_id("menu")).to_be_focused()
+
+
+def test_buttons_of_the_list_are_large_enough_for_fingers(phone: Any) -> None:
+    page = phone
     ask(page, "Hello")
     page.get_by_test_id("menu").click()
     delete = page.get_by_test_id("delete").first
     expect(delete).to_be_visible()
     box = delete.bounding_box()
     assert min(box["width"], box["height"]) >= 40
-    context.close()
+
+
+def test_the_focus_stays_in_the_drawer_when_a_thread_is_deleted(page: Any) -> None:
+    for text in ("First", "Second", "Third"):
+        page.keyboard.press("Alt+Shift+N")
+        ask(page, text)
+    send(page, LONG)
+    wait_for_word(page, "3")
+    page.set_viewport_size(PHONE)
+    page.get_by_test_id("menu").click()
+    rows = page.get_by_test_id("thread-item")
+    expect(rows.nth(1)).to_contain_text("Second")
+    count = rows.count()
+    page.get_by_test_id("delete").nth(1).click()
+    page.get_by_test_id("dialog-confirm").click()
+    expect(rows).to_have_count(count - 1)
+    expect(rows.nth(1)).to_contain_text("First")
+    expect(rows.nth(1)).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator(".sidebar.is-open")).to_have_count(0)
+    expect(page.get_by_test_id("stop")).to_be_visible()  # the answer goes on
+
+    page.get_by_test_id("menu").click()
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Escape")
+    expect(page.locator(".sidebar.is-open")).to_have_count(0)
+    expect(page.get_by_test_id("stop")).to_be_visible()
 
 
 # --- The list and the paper ----------------------------------------------------------------------

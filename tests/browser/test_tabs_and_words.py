@@ -6,6 +6,8 @@ import re
 import time
 from typing import Any
 
+import pytest
+
 from .kept_site import (
     CHAT,
     LONG,
@@ -207,6 +209,43 @@ def test_text_runs_as_its_own_letters_say(page: Any) -> None:
         page.evaluate(f"getComputedStyle({CHAT}.querySelector('#composer-input')).direction")
         == "rtl"
     )
+
+
+@pytest.mark.parametrize(
+    ("languages", "spoken", "date"),
+    [
+        (["en-GB"], "en-GB", r"^\w+, \d+ \w+ \d+ at"),
+        (["tlh", "de-AT", "en"], "de-AT", r"^\w+, \d+\. \w+ \d+ um"),
+    ],
+)
+def test_the_first_known_language_of_the_browser_is_spoken_as_its_region_does(
+    browser: Any, site: Site, languages: list[str], spoken: str, date: str
+) -> None:
+    if site.process is None:
+        site.start()
+    context = browser.new_context()
+    page = context.new_page()
+    page.add_init_script(
+        f"Object.defineProperty(navigator, 'languages', {{ get: () => {languages} }})"
+    )
+    page.goto(site.url)
+    expect(page.locator(".app")).to_have_attribute("lang", spoken)
+    send(page, "Hello")
+    time = page.get_by_test_id("message-assistant").locator("time")
+    expect(time).to_have_attribute("title", re.compile(date))
+    context.close()
+
+
+def test_what_points_back_does_so_to_the_right_in_arabic(browser: Any, site: Site) -> None:
+    if site.process is None:
+        site.start()
+    context = browser.new_context(locale="ar")
+    page = context.new_page()
+    page.goto(site.url)
+    ask(page, "Hello")
+    page.get_by_test_id("message-assistant").get_by_test_id("retry").click()
+    expect(page.get_by_test_id("versions").locator(".icon").first).to_have_css("scale", "-1 1")
+    context.close()
 
 
 def test_columns_of_a_table_are_aligned_as_they_say(page: Any) -> None:

@@ -354,6 +354,53 @@ def test_a_failed_upload_says_why_nothing_can_be_sent(page: Any) -> None:
     expect(answers(page)).to_contain_text("You said: look")
 
 
+@pytest.mark.parametrize("reason", ["its answer was lost", "its address had expired"])
+def test_a_file_can_be_uploaded_again_when(page: Any, reason: str) -> None:
+    first: list[str] = []
+
+    def put(route: Any) -> None:
+        first.append(route.request.url)
+        if route.request.url != first[0]:
+            route.continue_()
+        elif reason == "its address had expired":
+            route.fulfill(status=410, json={})
+        elif len(first) == 1:
+            route.fetch()
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/attachments/**", put)
+    choose(page, "a.txt", "text/plain", b"some text")
+    again = page.get_by_role("button", name="Upload a.txt again")
+    again.click()
+    expect(page.locator(".entry.is-ready")).to_have_count(1)
+    send(page, "look")
+
+    expect(answers(page)).to_contain_text("You said: look")
+    expect(asked(page).locator("..").get_by_test_id("attachment")).to_contain_text("a.txt")
+
+
+ANY_NUMBER = """document.querySelector("chatkit-trio").setOptions(
+  { api: { url: "/chatkit" }, alone: true, composer: { attachments: { enabled: true } } })"""
+
+
+@pytest.mark.parametrize("size", [{"width": 390, "height": 740}, {"width": 667, "height": 320}])
+def test_many_files_leave_room_for_what_is_written(page: Any, size: Any) -> None:
+    page.set_viewport_size(size)
+    page.evaluate(ANY_NUMBER)
+    for number in range(12):
+        choose(page, f"A report with a long name {number}.txt", "text/plain", b"some text")
+    expect(page.locator(".entry.is-ready")).to_have_count(12)
+    page.get_by_test_id("composer").fill("Please\nread\nthem\nall")
+
+    expect(page.get_by_test_id("composer")).to_be_in_viewport(ratio=0.99)
+    expect(page.get_by_test_id("send")).to_be_in_viewport(ratio=0.99)
+    last = entries(page).last.get_by_test_id("attachment-remove")
+    last.click()
+    expect(entries(page)).to_have_count(11)
+
+
 def test_a_file_of_a_message_is_downloaded_with_its_name(page: Any) -> None:
     choose(page, "notes für Ann.txt", "text/plain", b"buy oranges")
     expect(page.locator(".entry.is-ready")).to_have_count(1)

@@ -3,6 +3,7 @@ import { readdirSync } from "node:fs";
 import { test } from "node:test";
 import en from "../../../chatkit_trio/web/page/js/locales/en.js";
 import { direction, locale, speak, strings } from "../../../chatkit_trio/web/page/js/strings.js";
+import { longTime } from "../../../chatkit_trio/web/page/js/times.js";
 
 const folder = new URL("../../../chatkit_trio/web/page/js/locales/", import.meta.url);
 const codes = readdirSync(folder).map((name) => name.replace(".js", "")).filter((code) => code !== "en");
@@ -46,9 +47,20 @@ test("there are the languages that are promised", () => {
 test("who holds on to a part of the words hears the language that is spoken now", async () => {
   const { structured } = strings;
   await speak("de-AT");
-  assert.deepEqual([locale(), structured.skip], ["de", "Überspringen"]);
+  assert.deepEqual([locale(), structured.skip], ["de-AT", "Überspringen"]);
   await speak("ar");
   assert.equal(direction(), "rtl");
   await speak("tlh");
   assert.deepEqual([locale(), structured.skip, direction()], ["en", "Skip", "ltr"]);
+});
+
+test("the first language that there are words for is spoken, as its region writes it", async () => {
+  await speak("tlh", "fr_CH", "de");
+  assert.deepEqual([locale(), strings.structured.skip], ["fr-CH", "Passer"]);
+  await speak("en-GB");
+  assert.equal(longTime("2026-03-02T12:00:00Z").includes("2 March 2026"), true);
+  await speak("en-no_tag_at_all");
+  assert.equal(locale(), "en");
+  await speak();
+  assert.equal(locale(), "en");
 });

@@ -1,7 +1,7 @@
 // The page as a whole: side panel, header, transcript or welcome, composer.
 
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../vendor/vendor.js";
-import { Composer, focusComposer, inferenceOptions, setDraft } from "./composer.js";
+import { Composer, focusComposer, inferenceOptions, returnToComposer, setDraft } from "./composer.js";
 import { Dialog } from "./dialog.js";
 import { Icon, Mark } from "./icons.js";
 import { composes, keysOf, withKeys } from "./keys.js";
@@ -64,7 +64,7 @@ function Welcome({ conversation }) {
   const start = ({ label, prompt }) => {
     const content = Array.isArray(prompt) ? prompt : [{ type: "input_text", text: prompt ?? label }];
     conversation.say(content, { inference_options: inferenceOptions() });
-    focusComposer(); // the prompts go away
+    returnToComposer(); // the prompts go away
   };
   return html`<div class="welcome" data-testid="welcome">
     <span class="welcome-mark"><${Mark} size=${44} /></span>
@@ -110,12 +110,17 @@ function Toasts({ toasts }) {
     </div>`)}</div>`;
 }
 
-// Escape closes the menu, or else stops the answer.
-function onKeyDown(event) {
+/**
+ * Has Escape close the menu, or else stop the answer. Only when it does something it is no more the
+ * page's around, where it may close what the chat is in.
+ */
+export function onEscape(event) {
   if (event.key !== "Escape" || event.defaultPrevented || composes(event)) return;
-  if (event.target.closest("dialog")) return; // it is the dialog's
-  if (state.menuOpen) closeMenu();
-  else state.conversation.stop();
+  if (state.dialog || state.viewed || state.keysShown) return; // it is the dialog's
+  const { menuOpen, conversation } = state;
+  if (menuOpen || (conversation.phase === "streaming" && conversation.allowCancel)) event.preventDefault();
+  if (menuOpen) closeMenu();
+  else conversation.stop();
 }
 
 function SignedOut() {
@@ -156,7 +161,7 @@ export function App() {
   const panel = usePanel(app);
   return html`<div class=${`app ${panel}`} ref=${app} data-theme=${colorScheme()} dir=${direction()} lang=${locale()}
     style=${themeStyle()} ...${landmark()}
-    onKeyDown=${onKeyDown} onClick=${followDeepLink}>
+    onKeyDown=${onEscape} onClick=${followDeepLink}>
     <nav class="skip-place" aria-label=${strings.skipToComposer}>
       <button type="button" class="skip button" onClick=${focusComposer}>${strings.skipToComposer}</button></nav>
     ${panel ? html`<${Sidebar} threads=${threads} currentId=${conversation.threadId} open=${menuOpen} />` : null}

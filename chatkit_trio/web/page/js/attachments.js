@@ -52,6 +52,8 @@ export async function send(entry) {
     if (options.uploadUrl) {
       entry.attachment = await uploadDirectly(entry.file, entry.controller.signal);
     } else {
+      if (entry.attachment) forget(entry); // of a try before: its bytes may be there, or its URL no more
+      entry.attachment = null;
       await register(entry);
       await sendBytes(entry);
     }
@@ -67,7 +69,7 @@ export async function send(entry) {
 
 async function register(entry) {
   const { name, mime_type, file } = entry;
-  entry.attachment ??= await call("attachments.create", { name, size: file.size, mime_type });
+  entry.attachment = await call("attachments.create", { name, size: file.size, mime_type });
   if (entry.controller.signal.aborted) {
     forget(entry);
     throw new DOMException("Removed while it was registered", "AbortError");

@@ -1,7 +1,7 @@
 // One chat in one shadow root: starting it, taking it away again, and what the element's methods do.
 
 import { h, render } from "../vendor/vendor.js";
-import { App } from "./app.js";
+import { App, onEscape } from "./app.js";
 import { addFiles, uploadedEntry } from "./attachments.js";
 import { chooseModel, chooseTool, focusComposer, setDraft } from "./composer.js";
 import { forgetOthers } from "./drafts.js";
@@ -37,6 +37,7 @@ const listeners = [
   [document, "visibilitychange", lookAgain],
   [window, "keydown", onShortcut],
   [window, "storage", hearOfUnsent],
+  [window, "keydown", (event) => options.alone && event.target === document.body && onEscape(event)],
 ];
 
 /** Draws the chat of an element in its shadow root, with all that `setOptions` was given. */
@@ -82,7 +83,7 @@ async function use(given) {
   takeOptions(given);
   if (options.user !== null) forgetOthers();
   loadFonts();
-  const spoken = speak(options.locale ?? navigator.language);
+  const spoken = speak(...(options.locale ? [options.locale] : navigator.languages));
   await Promise.race([spoken, new Promise((wake) => setTimeout(wake, PATIENCE))]);
   spoken.then(changed);
 }

@@ -1,6 +1,7 @@
 // What the buttons of a block of code do.
 
 import { copyText } from "./clipboard.js";
+import { save } from "./link.js";
 import { strings } from "./strings.js";
 
 const ENDINGS = {
@@ -23,12 +24,7 @@ export async function copyCodeOf(button) {
 export function downloadCodeOf(button) {
   const language = button.closest(".code").querySelector(".code-head span").textContent.trim().toLowerCase();
   const ending = ENDINGS[language] ?? (/^[a-z0-9]{1,8}$/.test(language) ? language : "txt");
-  const link = document.createElement("a");
-  const url = URL.createObjectURL(new Blob([textOf(button)], { type: "text/plain" }));
-  link.setAttribute("download", `code.${ending}`);
-  Object.assign(link, { href: url });
-  link.click();
-  URL.revokeObjectURL(url);
+  save(new Blob([textOf(button)], { type: "text/plain" }), `code.${ending}`);
 }
 
 function say(button, words) {

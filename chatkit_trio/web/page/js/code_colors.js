@@ -21,6 +21,7 @@ function copyOf(node) {
 function colour(highlighter, { code, language }) {
   if (!code.isConnected || !highlighter.getLanguage(language)) return;
   const coloured = document.createElement("template");
+  code.setAttribute("aria-live", "off"); // these words have been read
   coloured.innerHTML = highlighter.highlight(code.textContent, { language, ignoreIllegals: true }).value;
   code.replaceChildren(...[...coloured.content.childNodes].map(copyOf));
 }

@@ -8,7 +8,7 @@ import { saveDraft } from "./drafts.js";
 import { pickerAccept } from "./file_rules.js";
 import { EntityTag } from "./entity_tag.js";
 import { Icon } from "./icons.js";
-import { composes, isOurs } from "./keys.js";
+import { composes, isOurs, isTouch, sends } from "./keys.js";
 import { Markdown } from "./markdown.js";
 import { contentOf, mentionedIn, withMention } from "./mentions.js";
 import { LIST_ID, MentionList, optionId, useMentions } from "./mention_list.js";
@@ -24,6 +24,11 @@ export function focusComposer() {
   field?.focus();
   // It may be another conversation's, or behind the drawer, until the change is drawn.
   if (field && place.root.activeElement !== field) focusSoon("#composer-input");
+}
+
+/** Leads back to the box after something else was used; fingers would raise the keyboard over the answer. */
+export function returnToComposer() {
+  if (!isTouch()) focusComposer();
 }
 
 export function setDraft(conversation, patch) {
@@ -90,7 +95,7 @@ function Tools() {
   const chosen = chosenTool();
   const toggle = ({ id }) => {
     chooseTool(id === chosen?.id ? null : id);
-    focusComposer();
+    returnToComposer();
   };
   const pinned = tools.filter((tool) => tool.pinned);
   const others = tools.filter((tool) => !tool.pinned).map((tool) => ({ ...tool, chosen: tool === chosen }));
@@ -113,7 +118,7 @@ function Models() {
   const choices = models.map((model) => ({ ...model, chosen: model.id === chosen?.id }));
   const choose = ({ id }) => {
     chooseModel(id);
-    focusComposer();
+    returnToComposer();
   };
   return html`<div class="models"><${Menu} label=${`${strings.chooseModel}: ${chosen?.label ?? ""}`} choices=${choices} testid="models" onChoose=${choose}>
     <span class="model-name">${chosen?.label}</span><${Icon} name="chevron-down" size=${15} /><//></div>`;
@@ -195,13 +200,15 @@ function Elapsed() {
 function DictateButton({ conversation }) {
   const [recording, setRecording] = useState(null);
   const [writing, setWriting] = useState(false);
+  const [kept, setKept] = useState(null); // a recording that couldn't be written down
   const fail = (error) => toast(strings.dictationFailed(error.message), { level: "danger" });
   const button = useRef(null);
   // Leave to use the microphone may come when nobody is here any more.
   const start = () => startDictation().then((begun) => (button.current ? setRecording(begun) : begun.cancel()), fail);
   const cancel = () => {
     setRecording(null);
-    focusComposer();
+    setKept(null);
+    returnToComposer();
   };
   useEffect(() => {
     if (!recording) return undefined;
@@ -217,21 +224,39 @@ function DictateButton({ conversation }) {
       recording.cancel();
     };
   }, [recording]);
-  const end = async () => {
+  const writeDown = async (recorded) => {
     setRecording(null);
     setWriting(true);
-    await recording.finish().then((text) => appendText(conversation, text), fail);
+    const keep = (error) => {
+      setKept({ ...recorded, isTooLong: error.status === 413 });
+      fail(error);
+    };
+    setKept(null);
+    await recorded.finish().then((text) => appendText(conversation, text), keep);
     setWriting(false);
-    focusComposer();
+    returnToComposer();
   };
+  if (kept) {
+    return html`<${KeptRecording} recording=${kept} onAgain=${() => writeDown(kept)} onCancel=${cancel} />`;
+  }
   const label = writing ? strings.transcribing : recording ? strings.dictateStop : strings.dictate;
   return html`${recording ? html`<${Elapsed} /><button type="button" class="icon-button" data-testid="dictate-cancel"
       aria-label=${strings.dictateCancel} title=${strings.dictateCancel} onClick=${cancel}><${Icon} name="close" /></button>` : null}
     <button ref=${button} type="button" class=${`icon-button ${recording ? "is-recording" : ""}`}
       data-testid="dictate" aria-label=${label} title=${label} aria-pressed=${String(Boolean(recording))}
-      disabled=${writing} onClick=${recording ? end : start}>
+      disabled=${writing} onClick=${recording ? () => writeDown(recording) : start}>
       ${writing ? html`<span class="spinner"></span>` : html`<${Icon} name=${recording ? "check" : "microphone"} />`}
     </button>`;
+}
+
+// What was said isn't lost with the connection. What is too long for the server can be saved.
+function KeptRecording({ recording, onAgain, onCancel }) {
+  const { isTooLong } = recording;
+  const label = isTooLong ? strings.dictateSave : strings.dictateAgain;
+  return html`<button type="button" class="icon-button" data-testid="dictate-cancel" aria-label=${strings.dictateCancel}
+      title=${strings.dictateCancel} onClick=${onCancel}><${Icon} name="close" /></button>
+    <button type="button" class="icon-button" data-testid="dictate-again" aria-label=${label} title=${label}
+      onClick=${isTooLong ? recording.save : onAgain}><${Icon} name=${isTooLong ? "download" : "reload"} /></button>`;
 }
 
 function appendText(conversation, text) {
@@ -248,7 +273,7 @@ function SendOrStop({ conversation }) {
   const label = conversation.stopping ? strings.stopping : strings.stop;
   const stop = () => {
     conversation.stop();
-    focusComposer(); // this button goes away
+    returnToComposer(); // this button goes away
   };
   return html`<button type="button" class="send is-stop" data-testid="stop" aria-label=${label} title=${label}
     disabled=${conversation.stopping} onClick=${stop}>
@@ -308,7 +333,7 @@ function isFormattedText(data) {
 function onKeyDown(event, conversation, mentions, onPick) {
   if (composes(event) || event.shiftKey) return;
   if (mentions.isOpen && event.key in mentionKeys) mentionKeys[event.key](mentions, onPick);
-  else if (event.key === "Enter") sendDraft(conversation);
+  else if (sends(event)) sendDraft(conversation);
   else if (event.key === "ArrowUp" && event.currentTarget.value === "") return editLast(event, conversation);
   else return;
   event.preventDefault();
@@ -334,10 +359,10 @@ const mentionKeys = {
 function hintOf({ phase, allowCancel, stopping, draft, blocked }) {
   if (blocked) return "";
   if (draft.attachments.some((entry) => entry.state === "failed")) return strings.composerHintFailed;
-  if (phase !== "streaming") return strings.composerHint;
-  if (draft.text.trim() !== "") return strings.composerHintWait;
-  if (!allowCancel) return strings.composerHint;
-  return stopping ? strings.stopping : strings.composerHintStop;
+  if (phase === "streaming" && draft.text.trim() !== "") return strings.composerHintWait;
+  if (phase === "streaming" && stopping) return strings.stopping;
+  if (isTouch()) return ""; // the others are of keys
+  return phase === "streaming" && allowCancel ? strings.composerHintStop : strings.composerHint;
 }
 
 function Disclaimer() {
@@ -374,7 +399,7 @@ function Field({ conversation, area }) {
     <textarea ref=${area} id="composer-input" data-testid="composer" rows="1" dir="auto"
       aria-label=${strings.composerLabel}
       placeholder=${chosenTool()?.placeholderOverride ?? options.composer.placeholder ?? strings.composerPlaceholder}
-      value=${draft.text} disabled=${Boolean(blocked)} enterkeyhint="send"
+      value=${draft.text} disabled=${Boolean(blocked)} enterkeyhint=${isTouch() ? "enter" : "send"}
       aria-autocomplete=${options.entities.onTagSearch ? "list" : null}
       aria-controls=${mentions.isOpen ? LIST_ID : null}
       aria-activedescendant=${mentions.isOpen ? optionId(mentions.active) : null}

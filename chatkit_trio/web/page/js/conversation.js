@@ -1,6 +1,7 @@
 // One conversation as the page sees it: its items, its live turn, and what can be done with it.
 // It goes on reading its turn while another conversation is shown.
 
+import { loadAnswers, saveAnswers } from "./answers.js";
 import { releasePreview, uploadedEntry } from "./attachments.js";
 import { loadDraft, loadUnsent, saveDraft, saveUnsent, forgetUnsent } from "./drafts.js";
 import { marksOf, withEndings } from "./endings.js";
@@ -12,7 +13,7 @@ import { moment } from "./news.js";
 import { options } from "./options.js";
 import { dispatch, focusSoon } from "./place.js";
 import { Turn, TurnLost } from "./turn.js";
-import { announce, changed, toast } from "./state.js";
+import { announce, changed, state, toast } from "./state.js";
 import { threadFrom, withIds, wordsOf } from "./thread_fields.js";
 import { loadVersions, saveVersions, shownOf, withVersion } from "./versions.js";
 import { strings } from "./strings.js";
@@ -70,6 +71,7 @@ export class Conversation {
   items = [];
   outbox = []; // messages on their way, and those that couldn't be sent
   draft;
+  answers; // to questions, not sent yet, by the ids of their items
   older = { after: null, hasMore: false, loading: false };
   revealed = null; // the item that the log is to show
   progress = null;
@@ -96,6 +98,7 @@ export class Conversation {
   #unanswered = new Map(); // the keys of requests whose answer was lost, by what they ask for
   #endingBefore = null; // how the answer before that one was cut, if it was
   #live = new Set();
+  #fields = new Map(); // what stands in the fields of widgets, by the ids of their items
   #events;
   #user = options.user;
   #scope = options.scope; // another one may hold by the time that something fails
@@ -106,6 +109,7 @@ export class Conversation {
     this.loaded = threadId === null;
     this.draft = loadDraft(threadId);
     this.outbox = loadUnsent(threadId).filter(({ key }) => !onTheirWay.has(key));
+    this.answers = threadId ? loadAnswers(threadId) : {};
     this.versions = threadId ? loadVersions(threadId) : new Map();
     this.#events = events;
   }
@@ -457,7 +461,22 @@ export class Conversation {
   }
 
   answer(itemId, input) {
-    return this.#start("threads.add_structured_input", { thread_id: this.threadId, item_id: itemId, input });
+    const params = { thread_id: this.threadId, item_id: itemId, input };
+    const accepted = () => this.keepAnswers(itemId, null);
+    return this.#start("threads.add_structured_input", params, { accepted });
+  }
+
+  /** Keeps what an item's questions are answered so far; null forgets it. */
+  keepAnswers(itemId, answers) {
+    const { [itemId]: before, ...others } = this.answers;
+    this.answers = answers ? { ...others, [itemId]: answers } : others;
+    saveAnswers(this.threadId, this.answers, this.#scope);
+  }
+
+  /** Returns what stands in a widget's fields, for them to read and write: they aren't always drawn. */
+  fieldsOf(itemId) {
+    if (!this.#fields.has(itemId)) this.#fields.set(itemId, new Map());
+    return this.#fields.get(itemId);
   }
 
   act(itemId, action) {
@@ -533,7 +552,7 @@ export class Conversation {
     this.lastEnding = null;
     this.allowCancel = true;
     dispatch("chatkit.response.start", { threadId: this.threadId });
-    announce(strings.answerStarted);
+    this.#announce(strings.answerStarted);
   }
 
   #end(turn) {
@@ -547,7 +566,12 @@ export class Conversation {
     this.reconnecting = false;
     dispatch("chatkit.response.end", { threadId: this.threadId });
     if (turn.accepted && this.threadId) this.#events.onTurn(this);
-    announce(this.#wordsOfEnd(turn));
+    this.#announce(this.#wordsOfEnd(turn));
+  }
+
+  // Who reads another conversation doesn't hear of this one: a dot in the list tells of it.
+  #announce(text) {
+    if (state.conversation === this) announce(text);
   }
 
   // For screen readers; what has failed is an alert of its own.
@@ -670,7 +694,7 @@ export class Conversation {
     if (this.#tool) return this.#leaveTool();
     if (!turn || this.stopping || !this.allowCancel) return;
     this.stopping = true;
-    announce(strings.stopping);
+    this.#announce(strings.stopping);
     if (this.threadId) await this.#askToStop(turn);
     else if (!turn.accepted) turn.abort();
     else setTimeout(() => this.threadId || turn.abort(), PATIENCE); // asked when the thread is known
@@ -679,7 +703,7 @@ export class Conversation {
   // What it does can't be called back; its result isn't waited for.
   #leaveTool() {
     this.#tool = null;
-    announce(strings.answerStopped);
+    this.#announce(strings.answerStopped);
   }
 
   async #askToStop(turn) {
@@ -701,7 +725,7 @@ export class Conversation {
   #goOnAfterStop() {
     this.stopping = false;
     toast(strings.stopFailed, { level: "danger" });
-    announce(strings.stopFailed);
+    this.#announce(strings.stopFailed);
   }
 
   /** Stops reading the turn, and all that is on its way. */

@@ -22,7 +22,8 @@ async function previewOf(entity) {
 /** What a preview shows; its actions go nowhere, since it belongs to no item. */
 export function Preview({ widget }) {
   if (!widget || !isDrawable(widget)) return null;
-  const context = { item: { id: "preview" }, busy: false, setBusy() {}, async dispatch() {} };
+  const unkept = { keys: new Map(), fields: new Map() };
+  const context = { item: { id: "preview" }, ...unkept, busy: false, setBusy() {}, async dispatch() {} };
   return html`<span class="preview" role="tooltip" data-testid="entity-preview">
     <${WidgetContext.Provider} value=${context}><${Node} node=${widget} /><//></span>`;
 }

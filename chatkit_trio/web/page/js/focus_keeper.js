@@ -1,7 +1,9 @@
 // The focus stays in the chat when what has it goes away, as a button does whose work is done.
 
 import { focusComposer } from "./composer.js";
-import { place } from "./place.js";
+import { isTouch } from "./keys.js";
+import { find, place } from "./place.js";
+import { state } from "./state.js";
 
 const CAN_HAVE_FOCUS = "button:not(:disabled), a[href], input:not(:disabled), select:not(:disabled), textarea:not(:disabled)";
 const ATTRIBUTES = ["disabled", "inert"];
@@ -41,8 +43,10 @@ function look() {
 function goOn(parents) {
   last = null;
   const box = parents.find((each) => each.isConnected && each.matches(".widget *, .entries, .toasts"));
-  const next = box?.querySelector(CAN_HAVE_FOCUS);
+  // The message box is behind the drawer as long as that is open, unless the drawer itself has gone.
+  const next = box?.querySelector(CAN_HAVE_FOCUS) ?? (state.menuOpen && find("[data-testid=new-thread]"));
   if (next) next.focus();
+  else if (isTouch()) find(".log")?.focus({ preventScroll: true });
   else focusComposer();
 }
 

@@ -39,6 +39,14 @@ export function isOurs(event) {
   return options.alone || event.composedPath().includes(place.host);
 }
 
+/** Says whether the chat is used by fingers, on a screen that raises a keyboard where text is written. */
+export const isTouch = () => matchMedia("(hover: none) and (pointer: coarse)").matches;
+
+/** Says whether a key sends. Most touch keyboards have no Shift+Enter: there Enter alone breaks the line. */
+export function sends({ key, shiftKey, ctrlKey, metaKey }) {
+  return key === "Enter" && !shiftKey && (!isTouch() || ctrlKey || metaKey);
+}
+
 /** Returns all that is to be told of keys, as pairs of the keys and what they do. */
 export function allKeys() {
   const { send, editSent, stop, newThread, shortcuts } = strings;
@@ -47,8 +55,8 @@ export function allKeys() {
     ...(options.history.enabled ? [[keysOf("L"), shortcuts.list]] : []),
     [keysOf("M"), shortcuts.box],
     [keysOf("K"), shortcuts.title],
-    ["Enter", send],
-    ["Shift+Enter", shortcuts.newLine],
+    [isTouch() ? "Control+Enter" : "Enter", send],
+    [isTouch() ? "Enter" : "Shift+Enter", shortcuts.newLine],
     ["↑", editSent],
     ["Esc", stop],
   ];

@@ -22,6 +22,16 @@ export function download(address, name) {
   return true;
 }
 
+/** Has the browser save a file that the page itself has made. */
+export function save(blob, name) {
+  const link = document.createElement("a");
+  const url = URL.createObjectURL(blob);
+  link.setAttribute("download", name);
+  Object.assign(link, { href: url });
+  link.click();
+  URL.revokeObjectURL(url);
+}
+
 /** Tells the page around of a click on a link to it, which leads nowhere else. */
 export function followDeepLink(event) {
   const link = event.target.closest?.("a[href]");

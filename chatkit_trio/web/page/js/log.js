@@ -14,6 +14,7 @@ import { loadWidgets } from "./widgets_later.js";
 
 const NEAR = 96; // pixels from the start at which older messages are loaded
 const AT_END = 4; // pixels that rounding may leave
+const READ_AFTER = 1000; // milliseconds in which screen readers take up what has changed
 
 function Progress({ conversation }) {
   const { progress, reconnecting } = conversation;
@@ -256,17 +257,36 @@ function onLogClick(event) {
   if (button && Object.hasOwn(codeButtons, button.value)) codeButtons[button.value](button);
 }
 
+/** Returns what something was a while ago, unless it is that still. */
+function useLate(value) {
+  const [late, setLate] = useState(value);
+  useEffect(() => {
+    const timer = setTimeout(() => setLate(value), READ_AFTER);
+    return () => clearTimeout(timer);
+  }, [value]);
+  return late;
+}
+
+// Only what an answer brings is news to read out: not what is loaded, nor what is drawn in another way.
+function useLive({ phase, older }) {
+  const phaseBefore = useLate(phase);
+  const isAnswer = phase === "streaming" || phaseBefore === "streaming";
+  const isLoadingOlder = useLate(older) !== older; // they stand in front of it
+  return isAnswer && !isLoadingOlder ? "polite" : "off";
+}
+
 const isMoving = () => !matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 export function Log({ conversation, onQuote, children }) {
   const { box, away, onScroll, onWheel, toEnd } = useScrolling(conversation);
+  const live = useLive(conversation);
   const { failure, older, phase } = conversation;
   return html`<div class="log-frame">
     <div class="log" ref=${box} onScroll=${onScroll} onWheel=${onWheel} onClick=${onLogClick}
       tabindex="0" role="region" aria-label=${strings.transcript}>
       <div class="log-content">
         <${Older} older=${older} onOlder=${() => conversation.loadOlder()} />
-        <div class="items" role="log" aria-live="polite" aria-label=${strings.log}
+        <div class="items" role="log" aria-live=${live} aria-label=${strings.log}
           aria-busy=${String(phase === "streaming")}>
           <${ImageDomains.Provider} value=${conversation.thread?.allowed_image_domains ?? null}>
             <${Items} conversation=${conversation} onQuote=${onQuote} /><//>

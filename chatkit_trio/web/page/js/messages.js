@@ -4,11 +4,11 @@ import { html, useLayoutEffect, useRef, useState } from "../vendor/vendor.js";
 import { AttachmentView } from "./attachment_view.js";
 import { call } from "./protocol.js";
 import { copyText } from "./clipboard.js";
-import { focusComposer } from "./composer.js";
+import { returnToComposer } from "./composer.js";
 import { EntityTag } from "./entity_tag.js";
 import { openEntity } from "./host.js";
 import { Icon } from "./icons.js";
-import { composes } from "./keys.js";
+import { composes, sends } from "./keys.js";
 import { Link } from "./link.js";
 import { Markdown } from "./markdown.js";
 import { withCitations } from "./markdown_blocks.js";
@@ -35,7 +35,7 @@ function Editor({ item, conversation }) {
     conversation.editDraft({ editing: { ...conversation.draft.editing, text: event.currentTarget.value } });
   const leave = () => {
     conversation.stopEditing();
-    focusComposer(); // the field goes away
+    returnToComposer(); // the field goes away
   };
   const send = (event) => {
     event.preventDefault();
@@ -45,11 +45,11 @@ function Editor({ item, conversation }) {
     if (content.length === 0 && attachments.length === 0) return;
     const { quoted_text = null, inference_options = {} } = item;
     conversation.sendEdited({ content, attachments, quoted_text, inference_options });
-    focusComposer();
+    returnToComposer();
   };
   const onKeyDown = (event) => {
     if (composes(event)) return;
-    if (event.key === "Enter" && !event.shiftKey) send(event);
+    if (sends(event)) send(event);
     if (event.key !== "Escape") return;
     event.preventDefault();
     leave();
@@ -227,7 +227,7 @@ export function MessageButtons({ item, text, conversation, canRetry, isOld, onQu
   };
   const regenerate = () => {
     conversation.retry();
-    focusComposer(); // this button goes away
+    returnToComposer(); // this button goes away
   };
   return html`<div class="message-buttons">
     ${text ? html`<${CopyButton} text=${text} label=${strings.copyMessage} />` : null}

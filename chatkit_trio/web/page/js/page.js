@@ -82,10 +82,6 @@ chat.addEventListener("chatkit.theme.change", ({ detail: { colorScheme } }) => {
   document.documentElement.dataset.theme = colorScheme;
 });
 
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && event.target === document.body) chat.stop();
-});
-
 const files = json("chatkit-files") ?? {};
 const theme = typeof given.theme === "string" ? { colorScheme: given.theme } : given.theme;
 

@@ -22,7 +22,12 @@ function goToList() {
   find(places.find(find)).focus();
 }
 
-const SHORTCUTS = { N: startNewChat, L: goToList, M: goToBox, K: () => showKeys() };
+function writeNew() {
+  startNewChat();
+  focusComposer(); // who has these keys has a keyboard
+}
+
+const SHORTCUTS = { N: writeNew, L: goToList, M: goToBox, K: () => showKeys() };
 
 /** Does what a shortcut says; other keys, and those of the page around, are left alone. */
 export function onShortcut(event) {

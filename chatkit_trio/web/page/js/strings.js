@@ -15,7 +15,8 @@ const TABLES = {
 };
 const RIGHT_TO_LEFT = new Set(["ar"]);
 
-let spoken = "en";
+let spoken = "en"; // a code of one of the tables
+let tag = "en"; // the same with its region, which says how times and numbers are written
 let asked = "en"; // last: its words may come sooner than those of the language before
 
 take(en);
@@ -29,26 +30,39 @@ function take(table, into = strings) {
   }
 }
 
-/** Returns the language that is spoken, as a tag for `lang` and `Intl`. */
+/** Returns the language that is spoken, with its region, as a tag for `lang` and `Intl`. */
 export function locale() {
-  return spoken;
+  return tag;
 }
 
 export function direction() {
   return RIGHT_TO_LEFT.has(spoken) ? "rtl" : "ltr";
 }
 
-/** Speaks a language, such as "de" or "de-AT"; English where there is no table for it. */
-export async function speak(wanted) {
-  const code = String(wanted ?? "en").toLowerCase().split(/[-_]/)[0];
-  const known = Object.hasOwn(TABLES, code) ? code : "en";
-  asked = known;
+const codeOf = (wanted) => wanted.split("-")[0].toLowerCase();
+const isKnown = (wanted) => codeOf(wanted) === "en" || Object.hasOwn(TABLES, codeOf(wanted));
+
+// What is no tag would have Intl throw.
+function canonical(wanted) {
   try {
-    const table = known === "en" ? en : (await TABLES[known]()).default;
-    if (asked !== known) return;
+    return Intl.getCanonicalLocales(wanted)[0];
+  } catch {
+    return codeOf(wanted);
+  }
+}
+
+/** Speaks the first language of a list that there is a table for, such as "de" or "de-AT"; else English. */
+export async function speak(...wanted) {
+  const chosen = canonical(wanted.map((each) => String(each).replaceAll("_", "-")).find(isKnown) ?? "en");
+  const code = codeOf(chosen);
+  asked = chosen;
+  try {
+    const table = code === "en" ? en : (await TABLES[code]()).default;
+    if (asked !== chosen) return;
     take(table);
-    spoken = known;
+    spoken = code;
+    tag = chosen;
   } catch (error) {
-    console.warn(`The words of ${known} can't be loaded: ${error.message}`);
+    console.warn(`The words of ${code} can't be loaded: ${error.message}`);
   }
 }

@@ -1,6 +1,6 @@
 // Questions the server asks: choices with a free answer of one's own, and free text.
 
-import { focusComposer } from "./composer.js";
+import { returnToComposer } from "./composer.js";
 import { html, useRef, useState } from "../vendor/vendor.js";
 import { strings } from "./strings.js";
 
@@ -88,7 +88,7 @@ function expected(inputs) {
 }
 
 function Pending({ item, conversation, phase }) {
-  const [answers, setAnswers] = useState({});
+  const [answers, setAnswers] = useState(() => conversation.answers[item.id] ?? {});
   const [isTold, setIsTold] = useState(false); // of questions without an answer
   const form = useRef(null);
   const busy = phase !== "idle";
@@ -97,6 +97,11 @@ function Pending({ item, conversation, phase }) {
   const missing = expected(item.inputs).filter(isEmpty);
   const nameOf = ({ id }) => `${item.id}-${id}`;
   const isMissed = (input) => isTold && missing.includes(input);
+  const change = ({ id }, answer) => {
+    // Not those that are drawn: there may be a newer one already.
+    conversation.keepAnswers(item.id, { ...conversation.answers[item.id], [id]: answer });
+    setAnswers(conversation.answers[item.id]);
+  };
   const submit = (event) => {
     event.preventDefault();
     if (!given || busy) return;
@@ -107,14 +112,14 @@ function Pending({ item, conversation, phase }) {
   };
   const give = (submitted) => {
     conversation.answer(item.id, submitted);
-    focusComposer(); // the form goes away
+    returnToComposer(); // the form goes away
   };
   const skip = () => give({ status: "skipped", answers: {} });
   return html`<form ref=${form} class="card structured" data-testid="structured-input" data-item-id=${item.id} onSubmit=${submit}>
     <h2>${item.inputs.length > 1 ? words.titleMany : words.title}</h2>
     ${item.inputs.map((input) => html`<${Question} key=${input.id} input=${input}
       name=${nameOf(input)} isMissed=${isMissed(input)} answer=${answers[input.id] ?? noAnswer}
-      onAnswer=${(answer) => setAnswers((all) => ({ ...all, [input.id]: answer }))} />`)}
+      onAnswer=${(answer) => change(input, answer)} />`)}
     ${isTold && missing.length > 0 ? html`<p class="question-missed" role="alert">${words.unanswered(missing.length)}</p>` : null}
     <div class="card-buttons">
       <button type="button" class="button is-quiet" data-testid="structured-skip" disabled=${busy}

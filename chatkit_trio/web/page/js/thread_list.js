@@ -1,10 +1,10 @@
 // The side panel: new chat, and the conversations, grouped by age.
 
 import { html, useLayoutEffect, useRef, useState } from "../vendor/vendor.js";
-import { blockedIcons, focusComposer } from "./composer.js";
+import { blockedIcons, returnToComposer } from "./composer.js";
 import { confirm } from "./dialog.js";
 import { Icon, Mark } from "./icons.js";
-import { composes, keysOf, withKeys } from "./keys.js";
+import { composes, isTouch, keysOf, withKeys } from "./keys.js";
 import { KeysButton } from "./keys_dialog.js";
 import { options } from "./options.js";
 import { find, focusSoon, showIn } from "./place.js";
@@ -40,8 +40,9 @@ function groupsOf(threads) {
 }
 
 export function startNewChat() {
+  closeMenu();
   showNew();
-  focusComposer();
+  returnToComposer();
 }
 
 async function askToDelete(thread) {
@@ -51,9 +52,16 @@ async function askToDelete(thread) {
     confirmLabel: strings.deleteConfirm,
   });
   if (!sure) return;
+  const { data } = state.threads;
+  const place = data.findIndex(({ id }) => id === thread.id);
+  const next = data[place + 1] ?? data[place - 1];
   await deleteThread(thread);
-  focusSoon("#composer-input"); // the row is gone
+  // The row is gone; where there is a drawer, the box is behind it.
+  if (state.menuOpen) focusSoon(next ? rowOf(next) : "[data-testid=new-thread]");
+  else if (!isTouch()) focusSoon("#composer-input");
 }
+
+const rowOf = ({ id }) => `[data-thread-id="${CSS.escape(id)}"]`;
 
 /** A field in the place of a title: Enter and leaving it save, Escape doesn't. */
 export function TitleField({ thread, onDone }) {
@@ -71,7 +79,10 @@ export function TitleField({ thread, onDone }) {
   const onKeyDown = (event) => {
     if (composes(event)) return;
     if (event.key === "Enter") finish(true);
-    if (event.key === "Escape") finish(false);
+    if (event.key === "Escape") {
+      event.preventDefault(); // what the chat is in, such as a dialog, isn't meant
+      finish(false);
+    }
     event.stopPropagation();
   };
   return html`<input ref=${input} class="title-field" value=${text} maxlength="200"
@@ -109,7 +120,7 @@ function ThreadRow({ thread, current }) {
   const { showRename, showDelete } = options.history;
   const endRenaming = () => {
     setRenaming(false);
-    focusSoon(`[data-thread-id="${CSS.escape(thread.id)}"]`);
+    focusSoon(rowOf(thread));
   };
   return html`<li ref=${row} class=${`thread ${current ? "is-current" : ""}`}>
     ${renaming
@@ -191,7 +202,7 @@ function Found() {
   const { query, hits, hasMore, loading, error } = state.search;
   if (error) return html`<p class="sidebar-note" role="alert">${error}</p>`;
   if (!hits) return html`<${Skeleton} />`;
-  return html`<p class="visually-hidden" role="status">${loading ? strings.loading : hits.length}</p>
+  return html`<p class="visually-hidden" role="status">${loading ? strings.loading : strings.searchFound(hits.length)}</p>
     ${hits.length === 0 && !loading ? html`<p class="sidebar-note" data-testid="nothing-found">${strings.searchNone(query)}</p>` : null}
     <ul>${hits.map((hit) => html`<${Hit} key=${hit.thread.id} hit=${hit} />`)}</ul>
     ${hasMore ? html`<button type="button" class="button is-quiet is-small more-threads" disabled=${loading}

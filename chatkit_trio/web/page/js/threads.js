@@ -1,6 +1,7 @@
 // The list of threads: reading, renaming, deleting, and which conversation is shown.
 
 import { call, getPage } from "./protocol.js";
+import { forgetAnswers } from "./answers.js";
 import { Conversation } from "./conversation.js";
 import { forgetThread, forgottenIn, saveDraft } from "./drafts.js";
 import { isOutdated, learn, moment } from "./news.js";
@@ -279,6 +280,7 @@ function leaveThread(threadId) {
   conversations.get(threadId)?.leave();
   conversations.delete(threadId);
   forgetThread(threadId);
+  forgetAnswers(threadId);
   forgetVersions(threadId);
   if (state.conversation?.threadId === threadId) showNew();
   dropThread(threadId);

@@ -13,7 +13,8 @@ export function formValues(element) {
   const values = {};
   for (const field of form ? fieldsOf.call(form) : []) {
     const value = fieldValue(field);
-    if (field.name && value !== undefined) setPath(values, field.name.split("."), value);
+    const name = field.dataset.name ?? field.name; // radio buttons have another one: that of their group
+    if (name && value !== undefined) setPath(values, name.split("."), value);
   }
   return values;
 }

@@ -1,10 +1,10 @@
 // The components of a widget that take input. Fields keep their own values, as native fields do;
 // the form around them is read when an action is triggered.
 
-import { html, useEffect, useLayoutEffect, useRef, useState } from "../vendor/vendor.js";
+import { html, useEffect, useLayoutEffect, useRef } from "../vendor/vendor.js";
 import { Icon } from "./icons.js";
 import { strings } from "./strings.js";
-import { useAction, useFieldId } from "./widget_context.js";
+import { useAction, useFieldId, useOwnId, useOwnValue } from "./widget_context.js";
 import * as css from "./widget_style.js";
 
 const words = strings.widget;
@@ -37,17 +37,6 @@ export function Button({ node }) {
     ${node.label ? html`<span>${node.label}</span>` : null}${icon(node.iconEnd)}</button>`;
 }
 
-/** The value of a field as the user left it, until the server gives another default. */
-function useOwnValue(initial) {
-  const [value, setValue] = useState(initial);
-  const given = useRef(initial);
-  useEffect(() => {
-    if (given.current !== initial) setValue(initial);
-    given.current = initial;
-  }, [initial]);
-  return [value, setValue];
-}
-
 function useFocusing(node) {
   const field = useRef(null);
   useEffect(() => {
@@ -65,7 +54,7 @@ function autofillProps(node) {
 export function Input({ node }) {
   const field = useFocusing(node);
   const id = useFieldId(node.name);
-  const [value, setValue] = useOwnValue(node.defaultValue ?? "");
+  const [value, setValue] = useOwnValue(node, node.defaultValue ?? "");
   return html`<input ref=${field} id=${id} name=${node.name} type=${INPUT_TYPES.has(node.inputType) ? node.inputType : "text"}
     class=${`w-field ${look(node)}`} style=${css.controlStyle(node)} value=${value}
     aria-label=${node.placeholder ?? node.name} aria-labelledby=${`${id}-label`}
@@ -86,7 +75,7 @@ function useRows(field, node, value) {
 export function Textarea({ node }) {
   const field = useFocusing(node);
   const id = useFieldId(node.name);
-  const [value, setValue] = useOwnValue(node.defaultValue ?? "");
+  const [value, setValue] = useOwnValue(node, node.defaultValue ?? "");
   useRows(field, node, value);
   const style = { ...css.controlStyle(node), maxHeight: node.maxRows ? `calc(${node.maxRows}lh + var(--rem))` : undefined };
   return html`<textarea ref=${field} id=${id} name=${node.name} rows=${node.rows ?? 3}
@@ -99,7 +88,7 @@ export function Textarea({ node }) {
 export function EditableText({ node }) {
   const { editable } = node;
   const field = useFocusing(editable);
-  const [value, setValue] = useOwnValue(node.value ?? "");
+  const [value, setValue] = useOwnValue(node, node.value ?? "");
   return html`<input ref=${field} class="w-editable" name=${editable.name} style=${css.textStyle(node)} value=${value}
     aria-label=${editable.placeholder ?? editable.name} placeholder=${editable.placeholder}
     pattern=${editable.pattern} required=${editable.required} ...${autofillProps(editable)}
@@ -120,7 +109,7 @@ function ClearButton({ node, value, onClear }) {
 /** A field with a value that can be cleared, and an action that goes off when it changes. */
 function useChanging(node, initial) {
   const { run, busy } = useAction(node.onChangeAction);
-  const [value, setValue] = useOwnValue(initial);
+  const [value, setValue] = useOwnValue(node, initial);
   const change = (element, next) => {
     setValue(next);
     run(element, { [node.name]: next });
@@ -176,11 +165,12 @@ export function Checkbox({ node }) {
 
 export function RadioGroup({ node }) {
   const id = useFieldId(node.name);
+  const group = useOwnId(); // outside of a form, another widget's with the same name would be one with it
   const { value, change } = useChanging(node, node.defaultValue ?? null);
   return html`<div id=${id} role="radiogroup" aria-label=${node.ariaLabel ?? node.name}
     class=${`w-radios is-${node.direction ?? "row"}`}>
     ${(node.options ?? []).map((option) => html`<label key=${option.value} class="w-check">
-      <input type="radio" name=${node.name} value=${option.value} checked=${option.value === value}
+      <input type="radio" name=${group} data-name=${node.name} value=${option.value} checked=${option.value === value}
         required=${node.required} disabled=${node.disabled || option.disabled}
         onChange=${(event) => change(event.currentTarget, option.value)} /><span>${option.label}</span>
     </label>`)}</div>`;

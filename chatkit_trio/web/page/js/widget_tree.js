@@ -45,6 +45,26 @@ export function isDrawable(widget) {
   return true;
 }
 
+/**
+ * Returns a key for each component with a name, which stays the same when the widget is loaded
+ * again: the name, and the how manieth of that name it is.
+ */
+export function fieldKeys(widget) {
+  const keys = new Map();
+  const counts = new Map();
+  const visit = (node) => {
+    if (!node || typeof node !== "object") return;
+    const name = node.editable?.name ?? node.name;
+    if (typeof name === "string") {
+      counts.set(name, (counts.get(name) ?? 0) + 1);
+      keys.set(node, `${name} ${counts.get(name)}`);
+    }
+    childList(node).forEach(visit);
+  };
+  visit(widget);
+  return keys;
+}
+
 export function childList(node) {
   const children = Array.isArray(node.children) ? node.children.flat() : [node.children];
   return children.filter((child) => child != null);

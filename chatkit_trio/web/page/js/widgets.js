@@ -1,6 +1,6 @@
 // The components of a widget that show and hold things, and the table of all of them.
 
-import { html, useId, useState } from "../vendor/vendor.js";
+import { html, useState } from "../vendor/vendor.js";
 import { Chart } from "./chart.js";
 import { guarded } from "./guard.js";
 import { Icon } from "./icons.js";
@@ -8,7 +8,7 @@ import { Markdown } from "./markdown.js";
 import { Picture } from "./picture.js";
 import { strings } from "./strings.js";
 import { Button, Checkbox, DatePicker, EditableText, Input, Label, RadioGroup, Select, Textarea } from "./widget_controls.js";
-import { useAction } from "./widget_context.js";
+import { useAction, useOwnId } from "./widget_context.js";
 import { childList } from "./widget_tree.js";
 import * as css from "./widget_style.js";
 
@@ -98,7 +98,7 @@ function ListView({ node }) {
 
 function ListViewItem({ node }) {
   const { run, busy } = useAction(node.onClickAction);
-  const id = useId();
+  const id = useOwnId();
   const style = { gap: css.spacing(node.gap ?? 2), alignItems: node.align ?? "center" };
   const inner = html`<${Children} of=${node} />${busy ? html`<span class="spinner"></span>` : null}`;
   if (!node.onClickAction) return html`<li class="w-row" style=${style}>${inner}</li>`;
