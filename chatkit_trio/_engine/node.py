@@ -231,7 +231,10 @@ class Node:
     def _lose(self, turns: Iterable[Turn[Any]]) -> None:
         """End turns that other nodes settle, or may settle any moment."""
         for turn in turns:
-            logger.error("another node settles %s, or may do so; it is ended here", turn.id)
+            logger.error(
+                "%s is ended here: another node settles it or may do so, or its thread is gone",
+                turn.id,
+            )
             turn.cancel(CancelReason.CRASHED)
 
     async def _abandon_strays(self, news: News, known: Iterable[str]) -> None:

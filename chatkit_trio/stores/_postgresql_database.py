@@ -101,14 +101,18 @@ class Transaction:
         begun.sync()
         return cursors
 
-    def finish(self, *statements: Statement) -> list[Cursor]:
-        """Carry out statements and commit, in one round trip; undone unless the fence holds."""
-        if len(statements) == 1 and self._pipeline is None and self._fence is None:
+    def finish(self, *statements: Statement, ending: Sequence[Statement] = ()) -> list[Cursor]:
+        """Carry out statements and commit, in one round trip; undone unless the fence holds.
+
+        What may end the record that the fence asks for is `ending`: it comes behind the fence.
+        """
+        if len(statements) == 1 and not ending and self._pipeline is None and self._fence is None:
             return [statements[0].send(self._connection)]
         self._begun()
         cursors = [statement.send(self._connection) for statement in statements]
         if self._fence is not None:
             self._fence.send(self._connection)
+        cursors += [statement.send(self._connection) for statement in ending]
         _COMMIT.send(self._connection)
         self._stack.close()
         return cursors

@@ -250,19 +250,24 @@ def update_thread(tx: Transaction, owner: str, thread_id: str, text: str) -> Non
 
 
 def delete_thread(tx: Transaction, owner: str, thread_id: str) -> None:
+    """Delete a thread with all that is live on it, also the turn that asks for it."""
     mine = {"owner": owner, "thread": thread_id}
     tx.finish(
         Statement(
             "SELECT FROM threads WHERE id = %(thread)s AND owner = %(owner)s FOR UPDATE", mine
         ),
-        Statement("DELETE FROM turns WHERE thread_id = %(thread)s AND owner = %(owner)s", mine),
-        Statement("DELETE FROM places WHERE thread_id = %(thread)s AND owner = %(owner)s", mine),
-        Statement(
-            "DELETE FROM unstorable WHERE thread_id = %(thread)s AND owner = %(owner)s", mine
+        ending=(
+            Statement("DELETE FROM turns WHERE thread_id = %(thread)s AND owner = %(owner)s", mine),
+            Statement(
+                "DELETE FROM places WHERE thread_id = %(thread)s AND owner = %(owner)s", mine
+            ),
+            Statement(
+                "DELETE FROM unstorable WHERE thread_id = %(thread)s AND owner = %(owner)s", mine
+            ),
+            Statement(_DELETE_THREAD, mine),
+            Statement(_FORGET_THREADS),
+            *tell_of_thread(thread_id),
         ),
-        Statement(_DELETE_THREAD, mine),
-        Statement(_FORGET_THREADS),
-        *tell_of_thread(thread_id),
     )
 
 

@@ -738,6 +738,21 @@ class CoordinationConformance(StoreUnderTest):
             with pytest.raises(NotFoundError):
                 await other.load_attachment("atc_1", self.context())
 
+    async def test_a_turn_deletes_its_own_thread_and_writes_nothing_more(self) -> None:
+        async with self._nodes() as (node, other):
+            await self._begin(node, "turn_1")
+            await self._begin(other, "turn_2")
+            with _fence_of("turn_1"):
+                await node.delete_thread("thr_1", self.context())
+                with pytest.raises((NotFoundError, TurnFencedError)):
+                    await node.save_thread(thread("thr_1"), self.context())
+                with pytest.raises((NotFoundError, TurnFencedError)):
+                    await self._settle(node, "turn_1")
+            assert (await other.load_threads(10, None, "asc", self.context())).data == []
+            assert await _coordination(other).record("thr_1") is None
+            with pytest.raises(NotFoundError):
+                await self._begin(other, "turn_2")
+
     async def test_a_turn_reads_behind_its_end(self) -> None:
         async with self._nodes() as (node, _):
             with _fence_of("turn_none"):

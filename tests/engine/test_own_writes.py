@@ -98,6 +98,8 @@ class Hooked(ScriptedServer):
                 )
             case "looks for what isn't there":
                 await self.store.load_item(thread.id, "none", context)
+            case "deletes the thread":
+                await self.store.delete_thread(thread.id, context)
 
 
 def hooked(store: Store[Any], more: str) -> Hooked:
@@ -141,6 +143,27 @@ async def test_what_a_hook_does_not_find_behind_the_default_is_in_the_log(
 
 
 # --- Cleanups and tasks ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["the answer", "its end", "a hook"])
+@bounded
+async def test_a_turn_that_deletes_its_own_thread_ends_without_an_error(
+    make_store: MakeStore, who: str, jump_clock: JumpClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = hooked(make_store(), "deletes the thread" if who == "a hook" else "")
+
+    async def delete(scene: Scene) -> None:
+        await server.store.delete_thread(scene.thread.id, None)
+
+    if who != "a hook":
+        more = [HELLO] if who == "the answer" else []
+        server.script = scripted_server(server.store, [HELLO, do(delete), *more]).script
+    async with server:
+        turn = await stopped(server)
+        await turn.server_turn.settled.wait()
+        assert turn.is_complete
+        assert (await server.store.load_threads(10, None, "asc", None)).data == []
+    assert errors_in(caplog) == []
 
 
 def writes_when_cut(store: Store[Any], seconds: float) -> Callable[[str], Any]:

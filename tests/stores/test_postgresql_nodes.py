@@ -3,6 +3,7 @@ restarted, a network that cuts and stalls. Real processes, sockets and clocks.""
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import subprocess
@@ -19,8 +20,8 @@ import trio
 from chatkit_trio.errors import StoreError, TurnFencedError
 from chatkit_trio.store import Coordination, Fence, JournalEntry, Opening, Settlement, fence
 from chatkit_trio.stores.postgresql import PostgreSQLStore
+from chatkit_trio.testing import Scene, do, scripted_server
 from chatkit_trio.testing import say as saying
-from chatkit_trio.testing import scripted_server
 from chatkit_trio.testing._store_samples import note, thread
 from tests.engine.scenes import ask
 from tests.postgresql_proxy import Proxy
@@ -616,6 +617,22 @@ class TestRoundTrips:
             "news": 1,
             "post": 1,
         }
+
+
+async def test_an_answer_that_deletes_its_own_thread_ends_without_an_error(
+    postgresql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = PostgreSQLStore[Any](postgresql_url)
+
+    async def delete(scene: Scene) -> None:
+        await store.delete_thread(scene.thread.id, None)
+
+    async with scripted_server(store, [saying("Hel", finish=False), do(delete)]) as server:
+        turn = await ask(server, "hi")
+        await turn.server_turn.settled.wait()
+        assert turn.is_complete
+        assert (await store.load_threads(10, None, "asc", None)).data == []
+    assert [line for line in caplog.records if line.levelno >= logging.ERROR] == []
 
 
 async def test_a_dead_turn_with_an_id_that_cant_be_stored_lets_go_of_its_thread(
