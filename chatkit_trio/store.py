@@ -847,6 +847,9 @@ class Store(ABC, Generic[TContext]):
           that there is one note a turn,
         - a warning is logged.
 
+        An entry that another process has marked as abandoned, and nobody has settled yet, is still
+        there: the process whose turn it is settles it, for it has more of the answer.
+
         Returns whether the turn was this process's own until now; False if another had taken it for
         crashed. Then the turn's fence stays. A store that returns None is taken at its word that it
         was. Is a checkpoint. If it raises `trio.Cancelled`, a store with transactions has changed

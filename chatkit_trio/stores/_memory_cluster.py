@@ -125,8 +125,8 @@ class TurnRow:
     def record(self) -> TurnRecord:
         return TurnRecord(self.turn_id, self.thread_id, self.node)
 
-    def is_live_for(self, owner: str, node: str) -> bool:
-        return (self.owner, self.node, self.is_abandoned) == (owner, node, False)
+    def is_of(self, owner: str, node: str) -> bool:
+        return (self.owner, self.node) == (owner, node)
 
 
 @dataclass(slots=True)
@@ -356,20 +356,21 @@ class MemoryCluster:
             row.items = items
             row.text = row.text if text is None else text
 
-    def settle_live(self, settlement: Settlement, owner: str, node: str) -> None:
-        """Settle a turn that is live on this node.
+    def settle_live(self, settlement: Settlement, owner: str, node: str) -> bool:
+        """Settle a turn of this node, also one that another has marked and hasn't settled yet.
 
-        Raises `TurnFencedError` for one that isn't, unless this very settlement has ended it;
-        `NotFoundError` if the thread is gone.
+        Returns whether it wasn't marked. Raises `TurnFencedError` for a turn without a record here,
+        unless this very settlement has ended it; `NotFoundError` if the thread is gone.
         """
         turn_id = settlement.turn_id
         turn = self.turns.get(turn_id) if turn_id is not None else None
-        if turn_id is None or (turn is not None and turn.is_live_for(owner, node)):
+        if turn_id is None or (turn is not None and turn.is_of(owner, node)):
             self.settle(settlement, owner)
         elif self._owned(settlement.thread_id, owner) is None:
             raise _no_thread(settlement.thread_id)
         elif self._settled.get(turn_id) != _Encoded.of(settlement).digest:
             raise _fenced(turn_id)
+        return turn is None or not turn.is_abandoned
 
     def settle(self, settlement: Settlement, owner: str) -> None:
         """Store all that a turn leaves behind and end its record.

@@ -330,10 +330,12 @@ def _some_or_of_thread(thread_id: str | None) -> LiteralString:
 # --- The end of a turn
 
 
-def settle(tx: Transaction, owner: str, settlement: Settlement, node: str) -> None:
+def settle(tx: Transaction, owner: str, settlement: Settlement, node: str) -> bool:
     """Store what a turn leaves behind and end its record, which has to be this node's.
 
-    Raises `NotFoundError` if the thread is gone; the record ends even so.
+    A record that another node has marked, and nobody has settled yet, is settled all the same: this
+    node has more of the answer. Returns whether it wasn't marked. Raises `NotFoundError` if the
+    thread is gone; the record ends even so.
     """
     settled = _Encoded(settlement)
     turn = {"turn": settlement.turn_id}
@@ -347,15 +349,17 @@ def settle(tx: Transaction, owner: str, settlement: Settlement, node: str) -> No
         )
     )
     is_there = thread == [(owner,)]
-    if settlement.turn_id is not None and records != [(owner, node, False)]:
+    is_mine = [(its_owner, its_node) for its_owner, its_node, _ in records] == [(owner, node)]
+    if settlement.turn_id is not None and not is_mine:
         if not is_there:
             raise no_thread(settlement.thread_id)
         if earlier == [(settled.digest,)]:
-            return  # this very settlement has been stored before
+            return True  # this very settlement has been stored before
         raise fenced(settlement.turn_id)
     tx.finish(*settled.statements(owner, is_there=is_there))
     if not is_there:
         raise no_thread(settlement.thread_id)
+    return not any(is_marked for _, _, is_marked in records)
 
 
 def settle_abandoned(

@@ -7,6 +7,7 @@ out is decoded in pieces, if it is big.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from types import TracebackType
@@ -53,6 +54,8 @@ from ._records import (
 )
 
 __all__ = ["MemoryCluster", "MemoryStore"]
+
+logger = logging.getLogger(__name__)
 
 
 class MemoryStore(Store[TContext]):
@@ -237,19 +240,28 @@ class MemoryStore(Store[TContext]):
         if self._owns(self._attachments.get(attachment_id), context):
             del self._attachments[attachment_id]
 
-    async def settle(self, settlement: Settlement, context: TContext) -> None:
+    async def settle(self, settlement: Settlement, context: TContext) -> bool:
         """Store all that a turn leaves behind, in one step.
 
         Raises `NotFoundError` for an unknown thread; nothing is stored then. In a cluster it raises
-        `TurnFencedError` for a turn that isn't live on this node, unless the same settlement has
-        ended it before.
+        `TurnFencedError` for a turn without a record on this node, unless the same settlement has
+        ended it before, and returns False for one that another node has taken for crashed and
+        hasn't settled yet.
         """
         await self._begin_write(settles=settlement.turn_id)
         owner = owner_of(self._owner, context)
         if self._node is None:
             self._cluster.settle(settlement, owner)
-        else:
-            self._cluster.settle_live(settlement, owner, self._node.open_node())
+            return True
+        is_own = self._cluster.settle_live(settlement, owner, self._node.open_node())
+        if not is_own:
+            logger.warning(
+                "turn %s of thread %s was taken for crashed by another process while it was alive"
+                " here; it is settled by this one",
+                settlement.turn_id,
+                settlement.thread_id,
+            )
+        return is_own
 
     async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:
         """Delete every item of the thread that was inserted after `item_id`, in one step.

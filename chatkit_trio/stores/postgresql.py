@@ -265,21 +265,31 @@ class PostgreSQLStore(Store[TContext]):
         with suppress(UnstorableTextError):  # there is no such attachment
             await self._write(context, queries.delete_attachment, attachment_id)
 
-    async def settle(self, settlement: Settlement, context: TContext) -> None:
+    async def settle(self, settlement: Settlement, context: TContext) -> bool:
         """Store all that a turn leaves behind and end its record, in one transaction.
 
-        Raises `NotFoundError` for an unknown thread; the turn's record ends even so, and nothing
-        else is stored. Raises `TurnFencedError` for a turn that isn't live on this node, unless
-        this very settlement has ended it within the last hour. Raises `ValueError` for an item that
-        couldn't be loaded again, or that says it is in another thread; the record stays then.
+        Returns whether the turn was this node's own until now; False if another has taken it for
+        crashed, and hasn't settled it yet. Raises `NotFoundError` for an unknown thread; the turn's
+        record ends even so, and nothing else is stored. Raises `TurnFencedError` for a turn without
+        a record on this node, unless this very settlement has ended it within the last hour. Raises
+        `ValueError` for an item that couldn't be loaded again, or that says it is in another
+        thread; the record stays then.
         """
         check_settlement(settlement)
         owner, node = owner_of(self._owner, context), self._database.node.id
         # The turn that is settled is asked for by the settling itself.
-        await self._write_fenced(
+        is_own = await self._write_fenced(
             lambda tx: turns.settle(tx, owner, settlement, node), settles=settlement.turn_id
         )
         self._node.tell(settlement.thread_id)
+        if not is_own:
+            logger.warning(
+                "turn %s of thread %s was taken for crashed by another process while it was alive"
+                " here; it is settled by this one",
+                settlement.turn_id,
+                settlement.thread_id,
+            )
+        return is_own
 
     async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:
         """Delete every item of the thread that was inserted after `item_id`, in one transaction.

@@ -855,6 +855,20 @@ class CoordinationConformance(StoreUnderTest):
             assert record is not None
             assert record.turn_id == "turn_2"
 
+    async def test_a_turn_that_another_has_only_marked_is_settled_whole_by_its_node(self) -> None:
+        async with self._nodes() as (node, silent):
+            await self._begin(silent, "turn_1")
+            await self._take_for_dead(silent, node)
+            await _journal(node).abandoned("thr_1")
+            with _fence_of("turn_1"):
+                for is_own in (False, True):
+                    assert await silent.settle(_STOPPED, self.context()) in (is_own, None)
+                    items = (await snapshot(node, "thr_1", self.context())).items
+                    assert items[5:] == (("i5", "whole"), ("n2", "stopped"))
+            await _journal(node).settle_abandoned(_CRASHED)
+            assert await _journal(node).abandoned() == []
+            assert (await snapshot(node, "thr_1", self.context())).items == items
+
     async def test_a_turn_that_another_has_settled_is_refused_or_completed(self) -> None:
         """Completed, if the store's `settle` has the rule for a turn that was alive after all."""
         async with self._nodes() as (node, silent):

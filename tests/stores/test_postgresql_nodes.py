@@ -226,7 +226,7 @@ class TestFence:
                     lambda: node.add_thread_item("thr_1", note("of_turn_1", "thr_1"), None),
                     lambda: node.delete_items_after("thr_1", "none", None),
                     lambda: node.delete_thread("thr_1", None),
-                    lambda: node.settle(Settlement("thr_1", "turn_1"), None),
+                    # (Its whole settlement is taken, as long as there is no other.)
                     lambda: node.settle(Settlement("thr_1", None), None),
                 ):
                     with pytest.raises(TurnFencedError):

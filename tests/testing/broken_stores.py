@@ -1061,6 +1061,20 @@ class TestFenceUntilSettled(ClusterKit):
     cluster = FenceUntilSettled
 
 
+class LosesTheMarked(MemoryCluster):
+    """Refuses the whole answer of a turn that another node has marked and not settled yet."""
+
+    def settle_live(self, settlement: Settlement, owner: str, node: str) -> bool:
+        if settlement.turn_id in self.turns:
+            self.check_live(settlement.turn_id, node)
+        return super().settle_live(settlement, owner, node)
+
+
+class TestLosesTheMarked(ClusterKit):
+    __test__ = True
+    cluster = LosesTheMarked
+
+
 class FenceIsNeverLifted(MemoryStore[str]):
     async def _begin_write(self, *, settles: str | None = None) -> None:
         mine = fence.get()

@@ -74,6 +74,7 @@ WHAT_FINDS_IT = {
     "FenceAsksFirst": "nothing_is_written_behind_the_settlement_of_another",
     "FenceOfAnyNode": "a_turn_that_is_live_elsewhere_writes_nothing_here",
     "FenceUntilSettled": "a_turn_that_was_taken_for_dead_writes_nothing[add_thread_item]",
+    "LosesTheMarked": "a_turn_that_another_has_only_marked_is_settled_whole_by_its_node",
     "FenceIsNeverLifted": "a_turn_whose_fence_is_lifted_writes_as_anybody",
     "FenceAsksOnce": "what_is_on_its_way_when_its_turn_settles_itself_is_written",
     "LooksThenBegins": "of_many_who_begin_on_one_thread_one_is_let_in",
