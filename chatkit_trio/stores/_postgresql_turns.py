@@ -143,9 +143,12 @@ _REMEMBER: LiteralString = """
     ON CONFLICT (turn_id) DO UPDATE SET digest = excluded.digest, settled_at = now()
 """
 
+# The lock waits for a node that is leaving just now, and then there is no row. (That of the foreign
+# key would come behind the look, and fail.)
 _POST: LiteralString = f"""
     INSERT INTO messages (node, message)
     SELECT node.id, %(message)s FROM nodes AS node WHERE node.id = %(to)s AND NOT {IS_DEAD}
+    FOR KEY SHARE OF node
 """
 _TELL_NODE: LiteralString = "SELECT pg_notify(%(to)s, '')"
 

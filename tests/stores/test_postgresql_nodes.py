@@ -398,6 +398,20 @@ class TestNetwork:
                     messages += (await coordination(node).news()).messages
                 assert messages == [b"once"]
 
+    async def test_a_message_to_a_node_that_is_just_leaving_is_dropped(
+        self, postgresql_url: str
+    ) -> None:
+        async with opened(postgresql_url) as node, opened(postgresql_url) as leaving:
+            name = coordination(leaving).node
+            with psycopg.connect(postgresql_url) as its_last:
+                its_last.execute("DELETE FROM chatkit_trio.nodes WHERE id = %s", (name,))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(coordination(node).post, name, b"lost")
+                    await _until_one_waits(postgresql_url)
+                    its_last.commit()
+                left = its_last.execute("SELECT count(*) FROM chatkit_trio.messages").fetchone()
+            assert left == (0,)
+
     async def test_a_message_is_heard_also_if_cleaning_up_behind_it_fails(
         self, postgresql_url: str
     ) -> None:
@@ -690,6 +704,17 @@ async def _cut_who_waits(url: str) -> None:
     """
     with psycopg.connect(url, autocommit=True) as admin, trio.fail_after(30):
         while not admin.execute(end).fetchall():  # noqa: ASYNC110  (the server doesn't tell)
+            await trio.sleep(0.01)
+
+
+async def _until_one_waits(url: str) -> None:
+    """Return as soon as some session waits for a lock."""
+    look = """
+        SELECT FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'
+    """
+    with psycopg.connect(url, autocommit=True) as admin, trio.fail_after(30):
+        while not admin.execute(look).fetchall():  # noqa: ASYNC110  (the server doesn't tell)
             await trio.sleep(0.01)
 
 
