@@ -51,6 +51,11 @@ class Proxy:
         """Return the URL through the proxy of a database at the socket."""
         return f"{direct.partition('?')[0].replace('@/', f'@127.0.0.1:{self.port}/')}"
 
+    def lead_to(self, server: Path) -> None:
+        """Lead to another server, and cut those to the one before."""
+        self._server = server
+        self.cut()
+
     def cut(self) -> None:
         """Reset all connections that are open."""
         with self._lock:

@@ -40,6 +40,7 @@ _END_OTHER_SESSIONS = """
     SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
+_HAS_ALL = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
 _TABLES = """
     SELECT schemaname, tablename FROM pg_tables
     WHERE schemaname = 'chatkit_trio' AND tablename <> 'migrations'
@@ -56,9 +57,12 @@ def programs() -> Path | None:
 
 
 class Server:
-    """A running server; `restart`, `stop` and `start` it as a test needs."""
+    """A running server; `restart`, `stop` and `start` it as a test needs.
 
-    def __init__(self, directory: Path, binaries: Path) -> None:
+    With `primary` it is a standby of that server.
+    """
+
+    def __init__(self, directory: Path, binaries: Path, primary: Server | None = None) -> None:
         self.directory = directory
         self._binaries = binaries
         self._user: str | None = None
@@ -68,7 +72,12 @@ class Server:
             os.chown(directory, pwd.getpwnam(self._user).pw_uid, -1)
         self._numbers = itertools.count(1)
         self._emptied: str | None = None
-        self._run("initdb", "-D", str(self._data), "-U", SUPERUSER, "-A", "trust", "--no-sync")
+        if primary is None:
+            self._run("initdb", "-D", str(self._data), "-U", SUPERUSER, "-A", "trust", "--no-sync")
+        else:
+            source = ["-h", str(primary.directory), "-U", SUPERUSER]
+            options = ["--checkpoint=fast", "--write-recovery-conf", "--no-sync"]
+            self._run("pg_basebackup", "-D", str(self._data), *source, *options)
         with (self._data / "postgresql.conf").open("a") as settings:
             for name, value in (_SETTINGS | {"unix_socket_directories": str(directory)}).items():
                 settings.write(f"{name} = '{value}'\n")
@@ -111,6 +120,26 @@ class Server:
     def restart(self, *, at_once: bool = False) -> None:
         self.stop(at_once=at_once)
         self.start()
+
+    @contextmanager
+    def standby(self) -> Iterator[Server]:
+        """Make a server that follows this one; `replace` has it take its place."""
+        with _short_directory() as directory:
+            server = Server(directory, self._binaries, self)
+            try:
+                yield server
+            finally:
+                server.stop(at_once=True)
+
+    def replace(self, primary: Server) -> None:
+        """Take the place of the server that this one follows, which is stopped."""
+        with psycopg.connect(primary.url(), autocommit=True) as connection:
+            row = connection.execute("SELECT pg_current_wal_lsn()").fetchone()
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            while connection.execute(_HAS_ALL, row).fetchone() != (True,):
+                time.sleep(0.05)
+            primary.stop(at_once=True)
+            connection.execute("SELECT pg_promote()")
 
     @contextmanager
     def asking_for_passwords(self, user: str) -> Iterator[None]:
@@ -176,14 +205,20 @@ def running_server() -> Iterator[Server]:
         if os.environ.get(NEEDED):
             pytest.fail(reason)
         pytest.skip(reason)
-    # A short path: that of a socket has at most some hundred characters.
-    directory = Path(tempfile.mkdtemp(prefix="chatkit-pg-", dir="/tmp"))
-    directory.chmod(0o755)
-    try:
+    with _short_directory() as directory:
         server = Server(directory, binaries)
         try:
             yield server
         finally:
             server.stop(at_once=True)
+
+
+@contextmanager
+def _short_directory() -> Iterator[Path]:
+    """Make a directory with a short path: that of a socket has at most some hundred characters."""
+    directory = Path(tempfile.mkdtemp(prefix="chatkit-pg-", dir="/tmp"))
+    directory.chmod(0o755)
+    try:
+        yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -61,7 +61,7 @@ class PostgreSQLCoordination(Coordination[TContext]):
         Raises `TurnFencedError` if the turn is recorded, but not as live on this node.
         """
         check_opening(opening)
-        owner, node = owner_of(self._owner, context), self._database.node.id
+        owner, node = owner_of(self._owner, context), self._database.node
         return await self._database.write(lambda tx: turns.begin(tx, owner, opening, node))
 
     async def line_up(self, turn_id: str, thread_id: str, context: TContext) -> None:
@@ -91,7 +91,7 @@ class PostgreSQLCoordination(Coordination[TContext]):
         return None if row is None else self._journal.texts.entry(row)
 
     async def post(self, node: str, message: bytes) -> None:
-        mine = self._database.node.id
+        mine = self._database.node
         await self._database.write(lambda tx: turns.post(tx, mine, node, message))
         self.tell(node)
 
@@ -102,8 +102,7 @@ class PostgreSQLCoordination(Coordination[TContext]):
             return News(messages, live)
 
     async def nodes(self) -> list[str]:
-        mine = {"node": self._database.node.id}
-        cursors = await self._database.read(Statement(LIVING_NODES, mine))
+        cursors = await self._database.read(Statement(LIVING_NODES, self._database.node.as_judge))
         return [node for (node,) in cursors[0]]
 
     async def listen(self) -> None:

@@ -70,7 +70,7 @@ class PostgreSQLJournal(Journal[TContext]):
         They are returned to everybody who asks until they are settled: who reads the thread must
         not have to wait for another process. If there is nothing to mark, this is one read.
         """
-        node = self._database.node.id
+        node = self._database.node
         try:
             found = (await self._database.read(turns.abandoned(node, thread_id)))[0].fetchall()
         except UnstorableTextError:  # there is no such thread

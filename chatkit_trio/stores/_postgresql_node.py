@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import LiteralString
 
@@ -27,33 +28,53 @@ THREADS_CHANNEL: LiteralString = "chatkit_trio_threads"
 
 # A node whose lock is free may have lost its connection only, so it has some seconds to take it
 # again. After the server was restarted, or away as far as this node could see, all nodes have lost
-# theirs, and nobody could renew a lease: then each has a whole lease to come back.
-IS_DEAD: LiteralString = """
+# theirs, and nobody could renew a lease: then each has a whole lease to come back. A standby that
+# was made the server has no locks either; it knows when the last write of the server before was.
+_LOOKS_DEAD: LiteralString = """
     (node.id IS NULL OR CASE
         WHEN clock_timestamp() >= node.lease + greatest(
             node.seen_at,
             pg_postmaster_start_time(),
             (SELECT returned_at FROM nodes WHERE id = %(node)s)
         ) THEN true
-        WHEN node.seen_at < greatest(
+        WHEN node.seen_at <= greatest(
             pg_postmaster_start_time(),
+            pg_last_xact_replay_timestamp(),
             (SELECT returned_at FROM nodes WHERE id = %(node)s)
         ) THEN false
         WHEN clock_timestamp() < node.seen_at + least(node.lease, interval '2 s') THEN false
         ELSE pg_try_advisory_xact_lock_shared(node.lock)
     END)
 """
-"""Whether the row `node` is missing or a dead node's, as the node `%(node)s` sees it."""
+
+# The pool's connections may be the first to be back. So a node whose own lock isn't held takes
+# nobody for dead: either it was away, or this is another server than the one that has its lock.
+IS_DEAD: LiteralString = f"""
+    CASE WHEN {_LOOKS_DEAD} THEN NOT (
+        %(is_away)s::boolean OR coalesce(
+            pg_try_advisory_xact_lock_shared((SELECT lock FROM nodes WHERE id = %(node)s)), true
+        )
+    ) ELSE false END
+"""
+"""Whether the row `node` is missing or a dead node's, as the node `%(node)s` sees it.
+
+`%(is_away)s` says whether that node couldn't renew its own lease; see `Node.as_judge`. Not for the
+connection that has its lock.
+"""
 
 LIVING_NODES: LiteralString = f"""
     SELECT id FROM nodes AS node WHERE id = %(node)s OR NOT {IS_DEAD}
 """
 
+# Who is the first to come to a standby that was made the server finds the others silent.
 _RENEW: LiteralString = """
     INSERT INTO nodes (id, lock, lease, returned_at)
     VALUES (
         %(node)s, %(lock)s, make_interval(secs => %(lease)s),
-        CASE WHEN %(is_back)s THEN clock_timestamp() END
+        CASE WHEN %(is_away)s::boolean OR (
+            pg_last_xact_replay_timestamp() IS NOT NULL
+            AND NOT EXISTS (SELECT FROM nodes WHERE seen_at > pg_last_xact_replay_timestamp())
+        ) THEN clock_timestamp() END
     )
     ON CONFLICT (id) DO UPDATE SET
         seen_at = clock_timestamp(),
@@ -67,7 +88,7 @@ _MESSAGES: LiteralString = "SELECT seq, message FROM messages WHERE node = %(nod
 _LIVE_TURNS: LiteralString = "SELECT id FROM turns WHERE node = %(node)s AND NOT abandoned"
 _LOCK: LiteralString = "SELECT pg_try_advisory_lock(%(lock)s)"
 
-_BURY: LiteralString = f"DELETE FROM nodes AS node WHERE id <> %(node)s AND {IS_DEAD}"
+_BURY: LiteralString = f"DELETE FROM nodes AS node WHERE id <> %(node)s AND {_LOOKS_DEAD}"
 _CLEAR_LINES: LiteralString = """
     DELETE FROM places WHERE NOT EXISTS (SELECT FROM nodes WHERE nodes.id = places.node)
 """
@@ -100,24 +121,37 @@ class Node:
         self._lock = secrets.randbits(64) - 2**63
         self._connection = connection
         self._has_lock = False
-        self._is_back = False
-        """Whether the connection was lost and the lease hasn't been renewed since."""
+        self._is_away = False
+        """Whether the lease couldn't be renewed when that was tried last."""
         self._read_messages: list[int] = []
         """What the caller has; the next renewal drops it, so that no answer that is lost on the way
         costs a message."""
         self._cleaned_at = time.monotonic()
+
+    @property
+    def as_judge(self) -> dict[str, object]:
+        """What `IS_DEAD` asks of the node that judges."""
+        return {"node": self.id, "is_away": self._is_away}
 
     def renew(self, call: Call, *others: Statement) -> tuple[tuple[bytes, ...], frozenset[str]]:
         """Renew the lease; return new messages, and the turns that are live here.
 
         Other statements are carried out in the same transaction.
         """
+        try:
+            return self._renew(call, others)
+        except BaseException:
+            self._is_away = True
+            raise
+
+    def _renew(
+        self, call: Call, others: Sequence[Statement]
+    ) -> tuple[tuple[bytes, ...], frozenset[str]]:
         connection = self._connected()
         mine = {
-            "node": self.id,
+            **self.as_judge,
             "lock": self._lock,
             "lease": self._settings.lease_timeout,
-            "is_back": self._is_back,
         }
         with call.using(connection), undone(connection):
             cursors = in_one_trip(
@@ -139,7 +173,7 @@ class Node:
             if not self._has_lock:
                 # The server may not have noticed yet that our last session is gone.
                 self._has_lock = cursors[-1].fetchall() == [(True,)]
-            self._is_back = False
+            self._is_away = False
             self._clean(connection)
         # Behind all that can fail: the caller has them now.
         self._read_messages = [seq for seq, _ in messages]
@@ -172,14 +206,14 @@ class Node:
     def _connected(self) -> Connection:
         if not is_alive(self._connection):
             self._connection.close()
-            self._has_lock, self._is_back = False, True
+            self._has_lock, self._is_away = False, True
             self._connection = connect(self._settings)
         return self._connection
 
     def _clean(self, connection: Connection) -> None:
         """Remove what dead nodes have left, once a lease."""
         now = time.monotonic()
-        if now - self._cleaned_at < self._settings.lease_timeout:
+        if not self._has_lock or now - self._cleaned_at < self._settings.lease_timeout:
             return
         self._cleaned_at = now
         mine = {"node": self.id}

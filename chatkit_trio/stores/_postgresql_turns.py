@@ -21,7 +21,7 @@ from . import _postgresql_queries as queries
 from ._journal_texts import MOST_ABANDONED, JournalRow
 from ._postgresql_database import Transaction
 from ._postgresql_errors import fenced
-from ._postgresql_node import IS_DEAD
+from ._postgresql_node import IS_DEAD, Node
 from ._postgresql_queries import no_attachment, no_item, no_thread, tell_of_thread
 from ._postgresql_statements import Statement
 from ._records import encode_attachment, encode_item, encode_thread
@@ -156,13 +156,13 @@ _TELL_NODE: LiteralString = "SELECT pg_notify(%(to)s, '')"
 # --- Admission
 
 
-def begin(tx: Transaction, owner: str, opening: Opening, node: str) -> TurnRecord | None:
+def begin(tx: Transaction, owner: str, opening: Opening, node: Node) -> TurnRecord | None:
     """Carry out a turn's first writes and record it, or take a place in the line.
 
     Two round trips: a look at locked rows, and the writes that follow from it.
     """
     thread_id, turn_id = opening.thread_id, opening.turn_id
-    mine = {"thread": thread_id, "turn": turn_id, "owner": owner, "node": node}
+    mine = {"thread": thread_id, "turn": turn_id, "owner": owner, **node.as_judge}
     item_ids = [item.id for item in opening.new_items]
     if opening.delete_after is not None:
         item_ids.append(opening.delete_after)
@@ -180,7 +180,7 @@ def begin(tx: Transaction, owner: str, opening: Opening, node: str) -> TurnRecor
     )
     if any(known != (owner,) for known in place):
         raise _known(turn_id)
-    if _has_begun(turns, turn_id, owner, node):
+    if _has_begun(turns, turn_id, owner, node.id):
         return None
     if settled:
         raise fenced(turn_id)
@@ -310,15 +310,15 @@ def abandon(tx: Transaction, turn_id: str, node: str) -> None:
     tx.finish(Statement(_ABANDON, {"turn": turn_id, "node": node}))
 
 
-def abandoned(node: str, thread_id: str | None) -> Statement:
+def abandoned(node: Node, thread_id: str | None) -> Statement:
     """Ask for the turns that are marked as abandoned or have to be, with a column that says so."""
-    parameters = {"node": node, "thread": thread_id, "most": MOST_ABANDONED}
+    parameters = {**node.as_judge, "thread": thread_id, "most": MOST_ABANDONED}
     return Statement(f"{_ABANDONED} {_some_or_of_thread(thread_id)}", parameters)
 
 
-def mark_abandoned(tx: Transaction, node: str, thread_id: str | None) -> list[JournalRow]:
+def mark_abandoned(tx: Transaction, node: Node, thread_id: str | None) -> list[JournalRow]:
     """Mark the turns of dead nodes; return some that are marked, or all of a thread."""
-    parameters = {"node": node, "thread": thread_id, "most": MOST_ABANDONED}
+    parameters = {**node.as_judge, "thread": thread_id, "most": MOST_ABANDONED}
     _, marked = tx.finish(
         Statement(_MARK_ABANDONED, parameters),
         Statement(f"{_MARKED} {_some_or_of_thread(thread_id)}", parameters),
@@ -433,6 +433,6 @@ class _Encoded:
 # --- Messages
 
 
-def post(tx: Transaction, node: str, to: str, message: bytes) -> None:
-    parameters = {"node": node, "to": to, "message": message}
+def post(tx: Transaction, node: Node, to: str, message: bytes) -> None:
+    parameters = {**node.as_judge, "to": to, "message": message}
     tx.finish(Statement(_POST, parameters), Statement(_TELL_NODE, parameters))

@@ -97,20 +97,20 @@ class PostgreSQLUsage(StoredUsage):
         return await self._database.write(transaction)
 
     async def take(self, slot: WantedSlot, changes: SlotChanges) -> bool:
-        node = self._database.node.id
+        node = self._database.node
         parameters = {
+            **node.as_judge,
             "owner": slot.owner,
             "kind": slot.kind,
             "slot": slot.id,
             "replaces": slot.replaces,
             "most": slot.most,
-            "node": node,
             "lifetime": SLOT_LIFETIME,
         }
 
         def transaction(tx: Transaction) -> bool:
             *_, taken = tx.finish(
-                *slot_changes(changes, node),
+                *slot_changes(changes, node.id),
                 Statement(_ONE_AFTER_THE_OTHER, parameters),
                 Statement(_TAKE, parameters),
             )

@@ -323,6 +323,39 @@ class TestServer:
             await coordination(store).news()
             assert (await store.load_thread("thr_1", None)).id == "thr_1"
 
+    @pytest.mark.parametrize(("silence", "lease"), [("3 s", 60), ("1 min", 4)])
+    async def test_a_standby_that_becomes_the_server_ends_no_turn(
+        self, silence: str, lease: float, postgresql_url: str, postgresql_server: Server
+    ) -> None:
+        """It runs for long, and has no locks: neither those of the nodes nor of their judges."""
+        with (
+            postgresql_server.standby() as standby,
+            Proxy(postgresql_server.socket) as proxy,
+        ):
+            url = proxy.url(postgresql_url)
+            async with (
+                opened(url, lease_timeout=lease) as node,
+                opened(url, lease_timeout=lease) as judge,
+            ):
+                await coordination(node).begin(opening("turn_1"), None)
+                let_time_pass(silence, standby.url(), postgresql_url, node, judge)
+                await trio.to_thread.run_sync(standby.replace, postgresql_server)
+                try:
+                    proxy.lead_to(standby.socket)
+                    await in_time(lambda: _works(lambda: judge.load_thread("thr_1", None)), 10)
+                    assert await judge.journal.abandoned() == []
+                    async with opened(url) as new:
+                        assert await new.journal.abandoned() == []
+                        if lease == 60:  # else the turn is one of a node that was silent for long
+                            async with opened(url) as newest:
+                                assert await newest.journal.abandoned() == []
+                    await in_time(lambda: _works(coordination(judge).news), 10)
+                    assert await judge.journal.abandoned() == []
+                    await in_time(lambda: _works(coordination(node).news), 10)
+                    await node.settle(Settlement("thr_1", "turn_1"), None)
+                finally:
+                    postgresql_server.start()
+
     async def test_after_a_restart_a_node_that_doesnt_come_back_is_dead_after_its_lease(
         self, child: subprocess.Popen[str], postgresql_url: str, postgresql_server: Server
     ) -> None:
@@ -440,26 +473,45 @@ class TestNetwork:
         """A node at rest asks for its news now and then only, so it doesn't know that yet."""
         async with opened(postgresql_url) as resting, opened(postgresql_url) as other:
             mine = coordination(resting).node
-            with psycopg.connect(postgresql_url, autocommit=True) as admin:
-                # A server that was just started gives all nodes time to come back.
-                admin.execute(
-                    "SELECT pg_sleep(extract(epoch FROM"
-                    " pg_postmaster_start_time() + interval '4 s' - clock_timestamp()))"
-                )
-                admin.execute(
-                    "UPDATE chatkit_trio.nodes"
-                    " SET seen_at = clock_timestamp() - interval '3 s' WHERE id = %s",
-                    (mine,),
-                )
-                admin.execute(
-                    "SELECT pg_terminate_backend(pid, 10000) FROM pg_locks"
-                    " WHERE locktype = 'advisory' AND pid = %s",
-                    (resting._database.node._connection.info.backend_pid,),
-                )
+            end_lock_sessions(postgresql_url, resting)
             assert mine not in await coordination(other).nodes()
             assert await coordination(resting).begin(opening("turn_1"), None) is None
             assert await other.journal.abandoned("thr_1") == []
             assert mine in await coordination(other).nodes()
+
+    async def test_a_node_that_has_lost_its_lock_takes_nobody_for_dead(
+        self, postgresql_url: str
+    ) -> None:
+        """Its pool may be back before its own connection is: all may have lost their locks."""
+        async with opened(postgresql_url) as node, opened(postgresql_url) as judge:
+            await coordination(node).begin(opening("turn_1"), None)
+            await coordination(node).begin(opening("turn_2"), None)
+            end_lock_sessions(postgresql_url, judge, node)
+            for _ in range(2):
+                assert await judge.journal.abandoned() == []
+                assert coordination(node).node in await coordination(judge).nodes()
+            with suppress(StoreError):
+                await coordination(judge).news()
+            await coordination(judge).news()
+            assert await judge.journal.abandoned() == []  # now each has a lease to come back
+
+    async def test_a_node_whose_news_have_failed_takes_nobody_for_dead_until_they_are_back(
+        self, postgresql_url: str, postgresql_server: Server
+    ) -> None:
+        """Its lock may still be held: the server doesn't know yet that the session is gone."""
+        with Proxy(postgresql_server.socket) as proxy:
+            async with (
+                opened(postgresql_url) as node,
+                opened(proxy.url(postgresql_url), lease_timeout=4) as judge,
+            ):
+                await coordination(node).begin(opening("turn_1"), None)
+                with proxy.stalled_answers(), pytest.raises(StoreError):
+                    await coordination(judge).news()
+                await forget(postgresql_url, coordination(node).node)
+                with hold_lock_of(postgresql_url, judge):
+                    assert await judge.journal.abandoned() == []
+                await coordination(judge).news()
+                assert len(await judge.journal.abandoned()) == 1
 
 
 class TestCancellation:
@@ -677,6 +729,44 @@ async def forget(url: str, node: str) -> None:
             (node,),
         )
     await trio.sleep(0.01)
+
+
+@contextmanager
+def hold_lock_of(url: str, store: PostgreSQLStore[Any]) -> Iterator[None]:
+    """Hold a node's lock for it, as a session does that the server takes for alive."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        lock = (store._database.node._lock,)
+        connection.execute("SELECT pg_advisory_lock(%s)", lock)
+        yield
+        connection.execute("SELECT pg_advisory_unlock(%s)", lock)
+
+
+def end_lock_sessions(url: str, *stores: PostgreSQLStore[Any]) -> None:
+    """End the sessions that hold the locks of nodes, a while after these were seen."""
+    let_time_pass("3 s", url, url, *stores)
+    with psycopg.connect(url, autocommit=True) as admin:
+        for store in stores:
+            session = store._database.node._connection.info.backend_pid
+            admin.execute("SELECT pg_terminate_backend(%s, 10000)", (session,))
+
+
+def let_time_pass(silence: str, server: str, url: str, *stores: PostgreSQLStore[Any]) -> None:
+    """Have these nodes be silent for a while, behind the start of a server.
+
+    One that was just started gives all nodes time to come back.
+    """
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_sleep(extract(epoch FROM"
+            " pg_postmaster_start_time() + interval '4 s' - clock_timestamp()))"
+        )
+    with psycopg.connect(url, autocommit=True) as connection:
+        for store in stores:
+            connection.execute(
+                "UPDATE chatkit_trio.nodes"
+                " SET seen_at = clock_timestamp() - %s::interval WHERE id = %s",
+                (silence, store._database.node.id),
+            )
 
 
 def dump(url: str) -> list[Any]:
