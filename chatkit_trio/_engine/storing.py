@@ -88,6 +88,8 @@ class Storing:
         """Whose record the settlement ends, if several processes share the store."""
         self.tries = 0
         """How often it was tried to store all in one step."""
+        self._sent: Settlement | None = None
+        """What the store was given in the last try."""
         self._failures = 0
         self._tries_alone: dict[str, int] = {}
         self._free_note_id: str | None = None
@@ -99,10 +101,10 @@ class Storing:
     async def once(self) -> None:
         """Store all that is left in one step; raise what the store raises."""
         await self._make_sure()
-        settlement = self._left.settlement()
+        settlement = self._as_sent(self._left.settlement())
         self.tries += 1
         try:
-            await self._settle(settlement)
+            await self._send(settlement)
         except (NotFoundError, StoreError, TurnFencedError):
             raise
         except Exception:
@@ -111,9 +113,25 @@ class Storing:
             # It may be the thread that can't be stored: the items are stored without it.
             logger.exception("thread %s couldn't be saved with its items", self._left.thread_id)
             settlement = replace(settlement, thread=None)
-            await self._settle(settlement)
+            await self._send(settlement)
             self._left.drop_thread()
         self._left.confirm(settlement.thread)
+
+    def _as_sent(self, settlement: Settlement) -> Settlement:
+        """Return the settlement as it was sent before, if nothing but the thread differs.
+
+        Its outcome may have been lost. Then the store knows it again by what is in it, and takes
+        any other one for that of a node whose turn was settled by another. What a task of the turn
+        has made of the thread since is stored next.
+        """
+        sent = self._sent
+        if sent is None or sent.turn_id is None:
+            return settlement
+        return sent if replace(sent, thread=settlement.thread) == settlement else settlement
+
+    async def _send(self, settlement: Settlement) -> None:
+        self._sent = settlement
+        await self._settle(settlement)
 
     async def finished_items(self) -> None:
         """Store finished items whose write failed; if that fails they stay among the leftovers."""

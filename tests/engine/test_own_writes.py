@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 import pytest
 import trio
 
-from chatkit_trio.errors import TurnFencedError
+from chatkit_trio.errors import StoreError, TurnFencedError
 from chatkit_trio.server import CancelReason, current_turn
-from chatkit_trio.store import Store
+from chatkit_trio.store import Settlement, Store
 from chatkit_trio.stores import MemoryCluster, MemoryStore, SQLiteStore
 from chatkit_trio.testing import (
     ChatClient,
@@ -24,6 +24,7 @@ from chatkit_trio.testing import (
     Scene,
     ScriptedRespond,
     ScriptedServer,
+    StoreWrapper,
     do,
     emit,
     pause,
@@ -164,6 +165,38 @@ async def test_a_turn_that_deletes_its_own_thread_ends_without_an_error(
         assert turn.is_complete
         assert (await server.store.load_threads(10, None, "asc", None)).data == []
     assert errors_in(caplog) == []
+
+
+class LosesOneReply(StoreWrapper[Any]):
+    """Loses the answer to the first settlement, and calls `meanwhile` then."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    async def settle(self, settlement: Settlement, context: Any) -> bool | None:
+        is_own = await super().settle(settlement, context)
+        if settlement.new_items and self.meanwhile is not None:
+            self.meanwhile()
+            self.meanwhile = None
+            raise StoreError("the connection was lost")
+        return is_own
+
+
+@bounded
+async def test_a_title_that_is_set_while_a_settlement_is_repeated_is_kept(
+    make_store: MakeStore, jump_clock: JumpClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = LosesOneReply(make_store())
+
+    def is_told(scene: Scene) -> None:
+        scene.thread.title = "First"
+        store.meanwhile = lambda: setattr(scene.thread, "title", "Last")
+
+    async with scripted_server(store, [HELLO, do(is_told), pause(100)]) as server:
+        thread_id = (await stopped(server)).thread_id
+        await trio.sleep(10)
+        assert await transcript(store, thread_id) == CUT
+        assert (await store.load_thread(thread_id or "", None)).title == "Last"
+    assert [line for line in errors_in(caplog) if "another process" in line] == []
 
 
 def writes_when_cut(store: Store[Any], seconds: float) -> Callable[[str], Any]:
