@@ -81,6 +81,17 @@ _RENEW: LiteralString = """
         lease = excluded.lease,
         returned_at = coalesce(excluded.returned_at, nodes.returned_at)
 """
+# A node at rest renews its lease seldom, so it may have lost its lock without knowing it, and even
+# its row. Nobody may take it for dead, and its first turn for crashed, before it has looked.
+_IS_AWAKE: LiteralString = """
+    INSERT INTO nodes (id, lock, lease)
+    SELECT %(node)s, %(lock)s, make_interval(secs => %(lease)s)
+    WHERE NOT EXISTS (
+        SELECT FROM nodes
+        WHERE id = %(node)s AND seen_at >= clock_timestamp() - interval '1 s'
+    )
+    ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp()
+"""
 _DROP_READ_MESSAGES: LiteralString = """
     DELETE FROM messages WHERE node = %(node)s AND seq = ANY(%(seqs)s::bigint[])
 """
@@ -133,6 +144,15 @@ class Node:
         """What `IS_DEAD` asks of the node that judges."""
         return {"node": self.id, "is_away": self._is_away}
 
+    @property
+    def _lease(self) -> dict[str, object]:
+        seconds = self._settings.lease_timeout
+        return {"node": self.id, "lock": self._lock, "lease": seconds}
+
+    def is_awake(self) -> Statement:
+        """Return what says that this node lives, for the transaction in which a turn begins."""
+        return Statement(_IS_AWAKE, self._lease)
+
     def renew(self, call: Call, *others: Statement) -> tuple[tuple[bytes, ...], frozenset[str]]:
         """Renew the lease; return new messages, and the turns that are live here.
 
@@ -148,11 +168,7 @@ class Node:
         self, call: Call, others: Sequence[Statement]
     ) -> tuple[tuple[bytes, ...], frozenset[str]]:
         connection = self._connected()
-        mine = {
-            **self.as_judge,
-            "lock": self._lock,
-            "lease": self._settings.lease_timeout,
-        }
+        mine = {**self.as_judge, **self._lease}
         with call.using(connection), undone(connection):
             cursors = in_one_trip(
                 connection,

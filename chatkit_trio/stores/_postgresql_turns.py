@@ -79,13 +79,6 @@ _ADMIT: LiteralString = """
     INSERT INTO turns (id, thread_id, owner, node, admitted)
     VALUES (%(turn)s, %(thread)s, %(owner)s, %(node)s, true)
 """
-# A node at rest renews its lease seldom, so it may have lost its lock without knowing it. Nobody
-# may take it for dead, and its first turn for crashed, before it has looked.
-_IS_AWAKE: LiteralString = """
-    UPDATE nodes SET seen_at = clock_timestamp()
-    WHERE id = %(node)s AND seen_at < clock_timestamp() - interval '1 s'
-"""
-
 _JOURNAL: LiteralString = """
     INSERT INTO turns (id, thread_id, owner, node, admitted)
     VALUES (%(turn)s, %(thread)s, %(owner)s, %(node)s, false)
@@ -197,7 +190,7 @@ def begin(tx: Transaction, owner: str, opening: Opening, node: Node) -> TurnReco
         *_first_writes(owner, opening, has_thread=bool(thread), known=dict(items)),
         *_saved_attachments(owner, opening, dict(attachments)),
         Statement(_ADMIT, mine),
-        Statement(_IS_AWAKE, mine),
+        node.is_awake(),
         *([Statement(_LEAVE_PLACE, mine)] if place else []),
     )
     return None
@@ -284,9 +277,9 @@ def withdraw(tx: Transaction, turn_id: str, node: str) -> str | None:
 # --- The journal
 
 
-def journal(tx: Transaction, owner: str, turn_id: str, thread_id: str, node: str) -> None:
-    mine = {"turn": turn_id, "thread": thread_id, "owner": owner, "node": node}
-    if tx.finish(Statement(_JOURNAL, mine))[0].rowcount == 0:
+def journal(tx: Transaction, owner: str, turn_id: str, thread_id: str, node: Node) -> None:
+    mine = {"turn": turn_id, "thread": thread_id, "owner": owner, "node": node.id}
+    if tx.finish(Statement(_JOURNAL, mine), node.is_awake())[0].rowcount == 0:
         raise ConflictError(f"the journal already has a turn {turn_id}")
 
 

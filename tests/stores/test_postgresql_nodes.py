@@ -467,17 +467,27 @@ class TestNetwork:
                 messages += (await coordination(node).news()).messages
             assert messages == [b"once"]
 
+    @pytest.mark.parametrize("is_only_journaled", [False, True], ids=["begins", "is journaled"])
+    @pytest.mark.parametrize("is_buried", [False, True], ids=["silent", "buried"])
     async def test_a_turn_that_begins_while_its_node_has_lost_its_lock_stays_live(
-        self, postgresql_url: str
+        self, is_buried: bool, is_only_journaled: bool, postgresql_url: str
     ) -> None:
         """A node at rest asks for its news now and then only, so it doesn't know that yet."""
         async with opened(postgresql_url) as resting, opened(postgresql_url) as other:
             mine = coordination(resting).node
             end_lock_sessions(postgresql_url, resting)
             assert mine not in await coordination(other).nodes()
-            assert await coordination(resting).begin(opening("turn_1"), None) is None
+            if is_buried:
+                with psycopg.connect(postgresql_url, autocommit=True) as admin:
+                    admin.execute("DELETE FROM chatkit_trio.nodes WHERE id = %s", (mine,))
+            if is_only_journaled:
+                await resting.journal.begin("turn_1", "thr_1", None)
+            else:
+                assert await coordination(resting).begin(opening("turn_1"), None) is None
             assert await other.journal.abandoned("thr_1") == []
             assert mine in await coordination(other).nodes()
+            await coordination(resting).news()
+            assert (await coordination(resting).news()).live == {"turn_1"}
 
     async def test_a_node_that_has_lost_its_lock_takes_nobody_for_dead(
         self, postgresql_url: str
