@@ -77,6 +77,10 @@ class UpdateStoredItem:
 StoreEffect: TypeAlias = AddItem | SaveItem | DeleteItem | DropItem | RequireNew | UpdateStoredItem
 
 
+_LONGEST_ID = 1_000
+"""Bytes of the longest id of a new item. Databases have a limit for what is in an index: an id of
+more would be refused when the turn is settled, and by then the client has seen the item."""
+
 _WHOLE_UPDATES = WidgetRootUpdated | WidgetComponentUpdated | GeneratedImageUpdated
 """Updates of a stored item that are saved at once. Others come in many small pieces: they are
 collected, kept in the journal, and saved when the turn ends."""
@@ -126,7 +130,8 @@ class TurnItems:
         """Take an event in and return what the store has to do before the event is sent.
 
         Raises `ConflictError` for a new item with the id of another one of this turn, `UnfitUpdate`
-        for an update that is to be ignored, and `ValueError` for one that can't be applied.
+        for an update that is to be ignored, and `ValueError` for one that can't be applied or an id
+        that is too long.
         """
         match event:
             case ThreadItemUpdatedEvent():
@@ -137,8 +142,9 @@ class TurnItems:
                 item = self._finish(event.item)
                 return SaveItem(item) if item.id in self._replacing else AddItem(item)
             case ThreadItemReplacedEvent():
-                self._replacing.add(event.item.id)
-                return SaveItem(self._finish(event.item))
+                item = self._finish(event.item)
+                self._replacing.add(item.id)
+                return SaveItem(item)
             case ThreadItemRemovedEvent():
                 return self._remove(event.item_id)
             case _:
@@ -294,6 +300,7 @@ class TurnItems:
         self._removing.clear()
 
     def _begin(self, item: ThreadItem) -> RequireNew:
+        check_new_id(item.id)
         known = (self._pending, self._unconfirmed, self._stored, self._reopened)
         if any(item.id in each for each in known):
             raise id_conflict(item.id)
@@ -311,6 +318,7 @@ class TurnItems:
         return None
 
     def _finish(self, item: ThreadItem) -> ThreadItem:
+        check_new_id(item.id)
         if item.id in self._stored or item.id in self._reopened:
             self._replacing.add(item.id)
         self._pending.pop(item.id, None)
@@ -328,6 +336,15 @@ class TurnItems:
         self._unconfirmed.pop(item_id, None)
         self._replacing.discard(item_id)
         return DeleteItem(item_id)
+
+
+def check_new_id(item_id: str) -> None:
+    """Raise `ValueError` for an id that no new item may have."""
+    size = len(item_id.encode(errors="surrogatepass"))
+    if size > _LONGEST_ID:
+        raise ValueError(
+            f"the id of an item may have {_LONGEST_ID} bytes, not {size}: {item_id[:40]!r}..."
+        )
 
 
 def id_conflict(item_id: str) -> ConflictError:

@@ -9,6 +9,7 @@ become visible, and a page that goes on behind a cursor misses none.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import LiteralString
 
@@ -212,6 +213,7 @@ _UPDATE_REQUEST: LiteralString = """
 """
 
 _TELL_OF_THREAD: LiteralString = f"SELECT pg_notify('{THREADS_CHANNEL}', %(thread)s)"
+_LONGEST_KEY = 200  # characters
 _LONGEST_HINT = 7999  # bytes; a longer one isn't given
 
 
@@ -447,7 +449,7 @@ def set_aside_statement(owner: str, item: UnstorableItem) -> Statement:
     parameters = {
         "owner": owner,
         "thread": _without_nul(item.thread_id),
-        "item": _without_nul(item.item_id),
+        "item": _short(_without_nul(item.item_id)),
         "turn": _without_nul(item.turn_id),
         "text": _without_nul(item.text),
         "error": _without_nul(item.error),
@@ -502,6 +504,17 @@ def _request_parameters(owner: str, record: RequestRecord) -> dict[str, object]:
 
 def _without_nul(text: str) -> str:
     return repaired_text(text).replace("\x00", "\ufffd")
+
+
+def _short(item_id: str) -> str:
+    """Return an id that fits into an index: of a long one its beginning and a digest.
+
+    The text of the item has the whole of it.
+    """
+    if len(item_id) <= _LONGEST_KEY:
+        return item_id
+    digest = hashlib.sha256(item_id.encode()).hexdigest()
+    return f"{item_id[:_LONGEST_KEY]}… {digest}"
 
 
 def no_thread(thread_id: str) -> NotFoundError:

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from chatkit_trio._activity import ActivityPlace
+from chatkit_trio._engine.items import check_new_id
 from chatkit_trio._engine.pace import BigWork, Pace
 from chatkit_trio._foreign_text import repaired_json
 from chatkit_trio._reading_stores import Part
@@ -103,9 +104,14 @@ def check_thread(item: ThreadItem, thread_id: str) -> None:
         )
 
 
+def check_new(item: ThreadItem, thread_id: str) -> None:
+    """Raise `ValueError` for an item that can't be added to this thread."""
+    check_thread(item, thread_id)
+    check_new_id(item.id)
+
+
 def check_opening(opening: Opening) -> None:
-    for item in (*opening.new_items, *opening.changed_items):
-        check_thread(item, opening.thread_id)
+    _check_items(opening)
     if opening.new_thread is not None and opening.new_thread.id != opening.thread_id:
         raise ValueError(
             f"an opening on thread {opening.thread_id} can't save {opening.new_thread.id}"
@@ -113,12 +119,18 @@ def check_opening(opening: Opening) -> None:
 
 
 def check_settlement(settlement: Settlement) -> None:
-    for item in (*settlement.new_items, *settlement.changed_items):
-        check_thread(item, settlement.thread_id)
+    _check_items(settlement)
     if settlement.thread is not None and settlement.thread.id != settlement.thread_id:
         raise ValueError(
             f"a settlement of thread {settlement.thread_id} can't save {settlement.thread.id}"
         )
+
+
+def _check_items(writes: Opening | Settlement) -> None:
+    for item in writes.new_items:
+        check_new(item, writes.thread_id)
+    for item in writes.changed_items:
+        check_thread(item, writes.thread_id)
 
 
 def encode_thread(thread: ThreadMetadata) -> str:

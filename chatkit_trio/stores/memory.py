@@ -37,6 +37,7 @@ from ._memory_cluster import MemoryCluster, Row, ThreadRow, delete_after
 from ._memory_coordination import MemoryCoordination, MemoryJournal
 from ._records import (
     check_limit,
+    check_new,
     check_page,
     check_thread,
     cut_page,
@@ -183,7 +184,7 @@ class MemoryStore(Store[TContext]):
         has already.
         """
         await self._begin_write()
-        check_thread(item, thread_id)
+        check_new(item, thread_id)
         items = self._thread(thread_id, context).items
         if item.id in items:
             raise ConflictError(f"thread {thread_id} already has an item {item.id}")
@@ -191,7 +192,7 @@ class MemoryStore(Store[TContext]):
 
     async def save_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
         await self._begin_write()
-        check_thread(item, thread_id)
+        check_new(item, thread_id)
         self._thread(thread_id, context).items[item.id] = encode_item(item)
 
     async def update_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:

@@ -55,6 +55,7 @@ from ._postgresql_statements import Cursor, Statement
 from ._records import (
     activity_page,
     check_limit,
+    check_new,
     check_page,
     check_settlement,
     check_thread,
@@ -227,11 +228,11 @@ class PostgreSQLStore(Store[TContext]):
         Raises `NotFoundError` for an unknown thread and `ConflictError` for an item id the thread
         has already.
         """
-        check_thread(item, thread_id)
+        check_new(item, thread_id)
         await self._write(context, queries.add_item, thread_id, item.id, encode_item(item))
 
     async def save_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
-        check_thread(item, thread_id)
+        check_new(item, thread_id)
         await self._write(context, queries.save_item, thread_id, item.id, encode_item(item))
 
     async def update_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:

@@ -255,6 +255,21 @@ def test_an_item_begun_with_an_id_of_this_turn_is_refused(first: Any) -> None:
         items.feed(ThreadItemAddedEvent(item=message("y")))
 
 
+@pytest.mark.parametrize(
+    "event", [ThreadItemAddedEvent, ThreadItemDoneEvent, ThreadItemReplacedEvent]
+)
+@pytest.mark.parametrize("letter", ["x", "é"])
+def test_an_id_of_more_bytes_than_stores_take_is_refused(event: Any, letter: str) -> None:
+    items, size = TurnItems(), len(letter.encode())
+    longest = message("x").model_copy(update={"id": letter * (1000 // size)})
+    items.feed(event(item=longest))
+    version, changed = items.version, items.changed()
+
+    with pytest.raises(ValueError, match="may have 1000 bytes, not"):
+        items.feed(event(item=longest.model_copy(update={"id": longest.id + letter})))
+    assert (items.version, items.changed()) == (version, changed)
+
+
 def test_a_confirmed_write_doesnt_hide_a_later_state_of_its_item() -> None:
     items = TurnItems()
     first = items.feed(ThreadItemDoneEvent(item=message("one")))

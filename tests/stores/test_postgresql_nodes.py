@@ -3,8 +3,10 @@ restarted, a network that cuts and stalls. Real processes, sockets and clocks.""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
+import secrets
 import signal
 import subprocess
 import sys
@@ -29,6 +31,10 @@ from tests.postgresql_server import Server
 
 HERE = Path(__file__).parent
 LEASE = 1.5  # seconds
+
+
+def digest_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def coordination(store: PostgreSQLStore[Any]) -> Coordination[Any]:
@@ -711,11 +717,19 @@ async def test_an_answer_that_deletes_its_own_thread_ends_without_an_error(
     assert [line for line in caplog.records if line.levelno >= logging.ERROR] == []
 
 
+LONG = secrets.token_hex(3_000)  # as random as that, it doesn't compress
+
+
+@pytest.mark.parametrize(
+    ("item_id", "kept_as"),
+    [("i\0", "i\ufffd"), (LONG, f"{LONG[:200]}… {digest_of(LONG)}")],
+    ids=["with NUL", "long"],
+)
 async def test_a_dead_turn_with_an_id_that_cant_be_stored_lets_go_of_its_thread(
-    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+    item_id: str, kept_as: str, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chatkit_trio._engine.journal.PATIENCE", 1.0)
-    items = note("i\0", "thr_1", "never an item"), note("i1", "thr_1", "kept")
+    items = note(item_id, "thr_1", "never an item"), note("i1", "thr_1", "kept")
     async with opened(postgresql_url) as dead:
         await dead.journal.begin("turn_1", "thr_1", None)
         await dead.journal.checkpoint([JournalEntry("turn_1", "thr_1", items)])
@@ -727,7 +741,7 @@ async def test_a_dead_turn_with_an_id_that_cant_be_stored_lets_go_of_its_thread(
         assert await store.journal.abandoned() == []
     with psycopg.connect(postgresql_url) as connection:
         aside = connection.execute("SELECT item_id, text FROM chatkit_trio.unstorable").fetchall()
-    assert [item_id for item_id, _ in aside] == ["i\ufffd"]
+    assert [name for name, _ in aside] == [kept_as]
     assert "never an item" in aside[0][1]
 
 

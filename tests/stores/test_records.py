@@ -39,6 +39,20 @@ async def test_an_item_of_another_thread_is_refused(store: Store[Any]) -> None:
             await write
 
 
+async def test_an_id_of_more_than_a_thousand_bytes_is_refused(store: Store[Any]) -> None:
+    await store.add_thread_item("thr_1", note("é" * 500, "thr_1"), None)
+    item = note("é" * 500 + "x", "thr_1")
+    before = await snapshot(store, "thr_1", None)
+    for write in (
+        store.add_thread_item("thr_1", item, None),
+        store.save_item("thr_1", item, None),
+        store.settle(Settlement("thr_1", new_items=(item,)), None),
+    ):
+        with pytest.raises(ValueError, match="may have 1000 bytes, not 1001"):
+            await write
+    assert await snapshot(store, "thr_1", None) == before
+
+
 async def test_a_settlement_of_another_threads_metadata_is_refused(store: Store[Any]) -> None:
     with pytest.raises(ValueError, match="a settlement of thread thr_1 can't save thr_2"):
         await store.settle(Settlement("thr_1", thread=thread("thr_2")), None)
