@@ -40,6 +40,10 @@ class Call:
         self._connection: Connection | None = None
         self._is_given_up = False
 
+    @property
+    def is_given_up(self) -> bool:
+        return self._is_given_up
+
     def check(self) -> None:
         """Raise `GivenUp` if the caller has left."""
         if self._is_given_up:

@@ -32,7 +32,7 @@ from ._postgresql_errors import (
 )
 from ._postgresql_node import Node
 from ._postgresql_schema import prepare
-from ._postgresql_settings import Settings, connect
+from ._postgresql_settings import Settings, begin_session, connect
 from ._postgresql_statements import Cursor, Statement, in_one_trip, is_alive, pipeline, undone
 
 T = TypeVar("T")
@@ -235,7 +235,7 @@ class Database:
         smallest, largest = self._sizes
         self._pool = ConnectionPool(
             self._settings.conninfo,
-            connection_class=_reporting(self._reasons),
+            connection_class=_reporting(self._settings, self._reasons),
             kwargs={"autocommit": True},
             min_size=smallest,
             max_size=largest,
@@ -339,11 +339,17 @@ def _why_not(reasons: deque[CannotConnectError]) -> Exception:
     """Return why there is no connection."""
     if reasons:
         return CannotConnectError(*reasons[-1].args)
-    return StoreError("all of its connections are in use: raise max_connections of the store")
+    return StoreError(
+        "no connection was to be had in time: the server is slow to take one, or all are in use"
+        " (then raise max_connections of the store)"
+    )
 
 
-def _reporting(reasons: deque[CannotConnectError]) -> type[Connection]:
-    """Make a class of connections that notes why one couldn't be made: the pool doesn't tell."""
+def _reporting(settings: Settings, reasons: deque[CannotConnectError]) -> type[Connection]:
+    """Make a class of connections that notes why one couldn't be made: the pool doesn't tell.
+
+    So the session begins here too, and not in the pool's `configure`.
+    """
 
     class ReportingConnection(psycopg.Connection[tuple[Any, ...]]):
         @classmethod
@@ -351,6 +357,7 @@ def _reporting(reasons: deque[CannotConnectError]) -> type[Connection]:
             try:
                 with as_connection_errors():
                     connection = super().connect(*args, **kwargs)
+                    begin_session(connection, settings)
             except CannotConnectError as error:
                 reasons.append(error)
                 raise

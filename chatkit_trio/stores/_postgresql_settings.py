@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from dataclasses import dataclass, field
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from ._postgresql_calls import Connection
-from ._postgresql_errors import as_connection_errors
+from ._postgresql_calls import Call, Connection
+from ._postgresql_errors import CannotConnectError, as_connection_errors
+
+_LOOK_FOR_CLIENT = sql.SQL("""
+    DO $$ BEGIN
+        PERFORM set_config('client_connection_check_interval', '2000', false);
+    EXCEPTION WHEN invalid_parameter_value THEN
+        -- This server's platform can't see whether a client is there.
+    END $$
+""")
+_NO_SESSION = (
+    "a new connection gives no answer (if that is a pooler: it needs a session for each connection"
+    " of each process)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +64,19 @@ class Settings:
             "keepalives_count": 3,
             "tcp_user_timeout": 10_000,
         }
-        options = given.pop("options", None) or os.environ.get("PGOPTIONS", "")
         usual |= {key: value for key, value in given.items() if value is not None}
-        conninfo = make_conninfo("", **usual, options=f"{options} {self._options()}".strip())
+        conninfo = make_conninfo("", **usual | {"client_encoding": "UTF8"})
         host = given.get("host") or os.environ.get("PGHOST", "")
         port = given.get("port") or os.environ.get("PGPORT", "5432")
         database = given.get("dbname") or os.environ.get("PGDATABASE", "")
         object.__setattr__(self, "conninfo", conninfo)
         object.__setattr__(self, "name", f"postgresql://{host}:{port}/{database}")
 
-    def _options(self) -> str:
-        """Return the session's settings, which travel with the greeting."""
+    def session(self) -> sql.Composed:
+        """Return the statement that tells a session its limits, and where the tables are.
+
+        Not in the greeting: a pooler refuses them there, or leaves them out.
+        """
         # Who stops half way through a transaction must not keep a thread locked until it is dead.
         idle = min(self.lock_timeout, self.lease_timeout / 3)
         settings = {
@@ -69,11 +85,13 @@ class Settings:
             "lock_timeout": _milliseconds(self.lock_timeout),
             "idle_in_transaction_session_timeout": _milliseconds(idle),
             "idle_session_timeout": "0",
-            "client_connection_check_interval": "2000",
-            "default_transaction_isolation": r"read\ committed",
-            "client_encoding": "UTF8",
+            "default_transaction_isolation": "read committed",
         }
-        return " ".join(f"-c {key}={value}" for key, value in settings.items())
+        calls = [
+            sql.SQL("set_config({}, {}, false)").format(name, value)
+            for name, value in settings.items()
+        ]
+        return sql.SQL("SELECT {}; {}").format(sql.SQL(", ").join(calls), _LOOK_FOR_CLIENT)
 
 
 def _milliseconds(seconds: float) -> str:
@@ -83,4 +101,26 @@ def _milliseconds(seconds: float) -> str:
 def connect(settings: Settings) -> Connection:
     """Connect, in the caller's thread. Raises `CannotConnectError`."""
     with as_connection_errors():
-        return psycopg.connect(settings.conninfo, autocommit=True)
+        connection = psycopg.connect(settings.conninfo, autocommit=True)
+        begin_session(connection, settings)
+        return connection
+
+
+def begin_session(connection: Connection, settings: Settings) -> None:
+    """Tell a new session its limits, in one round trip; the connection is closed if that fails.
+
+    Takes `connect_timeout` at most: a pooler greets those too for whom it has no session.
+    """
+    call = Call()
+    timer = threading.Timer(settings.connect_timeout, call.cut)
+    try:
+        with call.using(connection):
+            timer.start()
+            connection.execute(settings.session())
+    except psycopg.Error as error:
+        connection.close()
+        if call.is_given_up:
+            raise CannotConnectError(_NO_SESSION) from error
+        raise
+    finally:
+        timer.cancel()

@@ -92,10 +92,11 @@ class PostgreSQLStore(Store[TContext]):
 
     `url` is libpq's: `postgresql://user@host:5432/database?sslmode=verify-full`, or its `key=value`
     form; what it leaves out comes from the usual environment (`PGHOST`, `PGPASSWORD`, ...). It has
-    to reach the server itself or a pooler of sessions. `owner` names, for a request's context,
-    whose data it may see: another owner's threads and attachments are not found. The tables are in
-    `schema`, which is made in a database that hasn't got it; an older one is migrated at opening
-    if `migrate` is true, and refused otherwise (see `chatkit-trio migrate`).
+    to reach the server itself or a pooler of sessions (PgBouncer with `pool_mode = session`).
+    `owner` names, for a request's context, whose data it may see: another owner's threads and
+    attachments are not found. The tables are in `schema`, which is made in a database that hasn't
+    got it; an older one is migrated at opening if `migrate` is true, and refused otherwise (see
+    `chatkit-trio migrate`).
 
         async with PostgreSQLStore[MyContext](url, owner=lambda c: c.user_id) as store:
             ...

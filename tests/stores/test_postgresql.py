@@ -26,7 +26,8 @@ from chatkit_trio.cli import main
 from chatkit_trio.errors import NotFoundError, StoreError
 from chatkit_trio.store import Store
 from chatkit_trio.stores import _postgresql_queries as queries
-from chatkit_trio.stores import _postgresql_schema
+from chatkit_trio.stores import _postgresql_schema, _postgresql_settings
+from chatkit_trio.stores._postgresql_statements import Statement
 from chatkit_trio.stores.postgresql import PostgreSQLStore
 from chatkit_trio.testing import StoreConformance
 from chatkit_trio.testing._store_samples import note, thread
@@ -241,6 +242,18 @@ except ImportError as error:
                         await store.ping()
                 finally:
                     admin.execute("ALTER TABLE gone RENAME TO nodes")
+
+    async def test_a_server_that_cant_see_whether_its_client_is_there_is_used_all_the_same(
+        self, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # What such a server refuses: any value of this setting but 0.
+        refused = _postgresql_settings._LOOK_FOR_CLIENT.as_string().replace("2000", "-1")
+        monkeypatch.setattr(_postgresql_settings, "_LOOK_FOR_CLIENT", sql.SQL(refused))
+        async with opened(postgresql_url, statement_timeout=7) as store:
+            query = "SELECT current_setting('client_connection_check_interval')"
+            limit = "SELECT current_setting('statement_timeout')"
+            cursors = await store._database.read(Statement(query), Statement(limit))
+            assert [cursor.fetchall() for cursor in cursors] == [[("0",)], [("7s",)]]
 
 
 class TestText:
