@@ -10,6 +10,7 @@ import math
 import os
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
@@ -34,6 +35,8 @@ class Call:
     """The connection that a worker thread is using, for those who must end its wait."""
 
     def __init__(self) -> None:
+        self.began = time.monotonic()
+        """When somebody wanted the answer, which may be long before it is this call's turn."""
         self._lock = threading.Lock()
         """Held while somebody ends the wait, so that it can't be the wait of the connection's next
         user that ends."""
@@ -96,13 +99,15 @@ class Workers:
 
         After `timeout` seconds the connection is cut, and the work fails.
         """
+        call = Call()
         async with self._turn_to_run:
-            return await self._run(work, is_write=True)
+            return await self._run(call, work, is_write=True)
 
     async def read(self, work: Callable[[Call], T]) -> T:
         """Run the work; if the caller is cancelled, so is the query, and this returns soon."""
+        call = Call()
         async with self._turn_to_run:
-            return await self._run(work, is_write=False)
+            return await self._run(call, work, is_write=False)
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
@@ -118,8 +123,8 @@ class Workers:
             for token in taken:
                 self._turn_to_run.release_on_behalf_of(token)
 
-    async def _run(self, work: Callable[[Call], T], *, is_write: bool) -> T:
-        call, done, token = Call(), trio.Event(), trio.lowlevel.current_trio_token()
+    async def _run(self, call: Call, work: Callable[[Call], T], *, is_write: bool) -> T:
+        done, token = trio.Event(), trio.lowlevel.current_trio_token()
         results: list[outcome.Outcome[T]] = []
 
         def run() -> None:

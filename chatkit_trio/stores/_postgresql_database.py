@@ -11,9 +11,9 @@ import itertools
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, LiteralString, Self, TypeVar
 
@@ -47,6 +47,9 @@ _TRIES = 5
 
 _LOOK_INTERVAL = 0.25
 """Seconds after which who waits for a connection looks whether its caller has left."""
+
+_GLANCE = 0.001
+"""Seconds that a connection is waited for by who has no time left for it."""
 
 _GRACE = 5.0
 """Seconds that the server has, after its own time limits, before a connection is cut."""
@@ -144,7 +147,7 @@ class Database:
         self._sizes = min_connections, max_connections
         self._may_migrate = may_migrate
         self._pool: ConnectionPool[Connection] | None = None
-        self._reasons = deque[CannotConnectError](maxlen=1)
+        self._last_attempt = _Attempt()
         self._node: Node | None = None
         # What a call may take: to get a connection, and then until the server ends it by itself.
         timeout = settings.connect_timeout + settings.statement_timeout + _GRACE
@@ -235,7 +238,7 @@ class Database:
         smallest, largest = self._sizes
         self._pool = ConnectionPool(
             self._settings.conninfo,
-            connection_class=_reporting(self._settings, self._reasons),
+            connection_class=_reporting(self._settings, self._last_attempt),
             kwargs={"autocommit": True},
             min_size=smallest,
             max_size=largest,
@@ -314,19 +317,31 @@ class Database:
             pool.putconn(connection)
 
     def _checked_out(self, pool: ConnectionPool[Connection], call: Call) -> Connection:
-        deadline = time.monotonic() + self._settings.connect_timeout
+        its_turn = time.monotonic()
         while True:
             call.check()
+            is_late = self._is_late(call, its_turn)
             try:
-                connection = pool.getconn(_LOOK_INTERVAL)
+                connection = pool.getconn(_GLANCE if is_late else _LOOK_INTERVAL)
             except PoolTimeout:
-                if time.monotonic() > deadline:
-                    raise _why_not(self._reasons) from None
+                if is_late:
+                    raise _why_not(self._last_attempt.failure) from None
                 continue
             if is_alive(connection):
                 return connection
             connection.close()
             pool.putconn(connection)
+
+    def _is_late(self, call: Call, its_turn: float) -> bool:
+        """Say whether the call has no time left to get a connection.
+
+        Its time counts from its turn. But while there is no way to the server, those before it wait
+        for nothing else; so it counts from the beginning then, and all that wait are told at once.
+        """
+        failure = self._last_attempt.failure
+        is_away = failure is not None and failure.at > call.began
+        since = call.began if is_away else its_turn
+        return time.monotonic() > since + self._settings.connect_timeout
 
     def _not_open(self) -> RuntimeError:
         return RuntimeError(
@@ -335,17 +350,32 @@ class Database:
         )
 
 
-def _why_not(reasons: deque[CannotConnectError]) -> Exception:
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """An attempt to connect, and when it failed, by the monotonic clock."""
+
+    error: CannotConnectError
+    at: float
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """How the last attempt to connect went; written by the pool's threads."""
+
+    failure: _Failure | None = None
+
+
+def _why_not(failure: _Failure | None) -> Exception:
     """Return why there is no connection."""
-    if reasons:
-        return CannotConnectError(*reasons[-1].args)
+    if failure is not None:
+        return CannotConnectError(*failure.error.args)
     return StoreError(
         "no connection was to be had in time: the server is slow to take one, or all are in use"
         " (then raise max_connections of the store)"
     )
 
 
-def _reporting(settings: Settings, reasons: deque[CannotConnectError]) -> type[Connection]:
+def _reporting(settings: Settings, attempt: _Attempt) -> type[Connection]:
     """Make a class of connections that notes why one couldn't be made: the pool doesn't tell.
 
     So the session begins here too, and not in the pool's `configure`.
@@ -359,9 +389,9 @@ def _reporting(settings: Settings, reasons: deque[CannotConnectError]) -> type[C
                     connection = super().connect(*args, **kwargs)
                     begin_session(connection, settings)
             except CannotConnectError as error:
-                reasons.append(error)
+                attempt.failure = _Failure(error, time.monotonic())
                 raise
-            reasons.clear()
+            attempt.failure = None
             return connection
 
     return ReportingConnection

@@ -362,6 +362,22 @@ class TestServer:
                 finally:
                     postgresql_server.start()
 
+    async def test_while_the_server_is_away_a_call_waits_no_longer_if_many_wait(
+        self, postgresql_url: str, postgresql_server: Server
+    ) -> None:
+        """One after the other, each for its own connection, they would take minutes."""
+        async with opened(postgresql_url, connect_timeout=2) as store:
+            postgresql_server.stop()
+            try:
+                with trio.fail_after(30):
+                    async with trio.open_nursery() as nursery:
+                        for _ in range(300):
+                            nursery.start_soon(_fails, lambda: store.load_thread("thr_1", None))
+                            nursery.start_soon(_fails, store.ping)
+            finally:
+                postgresql_server.start()
+            await store.ping()
+
     async def test_after_a_restart_a_node_that_doesnt_come_back_is_dead_after_its_lease(
         self, child: subprocess.Popen[str], postgresql_url: str, postgresql_server: Server
     ) -> None:
