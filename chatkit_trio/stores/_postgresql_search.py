@@ -27,6 +27,9 @@ from ._records import decode_item, decode_thread, owner_key
 
 _MOST_ROWS = 200
 """So many rows are indexed at one go at most, for other writes wait meanwhile."""
+_MOST_TEXT = 500_000
+"""So many bytes as well, but one row at least. Of a script without spaces this takes up to a second
+and makes 170,000 words; the server ends a transaction of which it hears nothing for seconds."""
 _MOST_BYTES = 900_000
 """So long may the words of a text be together; a tsvector has a limit of its own at 1 MB."""
 OLDER = 50
@@ -83,17 +86,27 @@ _LOCK_IDLE_THREADS: LiteralString = """
 # LATERAL: one range of the index for each thread, whatever the server believes about the table,
 # which is empty at one moment and long at the next.
 _NOTED: LiteralString = """
-    SELECT threads.owner, noted.thread, noted.item, items.data,
-        CASE WHEN noted.item = 0 THEN threads.data END
-    FROM threads
-    CROSS JOIN LATERAL (
-        SELECT thread, item FROM unindexed
-        WHERE unindexed.owner = threads.owner AND unindexed.thread = threads.seq
-        ORDER BY owner, thread, item LIMIT %(most)s::bigint
-    ) AS noted
-    LEFT JOIN items ON items.thread = noted.thread AND items.seq = noted.item
-    WHERE threads.seq = ANY(%(threads)s::bigint[])
-    LIMIT %(most)s::bigint
+    SELECT owner, thread, item, item_text, thread_text
+    FROM (
+        SELECT *, sum(size) OVER (ROWS UNBOUNDED PRECEDING) AS so_far
+        FROM (
+            SELECT threads.owner, noted.thread, noted.item, items.data AS item_text, title.*,
+                coalesce(octet_length(items.data), octet_length(title.thread_text), 0) AS size
+            FROM threads
+            CROSS JOIN LATERAL (
+                SELECT thread, item FROM unindexed
+                WHERE unindexed.owner = threads.owner AND unindexed.thread = threads.seq
+                ORDER BY owner, thread, item LIMIT %(most)s::bigint
+            ) AS noted
+            CROSS JOIN LATERAL (
+                SELECT CASE WHEN noted.item = 0 THEN threads.data END AS thread_text
+            ) AS title
+            LEFT JOIN items ON items.thread = noted.thread AND items.seq = noted.item
+            WHERE threads.seq = ANY(%(threads)s::bigint[])
+            LIMIT %(most)s::bigint
+        ) AS noted
+    ) AS summed
+    WHERE so_far <= %(most_text)s::bigint OR so_far = size
 """
 _INDEX: LiteralString = """
     INSERT INTO search_words (thread, item, words)
@@ -176,7 +189,7 @@ def index_some(tx: Transaction, owner: str | None = None) -> bool:
     Return whether there is more of the owner.
     """
     lock = _LOCK_IDLE_THREADS if owner is None else _LOCK_THREADS
-    most = {"owner": owner, "most": _MOST_ROWS}
+    most = {"owner": owner, "most": _MOST_ROWS, "most_text": _MOST_TEXT}
     threads = [seq for (seq,) in tx.look(Statement(lock, most))[0]]
     noted = tx.look(Statement(_NOTED, {"threads": threads, **most}))[0].fetchall()
     rows = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -16,6 +17,7 @@ from chatkit_trio.stores import (
     _postgresql_schema,
     _postgresql_search,
 )
+from chatkit_trio.stores._postgresql_search import index_some
 from chatkit_trio.stores._records import encode_item, encode_thread
 from chatkit_trio.stores.postgresql import PostgreSQLStore
 from chatkit_trio.testing._store_samples import ITEM_KINDS, NOON, item_of_kind
@@ -182,6 +184,24 @@ async def test_a_text_of_more_words_than_an_index_can_hold_is_stored_and_found(
         await store.save_thread(thread("thr_1"), "ann")
         await store.add_thread_item("thr_1", answer("m1", text), "ann")
         assert await found(store, "boat") == [("thr_1", "m1")]
+
+
+async def test_large_texts_are_indexed_a_few_at_a_time(postgresql_url: str) -> None:
+    """All at once they would take longer than the server waits, each time anew."""
+    large = "a ferry " * 20_000  # 160 kB
+    async with opened(postgresql_url) as store:
+        await store.save_thread(thread("thr_1"), "ann")
+        for number in range(10):
+            text = large * (5 if number == 8 else 1)
+            await store.add_thread_item("thr_1", answer(f"m{number}", text), "ann")
+        left: list[object] = []
+        with session(postgresql_url) as look:
+            more = True
+            while more:
+                more = await store._database.write(partial(index_some, owner="ann"))
+                left += look.execute("SELECT count(*) FROM unindexed").fetchone() or ()
+        assert left == [7, 4, 2, 1, 0]  # of ten messages and a title
+        assert await found(store, "ferry") == [("thr_1", "m9")]
 
 
 async def test_a_nul_in_a_text_keeps_nothing_from_being_found(postgresql_url: str) -> None:
