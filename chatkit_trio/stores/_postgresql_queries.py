@@ -21,7 +21,7 @@ from chatkit_trio.types import ThreadItem
 from ._postgresql_database import Transaction
 from ._postgresql_node import THREADS_CHANNEL
 from ._postgresql_statements import Cursor, Statement
-from ._records import encode_item, one_more
+from ._records import PAGE_CHARS, encode_item, one_more
 
 _THREAD: LiteralString = "SELECT data FROM threads WHERE id = %(thread)s AND owner = %(owner)s"
 
@@ -54,39 +54,72 @@ _SEQ_OF_THREAD: LiteralString = """
 """
 _PLACE_OF_THREAD: LiteralString = f"SELECT {_SEQ_OF_THREAD}"
 
+
+def _cut(page: LiteralString, order: LiteralString) -> LiteralString:
+    """Return a query for the rows of a page up to that at which `cut_page` ends it.
+
+    The bytes come first, for the server knows them without reading a large text; one of them is a
+    quarter of a character at least. The second row says that there are more behind a first one that
+    is too long by itself.
+    """
+    return f"""
+        SELECT id, data FROM (
+            SELECT id, data, seq, n, sum(char_length(data)) OVER before AS chars
+            FROM (
+                SELECT id, data, seq, row_number() OVER before AS n,
+                    sum(octet_length(data)) OVER before AS bytes
+                FROM ({page}) AS page
+                WINDOW before AS (
+                    ORDER BY seq {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+                )
+            ) AS page
+            WHERE n <= 2 OR bytes <= 4 * %(most_chars)s::bigint
+            WINDOW before AS (
+                ORDER BY seq {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            )
+        ) AS page
+        WHERE n <= 2 OR chars <= %(most_chars)s::bigint
+        ORDER BY seq {order}
+    """
+
+
 # One range of an index in its own order, from the cursor on: neither a sort nor rows to skip, so
 # the millionth item costs what the first one does. (A cursor of NULL would be a page of nothing.)
+_ITEMS_FORWARD: LiteralString = f"""
+    SELECT id, data, seq FROM items
+    WHERE thread = (
+        SELECT seq FROM threads WHERE id = %(thread)s AND owner = %(owner)s
+    ) AND seq > CASE WHEN %(item)s::text IS NULL THEN 0 ELSE {_SEQ_OF_CURSOR} END
+    ORDER BY seq LIMIT %(limit)s::bigint
+"""
+_ITEMS_BACKWARD: LiteralString = f"""
+    SELECT id, data, seq FROM items
+    WHERE thread = (
+        SELECT seq FROM threads WHERE id = %(thread)s AND owner = %(owner)s
+    ) AND seq < CASE WHEN %(item)s::text IS NULL THEN 9223372036854775807
+        ELSE {_SEQ_OF_CURSOR} END
+    ORDER BY seq DESC LIMIT %(limit)s::bigint
+"""
+_THREADS_FORWARD: LiteralString = f"""
+    SELECT id, data, seq FROM threads
+    WHERE owner = %(owner)s
+    AND seq > CASE WHEN %(after)s::text IS NULL THEN 0 ELSE {_SEQ_OF_THREAD} END
+    ORDER BY seq LIMIT %(limit)s::bigint
+"""
+_THREADS_BACKWARD: LiteralString = f"""
+    SELECT id, data, seq FROM threads
+    WHERE owner = %(owner)s
+    AND seq < CASE WHEN %(after)s::text IS NULL THEN 9223372036854775807
+        ELSE {_SEQ_OF_THREAD} END
+    ORDER BY seq DESC LIMIT %(limit)s::bigint
+"""
 ITEM_PAGES: Mapping[str, LiteralString] = {
-    "asc": f"""
-        SELECT id, data FROM items
-        WHERE thread = (
-            SELECT seq FROM threads WHERE id = %(thread)s AND owner = %(owner)s
-        ) AND seq > CASE WHEN %(item)s::text IS NULL THEN 0 ELSE {_SEQ_OF_CURSOR} END
-        ORDER BY seq LIMIT %(limit)s::bigint
-    """,
-    "desc": f"""
-        SELECT id, data FROM items
-        WHERE thread = (
-            SELECT seq FROM threads WHERE id = %(thread)s AND owner = %(owner)s
-        ) AND seq < CASE WHEN %(item)s::text IS NULL THEN 9223372036854775807
-            ELSE {_SEQ_OF_CURSOR} END
-        ORDER BY seq DESC LIMIT %(limit)s::bigint
-    """,
+    "asc": _cut(_ITEMS_FORWARD, "ASC"),
+    "desc": _cut(_ITEMS_BACKWARD, "DESC"),
 }
 THREAD_PAGES: Mapping[str, LiteralString] = {
-    "asc": f"""
-        SELECT id, data FROM threads
-        WHERE owner = %(owner)s
-        AND seq > CASE WHEN %(after)s::text IS NULL THEN 0 ELSE {_SEQ_OF_THREAD} END
-        ORDER BY seq LIMIT %(limit)s::bigint
-    """,
-    "desc": f"""
-        SELECT id, data FROM threads
-        WHERE owner = %(owner)s
-        AND seq < CASE WHEN %(after)s::text IS NULL THEN 9223372036854775807
-            ELSE {_SEQ_OF_THREAD} END
-        ORDER BY seq DESC LIMIT %(limit)s::bigint
-    """,
+    "asc": _cut(_THREADS_FORWARD, "ASC"),
+    "desc": _cut(_THREADS_BACKWARD, "DESC"),
 }
 
 _LOCK_THREAD: LiteralString = """
@@ -275,7 +308,12 @@ def delete_thread(tx: Transaction, owner: str, thread_id: str) -> None:
 
 def load_threads(owner: str, limit: int, after: str | None, order: str) -> tuple[Statement, ...]:
     """Ask for the place of the cursor, and for a page and one more, which says that there are."""
-    parameters = {"owner": owner, "after": after, "limit": one_more(limit)}
+    parameters = {
+        "owner": owner,
+        "after": after,
+        "limit": one_more(limit),
+        "most_chars": PAGE_CHARS,
+    }
     return Statement(_PLACE_OF_THREAD, parameters), Statement(THREAD_PAGES[order], parameters)
 
 
@@ -293,7 +331,13 @@ def load_items(
     owner: str, thread_id: str, after: str | None, limit: int, order: str
 ) -> tuple[Statement, ...]:
     """Ask for thread and cursor, and for a page and one more, which says that there are."""
-    parameters = {"owner": owner, "thread": thread_id, "item": after, "limit": one_more(limit)}
+    parameters = {
+        "owner": owner,
+        "thread": thread_id,
+        "item": after,
+        "limit": one_more(limit),
+        "most_chars": PAGE_CHARS,
+    }
     return Statement(_PLACE_OF_CURSOR, parameters), Statement(ITEM_PAGES[order], parameters)
 
 

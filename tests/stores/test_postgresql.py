@@ -26,9 +26,11 @@ from chatkit_trio.cli import main
 from chatkit_trio.errors import NotFoundError, StoreError
 from chatkit_trio.store import Store
 from chatkit_trio.stores import _postgresql_queries as queries
-from chatkit_trio.stores import _postgresql_schema, _postgresql_settings
+from chatkit_trio.stores import _postgresql_schema, _postgresql_settings, _records
 from chatkit_trio.stores._postgresql_statements import Statement
+from chatkit_trio.stores._records import PAGE_CHARS, encode_item
 from chatkit_trio.stores.postgresql import PostgreSQLStore
+from chatkit_trio.stores.sqlite import SQLiteStore
 from chatkit_trio.testing import StoreConformance
 from chatkit_trio.testing._store_samples import note, thread
 from tests import postgresql_server
@@ -469,6 +471,7 @@ class TestPages:
                         "owner": "",
                         "item": None if is_first else middle,
                         "limit": 21,
+                        "most_chars": PAGE_CHARS,
                     }
                     plan = explain(look, queries.ITEM_PAGES[order], parameters)
                     assert "Sort" not in plan.text
@@ -490,11 +493,69 @@ class TestPages:
                 )
                 look.execute("VACUUM ANALYZE threads")
                 for place in (None, "thr_25001"):
-                    parameters = {"owner": "owner_1", "after": place, "limit": 21}
+                    parameters = {
+                        "owner": "owner_1",
+                        "after": place,
+                        "limit": 21,
+                        "most_chars": PAGE_CHARS,
+                    }
                     plan = explain(look, queries.THREAD_PAGES[order], parameters)
                     assert "threads_of_owner" in plan.text
                     assert "Sort" not in plan.text
                     assert plan.blocks < 60
+
+    @pytest.mark.parametrize("order", ["asc", "desc"])
+    async def test_of_large_items_no_more_are_read_than_a_page_can_have(
+        self, order: str, postgresql_url: str
+    ) -> None:
+        async with opened(postgresql_url) as store:
+            await store.save_thread(thread("thr_1"), None)
+            for number in range(20):
+                text = "x" * (PAGE_CHARS // 4)
+                halves = thread(f"thr_{number}", text[: len(text) // 2])  # as title, and once more
+                await store.save_thread(halves, None)
+                await store.add_thread_item("thr_1", note(f"i{number}", "thr_1", text), None)
+            items = await store._database.read(*queries.load_items("", "thr_1", None, 99, order))
+            threads = await store._database.read(*queries.load_threads("", 99, None, order))
+        assert len(queries.item_rows(items, "thr_1", None)) == 4
+        assert len(queries.thread_rows(threads, None)) == 4
+
+    @pytest.mark.parametrize("order", ["asc", "desc"])
+    async def test_pages_end_where_those_of_sqlite_do(
+        self, order: str, postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        most = 10_000
+        for module in (queries, _records):
+            monkeypatch.setattr(module, "PAGE_CHARS", most)
+        empty = len(encode_item(note("i00", "thr_1", "")))
+        # Pairs that fit just so, and that have a character too much; and what is too long alone.
+        pairs = [most - 2 * empty - 9, 9], [most - 2 * empty - 8, 9], [9, most - 2 * empty - 8]
+        sizes = [*itertools.chain(*pairs), most, 5 * most, 9, 9, 3000, 3000, 3000, most, most]
+        stores = opened(postgresql_url), SQLiteStore[Any](tmp_path / "chat.sqlite3")
+        pages: list[list[list[str]]] = []
+        for each in stores:
+            async with each as store:
+                await store.save_thread(thread("thr_1"), None)
+                for number, size in enumerate(sizes):
+                    # Of three bytes each, and of one.
+                    item = note(f"i{number:02}", "thr_1", ("x" if number % 2 else "船") * size)
+                    await store.add_thread_item("thr_1", item, None)
+                pages.append(await all_pages(store, order))
+        assert pages[0] == pages[1]
+        ids = [f"i{number:02}" for number in range(len(sizes))]
+        assert list(itertools.chain(*pages[0])) == (ids if order == "asc" else ids[::-1])
+
+
+async def all_pages(store: Store[Any], order: str) -> list[list[str]]:
+    """Return the ids of the items, page by page."""
+    pages: list[list[str]] = []
+    after: str | None = None
+    while True:
+        page = await store.load_thread_items("thr_1", after, 99, order, None)
+        pages.append([item.id for item in page.data])
+        if not page.has_more:
+            return pages
+        after = page.after
 
 
 @dataclass(frozen=True)
