@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, LiteralString, Self, TypeVar
 
 import psycopg
+import trio
 from psycopg import errors, sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
@@ -46,7 +47,8 @@ _TRIES = 5
 """How often a transaction is begun anew that another has undone."""
 
 _LOOK_INTERVAL = 0.25
-"""Seconds after which who waits for a connection looks whether its caller has left."""
+"""Seconds after which who waits for a connection looks whether its caller has left, and who waits
+for the tables whether they are there."""
 
 _GLANCE = 0.001
 """Seconds that a connection is waited for by who has no time left for it."""
@@ -168,8 +170,12 @@ class Database:
         return self._node
 
     async def open(self) -> None:
-        """Connect, look at the schema and make it if there is none. Raises `StoreError`."""
-        await self._migrating.write(self._open)
+        """Connect, look at the schema and make it if there is none. Raises `StoreError`.
+
+        While another process makes it, this can be cancelled; its own migration runs to its end.
+        """
+        while not await self._migrating.write(self._open):  # noqa: ASYNC110  (the server has to be asked)
+            await trio.sleep(_LOOK_INTERVAL)
 
     async def close(self) -> None:
         """Wait for the running transactions, then leave."""
@@ -224,12 +230,18 @@ class Database:
         # As a write, so that no connection is left behind when the caller is cancelled.
         return await self._connecting.write(run)
 
-    def _open(self, call: Call) -> None:
+    def _open(self, call: Call) -> bool:
+        """Open, unless the schema has to be waited for; say whether it is open."""
         with as_store_errors(self._settings.name):
             connection = connect(self._settings)
             try:
                 with call.using(connection):
-                    prepare(connection, self._settings.schema, may_migrate=self._may_migrate)
+                    is_ready = prepare(
+                        connection, self._settings.schema, may_migrate=self._may_migrate
+                    )
+                if not is_ready:
+                    connection.close()
+                    return False
                 node = Node(self._settings, connection)
                 node.renew(call)
             except BaseException:
@@ -248,6 +260,7 @@ class Database:
             open=True,
         )
         self._node = node
+        return True
 
     def _close(self, call: Call) -> None:
         if self._pool is not None:

@@ -325,10 +325,11 @@ def newest_version() -> int:
     return len(MIGRATIONS)
 
 
-def prepare(connection: Connection, schema: str, *, may_migrate: bool) -> None:
+def prepare(connection: Connection, schema: str, *, may_migrate: bool) -> bool:
     """Make the tables if there are none; bring older ones up to date if that is allowed.
 
-    Raises `StoreError` for a schema of another version or of another program.
+    Return whether they are ready now; if another process is at it, it has to be asked again. Raises
+    `StoreError` for a schema of another version or of another program.
     """
     version = check(connection, schema)
     if 0 < version < len(MIGRATIONS) and not may_migrate:
@@ -336,8 +337,9 @@ def prepare(connection: Connection, schema: str, *, may_migrate: bool) -> None:
             f"the schema {schema} has version {version}, and this chatkit_trio needs version"
             f" {len(MIGRATIONS)}: run `chatkit-trio migrate`, or open the store with migrate=True"
         )
-    if version < len(MIGRATIONS):
-        migrate(connection, schema)
+    if version == len(MIGRATIONS):
+        return True
+    return _migrate(connection, schema, "SELECT pg_try_advisory_xact_lock(%s)") is not None
 
 
 def check(connection: Connection, schema: str) -> int:
@@ -370,11 +372,19 @@ def migrate(connection: Connection, schema: str) -> int:
     Of many who do it at the same time, each waits for the one before. Raises `StoreError` as
     `check`.
     """
+    version = _migrate(connection, schema, "SELECT pg_advisory_xact_lock(%s)")
+    assert version is not None
+    return version
+
+
+def _migrate(connection: Connection, schema: str, lock: LiteralString) -> int | None:
+    """Do as `migrate`; return None if the lock isn't given."""
     with connection.transaction():
         # Steps may take their time, and so may the one whom this one waits for.
         connection.execute("SET LOCAL statement_timeout = 0")
         connection.execute("SET LOCAL lock_timeout = 0")
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_lock_of(schema),))
+        if connection.execute(lock, (_lock_of(schema),)).fetchone() == (False,):
+            return None
         version = check(connection, schema)
         if version == len(MIGRATIONS):
             return version
@@ -393,7 +403,7 @@ def migrate(connection: Connection, schema: str) -> int:
             for statement in step:
                 connection.execute(sql.SQL(statement).format(schema=name))
             connection.execute("INSERT INTO migrations (version) VALUES (%s)", (number,))
-    return version
+        return version
 
 
 def _version(connection: Connection, schema: str) -> int:

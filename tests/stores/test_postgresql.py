@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 import trio
+import trio.testing
 from click.testing import CliRunner
 from psycopg import sql
 
@@ -298,6 +299,23 @@ class TestSchema:
                 nursery.start_soon(_save, new_database, f"thr_{n}")
         async with opened(new_database) as store:
             assert len((await store.load_threads(10, None, "asc", None)).data) == 8
+
+    async def test_opening_can_be_cancelled_while_another_process_makes_the_tables(
+        self, new_database: str
+    ) -> None:
+        lock = _postgresql_schema._lock_of("chatkit_trio")
+        with session(new_database) as other:
+            other.execute("SELECT pg_advisory_lock(%s)", (lock,))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_save, new_database, "thr_1")
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_save, new_database, "thr_1")
+                await trio.testing.wait_all_tasks_blocked()
+                other.execute("SELECT pg_advisory_unlock(%s)", (lock,))
+        async with opened(new_database) as store:
+            assert (await store.load_thread("thr_1", None)).id == "thr_1"
 
     async def test_an_older_schema_is_refused_unless_it_may_be_migrated(
         self, new_database: str, request: pytest.FixtureRequest
