@@ -20,13 +20,13 @@ class FairLimiter:
 
     def __init__(self, threads: int, each: int) -> None:
         self.limiter = trio.CapacityLimiter(threads)
-        """For `trio.to_thread.run_sync`, inside of `place`."""
+        """What is waited for inside of `place`, as by `trio.to_thread.run_sync`."""
         self._each = each
-        self._places: dict[str, trio.Semaphore] = {}
+        self._places: dict[str | None, trio.Semaphore] = {}
 
     @asynccontextmanager
-    async def place(self, owner: str) -> AsyncIterator[None]:
-        """Wait until the owner may have one call more in the queue."""
+    async def place(self, owner: str | None) -> AsyncIterator[None]:
+        """Wait until the owner may have one call more in the queue; None is the program's own."""
         places = self._places.setdefault(owner, trio.Semaphore(self._each))
         try:
             async with places:

@@ -19,6 +19,8 @@ import outcome
 import psycopg
 import trio
 
+from ._fair_limiter import FairLimiter
+
 T = TypeVar("T")
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -86,42 +88,47 @@ class Call:
 
 
 class Workers:
-    """Runs calls in worker threads, so many at once; each ends within `timeout` seconds."""
+    """Runs calls in worker threads, so many at once; each ends within `timeout` seconds.
+
+    Owners take turns, and what is nobody's is as that of one more owner.
+    """
 
     def __init__(self, count: int, *, timeout: float) -> None:
-        self._turn_to_run = trio.CapacityLimiter(count)
+        # An owner can take all turns, but not the places in front of them.
+        self._turns = FairLimiter(count, each=count)
         # Who has a turn needs no second one for the thread; nor does who ends another's wait.
         self._threads = trio.CapacityLimiter(math.inf)
         self._timeout = timeout
 
-    async def write(self, work: Callable[[Call], T]) -> T:
+    async def write(self, work: Callable[[Call], T], owner: str | None = None) -> T:
         """Run the work to its end; a cancellation while it waits for its turn means it never began.
 
         After `timeout` seconds the connection is cut, and the work fails.
         """
         call = Call()
-        async with self._turn_to_run:
+        async with self._turns.place(owner), self._turns.limiter:
             return await self._run(call, work, is_write=True)
 
-    async def read(self, work: Callable[[Call], T]) -> T:
+    async def read(self, work: Callable[[Call], T], owner: str | None = None) -> T:
         """Run the work; if the caller is cancelled, so is the query, and this returns soon."""
         call = Call()
-        async with self._turn_to_run:
+        async with self._turns.place(owner), self._turns.limiter:
             return await self._run(call, work, is_write=False)
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
         """Wait until no call runs, and let no other begin meanwhile."""
-        tokens = [object() for _ in range(int(self._turn_to_run.total_tokens))]
+        limiter = self._turns.limiter
+        tokens = [object() for _ in range(int(limiter.total_tokens))]
         taken: list[object] = []
         try:
             for token in tokens:
-                await self._turn_to_run.acquire_on_behalf_of(token)
+                await limiter.acquire_on_behalf_of(token)
                 taken.append(token)
             yield
         finally:
             for token in taken:
-                self._turn_to_run.release_on_behalf_of(token)
+                limiter.release_on_behalf_of(token)
 
     async def _run(self, call: Call, work: Callable[[Call], T], *, is_write: bool) -> T:
         done, token = trio.Event(), trio.lowlevel.current_trio_token()

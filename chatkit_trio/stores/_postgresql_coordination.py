@@ -62,11 +62,15 @@ class PostgreSQLCoordination(Coordination[TContext]):
         """
         check_opening(opening)
         owner, node = owner_of(self._owner, context), self._database.node
-        return await self._database.write(lambda tx: turns.begin(tx, owner, opening, node))
+        return await self._database.write(
+            lambda tx: turns.begin(tx, owner, opening, node), owner=owner
+        )
 
     async def line_up(self, turn_id: str, thread_id: str, context: TContext) -> None:
         owner, node = owner_of(self._owner, context), self._database.node.id
-        await self._database.write(lambda tx: turns.line_up(tx, owner, turn_id, thread_id, node))
+        await self._database.write(
+            lambda tx: turns.line_up(tx, owner, turn_id, thread_id, node), owner=owner
+        )
 
     async def withdraw(self, turn_id: str) -> None:
         node = self._database.node.id

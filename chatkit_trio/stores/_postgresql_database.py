@@ -183,21 +183,25 @@ class Database:
             await self._keeping.write(self._close)
 
     async def write(
-        self, transaction: Callable[[Transaction], T], *, turn_id: str | None = None
+        self,
+        transaction: Callable[[Transaction], T],
+        *,
+        owner: str | None = None,
+        turn_id: str | None = None,
     ) -> T:
         """Run a function in a transaction, which it must `finish`; else it is undone.
 
         A cancellation while it waits for its turn means it never began; once begun it runs to its
-        end, and its outcome is what the caller gets. Raises `TurnFencedError` if `turn_id` isn't
-        live here.
+        end, and its outcome is what the caller gets. Owners take turns. Raises `TurnFencedError` if
+        `turn_id` isn't live here.
         """
         return await self._writing.write(
-            lambda call: self._write_and_keep(call, transaction, turn_id)
+            lambda call: self._write_and_keep(call, transaction, turn_id), owner
         )
 
-    async def read(self, *statements: Statement) -> list[Cursor]:
-        """Carry out queries on one snapshot, in one round trip."""
-        return await self._reading.read(lambda call: self._read(call, statements))
+    async def read(self, *statements: Statement, owner: str | None = None) -> list[Cursor]:
+        """Carry out queries on one snapshot, in one round trip. Owners take turns."""
+        return await self._reading.read(lambda call: self._read(call, statements), owner)
 
     async def keep(self, work: Callable[[Node, Call], T]) -> T:
         """Do something with this node's own connection."""

@@ -35,7 +35,9 @@ class PostgreSQLJournal(Journal[TContext]):
     async def begin(self, turn_id: str, thread_id: str, context: TContext) -> None:
         """Record that a turn is live on this node. Raises `ConflictError` for a known turn."""
         owner, node = owner_of(self._owner, context), self._database.node
-        await self._database.write(lambda tx: turns.journal(tx, owner, turn_id, thread_id, node))
+        await self._database.write(
+            lambda tx: turns.journal(tx, owner, turn_id, thread_id, node), owner=owner
+        )
 
     async def checkpoint(self, entries: Sequence[JournalEntry]) -> None:
         """Replace what is recorded of these turns, in one statement.

@@ -83,7 +83,8 @@ class PostgreSQLUsage(StoredUsage):
         self._database = database
 
     async def look(self, spending: Spending) -> float:
-        (cursor,) = await self._database.read(Statement(_MISSING, _parameters(spending)))
+        missing = Statement(_MISSING, _parameters(spending))
+        (cursor,) = await self._database.read(missing, owner=spending.owner)
         return _seconds(cursor.fetchall())
 
     async def pay(self, spending: Spending) -> float:
@@ -94,7 +95,7 @@ class PostgreSQLUsage(StoredUsage):
             paid, missing = tx.finish(Statement(_PAY, parameters), Statement(_MISSING, parameters))
             return 0.0 if paid.rowcount else max(1e-3, _seconds(missing.fetchall()))
 
-        return await self._database.write(transaction)
+        return await self._database.write(transaction, owner=spending.owner)
 
     async def take(self, slot: WantedSlot, changes: SlotChanges) -> bool:
         node = self._database.node
@@ -116,7 +117,7 @@ class PostgreSQLUsage(StoredUsage):
             )
             return taken.rowcount == 1
 
-        return await self._database.write(transaction)
+        return await self._database.write(transaction, owner=slot.owner)
 
 
 def _parameters(spending: Spending) -> dict[str, object]:

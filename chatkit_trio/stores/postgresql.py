@@ -281,7 +281,7 @@ class PostgreSQLStore(Store[TContext]):
         owner, node = owner_of(self._owner, context), self._database.node.id
         # The turn that is settled is asked for by the settling itself.
         is_own = await self._write_fenced(
-            lambda tx: turns.settle(tx, owner, settlement, node), settles=settlement.turn_id
+            lambda tx: turns.settle(tx, owner, settlement, node), owner, settles=settlement.turn_id
         )
         self._node.tell(settlement.thread_id)
         if not is_own:
@@ -329,8 +329,9 @@ class PostgreSQLStore(Store[TContext]):
             found = searching.candidates(cursors)
             if found is None:
                 # As nobody's write: a turn that has ended may read.
-                index_some = partial(searching.index_some, owner=owner_of(self._owner, context))
-                while await self._database.write(index_some):
+                owner = owner_of(self._owner, context)
+                index_some = partial(searching.index_some, owner=owner)
+                while await self._database.write(index_some, owner=owner):
                     pass
                 continue
             for candidate in found:
@@ -372,7 +373,7 @@ class PostgreSQLStore(Store[TContext]):
         """
         owner = owner_of(self._owner, context)
         try:
-            await self._database.write(lambda tx: queries.set_aside(tx, owner, item))
+            await self._database.write(lambda tx: queries.set_aside(tx, owner, item), owner=owner)
         except StoreError:
             logger.exception("the table of unstorable items can't be written")
             await super().set_aside(item, context)
@@ -424,7 +425,7 @@ class PostgreSQLStore(Store[TContext]):
     ) -> list[Cursor]:
         owner = owner_of(self._owner, context)
         try:
-            return await self._database.read(*query(owner, *args, **kwargs))
+            return await self._database.read(*query(owner, *args, **kwargs), owner=owner)
         except UnstorableTextError as error:
             raise _nothing_of_that_id(error) from error
 
@@ -436,16 +437,16 @@ class PostgreSQLStore(Store[TContext]):
         **kwargs: P.kwargs,
     ) -> T:
         owner = owner_of(self._owner, context)
-        return await self._write_fenced(lambda tx: query(tx, owner, *args, **kwargs))
+        return await self._write_fenced(lambda tx: query(tx, owner, *args, **kwargs), owner)
 
     async def _write_fenced(
-        self, transaction: Callable[[Transaction], T], *, settles: str | None = None
+        self, transaction: Callable[[Transaction], T], owner: str, *, settles: str | None = None
     ) -> T:
         """Write, unless the task's turn isn't live here any more; what it settles may be."""
 
         async def write(turn_id: str | None) -> T:
             fenced = None if turn_id == settles else turn_id
-            return await self._database.write(transaction, turn_id=fenced)
+            return await self._database.write(transaction, owner=owner, turn_id=fenced)
 
         return await behind_fence(write)
 

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -574,6 +574,50 @@ async def all_pages(store: Store[Any], order: str) -> list[list[str]]:
         if not page.has_more:
             return pages
         after = page.after
+
+
+class TestFairness:
+    async def test_an_owner_with_many_slow_calls_holds_others_up_for_some_of_them_only(
+        self, postgresql_url: str
+    ) -> None:
+        async with opened(postgresql_url, owner=str) as store:
+            coordination = store.coordination
+            assert coordination is not None
+            for owner in ("ann", "bob"):
+                await store.save_thread(thread(f"thr_{owner}"), owner)
+
+            async def read() -> None:
+                await store.load_thread_items("thr_ann", None, 9, "asc", "ann")
+                ended.append("read of ann")
+
+            async def write() -> None:
+                await store.save_thread(thread("thr_ann"), "ann")
+                ended.append("write of ann")
+
+            async def note_end(name: str, call: Callable[[], Awaitable[object]]) -> None:
+                await call()
+                ended.append(name)
+
+            others: dict[str, Callable[[], Awaitable[object]]] = {
+                "read": lambda: store.load_thread("thr_bob", "bob"),
+                "write": lambda: store.save_thread(thread("thr_bob"), "bob"),
+                "record": lambda: coordination.record("thr_ann"),
+                "post": lambda: coordination.post(coordination.node, b"message"),
+                "ping": store.ping,
+            }
+            ended: list[str] = []
+            with session(postgresql_url) as holding, trio.fail_after(60):
+                async with trio.open_nursery() as nursery:
+                    with holding.transaction():
+                        holding.execute("SELECT FROM threads WHERE id = 'thr_ann' FOR UPDATE")
+                        holding.execute("LOCK TABLE items IN ACCESS EXCLUSIVE MODE")
+                        for call in [*[read] * 100, *[write] * 100]:
+                            nursery.start_soon(call)
+                        await trio.testing.wait_all_tasks_blocked()
+                        for name, other in others.items():
+                            nursery.start_soon(note_end, name, other)
+                        await trio.testing.wait_all_tasks_blocked()
+        assert max(ended.index(name) for name in others) < 100
 
 
 @dataclass(frozen=True)
