@@ -184,31 +184,31 @@ class AsyncioStore(Store[TContext]):
     # --- What a store may have besides ---------------------------------------------------------
 
     async def update_item(self, thread_id: str, item: ThreadItem, context: TContext) -> None:
-        if self._own("update_item") is None:
+        if self._extra("update_item") is None:
             await super().update_item(thread_id, item, context)
         else:
             await self._call("update_item", thread_id=thread_id, item=item, context=context)
 
     async def update_thread(self, thread: ThreadMetadata, context: TContext) -> None:
-        if self._own("update_thread") is None:
+        if self._extra("update_thread") is None:
             await super().update_thread(thread, context)
         else:
             await self._call("update_thread", thread=thread, context=context)
 
     async def begin_turn(self, opening: Opening, context: TContext) -> None:
-        if self._own("begin_turn") is None:
+        if self._extra("begin_turn") is None:
             await super().begin_turn(opening, context)
         else:
             await self._call("begin_turn", opening=opening, context=context)
 
     async def settle(self, settlement: Settlement, context: TContext) -> None:
-        if self._own("settle") is None:
+        if self._extra("settle") is None:
             await super().settle(settlement, context)
         else:
             await self._call("settle", settlement=settlement, context=context)
 
     async def set_aside(self, item: UnstorableItem, context: TContext) -> None:
-        if self._own("set_aside") is None:
+        if self._extra("set_aside") is None:
             await super().set_aside(item, context)
         else:
             await self._call("set_aside", item=item, context=context)
@@ -216,7 +216,7 @@ class AsyncioStore(Store[TContext]):
     async def begin_request(
         self, record: RequestRecord, window: float, context: TContext
     ) -> RequestRecord | None:
-        if self._own("begin_request") is None:
+        if self._extra("begin_request") is None:
             return await super().begin_request(record, window, context)
         found = await self._call("begin_request", record=record, window=window, context=context)
         return cast("RequestRecord | None", found)
@@ -224,19 +224,19 @@ class AsyncioStore(Store[TContext]):
     async def find_request(
         self, key: str, window: float, context: TContext
     ) -> RequestRecord | None:
-        if self._own("find_request") is None:
+        if self._extra("find_request") is None:
             return await super().find_request(key, window, context)
         found = await self._call("find_request", key=key, window=window, context=context)
         return cast("RequestRecord | None", found)
 
     async def update_request(self, record: RequestRecord, context: TContext) -> None:
-        if self._own("update_request") is None:
+        if self._extra("update_request") is None:
             await super().update_request(record, context)
         else:
             await self._call("update_request", record=record, context=context)
 
     async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:
-        if self._own("delete_items_after") is None:
+        if self._extra("delete_items_after") is None:
             await super().delete_items_after(thread_id, item_id, context)
         else:
             await self._call(
@@ -264,7 +264,7 @@ class AsyncioStore(Store[TContext]):
         return cast("Page[SearchHit]", page)
 
     async def ping(self) -> None:
-        if self._own("ping") is None:
+        if self._extra("ping") is None:
             await super().ping()
         else:
             await self._call("ping")
@@ -302,6 +302,21 @@ class AsyncioStore(Store[TContext]):
         """Return a method of the store, None if it has none but the original's default."""
         method = getattr(self.wrapped, name, None)
         return None if getattr(method, "__module__", None) == _ORIGINAL else method
+
+    def _extra(self, name: str) -> Callable[..., Any] | None:
+        """Return a method that a store needn't have, if it takes what `Store`'s takes.
+
+        A store that was written for something else may have one of that name and another meaning.
+        """
+        method = self._own(name)
+        if method is None or isinstance(self.wrapped, Store):
+            return method
+        _, *names = inspect.signature(getattr(Store, name)).parameters
+        try:
+            inspect.signature(method).bind(**dict.fromkeys(names))
+        except TypeError:
+            return None
+        return method
 
     def _as_known(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return a call's arguments as the store knows them: one of the original's, its models."""

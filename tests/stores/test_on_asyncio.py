@@ -30,6 +30,7 @@ from chatkit_trio.testing import (
 )
 from chatkit_trio.testing._store_samples import ITEM_KINDS, attachment, item_of_kind, thread
 from chatkit_trio.types import ThreadMetadata
+from tests.transcript import transcript
 
 pytest.importorskip("chatkit", reason="the extra `parity` isn't installed", exc_type=ImportError)
 
@@ -355,6 +356,41 @@ async def test_optional_operations_of_a_store_of_ours_run_on_asyncio() -> None:
 
         assert inner.settled == "a settlement"
         assert store.get_owner("ann") == "ann"
+
+
+class WithHelpers(OfTheOriginal):
+    """Has methods of its own under names that our optional operations have."""
+
+    async def update_thread(self, thread_id: str, **fields: Any) -> None:
+        raise AssertionError("not that one")
+
+    async def update_item(self, item_id: str, text: str) -> None:
+        raise AssertionError("not that one")
+
+    async def settle(self, invoice: str) -> None:
+        raise AssertionError("not that one")
+
+    async def ping(self, host: str) -> None:
+        raise AssertionError("not that one")
+
+    async def begin_request(self, url: str) -> None:
+        raise AssertionError("not that one")
+
+
+async def test_methods_of_these_names_with_another_meaning_are_left_alone(
+    jump_clock: JumpClock,
+) -> None:
+    store = AsyncioStore[str](WithHelpers())
+    async with scripted_server(store, [say("Hello", finish=False), pause(60)]) as server:
+        client = ChatClient.of_server(server, "ann")
+        async with client.send("hi", idempotency_key="once") as turn:
+            await turn.wait_for(lambda event: "Hello" in event.model_dump_json())
+            await turn.stop()
+        await client.rename(turn.thread_id or "", "A title")
+        await store.ping()
+        lines = await transcript(store, turn.thread_id, "ann")
+        assert lines == ["user: hi", "assistant: Hello", "note: stopped"]
+        assert (await store.load_thread(turn.thread_id or "", "ann")).title == "A title"
 
 
 async def test_a_server_keeps_its_cut_answer_in_it(jump_clock: JumpClock) -> None:
