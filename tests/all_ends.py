@@ -9,7 +9,7 @@ import trio
 
 from chatkit_trio.server import CancelReason, ChatKitServer, Turn, TurnPolicy, current_turn
 from chatkit_trio.stores import MemoryCluster, MemoryStore
-from chatkit_trio.testing import ChatClient, do, fail, pause, say, scripted_server
+from chatkit_trio.testing import ChatClient, SlowStore, do, fail, pause, say, scripted_server
 from tests.engine.scenes import ask, sending
 
 SECRET = "swordfish"
@@ -41,14 +41,15 @@ async def let_end(reason: str, watch: Callable[[ChatKitServer[Any]], object]) ->
     settled by another server, which is watched too.
     """
     cluster = MemoryCluster() if reason == "crashed" else None
+    stores = [SlowStore(MemoryStore(cluster=cluster), 0.0) for _ in range(2)]
     server, other = (
         scripted_server(
-            MemoryStore(cluster=cluster) if cluster is not None else MemoryStore(),
+            store,
             _SCRIPTS.get(reason, [HELLO, pause(1e9)]),
             [say("Fine")],
             policy=_POLICIES.get(reason),
         )
-        for _ in range(2)
+        for store in stores
     )
     watch(server)
     watch(other)
@@ -69,6 +70,7 @@ async def let_end(reason: str, watch: Callable[[ChatKitServer[Any]], object]) ->
                 coordination = server.store.coordination
                 assert cluster is not None
                 assert coordination is not None
+                stores[0].seconds = 1.0  # the other one is quicker
                 cluster.abandon(own.id, coordination.node)
                 await ChatClient.of_server(other).thread(own.thread_id)
             case "finished" | "failed" | "incomplete":

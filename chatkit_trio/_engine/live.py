@@ -361,8 +361,14 @@ async def _one_at_a_time(locks: dict[str, trio.Lock], thread_id: str) -> AsyncIt
     """Hold the lock of a thread; it is there only while somebody uses it."""
     lock = locks.setdefault(thread_id, trio.Lock())
     try:
-        async with lock:
+        if lock.locked():
+            await lock.acquire()
+        else:
+            lock.acquire_nowait()  # without a step of the scheduler
+        try:
             yield
+        finally:
+            lock.release()
     finally:
         statistics = lock.statistics()
         is_free = not statistics.locked and not statistics.tasks_waiting

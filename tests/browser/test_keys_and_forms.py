@@ -371,6 +371,7 @@ def test_buttons_of_the_list_are_large_enough_for_fingers(phone: Any) -> None:
 def test_the_focus_stays_in_the_drawer_when_a_thread_is_deleted(page: Any) -> None:
     for text in ("First", "Second", "Third"):
         page.keyboard.press("Alt+Shift+N")
+        expect(page.get_by_test_id("welcome")).to_be_visible()
         ask(page, text)
     send(page, LONG)
     wait_for_word(page, "3")
