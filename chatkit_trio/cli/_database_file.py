@@ -9,7 +9,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import click
 
 from chatkit_trio.errors import StoreError
 from chatkit_trio.stores._instance_lock import live_instances
-from chatkit_trio.stores._sqlite_file import check_file
+from chatkit_trio.stores._sqlite_file import taken_file
 from chatkit_trio.stores._sqlite_schema import APPLICATION_ID
 
 
@@ -68,16 +68,18 @@ def database_file(path: Path) -> Iterator[DatabaseFile]:
     Even for reading, SQLite must not see a file of another program: it would leave a log beside it.
     """
     try:
-        _check(path)
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        with ExitStack() as stack:
+            _take(path, stack)
+            uri = f"{path.resolve().as_uri()}?mode=ro"
+            connection = stack.enter_context(closing(sqlite3.connect(uri, uri=True)))
             yield DatabaseFile(path, connection)
     except (StoreError, sqlite3.Error) as error:
         raise click.ClickException(f"{path} can't be read: {error}") from error
 
 
-def _check(path: Path) -> None:
+def _take(path: Path, stack: ExitStack) -> None:
     try:
-        check_file(path)
+        stack.enter_context(taken_file(path))
     except OSError as error:
         raise click.ClickException(f"{path} can't be read: {error.strerror}") from error
 

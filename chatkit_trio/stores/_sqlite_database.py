@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -21,8 +21,7 @@ from chatkit_trio.errors import StoreError
 
 from ._fair_limiter import FairLimiter
 from ._instance_lock import InstanceLock, remove_dead_locks
-from ._private_files import make_private
-from ._sqlite_file import OpenFile, check_file
+from ._sqlite_file import OpenFile, taken_file
 from ._sqlite_schema import check, migrate
 from ._sqlite_search import Upkeep, is_possible, make_index
 from ._sqlite_writes import WriteLine, transaction_of
@@ -64,6 +63,7 @@ class Database:
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
         self._file: OpenFile | None = None
+        self._taken = ExitStack()
         self._lock: InstanceLock | None = None
         self._has_told_of_lock = False
         self._writer: sqlite3.Connection | None = None
@@ -177,9 +177,8 @@ class Database:
     def _open(self) -> None:
         try:
             with self._as_store_errors():
-                check_file(self.path)  # first, for SQLite changes what it opens
-                with suppress(FileNotFoundError, PermissionError):  # SQLite says it with a way out
-                    make_private(self.path)
+                # First, for SQLite changes what it opens.
+                self._taken.enter_context(taken_file(self.path, is_made=True))
                 self._writer = self._connect()
                 with transaction_of(self._writer, "DEFERRED"):
                     check(self._writer)
@@ -233,6 +232,7 @@ class Database:
         if self._writer is not None:
             self._writer.close()  # the last to go: it empties the write-ahead log into the file
             self._writer = None
+        self._taken.close()
         if self._lock is not None:
             self._lock.release()
             self._lock = None

@@ -3,16 +3,26 @@
 SQLite changes files by merely opening them: it plays back journals, empties a write-ahead log, and
 leaves a log and its index beside the file. So a file of another program is known by its bytes,
 before SQLite sees it.
+
+Reading them has a price. POSIX lets go of all locks that a process has on a file as soon as the
+process closes it, through whichever descriptor: also those by which SQLite tells other processes
+that the file is in use. They would empty the log and delete it, and what is written here from then
+on would go into files without a name. So nothing here opens a file that is in use in this process.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chatkit_trio.errors import StoreError
 
+from ._private_files import make_private
 from ._sqlite_schema import APPLICATION_ID, check_version
 
 _MAGIC = b"SQLite format 3\0"
@@ -24,11 +34,44 @@ _FRAME_HEADER_SIZE = 24
 
 FileId = tuple[int, int]
 
+# Of the whole process, because the locks are.
+_taking = threading.Lock()
+_in_use: Counter[FileId | None] = Counter()
+
+
+@contextmanager
+def taken_file(path: Path, *, is_made: bool = False) -> Iterator[None]:
+    """Check the file as `check_file` does, for who connects to it inside the block.
+
+    With `is_made`, an empty one is made if there is none. All connections must be closed when the
+    block is left. Raises `StoreError` and `OSError`.
+    """
+    with _taking:
+        taken = _checked(path, is_made=is_made)
+        _in_use[taken] += 1
+    try:
+        yield
+    finally:
+        with _taking:
+            _in_use[taken] -= 1
+            if not _in_use[taken]:
+                del _in_use[taken]
+
+
+def _checked(path: Path, *, is_made: bool) -> FileId | None:
+    if not _in_use[_id_if_there(path)]:  # else it was checked before it came into use
+        check_file(path)
+    if is_made:
+        with suppress(FileNotFoundError, PermissionError):  # SQLite says it with a way out
+            make_private(path)
+    return _id_if_there(path)
+
 
 def check_file(path: Path) -> None:
     """Raise `StoreError` unless this is a store's file, an empty one, or none at all.
 
-    Changes nothing and leaves nothing beside the file. Raises `OSError` if it can't be read.
+    Changes nothing and leaves nothing beside the file. Only for a file that isn't in use in this
+    process. Raises `OSError` if it can't be read.
     """
     head = _head(path)
     if head is None or head == b"":
@@ -67,6 +110,12 @@ class OpenFile:
 def _id(path: Path) -> FileId:
     found = os.stat(path)
     return found.st_dev, found.st_ino
+
+
+def _id_if_there(path: Path) -> FileId | None:
+    with suppress(FileNotFoundError):
+        return _id(path)
+    return None
 
 
 def _beside(path: Path) -> tuple[Path, Path]:

@@ -6,14 +6,17 @@ import json
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from click.testing import CliRunner
 
+from chatkit_trio.cli import main
+from chatkit_trio.errors import StoreError
 from chatkit_trio.store import JournalEntry, News, Opening, Settlement, TurnRecord
 from chatkit_trio.stores import SQLiteStore, _sqlite_schema
 from chatkit_trio.testing import JumpClock
@@ -200,6 +203,51 @@ class TestProcesses:
         with closing(sqlite3.connect(path)) as file:
             for table in ("line", "messages"):
                 assert file.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+
+VISITOR = """
+import sqlite3, sys
+file = sqlite3.connect(sys.argv[1])
+print(*(thread_id for (thread_id,) in file.execute("SELECT id FROM threads ORDER BY seq")))
+file.close()
+"""
+
+
+def visit(path: Path) -> list[str]:
+    """Have another process open the file, read the ids of its threads and close it."""
+    command = [sys.executable, "-c", VISITOR, str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return run.stdout.split()
+
+
+async def another_store_looks(path: Path) -> None:
+    async with SQLiteStore[str](path, owner=str):
+        pass
+
+
+async def the_command_line_looks(path: Path) -> None:
+    found = await trio.to_thread.run_sync(CliRunner().invoke, main, ["threads", "list", str(path)])
+    assert found.exit_code == 0, found.output
+
+
+class TestLocksOfThisProcess:
+    """POSIX drops a process's locks on a file as soon as the process closes it anywhere."""
+
+    @pytest.mark.parametrize("look", [another_store_looks, the_command_line_looks])
+    async def test_what_is_written_after_a_second_look_at_the_file_is_seen_by_others(
+        self, store: SQLiteStore[str], path: Path, look: Callable[[Path], Awaitable[None]]
+    ) -> None:
+        await look(path)
+        visit(path)  # who is the last one, as far as it knows, deletes the log
+        await store.save_thread(thread("thr_late"), "ann")
+        assert visit(path) == ["thr_1", "thr_late"]
+        await store.ping()
+
+    async def test_a_file_is_checked_again_when_nobody_here_has_it_open(self, path: Path) -> None:
+        await another_store_looks(path)
+        await trio.Path(path).write_bytes(b"of another program")
+        with pytest.raises(StoreError, match="file is not a database"):
+            await another_store_looks(path)
 
 
 class TestFileOfVersion3:
