@@ -48,7 +48,11 @@ class DatabaseFile:
 
     def abandoned_turns(self) -> int:
         """Return how many answers were left unfinished by processes that have ended."""
-        live = live_instances(self._path)
+        try:
+            live = live_instances(self._path)
+        except OSError as error:
+            problem = f"{self._path.parent} can't be listed: {error.strerror}"
+            raise click.ClickException(problem) from error
         rows = self._connection.execute("SELECT instance, abandoned FROM turns")
         return sum(1 for instance, abandoned in rows if abandoned or instance not in live)
 

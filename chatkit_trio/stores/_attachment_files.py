@@ -127,7 +127,7 @@ class AttachmentFiles:
 
     def record_ids(self) -> list[str]:
         with as_store_errors(self.directory):
-            return sorted(path.stem for path in self.directory.glob("*.json") if is_id(path.stem))
+            return sorted(path.stem for path in self._listed(".json") if is_id(path.stem))
 
     def size(self, attachment_id: str) -> int | None:
         """Return how many bytes of an attachment are here, or None if they haven't arrived."""
@@ -165,6 +165,11 @@ class AttachmentFiles:
     def _record_path(self, attachment_id: str) -> Path:
         return self.directory / f"{attachment_id}.json"
 
+    def _listed(self, suffix: str) -> list[Path]:
+        # Not Path.glob, which finds nothing in a directory that can't be listed just now.
+        names = [name for name in os.listdir(self.directory) if name.endswith(suffix)]
+        return [self.directory / name for name in names]
+
     def _new_part(self) -> PartFile:
         if self._lock is None:
             raise RuntimeError(
@@ -184,7 +189,7 @@ class AttachmentFiles:
 
     def _remove_stale_parts(self) -> None:
         # The files first: an instance that begins meanwhile isn't among the living.
-        parts = list(self.directory.glob("*.part"))
+        parts = self._listed(".part")
         living = live_instances(self._base)
         for path in parts:
             if _PART.fullmatch(path.name) and path.name.partition("-")[0] not in living:
@@ -198,7 +203,7 @@ class AttachmentFiles:
         """
         if not self._base.exists():
             return
-        for path in self.directory.glob("*.bin"):
+        for path in self._listed(".bin"):
             if not self._record_path(path.stem).exists():
                 path.unlink(missing_ok=True)
 

@@ -10,7 +10,6 @@ Whoever looks takes a shared lock for a moment, so that those who look don't see
 from __future__ import annotations
 
 import fcntl
-import glob
 import os
 import secrets
 from contextlib import suppress
@@ -63,7 +62,10 @@ class InstanceLock:
 
 
 def live_instances(database: Path) -> set[str]:
-    """Return the names of the stores that are open, in any process. Changes nothing."""
+    """Return the names of the stores that are open, in any process. Changes nothing.
+
+    Raises `OSError` if the directory can't be listed: whoever isn't named is taken for dead.
+    """
     return {name for name, path in _lock_files(database) if _is_held(path)}
 
 
@@ -73,7 +75,7 @@ def is_live(database: Path, instance: str) -> bool:
 
 
 def remove_dead_locks(database: Path) -> None:
-    """Remove the lock files that dead processes left behind."""
+    """Remove the lock files that dead processes left behind. Raises `OSError`."""
     for _, path in _lock_files(database):
         _is_held(path, remove_unless_held=True)
 
@@ -84,8 +86,10 @@ def _lock_path(database: Path, instance: str) -> Path:
 
 def _lock_files(database: Path) -> list[tuple[str, Path]]:
     prefix = _lock_path(database, "").name
-    files = database.parent.glob(f"{glob.escape(prefix)}*")
-    return [(file.name.removeprefix(prefix), file) for file in files]
+    # Not Path.glob: where a directory can't be listed, with all descriptors in use for one, it
+    # finds nothing and says nothing.
+    names = [name for name in os.listdir(database.parent) if name.startswith(prefix)]
+    return [(name.removeprefix(prefix), database.with_name(name)) for name in names]
 
 
 def _is_held(path: Path, *, remove_unless_held: bool = False) -> bool:

@@ -31,6 +31,7 @@ from chatkit_trio.stores.attachments import (
     UnsupportedTypeError,
 )
 from chatkit_trio.types import Attachment, AttachmentCreateParams, ThreadMetadata
+from tests.stores.test_instance_lock import no_descriptor_left
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 HTML = b"<!doctype html><script>alert(1)</script>"
@@ -719,6 +720,12 @@ async def test_a_killed_upload_leaves_no_visible_file_and_the_next_start_removes
                 query_of(files.view_url(attachment_id))["signature"],
                 caller(User("")),
             )
+
+
+async def test_a_directory_that_cannot_be_listed_does_not_look_empty(tmp_path: Path) -> None:
+    async with opened(tmp_path) as files:
+        with no_descriptor_left(), pytest.raises(StoreError, match="Too many open files"):
+            files._files.record_ids()
 
 
 async def test_a_start_leaves_the_uploads_of_living_processes_alone(tmp_path: Path) -> None:

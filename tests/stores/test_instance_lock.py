@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import resource
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
@@ -37,6 +41,42 @@ def test_the_file_of_a_dead_process_is_removed_and_no_other(tmp_path: Path) -> N
         f"chat.db-instance-{lock.instance}",
     }
     lock.release()
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("ask", [live_instances, remove_dead_locks])
+def test_without_a_descriptor_to_look_with_nobody_is_taken_for_dead(
+    tmp_path: Path, ask: Callable[[Path], object]
+) -> None:
+    database = tmp_path / "chat.db"
+    lock = InstanceLock(database)
+    with no_descriptor_left(), pytest.raises(OSError, match="Too many open files"):
+        ask(database)
+    assert live_instances(database) == {lock.instance}
+    lock.release()
+
+
+@pytest.mark.parametrize("ask", [live_instances, remove_dead_locks])
+def test_in_a_directory_that_may_not_be_listed_nobody_is_taken_for_dead(
+    tmp_path: Path, ask: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(directory: object) -> None:
+        raise PermissionError(f"may not list {directory}")
+
+    with monkeypatch.context() as patched:
+        for name in ("listdir", "scandir"):  # as root, one may list everything
+            patched.setattr(os, name, refuse)
+        with pytest.raises(PermissionError):
+            ask(tmp_path / "chat.db")
 
 
 @pytest.mark.parametrize("replaced", [False, True])
