@@ -22,6 +22,8 @@ from typing import Any, Generic, TypeVar
 import outcome
 import trio
 
+from chatkit_trio.errors import StoreError
+
 T = TypeVar("T")
 
 _MOST = 64
@@ -130,13 +132,37 @@ class WriteLine:
 
     async def _run_some(self) -> None:
         writes = self._take()
-        with trio.CancelScope(shield=True):  # a thread that writes isn't abandoned
-            await trio.to_thread.run_sync(self._run, writes, limiter=self._thread)
-        for write in reversed(writes):
+        try:
+            with trio.CancelScope(shield=True):  # a thread that writes isn't abandoned
+                await trio.to_thread.run_sync(self._run, writes, limiter=self._thread)
+        except Exception as error:
+            # No thread could be started, for one. Nobody else would tell those that were taken.
+            self._fail(writes, error)
+        for write in writes:
             if write.outcome is not None:
                 write.called.set()
-            elif not write.is_withdrawn:
-                self._waiting.setdefault(write.owner, deque()).appendleft(write)
+        self._put_back([each for each in writes if each.outcome is None and not each.is_withdrawn])
+
+    def _fail(self, writes: Sequence[_Write[Any]], error: Exception) -> None:
+        """Have the writes fail that nobody will run any more, each with an error of its own."""
+        for write in writes:
+            if write.outcome is None and not write.is_withdrawn:
+                write.claim()  # its caller can't withdraw it any more
+                problem = StoreError(f"{error}; nothing of this write was stored")
+                write.outcome = outcome.Error(self._in_words(problem))
+
+    def _put_back(self, writes: Sequence[_Write[Any]]) -> None:
+        """Put writes that were taken in front of all others, in their order.
+
+        Behind those who have come meanwhile they might wait for ever.
+        """
+        if not writes:
+            return
+        behind, self._waiting = self._waiting, {}
+        for write in writes:
+            self._waiting.setdefault(write.owner, deque()).append(write)
+        for owner, later in behind.items():
+            self._waiting.setdefault(owner, deque()).extend(later)
 
     def _take(self) -> list[_Write[Any]]:
         """Take writes out of the line, one of each owner after the other."""

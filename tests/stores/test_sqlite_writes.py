@@ -232,6 +232,63 @@ async def test_when_none_can_begin_each_caller_has_an_error_of_its_own(
     assert len({id(error) for error in outcomes.values()}) == 3
 
 
+async def test_when_no_thread_can_be_started_each_caller_is_told(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*args: Any, **options: Any) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("can't start new thread")
+
+    limiter = counted.database._limiter
+    outcomes: dict[str, Any] = {}
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await limiter.acquire_on_behalf_of("a probe")
+            for name in ("one", "two", "three"):
+                nursery.start_soon(outcome_of, partial(counted.write, name), outcomes, name)
+            await wait_all_tasks_blocked()
+            monkeypatch.setattr(trio.to_thread, "run_sync", refuse)
+            limiter.release_on_behalf_of("a probe")
+    await counted.write("afterwards")
+
+    assert await counted.words() == ["afterwards"]
+    assert all(isinstance(error, StoreError) for error in outcomes.values())
+    assert len({id(error) for error in outcomes.values()}) == 3
+    assert "can't start new thread" in str(outcomes["one"])
+
+
+# --- Whose turn it is --------------------------------------------------------------------------
+
+
+async def test_who_was_taken_and_not_run_is_still_in_front_of_those_who_came_since(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatkit_trio.stores._sqlite_writes._SECONDS", -1.0)  # one at a time
+    reached, may_go_on = threading.Event(), threading.Event()
+
+    def slow(db: sqlite3.Connection) -> None:
+        insert("slow", db)
+        reached.set()
+        assert may_go_on.wait(30)
+
+    async def take_them_together() -> None:
+        async with counted.held() as nursery:
+            nursery.start_soon(partial(counted.database.write, slow, owner="slow"))
+            for word, owner in [("a1", "a"), ("a2", "a"), ("b1", "b"), ("c1", "c")]:
+                await wait_all_tasks_blocked()
+                nursery.start_soon(counted.write, word, owner)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_them_together)
+        await trio.to_thread.run_sync(reached.wait)
+        for word, owner in [("d1", "d"), ("b2", "b"), ("a3", "a")]:
+            nursery.start_soon(counted.write, word, owner)
+            await wait_all_tasks_blocked()
+        may_go_on.set()
+
+    assert await counted.words() == ["slow", "a1", "b1", "c1", "d1", "a2", "b2", "a3"]
+
+
 # --- Cancellation ------------------------------------------------------------------------------
 
 
