@@ -38,6 +38,11 @@ class DatabaseFile:
         """The version of the file's tables."""
         return self._number("PRAGMA user_version")
 
+    @property
+    def tables(self) -> set[str]:
+        """The names of the file's tables; a file of an older version has fewer."""
+        return {name for (name,) in self.rows("SELECT name FROM sqlite_master", ())}
+
     def rows(self, query: str, values: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query. All queries of one file see the same moment."""
         if not self._connection.in_transaction:

@@ -7,7 +7,7 @@ written goes through a store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -24,6 +24,8 @@ from chatkit_trio.types import ThreadItem, ThreadMetadata
 
 from ._database_file import check_name, database_file
 from ._plain import invalid
+
+_BESIDE_THREADS = ("turns", "unstorable")
 
 _Rows: TypeAlias = Callable[[LiteralString, tuple[Any, ...]], Iterable[tuple[Any, ...]]]
 _HOUR = 3600.0  # seconds; whoever reads an export may be slow
@@ -68,9 +70,10 @@ class StoredThread:
 class StoredThreads:
     """The threads of one database, as of one moment."""
 
-    def __init__(self, name: str, rows: _Rows) -> None:
+    def __init__(self, name: str, rows: _Rows, tables: Collection[str] = _BESIDE_THREADS) -> None:
         self.name = name
         self._rows = rows
+        self._tables = tables
 
     def newest(self, limit: int = _ALL) -> Iterator[StoredThread]:
         """Yield the newest threads, the newest first."""
@@ -106,6 +109,22 @@ class StoredThreads:
         """Yield id, owner and JSON of all attachments."""
         query: LiteralString = "SELECT id, owner, data FROM attachments ORDER BY id"
         return ((row[0], row[1], row[2]) for row in self._rows(query, ()))
+
+    def unsettled(self) -> list[str]:
+        """Return the thread of each answer that isn't all in its thread yet.
+
+        A server is producing it, or the process that did has died.
+        """
+        return self._threads_in("turns", "SELECT thread_id FROM turns")
+
+    def refused(self) -> list[str]:
+        """Return the thread of each item that the store has refused and set aside."""
+        return self._threads_in("unstorable", "SELECT thread_id FROM unstorable")
+
+    def _threads_in(self, table: str, query: LiteralString) -> list[str]:
+        if table not in self._tables:
+            return []
+        return [thread_id for (thread_id,) in self._rows(query, ())]
 
 
 def is_url(database: str) -> bool:
@@ -144,7 +163,7 @@ def _sqlite(database: str) -> Iterator[StoredThreads]:
     with database_file(path) as file:
         if not file.is_ours:
             raise click.ClickException(f"{path} isn't the file of a SQLiteStore")
-        yield StoredThreads(str(path), file.rows)
+        yield StoredThreads(str(path), file.rows, file.tables)
 
 
 @contextmanager

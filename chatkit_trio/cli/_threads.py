@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -27,7 +27,7 @@ from chatkit_trio.types import (
 from ._database_file import belongs_to
 from ._export_file import STDOUT, export_file
 from ._plain import json_text, one_line, plain, plural
-from ._stored import StoredThread, is_url, store_of, stored_threads
+from ._stored import StoredThread, StoredThreads, is_url, store_of, stored_threads
 from ._transfer import Importer, exported
 
 _EXCERPT = 60  # characters around what was found
@@ -154,7 +154,8 @@ def export(database: str, thread_ids: Sequence[str], output: str, schema: str) -
     """Write threads as lines of JSON.
 
     All of them, unless some are named. The lines are for `threads import`. Files of attachments
-    aren't among them. A file that is there is replaced when the export is complete.
+    aren't among them. A file that is there is replaced when the export is complete. What isn't
+    settled yet of an answer is left out, and standard error says so.
     """
     if not is_url(database) and output != STDOUT and belongs_to(Path(output), Path(database)):
         problem = f"{output} belongs to the database: name another file"
@@ -171,6 +172,26 @@ def export(database: str, thread_ids: Sequence[str], output: str, schema: str) -
         ):
             for line in exported(stored, each_thread, all=not thread_ids):
                 file.write(f"{line}\n")
+        _tell_what_is_left_out(stored, {thread.id for thread in chosen} if thread_ids else None)
+
+
+def _tell_what_is_left_out(stored: StoredThreads, ids: Container[str] | None) -> None:
+    """Say what an export of these threads, or of all, hasn't got."""
+    unsettled, refused = (
+        sum(1 for thread_id in found if ids is None or thread_id in ids)
+        for found in (stored.unsettled(), stored.refused())
+    )
+    if unsettled:
+        click.echo(
+            f"Left out: what isn't settled yet of {plural(unsettled, 'answer')}, which a server is"
+            " producing or a dead process has left. To have all of it, end the servers, start one"
+            " again and end it, and export again",
+            err=True,
+        )
+    if refused:
+        what = plural(refused, "item")
+        text = f"Left out: {what} that the store has refused; the text is in the table `unstorable`"
+        click.echo(text, err=True)
 
 
 @threads.command("import")

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 import stat
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
@@ -13,7 +14,10 @@ import trio
 from click.testing import CliRunner
 
 from chatkit_trio.cli import main
+from chatkit_trio.cli._stored import store_of
+from chatkit_trio.store import JournalEntry, UnstorableItem
 from chatkit_trio.stores import SQLiteStore
+from chatkit_trio.stores._sqlite_schema import APPLICATION_ID, MIGRATIONS
 from chatkit_trio.types import (
     AssistantMessageContent,
     AssistantMessageItem,
@@ -175,6 +179,50 @@ def test_what_is_exported_comes_back_byte_for_byte_and_once(run, database, tmp_p
             "thr_2",
         ]
         assert len(json.loads(run("search", other, "Köln", "--json").stdout)) == 2
+
+
+async def leave_something(store) -> None:
+    """Leave the answer of a process that has died, and an item that the store has refused."""
+    async with store:
+        await store.save_thread(thread(1), "ada")
+        partial = list(conversation(1, "so far"))[1]
+        await store.journal.begin("turn_1", "thr_1", "ada")
+        await store.journal.checkpoint([JournalEntry("turn_1", "thr_1", (partial,))])
+        refused = UnstorableItem("thr_1", "msg_refused", "turn_2", "so far", "it was refused")
+        await store.set_aside(refused, "ada")
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_an_export_says_what_it_has_not_got(run, tmp_path, kind, request):
+    other = tmp_path / "other.sqlite3"
+    if kind == "postgresql":
+        other = request.getfixturevalue("postgresql_url")
+        CliRunner().invoke(main, ["migrate", other])
+    trio.run(leave_something, store_of(str(other), "chatkit_trio"))
+
+    told = run("export", other).stderr.splitlines()
+
+    assert [line.partition(",")[0] for line in told] == [
+        "Left out: what isn't settled yet of 1 answer",
+        "Left out: 1 item that the store has refused; the text is in the table `unstorable`",
+    ]
+
+
+def test_an_export_of_some_threads_says_what_they_have_not_got(run, database):
+    trio.run(leave_something, SQLiteStore(database, owner=lambda owner: owner))
+
+    assert run("export", database, "thr_2").stderr == ""
+    assert "what isn't settled yet of 1 answer" in run("export", database, "thr_1", "thr_2").stderr
+
+
+def test_an_export_of_a_file_of_the_first_version_has_nothing_to_say(run, tmp_path):
+    path = tmp_path / "chat.sqlite3"
+    with closing(sqlite3.connect(path)) as old:
+        MIGRATIONS[0](old)
+        old.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        old.execute("PRAGMA user_version = 1")
+
+    assert run("export", path).stderr == ""
 
 
 def test_one_thread_goes_with_its_attachments_only(run, database):
