@@ -157,6 +157,8 @@ async def test_what_a_store_of_the_original_has_is_copied_once() -> None:
     new: MemoryStore[Any] = MemoryStore()
 
     first = await names["copy"](AsyncioStore(old), new, None)
+    renamed = (await new.load_thread("thr_00000000", None)).model_copy(update={"title": "Mine"})
+    await new.save_thread(renamed, None)
     again = await names["copy"](AsyncioStore(old), new, None)
 
     page = await new.load_thread_items("thr_00000000", None, 200, "asc", None)
@@ -164,7 +166,8 @@ async def test_what_a_store_of_the_original_has_is_copied_once() -> None:
     assert (first, again) == (120 + 59 * 3, 0)
     assert [item.content for item in page.data] == [f"note {number}" for number in range(120)]
     assert page.data[0].created_at == began.astimezone()
-    assert [thread.title for thread in threads.data] == [f"T {number}" for number in range(60)]
+    titles = ["Mine", *(f"T {number}" for number in range(1, 60))]
+    assert [thread.title for thread in threads.data] == titles
 
 
 TRY_IT = """
