@@ -141,7 +141,7 @@ class WriteLine:
         for write in writes:
             if write.outcome is not None:
                 write.called.set()
-        self._put_back([each for each in writes if each.outcome is None and not each.is_withdrawn])
+        self._put_back(writes)
 
     def _fail(self, writes: Sequence[_Write[Any]], error: Exception) -> None:
         """Have the writes fail that nobody will run any more, each with an error of its own."""
@@ -151,18 +151,23 @@ class WriteLine:
                 problem = StoreError(f"{error}; nothing of this write was stored")
                 write.outcome = outcome.Error(self._in_words(problem))
 
-    def _put_back(self, writes: Sequence[_Write[Any]]) -> None:
-        """Put writes that were taken in front of all others, in their order.
+    def _put_back(self, taken: Sequence[_Write[Any]]) -> None:
+        """Put those that weren't run in front of all others, in their order.
 
-        Behind those who have come meanwhile they might wait for ever.
+        Behind those who have come meanwhile they might wait for ever. Owners who have just had
+        their turn are the last ones.
         """
-        if not writes:
+        unrun = [each for each in taken if each.outcome is None and not each.is_withdrawn]
+        if not unrun:
             return
         behind, self._waiting = self._waiting, {}
-        for write in writes:
+        for write in unrun:
             self._waiting.setdefault(write.owner, deque()).append(write)
         for owner, later in behind.items():
             self._waiting.setdefault(owner, deque()).extend(later)
+        for owner in dict.fromkeys(each.owner for each in taken if each.outcome is not None):
+            if owner in self._waiting:
+                self._waiting[owner] = self._waiting.pop(owner)
 
     def _take(self) -> list[_Write[Any]]:
         """Take writes out of the line, one of each owner after the other."""
