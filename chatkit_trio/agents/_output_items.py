@@ -121,19 +121,36 @@ class InOrder:
     """
 
     def __init__(self) -> None:
-        self._ends: dict[str, ThreadStreamEvent | None] = {}
+        self._ends: dict[str, list[ThreadStreamEvent]] = {}
+        """For each item the event that ends it and those behind it; none while it is open."""
+
+    @property
+    def has_open(self) -> bool:
+        """Whether an item is open, so that the end of a later one would be held back."""
+        return bool(self._ends)
+
+    def has_begun(self, item_id: str) -> bool:
+        """Say whether an item has begun and isn't through."""
+        return item_id in self._ends
 
     def begin(self, item_id: str) -> None:
         """Note that an item has begun."""
-        self._ends[item_id] = None
+        self._ends.setdefault(item_id, [])
 
     def end(self, item_id: str, event: ThreadStreamEvent) -> Iterator[ThreadStreamEvent]:
         """Take the event that ends an item, and return the events whose time has come."""
         if item_id not in self._ends:
             yield event
             return
-        self._ends[item_id] = event
+        self._ends[item_id].append(event)
         yield from self._due()
+
+    def change(self, item_id: str, event: ThreadStreamEvent) -> Iterator[ThreadStreamEvent]:
+        """Take an event that changes an item; it stays behind the item's end if that is held."""
+        if held := self._ends.get(item_id):
+            held.append(event)
+        else:
+            yield event
 
     def drop(self, item_id: str) -> Iterator[ThreadStreamEvent]:
         """Forget an item that has been removed; return the events whose time has come."""
@@ -143,14 +160,13 @@ class InOrder:
     def _due(self) -> Iterator[ThreadStreamEvent]:
         while self._ends:
             first = next(iter(self._ends))
-            if (due := self._ends[first]) is None:
+            if not self._ends[first]:
                 return
-            del self._ends[first]
-            yield due
+            yield from self._ends.pop(first)
 
     def release(self) -> list[ThreadStreamEvent]:
         """Return all that is held back: nothing is waited for any more."""
-        held = [event for event in self._ends.values() if event is not None]
+        held = [event for events in self._ends.values() for event in events]
         self._ends.clear()
         return held
 

@@ -225,9 +225,35 @@ class ResponseTranslator:
             return [event, *self._order.drop(own.item_id)]
         elif isinstance(own, ThreadItemUpdatedEvent) and self._comes_late(own):
             return []
-        if isinstance(own, ThreadItemDoneEvent):
-            return [*events, *self._order.end(own.item.id, event)]
-        return [*events, event]
+        elif isinstance(own, ThreadItemReplacedEvent):
+            self._leave_if_ended(own.item)
+        return [*events, *self._in_order(event, own)]
+
+    def _in_order(self, event: ThreadStreamEvent, own: Any) -> Iterator[ThreadStreamEvent]:
+        """Return a tool's event so that the thread has its item where the page shows it.
+
+        Items of a model or of tools that run at once may be open meanwhile.
+        """
+        match own:
+            case ThreadItemAddedEvent() | ThreadItemDoneEvent() if isinstance(
+                own.item, _BESIDE_WORKFLOWS
+            ):
+                yield event  # no page shows it, so it has no place there
+            case ThreadItemAddedEvent():
+                self._order.begin(own.item.id)
+                yield event
+            case ThreadItemDoneEvent():
+                if self._order.has_open and not self._order.has_begun(own.item.id):
+                    # It is shown now, behind the open ones, and has to be stored behind them.
+                    self._order.begin(own.item.id)
+                    yield ThreadItemAddedEvent(item=own.item)
+                yield from self._order.end(own.item.id, event)
+            case ThreadItemUpdatedEvent():
+                yield from self._order.change(own.item_id, event)
+            case ThreadItemReplacedEvent():
+                yield from self._order.change(own.item.id, event)
+            case _:
+                yield event
 
     def finish(self) -> _Events:
         """Return the last events, when the run is over."""
@@ -727,6 +753,14 @@ class ResponseTranslator:
         if item is None:
             return []
         return list(self._order.end(item.id, self._context._ended(item, expanded=False)))
+
+    def _leave_if_ended(self, item: ThreadItem) -> None:
+        """Let go of an earlier turn's workflow, which a tool has ended by replacing it."""
+        current = self._open_workflow
+        is_open = current is not None and current.id == item.id
+        # Until a tool ends it, the context has it.
+        if is_open and self._context.workflow_item is not current:
+            self._leave_workflow()
 
     def _leave_workflow(self) -> WorkflowItem | None:
         """Let go of the workflow in progress, and return it if there is one."""

@@ -216,3 +216,22 @@ async def test_a_task_goes_into_an_earlier_turns_workflow_that_had_none() -> Non
     assert turn.error is None
     assert [item.type for item in stored] == ["user_message", "workflow", "client_tool_call"]
     assert tasks_of(stored[1]) == ["looked"]
+
+
+async def test_an_earlier_turns_workflow_stays_as_a_tool_has_ended_it() -> None:
+    async def first(context: AgentContext[Any]) -> AsyncIterator[Any]:
+        await context.add_workflow_task(CustomTask(title="looked"))
+        call_client(context)
+        for event in NOTHING:
+            yield event
+
+    async def second(context: AgentContext[Any]) -> AsyncIterator[Any]:
+        await context.end_workflow(expanded=True)
+        for event in script.parsed(script.message("m", "Hello")):
+            yield SimpleNamespace(type="raw_response_event", data=event)
+
+    turn, stored = await both(TwoTurns(first, second))
+
+    assert turn.error is None
+    assert isinstance(stored[1], WorkflowItem)
+    assert stored[1].workflow.expanded
