@@ -477,7 +477,7 @@ class _PulledResponse(Pulled):
                 self._is_awaited = True
             elif entry.event.type in _LAST_EVENTS:
                 self._is_awaited = False
-        elif isinstance(entry, RunEnded) and self._is_awaited:
+        elif isinstance(entry, RunEnded) and entry.error is None and self._is_awaited:
             raise broken_off(self._stream)
         return entry
 

@@ -125,6 +125,19 @@ async def test_failed_answer_is_an_error(rig: Rig) -> None:
         await collected(rig.run([event]))
 
 
+async def test_the_clients_own_error_is_told_and_not_that_the_stream_broke_off() -> None:
+    class Timeout(Exception):
+        pass
+
+    async def events() -> AsyncIterator[Any]:
+        for event in script.parsed(script.answer()[:1]):
+            yield event
+        raise Timeout
+
+    with pytest.raises(Timeout):
+        await collected(stream_response(await new_context(), events()))
+
+
 async def test_without_a_turn_a_nursery_is_asked_for(rig: Rig) -> None:
     await trio.lowlevel.checkpoint()
     with pytest.raises(RuntimeError, match="pass nursery="):
