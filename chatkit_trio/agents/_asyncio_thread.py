@@ -114,20 +114,32 @@ class AsyncioThread:
         self._posted = self._handled = self._sent = self._arrived = 0
         self._crossed_at = time.monotonic()
         self._is_asked_about = False
+        self.exit: BaseException | None = None
+        """The `SystemExit` or `KeyboardInterrupt` of code on the loop, which has ended the loop."""
+        self.is_exit_told = False
+        """Whether a task of trio's that waits for the loop gets the exit."""
+        self._over = trio.Event()
 
     async def wait_started(self) -> None:
         """Wait until the loop takes work."""
         await self._started.wait()
 
     async def keep(self) -> None:
-        """Run the thread until this is cancelled; then cancel the tasks that the loop still has."""
+        """Run the thread until this is cancelled; then cancel the tasks that the loop still has.
+
+        Raises an exit of code on the loop if no other task of trio's gets it: it ends the process,
+        as everywhere in user code.
+        """
         self._thread.start()
         try:
-            await trio.sleep_forever()
+            await self._over.wait()
+            if self.exit is not None and not self.is_exit_told:
+                raise self.exit
         finally:
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await self._started.wait()
-                self.loop.call_soon_threadsafe(self._stop.set)
+                with suppress(RuntimeError):  # an exit has closed the loop
+                    self.loop.call_soon_threadsafe(self._stop.set)
                 # A limiter of its own, for user code may take all threads of the default one.
                 await trio.to_thread.run_sync(
                     self._thread.join, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
@@ -202,8 +214,18 @@ class AsyncioThread:
                 self.token.run_sync_soon(_look_again)
 
     def _run_loop(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: _Loop(self._selector)) as runner:
+        made = partial(_Loop, self._selector)
+        with suppress(KeyboardInterrupt, SystemExit), asyncio.Runner(loop_factory=made) as runner:
+            self._serve_until_exit(runner)
+        with suppress(trio.RunFinishedError):
+            self.token.run_sync_soon(self._over.set)
+
+    def _serve_until_exit(self, runner: asyncio.Runner) -> None:
+        try:
             runner.run(self._serve())
+        except (KeyboardInterrupt, SystemExit) as error:
+            # asyncio lets them out of the loop. The runner now cancels all tasks, which tell it.
+            self.exit = error
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -239,7 +261,8 @@ def running_asyncio_thread() -> AsyncioThread | None:
 async def asyncio_thread() -> AsyncioThread:
     """Return this trio run's asyncio thread, starting it the first time."""
     thread = _thread_var.get()
-    if thread is None:
+    # After an exit the process may still have turns to bring to their end.
+    if thread is None or thread.exit is not None:
         thread = AsyncioThread()
         _thread_var.set(thread)
         # A system task, because the thread outlives the task that asks for it first.
@@ -337,13 +360,20 @@ class AsyncioTask(Generic[T]):
             await asyncio.wait(others)
 
     def _report(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled():
-            # The library cancelled it: after our own cancellation nobody asks for the outcome.
-            self._outcome = outcome.Error(RuntimeError("the asyncio task cancelled itself"))
-        elif (error := task.exception()) is not None:
+        error = self._error_of(task)
+        if error is not None:
             self._outcome = outcome.Error(error)
+            if error is self._thread.exit and not self._is_cancelled:
+                self._thread.is_exit_told = True
         with suppress(trio.RunFinishedError):
             self._thread.send(self._end)
+
+    def _error_of(self, task: asyncio.Task[None]) -> BaseException | None:
+        if task.cancelled():
+            # An exit of another task's has ended the loop, or the library cancelled it: after our
+            # own cancellation nobody asks for the outcome.
+            return self._thread.exit or RuntimeError("the asyncio task cancelled itself")
+        return task.exception()
 
     def _end(self) -> None:
         self._thread.discard(self)

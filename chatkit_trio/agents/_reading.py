@@ -33,7 +33,7 @@ from chatkit_trio.server import Turn
 from chatkit_trio.types import ThreadStreamEvent
 
 from ._approval import Approvals, ApprovalWanted
-from ._asyncio_thread import CLOSE_TIMEOUT, AsyncioTask, Outlet, asyncio_thread
+from ._asyncio_thread import CLOSE_TIMEOUT, AsyncioTask, AsyncioThread, Outlet, asyncio_thread
 from ._context import AgentContext
 from ._queue import EventQueue, Reader
 from ._telling import turn_in_progress
@@ -58,7 +58,7 @@ class RunEnded:
     """An entry of the queue: the run is over; `error` is None if it has succeeded."""
 
     source: Source
-    error: Exception | None
+    error: BaseException | None
 
 
 class Source(ABC):
@@ -333,7 +333,7 @@ class AsyncioSource(Source):
     async def start(self, queue: EventQueue) -> None:
         thread = await asyncio_thread()
         self._outlet = Outlet(thread, queue.put_nowait)
-        self._task = AsyncioTask(thread, partial(self._pump, self._outlet))
+        self._task = AsyncioTask(thread, partial(self._pump, thread, self._outlet))
 
     def cancel(self) -> None:
         if self._task is not None:
@@ -347,7 +347,7 @@ class AsyncioSource(Source):
         if self._outlet is not None:
             self._outlet.acknowledge()
 
-    async def _pump(self, outlet: Outlet[FromModel | RunEnded]) -> None:
+    async def _pump(self, thread: AsyncioThread, outlet: Outlet[FromModel | RunEnded]) -> None:
         try:
             async with closing(self._iterate()) as events:
                 async for event in events:
@@ -355,8 +355,14 @@ class AsyncioSource(Source):
         except Exception as error:
             await outlet.send(RunEnded(self, error))
         except asyncio.CancelledError:
-            # If this source was cancelled, nobody reads this entry; else the library did it.
-            outlet.send_last(RunEnded(self, RuntimeError("the model run was cancelled by itself")))
+            # If this source was cancelled, nobody reads this entry; else the library did it, or an
+            # exit of a task's has ended the loop.
+            itself = RuntimeError("the model run was cancelled by itself")
+            outlet.send_last(RunEnded(self, thread.exit or itself))
+            raise
+        except BaseException as error:
+            # An exit: the loop ends with it, so there is no more time to wait.
+            outlet.send_last(RunEnded(self, error))
             raise
         else:
             await outlet.send(RunEnded(self, None))
@@ -460,7 +466,7 @@ class RunReader(AsyncIterator[T]):
                 return ()  # an entry of an earlier run that was abandoned
         return self._pass_on(entry)
 
-    def _end(self, error: Exception | None) -> Iterable[T]:
+    def _end(self, error: BaseException | None) -> Iterable[T]:
         if error is not None:
             raise error
         rest: list[T] = []
