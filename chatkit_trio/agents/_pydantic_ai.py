@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import cache, partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -127,6 +127,8 @@ async def _events(
     approvals: Approvals,
 ) -> AsyncIterator[Any]:
     user_prompt, options = _going_on(user_prompt, options, approvals)
+    if approvals.resumed is not None:
+        answer.asked = _from_last_response(options["message_history"])
     capabilities = [*(options.get("capabilities") or ()), _watch_class()(answer)]
     options = {**options, "capabilities": capabilities}
     result: Any = None
@@ -179,6 +181,11 @@ def _going_on(
     return user_prompt, options
 
 
+def _from_last_response(messages: list[Any]) -> list[Any]:
+    responses = [place for place, each in enumerate(messages) if each.kind == "response"]
+    return messages[responses[-1] :] if responses else []
+
+
 def _results(approval: Approval, approvals: Approvals) -> Any:
     library = require("pydantic_ai")
     return library.DeferredToolResults(
@@ -204,13 +211,16 @@ class _Answer:
     """Whether the model has cut it itself."""
     run: Any = None
     """pydantic-ai's run, once it has begun."""
+    asked: Sequence[Any] = ()
+    """The messages that this run goes on from: the answer whose calls the user was asked about."""
 
     def new_messages(self) -> list[Any]:
         from pydantic_ai.exceptions import UserError
         from pydantic_ai.messages import ModelResponse
 
         try:
-            messages: list[Any] = [] if self.run is None else list(self.run.new_messages())
+            # The turn that asked has left out its calls, because they had no results.
+            messages = [] if self.run is None else [*self.asked, *self.run.new_messages()]
         except UserError:
             return []  # it has been entered, and not begun
         answered = {

@@ -35,6 +35,7 @@ class Desk(ChatKitServer[None]):
         self.made: list[str] = []
         self.seen: list[Any] = []
         self.history: list[Any] = []
+        self.kept: list[Any] = []
         self.running = trio.Event()
         self.hangs = False
         self.options = options
@@ -92,6 +93,7 @@ class Desk(ChatKitServer[None]):
         async for event in run:
             yield event
         self.history = run.result.all_messages()
+        self.kept += run.new_messages()
 
 
 def returns(messages: list[Any]) -> list[str]:
@@ -181,6 +183,19 @@ async def test_a_message_instead_of_an_answer_needs_no_history() -> None:
 
     assert done.text == "I got: []"
     assert server.made == []
+
+
+@pytest.mark.parametrize("calls", [REFUND, [("look_up", "{}"), *REFUND]], ids=["one", "two"])
+async def test_the_new_messages_of_both_turns_have_each_call_and_its_result(calls: Calls) -> None:
+    async with Desk(MemoryStore(), calls) as server, ChatClient.of_server(server) as client:
+        turn = await send(client, "hi")
+        kept_before = [message.kind for message in server.kept]
+        await answer(client, await question_in(server.store, turn.thread_id), "Approve")
+
+    assert kept_before == ["request"]
+    kept = [(p.part_kind, getattr(p, "tool_name", "")) for m in server.kept for p in m.parts]
+    whole = [(p.part_kind, getattr(p, "tool_name", "")) for m in server.history for p in m.parts]
+    assert kept == whole
 
 
 async def test_a_stop_in_an_approved_tool_is_told_and_not_repeated() -> None:
