@@ -146,6 +146,11 @@ class AgentRun:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(result.cancel, mode)
 
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether `cancel()` has been called."""
+        return self._cancel_mode is not None
+
     def approvals(self, context: AgentContext[Any], words: ApprovalWords) -> Approvals | None:
         """Let the run ask the user, and go on from the answers; before its `source` is read."""
         if self._restart is not None:
@@ -298,6 +303,12 @@ async def _cancel(result: RunResultStreaming, events: AsyncIterable[Any]) -> Non
 class _AgentEvents(EventStream):
     """The thread events of a run, which note what approved tools return."""
 
+    run: AgentRun | None = None
+    """The run that may ask, if it is one of ours."""
+
+    def _was_cut(self) -> bool:
+        return super()._was_cut() or (self.run is not None and self.run.is_cancelled)
+
     async def _convert(self, event: Any) -> Iterable[ThreadStreamEvent]:
         approvals = self._approvals
         if approvals is not None and approvals.approved and _is_output(event):
@@ -396,4 +407,6 @@ def stream_agent_response(
         )
     else:
         source = _OtherRun(result)
-    return _AgentEvents(context, source, ResponseTranslator(context, converter), approvals)
+    events = _AgentEvents(context, source, ResponseTranslator(context, converter), approvals)
+    events.run = run
+    return events

@@ -27,6 +27,7 @@ from chatkit_trio.types import (
     StructuredInputItem,
     StructuredInputMultipleChoice,
     StructuredInputMultipleChoiceOption,
+    ThreadItem,
     ThreadItemDoneEvent,
     ThreadItemReplacedEvent,
     ThreadStreamEvent,
@@ -114,19 +115,16 @@ class Approvals:
 
         Raises what the store raises. When it returns, the approved calls are stored as begun.
         """
+        events: list[ThreadStreamEvent] = []
         found = await self._find()
-        if found is None:
-            return []
-        note, question, is_behind = found
-        approval = note.approval
-        assert approval is not None
-        if not approval.state or question is None:
-            # Without the question nobody was asked: the process died between the two writes.
-            return []
-        if is_behind:
-            return self._drop(note, approval, question)
-        if approval.run != self._run or question.status == "pending":
-            return []  # another run's, or asked by an earlier run of this very turn
+        for open_note in found:
+            if open_note.is_behind:
+                events += self._drop(open_note)
+        if not found or found[-1].is_behind:
+            return events
+        note, approval, question = found[-1].note, found[-1].approval, found[-1].question
+        if question.status == "pending":
+            return []  # asked by an earlier run of this very turn
         _decide(approval, question)
         self._note, self.resumed = note, approval
         self.approved = [call for call in approval.calls if call.state == "asked"]
@@ -174,13 +172,17 @@ class Approvals:
             if call.id == call_id and call.state == "begun":
                 await self.done(call, output)
 
-    def finish(self) -> list[ThreadStreamEvent]:
-        """Return the events that end a resumed run which has come to its end."""
+    def finish(self, *, was_cut: bool) -> list[ThreadStreamEvent]:
+        """Return the events that end a resumed run which has come to its end.
+
+        After a cut nobody knows what has become of a call without a result.
+        """
         if self._note is None:
             return []
         for call in self.approved:
             # Some tools report no result of their own; the model has had it all the same.
-            call.state = "done"
+            if not was_cut:
+                call.state = "done"
         return [ThreadItemReplacedEvent(item=_closed(self._note))]
 
     def _questions(self, calls: Sequence[ApprovalCall]) -> list[StructuredInput]:
@@ -208,10 +210,9 @@ class Approvals:
             arguments = {"arguments": call.arguments}
         return self._words.question(call.name, arguments)
 
-    def _drop(
-        self, note: SDKHiddenContextItem, approval: Approval, question: StructuredInputItem
-    ) -> list[ThreadStreamEvent]:
+    def _drop(self, dropped: _OpenNote) -> list[ThreadStreamEvent]:
         """Refuse what nobody has decided in time, and end the run for good."""
+        note, approval, question = dropped.note, dropped.approval, dropped.question
         events: list[ThreadStreamEvent] = []
         is_open = question.status == "pending"
         for call in approval.calls:
@@ -221,7 +222,7 @@ class Approvals:
         if is_open:
             skipped = question.model_copy(update={"status": "skipped"})
             events.append(ThreadItemReplacedEvent(item=skipped))
-        if approval.run == self._run:
+        if approval.run == self._run and self.dropped is None:
             self.dropped = approval
         return [*events, ThreadItemReplacedEvent(item=_closed(note))]
 
@@ -236,13 +237,15 @@ class Approvals:
                 self._context.thread.id, note, self._context.request_context
             )
 
-    async def _find(self) -> tuple[SDKHiddenContextItem, StructuredInputItem | None, bool] | None:
-        """Return the newest note of an approval, its question, and whether a message is behind it.
+    async def _find(self) -> list[_OpenNote]:
+        """Return the open notes of approvals that matter to this run, the newest first.
 
-        Looks at the pages from the thread's end to the first with a message of the user's.
+        That is its own newest one, or all that a message of the user's is behind. Looks at the
+        pages from the thread's end to the first with such a message.
         """
         context = self._context
         questions: dict[str, StructuredInputItem] = {}
+        found: list[_OpenNote] = []
         is_behind = False
         after: str | None = None
         while True:
@@ -252,12 +255,38 @@ class Approvals:
             for item in page.data:
                 if isinstance(item, StructuredInputItem):
                     questions[item.id] = item
-                elif isinstance(item, SDKHiddenContextItem) and item.approval is not None:
-                    return item, questions.get(item.approval.item_id), is_behind
+                open_note = _open_note(item, questions, is_behind)
+                if open_note is not None and is_behind:
+                    found.append(open_note)
+                elif open_note is not None and open_note.approval.run == self._run:
+                    return [open_note]
                 is_behind = is_behind or isinstance(item, UserMessageItem)
             if is_behind or not page.has_more:
-                return None
+                return found
             after = page.after
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenNote:
+    """The note of an approval whose run may go on, and its question."""
+
+    note: SDKHiddenContextItem
+    approval: Approval
+    question: StructuredInputItem
+    is_behind: bool
+    """Whether a message of the user's is behind it."""
+
+
+def _open_note(
+    item: ThreadItem, questions: dict[str, StructuredInputItem], is_behind: bool
+) -> _OpenNote | None:
+    if not isinstance(item, SDKHiddenContextItem) or item.approval is None:
+        return None
+    # Without the question nobody was asked: the process died between the two writes.
+    question = questions.get(item.approval.item_id)
+    if not item.approval.state or question is None:
+        return None
+    return _OpenNote(item, item.approval, question, is_behind)
 
 
 def outcome(call: ApprovalCall) -> str:

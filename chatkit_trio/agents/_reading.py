@@ -566,7 +566,13 @@ class EventStream(RunReader[ThreadStreamEvent]):
             del self._turn.model_runs[self._reader]
         # The run's own end first: a client tool call has to be the last item that is seen.
         last = self._translator.finish()
-        return last if self._approvals is None else [*last, *self._approvals.finish()]
+        if self._approvals is None:
+            return last
+        return [*last, *self._approvals.finish(was_cut=self._was_cut())]
+
+    def _was_cut(self) -> bool:
+        """Say whether the run has ended before its end, and without an error."""
+        return self.is_incomplete
 
     def _tell_turn(self, error: Exception | None) -> None:
         if self._turn is not None:

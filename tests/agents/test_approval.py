@@ -861,6 +861,22 @@ async def test_an_mcp_server_gets_the_users_decision(rig: Rig, is_approved: bool
     assert ("It returned: deleted" in note.content) is is_approved
 
 
+async def test_of_a_call_in_an_answer_that_was_cut_nobody_knows(rig: Rig) -> None:
+    rig.plays(mcp_request())
+    cut = {"type": "response.incomplete", "sequence_number": 0}
+    rig.model.answers.append(
+        [*script.answer()[:1], cut | {"response": script.response([], "incomplete")}]
+    )
+    async with rig.open(tools=[MCP]) as (server, client):
+        turn = await send(client, "hi")
+        await answer(client, await question_in(server.store, turn.thread_id), "Approve")
+        note = await note_in(server.store, turn.thread_id)
+
+    assert note.approval is not None
+    assert [call.state for call in note.approval.calls] == ["begun"]
+    assert "nobody knows" in note.content
+
+
 async def test_a_request_that_nobody_can_be_asked_is_logged(
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:

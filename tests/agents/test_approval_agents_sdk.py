@@ -28,10 +28,15 @@ from chatkit_trio.server import ChatKitServer
 from chatkit_trio.store import Store
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import ChatClient, RequestRefused
-from chatkit_trio.types import ThreadMetadata, ThreadStreamEvent, UserMessageItem
+from chatkit_trio.types import (
+    StructuredInputItem,
+    ThreadMetadata,
+    ThreadStreamEvent,
+    UserMessageItem,
+)
 
 from . import script
-from .approvals import answer, calls_in, note_in, question_in, send, sqlite
+from .approvals import answer, calls_in, items_of, note_in, question_in, send, sqlite
 from .models import RUN_CONFIG, Around, ScriptedModel, patched
 from .test_approval import outputs
 
@@ -216,6 +221,71 @@ async def test_a_stop_in_an_approved_tool_is_told_and_not_repeated() -> None:
     assert call.state == "begun"
     assert len(server.made) == 1
     assert "nobody knows whether it took effect" in str(model.inputs[-1])
+
+
+async def test_of_a_call_in_a_run_that_was_cancelled_nobody_knows() -> None:
+    model = ScriptedModel(script.answer(*REFUND), script.answer(*script.message("m", "Hm")))
+    async with Desk(MemoryStore(), model) as server, ChatClient.of_server(server) as client:
+        turn = await send(client, "hi")
+
+        def cancelled(run: Any) -> Any:
+            run.cancel()
+            return run
+
+        server.around = cancelled
+        await answer(client, await question_in(server.store, turn.thread_id), "Approve")
+        note = await note_in(server.store, turn.thread_id)
+
+    assert note.approval is not None
+    assert [(call.state, call.output) for call in note.approval.calls] == [("begun", "")]
+
+
+class Both(ChatKitServer[None]):
+    """Runs two agents in a turn, or those it is told to."""
+
+    def __init__(self, *desks: Desk) -> None:
+        super().__init__(desks[0].store)
+        self.desks = self.due = desks
+
+    async def respond(
+        self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: None
+    ) -> AsyncIterator[ThreadStreamEvent]:
+        for desk in self.due:
+            async for event in desk.respond(thread, input_user_message, context):
+                yield event
+
+
+def both(store: Store[None], *says: str) -> Both:
+    desks = [
+        Desk(store, ScriptedModel(script.answer(*REFUND), script.answer(*script.message("m", say))))
+        for say in says
+    ]
+    for desk, name in zip(desks, says, strict=True):
+        desk.agent.name = name
+    return Both(*desks)
+
+
+async def test_of_two_runs_that_ask_in_one_turn_each_goes_on() -> None:
+    async with both(MemoryStore(), "first", "second") as server:
+        client = ChatClient.of_server(server)
+        turn = await send(client, "hi")
+        questions = [i for i in turn.items if isinstance(i, StructuredInputItem)]
+        for desk, question in zip(server.desks, questions, strict=True):
+            server.due = (desk,)
+            await answer(client, question, "Approve")
+
+    assert [len(desk.made) for desk in server.desks] == [1, 1]
+
+
+async def test_a_message_ends_all_that_was_asked() -> None:
+    async with both(MemoryStore(), "first", "second") as server:
+        client = ChatClient.of_server(server)
+        turn = await send(client, "hi")
+        await send(client, "Never mind", turn.thread_id)
+        stored = await items_of(server.store, turn.thread_id)
+
+    asked = [item.status for item in stored if isinstance(item, StructuredInputItem)]
+    assert asked == ["skipped", "skipped"]
 
 
 async def test_a_hosted_mcp_server_asks_too() -> None:
