@@ -466,20 +466,38 @@ class _PulledResponse(Pulled):
 
     def __init__(self, stream: AsyncIterable[Any]) -> None:
         super().__init__(stream)
-        self._is_awaited = hasattr(stream, "response")
+        self._answer = WatchedAnswer(stream)
 
     async def receive(self, queue: Any) -> Any:
         entry = await super().receive(queue)
         if isinstance(entry, FromModel):
-            check_failure(entry.event)
+            self._answer.check(entry.event)
             _warn_of_approval(entry.event)
-            if entry.event.type == "response.created":
-                self._is_awaited = True
-            elif entry.event.type in _LAST_EVENTS:
-                self._is_awaited = False
-        elif isinstance(entry, RunEnded) and entry.error is None and self._is_awaited:
-            raise broken_off(self._stream)
+        elif isinstance(entry, RunEnded) and entry.error is None:
+            self._answer.check_end()
         return entry
+
+
+class WatchedAnswer:
+    """Tells a failed answer from a whole one, while somebody reads its stream."""
+
+    def __init__(self, stream: object) -> None:
+        self._stream = stream
+        self._is_awaited = hasattr(stream, "response")
+        """Whether the event that ends an answer has to come."""
+
+    def check(self, event: Any) -> None:
+        """Look at an event. Raises `ModelError` if it says that the answer failed."""
+        check_failure(event)
+        if event.type == "response.created":
+            self._is_awaited = True
+        elif event.type in _LAST_EVENTS:
+            self._is_awaited = False
+
+    def check_end(self) -> None:
+        """Look at the end of the stream. Raises `ModelError` if it has broken off."""
+        if self._is_awaited:
+            raise broken_off(self._stream)
 
 
 def broken_off(stream: Any) -> ModelError:

@@ -19,6 +19,7 @@ from chatkit_trio.agents import (
     AgentContext,
     ClientToolCall,
     ModelError,
+    accumulate_text,
     run_model,
     stream_response,
     tool,
@@ -27,6 +28,7 @@ from chatkit_trio.errors import CustomStreamError
 from chatkit_trio.server import ChatKitServer, current_turn
 from chatkit_trio.stores.memory import MemoryStore
 from chatkit_trio.types import ThreadMetadata, ThreadStreamEvent, UserMessageItem
+from chatkit_trio.widgets import Markdown
 
 from . import script
 from .responses_server import ResponsesServer, serving
@@ -136,6 +138,40 @@ async def test_the_clients_own_error_is_told_and_not_that_the_stream_broke_off()
 
     with pytest.raises(Timeout):
         await collected(stream_response(await new_context(), events()))
+
+
+BROKEN = {
+    "failed": script.answer(*script.message("m", "Half"))[:-1]
+    + [
+        {
+            "type": "response.failed",
+            "sequence_number": 0,
+            "response": script.response([], "failed")
+            | {"error": {"code": "server_error", "message": "overloaded"}},
+        }
+    ],
+    "error": [
+        *script.answer()[:1],
+        {
+            "type": "error",
+            "sequence_number": 0,
+            "code": "x",
+            "message": "overloaded",
+            "param": None,
+        },
+    ],
+    "broke off": script.answer(*script.message("m", "Half"))[:-1],
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+async def test_a_text_widget_of_an_answer_that_failed_fails(how: str) -> None:
+    async def events() -> AsyncIterator[Any]:
+        for event in script.parsed(BROKEN[how]):
+            yield event
+
+    with pytest.raises(ModelError, match="overloaded|broke off"):
+        await collected(accumulate_text(events(), Markdown(value="", id="m", streaming=True)))
 
 
 async def test_without_a_turn_a_nursery_is_asked_for(rig: Rig) -> None:
