@@ -103,6 +103,13 @@ class _Restart:
     start_from: Callable[[Any], RunResultStreaming]
 
     @property
+    def items(self) -> list[Any]:
+        """The input as a list."""
+        if isinstance(self.input, str):
+            return [{"role": "user", "content": self.input}]
+        return cast("list[Any]", _takeable(list(self.input)))
+
+    @property
     def remembers(self) -> bool:
         """Whether somebody else keeps the conversation, with the calls that nobody answered."""
         keepers = ("session", "previous_response_id", "conversation_id")
@@ -228,7 +235,12 @@ class AgentRun:
         if approvals.dropped is not None and restart.remembers:
             # The conversation that is kept ends with these calls: they need results first.
             state = await _state(restart, approvals.dropped, approvals)
-            state.add_input(restart.input)
+            try:
+                state.add_input(restart.input)
+            except require("agents").UserError:
+                # The run would end with the refusal, and nobody would read what the user says.
+                results = _missed_results(restart, state, approvals.dropped)
+                return restart.start_from([*results, *restart.items])
             return restart.start_from(state)
         return self._start()
 
@@ -248,12 +260,12 @@ def _wanted(result: RunResultStreaming) -> ApprovalWanted:
 
 def _call_id(item: Any) -> str:
     """Return the id of a call; the requests of hosted MCP servers have one of another name."""
+    return str(_raw(item, "call_id") or _raw(item, "id") or "")
+
+
+def _raw(item: Any, name: str) -> Any:
     raw = item.raw_item
-
-    def get(name: str) -> Any:
-        return raw.get(name) if isinstance(raw, dict) else getattr(raw, name, None)
-
-    return str(get("call_id") or get("id") or "")
+    return raw.get(name) if isinstance(raw, dict) else getattr(raw, name, None)
 
 
 def _arguments(arguments: Any) -> str:
@@ -283,6 +295,42 @@ async def _state(restart: _Restart, approval: Approval, approvals: Approvals) ->
         with suppress(sdk.UserError):
             state.add_input(f"(The user allowed this and said: {comment})")
     return state
+
+
+def _missed_results(restart: _Restart, state: Any, approval: Approval) -> list[Any]:
+    """Return the results that the conversation which is kept elsewhere lacks."""
+    refusals = _refusals(state, approval)
+    if restart.options.get("session") is not None:
+        return refusals  # it has the results of other calls
+    told = json.loads(approval.state)
+    answer = told["model_responses"][-1]
+    followed = restart.options.get("previous_response_id")
+    if followed is not None and followed != answer["response_id"]:
+        return []  # the run goes on from an earlier answer, which has no open calls
+    calls = {item.get("call_id") for item in answer["output"]}
+    raw = [item["raw_item"] for item in told["generated_items"]]
+    return [*refusals, *(item for item in raw if _is_result(item) and item["call_id"] in calls)]
+
+
+def _is_result(item: dict[str, Any]) -> bool:
+    return str(item.get("type")).endswith("_call_output")
+
+
+def _refusals(state: Any, approval: Approval) -> list[Any]:
+    """Return what the model gets for the calls that nobody has allowed."""
+    calls = {call.id: call for call in approval.calls}
+    return [
+        _refusal(item, outcome(calls[_call_id(item)]))
+        for item in state.get_interruptions()
+        if _call_id(item) in calls
+    ]
+
+
+def _refusal(item: Any, reason: str) -> dict[str, Any]:
+    if _raw(item, "type") == "mcp_approval_request":
+        answer = {"type": "mcp_approval_response", "approval_request_id": _call_id(item)}
+        return {**answer, "approve": False, "reason": reason}
+    return {"type": "function_call_output", "call_id": _call_id(item), "output": reason}
 
 
 async def _cancel(result: RunResultStreaming, events: AsyncIterable[Any]) -> None:

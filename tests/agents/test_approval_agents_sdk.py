@@ -193,6 +193,27 @@ async def test_a_message_instead_of_an_answer_leaves_a_session_whole() -> None:
     assert said == ["hi", "Never mind", "Bye"]
 
 
+@pytest.mark.parametrize("keeper", ["session", "resp_1", "resp_0"])
+async def test_a_message_goes_to_an_agent_that_would_end_with_the_refusal(keeper: str) -> None:
+    model = ScriptedModel(
+        script.answer(*REFUND, *LOOK_UP), script.answer(*script.message("m", "Then not"))
+    )
+    options = {"session": SQLiteSession("s")} if keeper == "session" else {}
+    desk = Desk(MemoryStore(), model, **options)
+    desk.agent.tool_use_behavior = "stop_on_first_tool"
+    async with desk as server, ChatClient.of_server(server) as client:
+        turn = await send(client, "hi")
+        if keeper != "session":
+            server.options = {"previous_response_id": keeper}
+        done = await send(client, "Never mind", turn.thread_id)
+
+    assert done.text == "Then not"
+    results = dict(outputs(model.inputs[1]))
+    # A response before the one that asked knows of no calls, so it takes no results.
+    assert set(results) == (set() if keeper == "resp_0" else {"call_r", "call_l"})
+    assert "Never mind" in str(model.inputs[1][-1])
+
+
 async def test_an_approved_call_with_a_session_goes_on() -> None:
     session = SQLiteSession("s")
     model = ScriptedModel(script.answer(*REFUND), script.answer(*script.message("m", "Done")))

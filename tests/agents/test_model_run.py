@@ -141,14 +141,14 @@ async def test_the_clients_own_error_is_told_and_not_that_the_stream_broke_off()
 
 
 BROKEN = {
-    "failed": script.answer(*script.message("m", "Half"))[:-1]
-    + [
+    "failed": [
+        *script.answer(*script.message("m", "Half"))[:-1],
         {
             "type": "response.failed",
             "sequence_number": 0,
             "response": script.response([], "failed")
             | {"error": {"code": "server_error", "message": "overloaded"}},
-        }
+        },
     ],
     "error": [
         *script.answer()[:1],
@@ -170,7 +170,7 @@ async def test_a_text_widget_of_an_answer_that_failed_fails(how: str) -> None:
         for event in script.parsed(BROKEN[how]):
             yield event
 
-    with pytest.raises(ModelError, match="overloaded|broke off"):
+    with pytest.raises(ModelError, match=r"overloaded|broke off"):
         await collected(accumulate_text(events(), Markdown(value="", id="m", streaming=True)))
 
 
