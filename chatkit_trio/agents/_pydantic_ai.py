@@ -285,18 +285,42 @@ class _Parts:
     """Gives each part of a run an id; pydantic-ai numbers them from 0 in each answer.
 
     Texts that follow each other are one part, as they are one output in pydantic-ai's result: a
-    provider that gives each event another id makes a part of each.
+    provider that gives each event another id makes a part of each. Text that comes for a part that
+    has ended, behind a call of a tool, is a part of its own here.
     """
 
     def __init__(self) -> None:
         self._count = 0
         self._ids: dict[int, str] = {}
         self._earlier_text = ""
+        self._ended_ids: set[str] = set()
+        self._late: str | None = None
+        """The id of the part that has the text which came for an ended one."""
+        self._late_text = ""
         self._image: SimpleNamespace | None = None
 
     def as_events(self, event: Any) -> list[SimpleNamespace]:
         """Return an event of pydantic-ai as events of a Responses stream."""
-        return [*self._image_done(event), *self._as_events(event)]
+        return [*self._image_done(event), *self._late_done(event), *self._as_events(event)]
+
+    def _late_done(self, event: Any) -> list[SimpleNamespace]:
+        """Return the end of late text, which pydantic-ai doesn't tell."""
+        if self._late is None or event.event_kind in ("part_delta", "final_result"):
+            return []
+        id, self._late = self._late, None
+        return self._text_ended(id, self._late_text)
+
+    def _late_grown(self, delta: str) -> list[SimpleNamespace]:
+        begun: list[SimpleNamespace] = []
+        if self._late is None:
+            self._late, self._late_text = self._next_id(), ""
+            begun = self._text_started(self._late, "")
+        self._late_text += delta
+        return [*begun, _on_part("response.output_text.delta", self._late, delta=delta)]
+
+    def _next_id(self) -> str:
+        self._count += 1
+        return f"part {self._count}"
 
     def _image_done(self, event: Any) -> list[SimpleNamespace]:
         """Return the end of an image, which pydantic-ai doesn't tell: another event has come.
@@ -323,8 +347,7 @@ class _Parts:
                     return [
                         _on_part("response.output_text.delta", part_id, delta=event.part.content)
                     ]
-                self._count += 1
-                self._ids[event.index] = part_id = f"part {self._count}"
+                self._ids[event.index] = part_id = self._next_id()
                 return self._started(part_id, event.part)
             case "part_delta":
                 return self._grown(self._ids[event.index], event.delta)
@@ -340,8 +363,7 @@ class _Parts:
 
     def _started(self, id: str, part: Any) -> list[SimpleNamespace]:
         if part.part_kind == "text":
-            added = _on_part("response.content_part.added", id, part=_text(part.content))
-            return [_on_item("response.output_item.added", id, "message", []), added]
+            return self._text_started(id, part.content)
         if part.part_kind == "thinking":
             return [
                 _on_item("response.output_item.added", id, "reasoning", []),
@@ -350,6 +372,10 @@ class _Parts:
         if part.part_kind == "file":
             self._note_file(id, part.content)
         return []
+
+    def _text_started(self, id: str, text: str) -> list[SimpleNamespace]:
+        added = _on_part("response.content_part.added", id, part=_text(text))
+        return [_on_item("response.output_item.added", id, "message", []), added]
 
     def _note_file(self, id: str, content: Any) -> None:
         if content.is_image:
@@ -360,6 +386,8 @@ class _Parts:
             logger.warning("a model has made a file a thread can't show: %s", content.media_type)
 
     def _grown(self, id: str, delta: Any) -> list[SimpleNamespace]:
+        if delta.part_delta_kind == "text" and id in self._ended_ids:
+            return self._late_grown(delta.content_delta)
         if delta.part_delta_kind == "text":
             return [_on_part("response.output_text.delta", id, delta=delta.content_delta)]
         if delta.part_delta_kind == "thinking":
@@ -369,12 +397,17 @@ class _Parts:
     def _ended(self, id: str, part: Any) -> list[SimpleNamespace]:
         if part.part_kind == "text":
             text, self._earlier_text = self._earlier_text + part.content, ""
-            done = _on_part("response.output_text.done", id, text=text)
-            content = [_text(text)]
-            return [done, _on_item("response.output_item.done", id, "message", content)]
+            return self._text_ended(id, text)
         if part.part_kind == "thinking" and part.content:
             return [_on_part("response.reasoning_summary_text.done", id, text=part.content)]
         return []
+
+    def _text_ended(self, id: str, text: str) -> list[SimpleNamespace]:
+        if id in self._ended_ids:
+            return []
+        self._ended_ids.add(id)
+        done = _on_part("response.output_text.done", id, text=text)
+        return [done, _on_item("response.output_item.done", id, "message", [_text(text)])]
 
 
 def _text(text: str) -> SimpleNamespace:

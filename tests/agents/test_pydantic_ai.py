@@ -57,6 +57,38 @@ async def test_thinking_is_a_reasoning_workflow() -> None:
     assert message.content[0].text == "Yes"
 
 
+async def test_text_behind_a_call_is_a_message_that_ends_before_the_tool_runs() -> None:
+    """The library tells such text as more of the part before the call, which has ended."""
+
+    async def calls(messages: list[Any], info: Any) -> AsyncIterator[Any]:
+        await asyncio.sleep(0)
+        if len(messages) > 1:
+            yield "Found"
+            return
+        yield "I'll look"
+        yield {1: DeltaToolCall("look", "{}", tool_call_id="c")}
+        yield ", one "
+        yield "moment"
+
+    agent = Agent(FunctionModel(stream_function=calls), deps_type=AgentContext)
+
+    @agent.tool
+    async def look(ctx: RunContext[AgentContext[None]]) -> str:
+        """Look."""
+        await ctx.deps.stream_progress("looking")
+        return "found"
+
+    context = await new_context()
+    events = await collected(run_pydantic_ai(context, agent, "hi", deps=context))
+
+    assert [
+        e.text if e.type == "progress_update" else e.item.content[0].text
+        for e in events
+        if e.type in ("thread.item.done", "progress_update")
+    ] == ["I'll look", ", one moment", "looking", "Found"]
+    assert len([e for e in events if e.type == "thread.item.added"]) == 3
+
+
 async def test_a_call_that_is_to_be_tried_again_goes_back_to_the_model() -> None:
     rounds = 0
 
