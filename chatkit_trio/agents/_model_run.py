@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,7 @@ def run_model(
     same time, in the turn's nursery; outside a turn pass a `nursery`. The model is asked
     `max_rounds` times at most, and not again after a tool has set `context.client_tool_call`. Each
     round sends the whole input and all outputs so far, so any server that speaks the Responses API
-    will do. Calls without an output, which a cut turn may have left in `input`, aren't sent.
+    will do; with `conversation`, where the provider keeps them, only what is new. Calls without an output, which a cut turn may have left in `input`, aren't sent.
 
     If a tool or an MCP server needs approval, the run ends with a question to the user, in
     `approval_words`. When they have answered, `respond` is called without a message; the run it
@@ -213,12 +213,26 @@ class _ToolLoop:
             # A function of the page comes first: its call ends the answer.
             if not calls or self._context.client_tool_call is not None:
                 return
-            self._items += [item.model_dump(mode="json", exclude_unset=True) for item in output]
+            self._note_answer(output)
             if any(asked):
                 await emit(self._wanted(calls, results))
                 return
             self._items += results
         raise ModelError(f"the model still called tools when asked {self._max_rounds} times")
+
+    @property
+    def _conversation(self) -> str | None:
+        """The id of the conversation in which the provider keeps all items, if it does."""
+        given = self._request.get("conversation")
+        known = given.get("id") if isinstance(given, Mapping) else given
+        return known if isinstance(known, str) else None
+
+    def _note_answer(self, output: Sequence[Any]) -> None:
+        """Take an answer into the next round's input."""
+        if self._conversation is None:
+            self._items += [item.model_dump(mode="json", exclude_unset=True) for item in output]
+        else:
+            self._items = []  # what was sent, and the answer, would be there twice
 
     async def _ask(self, emit: _Emit) -> list[Any]:
         """Ask the model and return the items of its answer. Raises `ModelError` if it breaks off.
@@ -308,6 +322,7 @@ class _ToolLoop:
             "kinds": [call.type for call in waiting],
             "previous_response_id": self._request.get("previous_response_id"),
             "response_id": None if self.last_response is None else self.last_response.id,
+            "conversation": self._conversation,
         }
         return ApprovalWanted(
             [
@@ -334,11 +349,15 @@ class _ToolLoop:
     async def _refuse(self, approval: Approval) -> None:
         """Give results for the calls of a run that has asked and won't go on, if they are missed.
 
-        That is so if this run follows the response with the calls by its id.
+        That is so if this run follows the response with the calls by its id, or goes on in their
+        conversation.
         """
         state = json.loads(approval.state)
         followed = self._request.get("previous_response_id")
-        if followed is not None and followed == state["response_id"]:
+        follows = followed is not None and followed == state["response_id"]
+        conversation = self._conversation
+        # Notes of earlier releases have no conversation.
+        if follows or (conversation is not None and conversation == state.get("conversation")):
             self._items = await self._results(state, approval) + self._items
 
     async def _results(self, state: dict[str, Any], approval: Approval) -> list[Any]:

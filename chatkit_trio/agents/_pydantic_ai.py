@@ -307,8 +307,8 @@ class _Parts:
         """Return the end of late text, which pydantic-ai doesn't tell."""
         if self._late is None or event.event_kind in ("part_delta", "final_result"):
             return []
-        id, self._late = self._late, None
-        return self._text_ended(id, self._late_text)
+        part_id, self._late = self._late, None
+        return self._text_ended(part_id, self._late_text)
 
     def _late_grown(self, delta: str) -> list[SimpleNamespace]:
         begun: list[SimpleNamespace] = []

@@ -415,6 +415,25 @@ async def test_a_message_that_follows_the_response_that_asked_brings_its_results
     assert (second["call_id"], second["output"]) == ("call_l", "paid by card")
 
 
+async def test_a_conversation_gets_the_results_of_its_calls_and_nothing_twice(rig: Rig) -> None:
+    rig.plays([*REFUND, *LOOK_UP], script.message("m", "Done"))
+    async with rig.open(conversation="conv_1") as (server, client):
+        turn = await send(client, "hi")
+        await answer(client, await question_in(server.store, turn.thread_id), "Approve")
+
+    assert outputs(rig.last_input) == [("call_r", "refunded 30"), ("call_l", "paid by card")]
+    assert len(rig.last_input) == 2
+
+
+async def test_a_message_in_a_conversation_brings_the_results_of_its_calls(rig: Rig) -> None:
+    rig.plays([*REFUND, *LOOK_UP], script.message("m", "Then not"))
+    async with rig.open(conversation="conv_1") as (_server, client):
+        turn = await send(client, "hi")
+        await send(client, "Never mind", turn.thread_id)
+
+    assert [call_id for call_id, _output in outputs(rig.last_input)] == ["call_r", "call_l"]
+
+
 class Absent(Desk):
     """Answers some messages without asking the model."""
 

@@ -286,6 +286,28 @@ async def test_tool_runs_and_the_model_gets_its_result(rig: Rig) -> None:
     assert json.loads(outputs(rig.server.requests[1])[0]) == {"city": "Bern", "degrees": 21}
 
 
+@pytest.mark.parametrize("conversation", ["conv_1", {"id": "conv_1"}], ids=["id", "dict"])
+async def test_a_conversation_gets_each_item_once(rig: Rig, conversation: Any) -> None:
+    @tool
+    async def look() -> str:
+        await trio.lowlevel.checkpoint()
+        return "found"
+
+    answers = [script.answer(*script.call("look")) for _round in range(2)]
+    run = rig.run(
+        *answers,
+        script.answer(*script.message("m", "Well")),
+        tools=[look],
+        conversation=conversation,
+    )
+    await collected(run)
+
+    result = {"type": "function_call_output", "call_id": "call_1", "output": "found"}
+    first, *others = [request["input"] for request in rig.server.requests]
+    assert first == [{"type": "message", "role": "user", "content": "hi"}]
+    assert others == [[result], [result]]
+
+
 async def test_tools_asked_for_at_once_run_at_once_and_answer_in_order(
     rig: Rig,
 ) -> None:
