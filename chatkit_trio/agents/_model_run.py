@@ -101,7 +101,8 @@ def run_model(
     same time, in the turn's nursery; outside a turn pass a `nursery`. The model is asked
     `max_rounds` times at most, and not again after a tool has set `context.client_tool_call`. Each
     round sends the whole input and all outputs so far, so any server that speaks the Responses API
-    will do; with `conversation`, where the provider keeps them, only what is new. Calls without an output, which a cut turn may have left in `input`, aren't sent.
+    will do; with `conversation`, where the provider keeps them, only what is new. Calls without an
+    output, which a cut turn may have left in `input`, aren't sent.
 
     If a tool or an MCP server needs approval, the run ends with a question to the user, in
     `approval_words`. When they have answered, `respond` is called without a message; the run it

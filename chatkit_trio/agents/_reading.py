@@ -360,8 +360,10 @@ class AsyncioSource(Source):
             itself = RuntimeError("the model run was cancelled by itself")
             outlet.send_last(RunEnded(self, thread.exit or itself))
             raise
+        except GeneratorExit:
+            raise  # the loop was left to itself, and nobody reads
         except BaseException as error:
-            # An exit: the loop ends with it, so there is no more time to wait.
+            # Without waiting: if it is an exit, the loop ends with it.
             outlet.send_last(RunEnded(self, error))
             raise
         else:
