@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar, cast
 import trio
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from chatkit_trio._foreign_text import text_of
+from chatkit_trio._engine.loading import found
 from chatkit_trio._model import Model
 from chatkit_trio.agents._asyncio_thread import (
     AsyncioTask,
@@ -25,7 +25,6 @@ from chatkit_trio.agents._asyncio_thread import (
     run_on_asyncio,
     run_on_trio,
 )
-from chatkit_trio.errors import NotFoundError, means_not_found
 from chatkit_trio.store import (
     ActiveThread,
     Opening,
@@ -218,16 +217,16 @@ class AsyncioStore(Store[TContext]):
     ) -> RequestRecord | None:
         if self._extra("begin_request") is None:
             return await super().begin_request(record, window, context)
-        found = await self._call("begin_request", record=record, window=window, context=context)
-        return cast("RequestRecord | None", found)
+        known = await self._call("begin_request", record=record, window=window, context=context)
+        return cast("RequestRecord | None", known)
 
     async def find_request(
         self, key: str, window: float, context: TContext
     ) -> RequestRecord | None:
         if self._extra("find_request") is None:
             return await super().find_request(key, window, context)
-        found = await self._call("find_request", key=key, window=window, context=context)
-        return cast("RequestRecord | None", found)
+        known = await self._call("find_request", key=key, window=window, context=context)
+        return cast("RequestRecord | None", known)
 
     async def update_request(self, record: RequestRecord, context: TContext) -> None:
         if self._extra("update_request") is None:
@@ -329,13 +328,8 @@ class AsyncioStore(Store[TContext]):
             raise RuntimeError(
                 f"this AsyncioStore isn't open: use `async with`, as a server does, before {name}()"
             )
-        try:
-            method = getattr(self.wrapped, name)
-            return await run_on_asyncio(partial(method, **self._as_known(arguments)))
-        except Exception as error:
-            if means_not_found(error) and not isinstance(error, NotFoundError):
-                raise NotFoundError(text_of(error)) from error
-            raise
+        method = getattr(self.wrapped, name)
+        return await found(run_on_asyncio(partial(method, **self._as_known(arguments))))
 
 
 def _is_store(store: Any) -> bool:

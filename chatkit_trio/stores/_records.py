@@ -9,6 +9,7 @@ a page of items) is narrowed to its metadata here, and only here.
 from __future__ import annotations
 
 import hashlib
+import logging
 from base64 import b32encode
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
@@ -131,6 +132,15 @@ def _check_items(writes: Opening | Settlement) -> None:
         check_new(item, writes.thread_id)
     for item in writes.changed_items:
         check_thread(item, writes.thread_id)
+
+
+def warn_of_taken_turn(logger: logging.Logger, settlement: Settlement, what_is_done: str) -> None:
+    logger.warning(
+        "turn %s of thread %s was taken for crashed by another process while it was alive here; %s",
+        settlement.turn_id,
+        settlement.thread_id,
+        what_is_done,
+    )
 
 
 def encode_thread(thread: ThreadMetadata) -> str:

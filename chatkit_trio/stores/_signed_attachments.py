@@ -345,6 +345,7 @@ class SignedAttachmentStore(AttachmentStore[TContext]):
             # The metadata first: the record says, after a crash, that there is something to do.
             await self.metadata.delete_attachment(record.id, context)
         await self._in_thread(self._backend.remove, record.id)
+        self._missed.pop(record.id, None)
         return True
 
     def _is_old(self, created_at: float) -> bool:

@@ -15,7 +15,7 @@ from chatkit_trio.store import Journal, JournalEntry, Settlement, TContext, Unst
 from . import _sqlite_queries as queries
 from ._instance_lock import live_instances, remove_dead_locks
 from ._journal_texts import JournalRow, JournalTexts
-from ._records import check_settlement, owner_of
+from ._records import check_settlement, owner_of, warn_of_taken_turn
 from ._sqlite_database import Database
 
 logger = logging.getLogger(__name__)
@@ -115,10 +115,5 @@ class SQLiteJournal(Journal[TContext]):
         self._database.keep_lock()
         found, is_taken = queries.settle_live(db, owner, settlement, self._database.instance)
         if is_taken:
-            logger.warning(
-                "turn %s of thread %s was taken for crashed by another process while it was alive"
-                " here; what it has stored is completed",
-                settlement.turn_id,
-                settlement.thread_id,
-            )
+            warn_of_taken_turn(logger, settlement, "what it has stored is completed")
         return found, is_taken

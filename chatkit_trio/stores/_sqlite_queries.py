@@ -231,18 +231,19 @@ def settle_live(
     is_taken = entry is not None and entry != (instance, 0)
     if entry is not None or settlement.turn_id is None:
         return settle(db, owner, settlement), is_taken
-    late = _late(db, owner, settlement, settlement.turn_id)
+    note = _seq_of_note(db, owner, settlement.thread_id, settlement.turn_id)
+    late = _late(db, owner, settlement, settlement.turn_id, has_note=note is not None)
     if late == settlement:
         return settle(db, owner, settlement), False
-    return _settle_in_front_of_note(db, owner, late, settlement.turn_id), True
+    return _settle_in_front_of(note, db, owner, late), True
 
 
-def _settle_in_front_of_note(
-    db: sqlite3.Connection, owner: str, settlement: Settlement, turn_id: str
+def _settle_in_front_of(
+    note: int | None, db: sqlite3.Connection, owner: str, settlement: Settlement
 ) -> bool:
-    """Settle; the note of that turn, and all that stands behind it, stays behind what is new."""
+    """Settle; the note in this place, and all that stands behind it, stays behind what is new."""
     behind: list[tuple[int, int, str, str]] = []
-    if (note := _seq_of_note(db, owner, settlement.thread_id, turn_id)) is not None:
+    if note is not None:
         query = """
             SELECT seq, thread, id, data FROM items
             WHERE thread = (SELECT thread FROM items WHERE seq = ?1) AND seq >= ?1 ORDER BY seq
@@ -254,14 +255,15 @@ def _settle_in_front_of_note(
     return is_found
 
 
-def _late(db: sqlite3.Connection, owner: str, settlement: Settlement, turn_id: str) -> Settlement:
+def _late(
+    db: sqlite3.Connection, owner: str, settlement: Settlement, turn_id: str, *, has_note: bool
+) -> Settlement:
     """Return what there is to settle of a turn whose entry is closed already.
 
     Equal to the settlement if the thread shows no other settlement of that turn: a settlement that
     is only repeated stays as it is.
     """
     stored = _stored_texts(db, owner, settlement)
-    has_note = _seq_of_note(db, owner, settlement.thread_id, turn_id) is not None
     new_items: list[ThreadItem] = []
     changed_items: list[ThreadItem] = []
     for item in settlement.new_items:

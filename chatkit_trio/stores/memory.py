@@ -52,6 +52,7 @@ from ._records import (
     encode_thread,
     one_owner,
     owner_of,
+    warn_of_taken_turn,
 )
 
 __all__ = ["MemoryCluster", "MemoryStore"]
@@ -256,12 +257,7 @@ class MemoryStore(Store[TContext]):
             return True
         is_own = self._cluster.settle_live(settlement, owner, self._node.open_node())
         if not is_own:
-            logger.warning(
-                "turn %s of thread %s was taken for crashed by another process while it was alive"
-                " here; it is settled by this one",
-                settlement.turn_id,
-                settlement.thread_id,
-            )
+            warn_of_taken_turn(logger, settlement, "it is settled by this one")
         return is_own
 
     async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:

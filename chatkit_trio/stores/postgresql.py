@@ -72,6 +72,7 @@ from ._records import (
     one_more,
     one_owner,
     owner_of,
+    warn_of_taken_turn,
 )
 
 __all__ = ["PostgreSQLStore"]
@@ -285,12 +286,7 @@ class PostgreSQLStore(Store[TContext]):
         )
         self._node.tell(settlement.thread_id)
         if not is_own:
-            logger.warning(
-                "turn %s of thread %s was taken for crashed by another process while it was alive"
-                " here; it is settled by this one",
-                settlement.turn_id,
-                settlement.thread_id,
-            )
+            warn_of_taken_turn(logger, settlement, "it is settled by this one")
         return is_own
 
     async def delete_items_after(self, thread_id: str, item_id: str, context: TContext) -> None:

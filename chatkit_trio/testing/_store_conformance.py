@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -1336,12 +1336,7 @@ class StoreConformance(SearchConformance, CoordinationConformance):
     @needs_persistence
     async def test_a_turn_that_another_has_settled_as_crashed_is_completed_once(self) -> None:
         """As when a process was taken for dead and wasn't: it has more text than its journal."""
-        async with self.open_store() as store:
-            await prepare(store, "thr_1", self.context())
-            await self._leave_turn_open(store, "partial")
-        async with self.open_store() as store:
-            await _journal(store).abandoned()
-            await _journal(store).settle_abandoned(_CRASHED)
+        async with self._open_settled_as_crashed() as store:
             for _ in range(2):
                 if not await _settle_late(store, _STOPPED, self.context()):
                     break
@@ -1358,12 +1353,7 @@ class StoreConformance(SearchConformance, CoordinationConformance):
 
     @needs_persistence
     async def test_what_a_late_settlement_adds_stands_before_the_next_message(self) -> None:
-        async with self.open_store() as store:
-            await prepare(store, "thr_1", self.context())
-            await self._leave_turn_open(store, "partial")
-        async with self.open_store() as store:
-            await _journal(store).abandoned()
-            await _journal(store).settle_abandoned(_CRASHED)
+        async with self._open_settled_as_crashed() as store:
             for item_id in ("m1", "m2"):
                 await store.add_thread_item("thr_1", note(item_id, "thr_1"), self.context())
             if await _settle_late(store, _STOPPED, self.context()):
@@ -1467,6 +1457,17 @@ class StoreConformance(SearchConformance, CoordinationConformance):
         if mine:
             return "written down" if mine[0].items else "begun"
         return "settled" if settled else "not begun"
+
+    @asynccontextmanager
+    async def _open_settled_as_crashed(self) -> AsyncIterator[Store[Any]]:
+        """Give a store whose thread has a turn that was taken for crashed and settled."""
+        async with self.open_store() as store:
+            await prepare(store, "thr_1", self.context())
+            await self._leave_turn_open(store, "partial")
+        async with self.open_store() as store:
+            await _journal(store).abandoned()
+            await _journal(store).settle_abandoned(_CRASHED)
+            yield store
 
     async def _leave_turn_open(self, store: Store[Any], *texts: str) -> None:
         await _journal(store).begin("turn_1", "thr_1", self.context())

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from chatkit_trio._engine.keeping import ENDING_MESSAGES
+from chatkit_trio._engine.keeping import ENDING_MESSAGES, stored_reason
 
 Chunk: TypeAlias = dict[str, Any]
 """One event of the other protocol."""
@@ -26,8 +26,6 @@ QUESTIONS = "structured_input"
 
 _ON_PURPOSE = ("stopped", "superseded", "disconnected", "stalled")
 """Why an answer was cut, if it was by its user."""
-
-_MESSAGES = {reason.value: message for reason, message in ENDING_MESSAGES.items()}
 
 FAILURE = "Something went wrong, and the answer couldn't be finished."
 """What the user is told of an error that has no message of its own."""
@@ -98,7 +96,7 @@ class Translator(ABC):
         # One that is told from the store has no error event.
         if reason in _ON_PURPOSE:
             return chunks + self.cut(reason)
-        return chunks + self.failed(_MESSAGES.get(reason, FAILURE), reason)
+        return chunks + self.failed(ENDING_MESSAGES.get(stored_reason(reason), FAILURE), reason)
 
     def _of_event(self, event: Mapping[str, Any]) -> list[Chunk]:
         match event["type"]:

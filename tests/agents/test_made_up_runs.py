@@ -145,10 +145,9 @@ async def test_its_end_is_its_own() -> None:
     assert (run.begun, run.closed, run.cancelled) == (1, 1, 0)
 
 
-@pytest.mark.parametrize("how", ["closed", "cancelled", "dropped"])
-async def test_a_made_up_run_that_is_left_early_is_cancelled_and_closed_once(how: str) -> None:
-    run = MadeUp("Hel", "lo", waits=True)
-    stream = stream_agent_response(await new_context(), run)
+async def first_event_left(context: AgentContext[Any], run: MadeUp, how: str) -> Any:
+    """Read one event of a run, leave the run in this way, and return the event."""
+    stream = stream_agent_response(context, run)
     first = await anext(stream)
     if how == "closed":
         await stream.aclose()
@@ -158,6 +157,13 @@ async def test_a_made_up_run_that_is_left_early_is_cancelled_and_closed_once(how
     else:
         del stream
         await trio.testing.wait_all_tasks_blocked()
+    return first
+
+
+@pytest.mark.parametrize("how", ["closed", "cancelled", "dropped"])
+async def test_a_made_up_run_that_is_left_early_is_cancelled_and_closed_once(how: str) -> None:
+    run = MadeUp("Hel", "lo", waits=True)
+    first = await first_event_left(await new_context(), run, how)
 
     assert first.type == "thread.item.added"
     assert (run.begun, run.cancelled) == (1, 1)
@@ -187,16 +193,7 @@ async def test_a_run_whose_cancel_fails_is_ended_and_the_log_says_so(
 ) -> None:
     run = make("Hel", "lo", waits=True)
     context = await new_context()
-    stream = stream_agent_response(context, run)
-    await anext(stream)
-    if how == "closed":
-        await stream.aclose()
-    elif how == "cancelled":
-        with trio.move_on_after(0.01):
-            await collected(stream)
-    else:
-        del stream
-        await trio.testing.wait_all_tasks_blocked()
+    await first_event_left(context, run, how)
 
     assert (run.closed, run.cancelled) == (1, 1)
     assert "cancel() of a model run failed" in caplog.text

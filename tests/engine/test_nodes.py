@@ -751,21 +751,26 @@ async def test_a_request_that_waits_on_two_nodes_is_carried_out_once(
         assert await nodes.transcript(turn.thread_id) == expected
 
 
+def begin_slowly(server: ScriptedServer, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the store take so long until it is asked whether a turn of this node may begin."""
+    coordination = server.store.coordination
+    assert coordination is not None
+    begin = coordination.begin
+
+    async def slowly(*args: Any) -> Any:
+        await trio.sleep(seconds)
+        return await begin(*args)
+
+    monkeypatch.setattr(coordination, "begin", slowly)
+
+
 @within(HOUR)
 async def test_a_request_refused_beside_its_begun_twin_records_no_end(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same request waits on both nodes; a third copy of it tells one that the other begins."""
     async with two(SLOWLY, [say("Fi", "ne", every=60.0)], on_busy="queue") as nodes:
-        slow = nodes.there.store.coordination
-        assert slow is not None
-        begin = slow.begin
-
-        async def begin_slowly(*args: Any) -> Any:
-            await trio.sleep(3)
-            return await begin(*args)
-
-        monkeypatch.setattr(slow, "begin", begin_slowly)
+        begin_slowly(nodes.there, 3, monkeypatch)
         async with streaming(nodes.here) as turn, trio.open_nursery() as nursery:
             nursery.start_soon(turn.read)
             body = message_request(thread_id=turn.thread_id)
@@ -797,15 +802,7 @@ async def test_a_client_that_leaves_while_its_turn_asks_for_the_thread_takes_it_
 ) -> None:
     """The store is slow to say that the thread is another node's."""
     async with two([say(*WORDS, every=100.0)], on_busy="queue") as nodes:
-        coordination = nodes.there.store.coordination
-        assert coordination is not None
-        begin = coordination.begin
-
-        async def begin_slowly(*args: Any) -> Any:
-            await trio.sleep(2)
-            return await begin(*args)
-
-        monkeypatch.setattr(coordination, "begin", begin_slowly)
+        begin_slowly(nodes.there, 2, monkeypatch)
         async with streaming(nodes.here, words=1) as turn:
             waiting = await stream(nodes.there, message_request(thread_id=turn.thread_id))
             with trio.move_on_after(1):
