@@ -21,7 +21,7 @@ from typing_extensions import TypeVar
 from . import errors, store, types, widgets
 from ._engine.answering import Answer
 from ._engine.foreign import ForeignModels
-from ._engine.frames import FrameReader
+from ._engine.frames import FrameReader, SendNow
 from ._engine.groups import split_cancelled, unwrapped
 from ._engine.hooks import ServerHooks, must_override
 from ._engine.journal import (
@@ -264,7 +264,7 @@ class StreamingResult:
                 await self.aclose()
             raise
 
-    async def receive_in_time(self) -> list[bytes]:
+    async def receive_in_time(self, send_now: SendNow | None = None) -> list[bytes]:
         """Return frames when the policy says that they are to be sent.
 
             async with result:
@@ -275,10 +275,15 @@ class StreamingResult:
         An empty list means that a heartbeat is due. Raises `trio.EndOfChannel` behind the last
         frame, and `FramesLost` as `receive` does. Use it inside `async with`: a cancelled call has
         read nothing and changes nothing.
+
+        While this waits, frames that are due may be handed to `send_now` instead, if it is given:
+        it sends them at once, and must neither wait nor raise. If it returns False, this returns
+        at once: with what has come since, or with an empty list.
         """
         turn, reader = self._started()
         heartbeat = inf if turn.policy.heartbeat is None else turn.policy.heartbeat
-        return await reader.receive_in_time(self._ticker, turn.policy.flush_interval, heartbeat)
+        window = turn.policy.flush_interval
+        return await reader.receive_in_time(self._ticker, window, heartbeat, send_now)
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from math import inf
 from time import perf_counter
-from typing import Self
+from typing import Self, TypeAlias
 
 import trio
 
@@ -40,6 +40,12 @@ _MOST_HELD_BACK = 256
 
 _RUSH = 200.0
 """More frames a second are more than anybody reads."""
+
+_MOST_BYTES = 65536
+"""About how much is read at once."""
+
+SendNow: TypeAlias = Callable[[list[bytes]], bool]
+"""Sends frames without waiting; False if the task that reads has to be woken."""
 
 
 class ComponentFrame(bytes):
@@ -294,6 +300,7 @@ class FrameReader:
     """Whether the ticker knows when the frames that wait are to be sent."""
     _has_beat = False
     """Whether the ticker knows of this reader's heartbeats."""
+    _send_now: SendNow | None = None
 
     def __init__(
         self, log: FrameLog, number: int, *, can_return: bool, component_updates: bool
@@ -345,7 +352,7 @@ class FrameReader:
         if not self._log.is_closed:
             await self._log._waiting_readers.park()
 
-    async def receive(self, max_bytes: int = 65536) -> list[bytes]:
+    async def receive(self, max_bytes: int = _MOST_BYTES) -> list[bytes]:
         """Return all frames that are ready, at least one and about `max_bytes` at most.
 
         Always a checkpoint; a cancelled call has read nothing. Raises `trio.EndOfChannel` behind
@@ -369,19 +376,27 @@ class FrameReader:
                 return frames
 
     async def receive_in_time(
-        self, ticker: Ticker, window: float, heartbeat: float, max_bytes: int = 65536
+        self,
+        ticker: Ticker,
+        window: float,
+        heartbeat: float,
+        send_now: SendNow | None = None,
     ) -> list[bytes]:
         """Return frames when they are to be sent, or an empty list when a heartbeat is due.
 
         Frames that come within `window` seconds of the last ones are held back so long. A
-        heartbeat is due after so many seconds without a frame. A checkpoint; a cancelled call has
+        heartbeat is due after so many seconds without a frame. While this waits, frames whose
+        window has ended are handed to `send_now`, if it is given; when that returns False, this
+        returns what has come since, which may be nothing. A checkpoint; a cancelled call has
         read nothing. Raises what `receive` does.
         """
         if self._prelude is not None:
             with trio.move_on_after(heartbeat):
-                return await self.receive(max_bytes)
+                return await self.receive()
             return []
         self._ticker, self._window, self._heartbeat = ticker, window, heartbeat
+        # Without a window a busy writer's frames would go out one by one.
+        self._send_now = send_now if window else None
         self._silent_since = trio.current_time()
         if self._is_due(self._silent_since):
             await trio.lowlevel.checkpoint()
@@ -391,11 +406,15 @@ class FrameReader:
             return []
         if not window and self._log.next_number - self.number > 1:
             await self._let_writer_go_on()
-        if not (frames := self._log._take(self, max_bytes)):
+        if not (frames := self._take_to_send()):
             raise trio.EndOfChannel
+        return frames
+
+    def _take_to_send(self) -> list[bytes]:
+        frames = self._log._take(self, _MOST_BYTES)
         now = trio.current_time()
         self._rushes = len(frames) > _RUSH * (now - self._sent_at)
-        self._sent_at = now
+        self._sent_at = self._silent_since = now
         return frames
 
     @property
@@ -418,7 +437,7 @@ class FrameReader:
     async def _wait_for_time(self) -> None:
         """Wait until frames are to be sent, or a heartbeat."""
         if self.number < self._log.next_number:
-            self._begin_window()
+            self._begin_window(self._silent_since)
         if not self._has_beat and self._heartbeat < inf:
             self._has_beat = True
             self._ticker.at_beat(self._silent_since + self._heartbeat, self)
@@ -430,23 +449,36 @@ class FrameReader:
 
     def frame_came(self) -> None:
         """Take note of a frame while this reader waits for its time."""
-        if self._has_much if self._has_window else self._is_due(trio.current_time()):
+        if self._has_much:
             self.wake()
-        else:
-            self._begin_window()
+        elif not self._has_window:
+            now = trio.current_time()
+            if self._send_now is None and self._is_due(now):
+                self.wake()
+            else:
+                # If it is due, the ticker sends it, with all else that comes in the same moment.
+                self._begin_window(now)
 
-    def _begin_window(self) -> None:
+    def _begin_window(self, now: float) -> None:
         if not self._has_window:
             self._has_window = True
-            self._ticker.at_window_end(self._window_end, self)
+            self._ticker.at_window_end(max(self._window_end, now), self)
 
     def windows_end(self, until: float) -> None:
         """Send what has waited, if this reader's window ends until then. Called by the ticker."""
         self._has_window = False
-        if self._is_due(until):
+        if self not in self._log._pacing:
+            return  # it sends already
+        if self._is_due(until) and not self._is_sent_now():
             self.wake()
         elif self.number < self._log.next_number:
-            self._begin_window()
+            self._begin_window(until)
+
+    def _is_sent_now(self) -> bool:
+        """Send what is due in this very moment, if that can be; the end can't."""
+        if self._send_now is None or self._log.is_closed or self.number < self._log._first:
+            return False
+        return self._send_now(self._take_to_send())
 
     def beat_may_be_due(self) -> float | None:
         """Send a heartbeat if one is due; return when the next one may be, None if nobody waits."""
@@ -489,4 +521,5 @@ class FrameReader:
         """Stop reading. Closing twice is allowed."""
         if self._prelude is not None:
             self._prelude.leave()
+        self._send_now = None  # it may hold this reader, and so all frames
         self._log._leave(self)

@@ -11,6 +11,7 @@ import trio
 from chatkit_trio.errors import FramesLost
 from chatkit_trio.store import TurnRecord
 
+from .frames import SendNow
 from .policy import TurnPolicy
 from .ticker import Ticker
 
@@ -83,10 +84,16 @@ class RemoteReader:
             self._taken()
         return taken
 
-    async def receive_in_time(self, ticker: Ticker, window: float, heartbeat: float) -> list[bytes]:
+    async def receive_in_time(
+        self,
+        ticker: Ticker,
+        window: float,
+        heartbeat: float,
+        send_now: SendNow | None = None,
+    ) -> list[bytes]:
         """Return frames, or an empty list when a heartbeat is due.
 
-        Frames come in messages, so nothing is held back.
+        Frames come in messages, so nothing is held back, and `send_now` isn't called.
         """
         with trio.move_on_after(heartbeat):
             return await self.receive()

@@ -115,7 +115,8 @@ class Exchange:
 
     def __init__(self, receive: Receive, send: Send, *, begins: bool) -> None:
         self._receive = receive
-        self._send = send
+        self.passes_to = send
+        """What gets each message, unchanged."""
         self._begins = begins
         self._has_arrived = False
         self._is_client_gone = False
@@ -162,9 +163,9 @@ class Exchange:
         is_body = message["type"] == "http.response.body"
         if is_body and not message.get("more_body", False):
             with trio.move_on_after(_LAST_MESSAGE_TIMEOUT, shield=True):
-                await self._send(message)
+                await self.passes_to(message)
         else:
-            await self._send(message)
+            await self.passes_to(message)
         self._is_answered.set()
 
     async def aclose(self) -> None:

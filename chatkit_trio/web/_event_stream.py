@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -59,6 +60,8 @@ class EventStreamBody(ResponseBody):
 
     _leads = True
     """Whether the turn waits for this client."""
+    _may_send_now = True
+    """Whether `_encoded` can't fail, so that whoever finds frames due may call it."""
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class EventStreamBody(ResponseBody):
         self._sending = sending
         self._with_ids = with_ids
         self._is_over = False
+        self._sends_now: bool | None = None
         self._preamble = b""
         """What is sent before anything is read."""
 
@@ -92,6 +96,9 @@ class EventStreamBody(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
+        if self._sends_now is None:
+            asking = sys._getframe(1)
+            self._sends_now = self._may_send_now and self._sending.find_direct_way(asking)
         if self._preamble:
             chunk, self._preamble = self._preamble, b""
             return chunk
@@ -114,10 +121,17 @@ class EventStreamBody(ResponseBody):
 
     async def _next_chunk(self, result: StreamingResult) -> bytes:
         self._bound_sending(result.turn)
-        while frames := await result.receive_in_time():
+        send_now = self._send_now if self._sends_now else None
+        while frames := await result.receive_in_time(send_now):
             if chunk := self._encoded(result, frames):
                 return chunk
         return HEARTBEAT
+
+    def _send_now(self, frames: list[bytes]) -> bool:
+        """Send frames while `_next_chunk` waits for some; return False if it has to go on."""
+        assert self._result is not None
+        chunk = self._encoded(self._result, frames)
+        return not chunk or self._sending.send_now(chunk)
 
     def _bound_sending(self, turn: Turn[Any] | RemoteTurn) -> None:
         """Have a client that reads nothing hung up on, once its turn has ended.

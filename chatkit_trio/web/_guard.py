@@ -78,7 +78,8 @@ class GuardedRequest:
     def __init__(self, body: RequestBody, send: Any, scope: Any) -> None:
         self.body = body
         self.sending = Sending(self._send, self._hang_up)
-        self._to_server = send
+        self.passes_to = send
+        """What gets each message of the response, unchanged."""
         self._is_alone = scope["http_version"].startswith("1")
         """Whether the connection is this request's, and not shared by several (HTTP/2)."""
         self._path = scope["path"]
@@ -100,10 +101,10 @@ class GuardedRequest:
     async def _send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             self.body.leave()
-        await self._to_server(message)
+        await self.passes_to(message)
 
     def _hang_up(self) -> None:
-        connection = connection_behind(self._to_server) if self._is_alone else None
+        connection = connection_behind(self.passes_to) if self._is_alone else None
         logger.info("a client that reads nothing is hung up on")
         if connection is None:
             self._scope.cancel()

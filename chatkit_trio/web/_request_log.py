@@ -61,10 +61,11 @@ class _Answer:
         self.status: int | None = None
         self.is_whole = False
         """Whether the last message has been sent; else the client has left, or the app failed."""
-        self._send = send
+        self.passes_to = send
+        """What gets each message, unchanged."""
 
     async def send(self, message: Any) -> None:
-        await self._send(message)
+        await self.passes_to(message)
         if message["type"] == "http.response.start":
             self.status = message["status"]
         elif message["type"] == "http.response.body" and not message.get("more_body", False):

@@ -15,10 +15,12 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from math import inf
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
 import trio
+
+from ._direct_sends import DirectWay, is_asked_by_quart
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +48,31 @@ class Sending:
         self._hang_up = hang_up
         self._since = inf
         self._patience = trio.CancelScope()
+        self._direct: DirectWay | None = None
+
+    def find_direct_way(self, caller: FrameType) -> bool:
+        """Say whether `send_now` may be used for a body whose `__anext__` this frame awaits."""
+        if is_asked_by_quart(caller, self.send):
+            self._direct = DirectWay.behind(self._send)
+        return self._direct is not None
+
+    def send_now(self, chunk: bytes) -> bool:
+        """Send a chunk without waiting; if it hasn't left whole, the next `send` sends the rest.
+
+        Say whether it has. Call it only while no `send` is under way.
+        """
+        return self._direct is not None and self._direct.send(chunk)
 
     async def send(self, message: Any) -> None:
         """Send a message, in pieces if it is long."""
+        while self._direct is not None and self._direct.unsent:
+            await self._in_time(self._direct.send_rest(_PIECE))
         body = message.get("body", b"") if message["type"] == "http.response.body" else b""
         while len(body) > _PIECE:
             piece, body = body[:_PIECE], body[_PIECE:]
-            await self._send_piece({**message, "body": piece, "more_body": True})
+            await self._in_time(self._send({**message, "body": piece, "more_body": True}))
             message = {**message, "body": body}
-        await self._send_piece(message)
+        await self._in_time(self._send(message))
 
     async def watch(self) -> None:
         """Wait until a piece has taken too long, and hang up."""
@@ -76,14 +94,14 @@ class Sending:
             if self._since != inf:  # else the piece has left
                 self._patience.deadline = deadline
 
-    async def _send_piece(self, message: Any) -> None:
+    async def _in_time(self, sending: Awaitable[None]) -> None:
         self._since = trio.current_time()
         # One that is due sooner stays, and `watch` looks what it was for: setting it costs more
         # than all else here.
         if self._patience.deadline > self._since + self.timeout:
             self._patience.deadline = self._since + self.timeout
         try:
-            await self._send(message)
+            await sending
         finally:
             self._since = inf
 
@@ -115,7 +133,7 @@ def _wrapped_send(step: Any, owner: Any) -> Any:
     """
     if isinstance(step, functools.partial):
         return step.keywords.get("send")
-    names = ("_send", "send")
+    names = ("passes_to", "_send", "send")
     if isinstance(step, FunctionType):
         cells = zip(step.__code__.co_freevars, step.__closure__ or (), strict=True)
         return next((cell.cell_contents for name, cell in cells if name in names), None)

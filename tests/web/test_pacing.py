@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from itertools import pairwise
 from weakref import ref
 
@@ -12,6 +15,7 @@ from trio.testing import MockClock
 
 from chatkit_trio._engine.frames import FrameLog, FrameReader
 from chatkit_trio._engine.ticker import Ticker
+from chatkit_trio.errors import FramesLost
 from chatkit_trio.server import TurnPolicy
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import pause, say, scripted_server
@@ -228,3 +232,187 @@ async def test_a_reader_that_has_left_is_not_kept_by_its_timers(
         gc.collect()
         assert [each() for each in left] == [None]
         nursery.cancel_scope.cancel()
+
+
+# --- What is sent in the moment that it is due ---------------------------------------------------
+
+
+class SendingNow:
+    """Takes frames that are due, or refuses to go on after a number of them."""
+
+    def __init__(self, *, refuses_after: int | None = None) -> None:
+        self.came: list[tuple[float, int]] = []
+        self._left = refuses_after
+
+    def __call__(self, frames: list[bytes]) -> bool:
+        self.came.append((trio.current_time(), len(frames)))
+        if self._left is None:
+            return True
+        self._left -= 1
+        return self._left > 0
+
+
+@dataclass
+class Reading:
+    """A task that reads by `receive_in_time`, and what it was returned."""
+
+    log: FrameLog
+    send_now: SendingNow
+    window: float = WINDOW
+    heartbeat: float = 15.0
+
+    def __post_init__(self) -> None:
+        self.returned: list[tuple[float, int]] = []
+        self.reader = self.log.open_reader(leads=True)
+
+    async def run(self, ticker: Ticker) -> None:
+        with suppress(trio.EndOfChannel):
+            while True:
+                frames = await self.reader.receive_in_time(
+                    ticker, self.window, self.heartbeat, self.send_now
+                )
+                self.returned.append((trio.current_time(), len(frames)))
+
+
+@asynccontextmanager
+async def reading(log: FrameLog, send_now: SendingNow, **settings: float) -> AsyncIterator[Reading]:
+    task, ticker = Reading(log, send_now, **settings), Ticker()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run)
+        nursery.start_soon(task.run, ticker)
+        await trio.testing.wait_all_tasks_blocked()
+        yield task
+        nursery.cancel_scope.cancel()
+
+
+def write(log: FrameLog, count: int = 1) -> None:
+    for _ in range(count):
+        log.append(b"data: {}\n\n")
+
+
+async def test_frames_are_sent_in_the_moment_that_they_are_due(
+    autojump_clock: MockClock, log: FrameLog
+) -> None:
+    async with reading(log, SendingNow()) as task:
+        began = trio.current_time()
+        for _ in range(10):
+            write(log)
+            await trio.sleep(0.015)
+        await trio.sleep(1)
+
+    times = [when - began for when, _ in task.send_now.came]
+    assert times == pytest.approx([0, WINDOW, 2 * WINDOW, 3 * WINDOW], abs=SLACK)
+    assert [count for _, count in task.send_now.came] == [1, 3, 3, 3]
+    assert task.returned == []
+
+
+async def test_what_comes_in_one_moment_after_a_pause_is_sent_together(
+    autojump_clock: MockClock, log: FrameLog
+) -> None:
+    async with reading(log, SendingNow()) as task:
+        began = trio.current_time()
+        for _ in range(3):
+            write(log, 3)
+            await trio.sleep(1)
+
+    assert task.send_now.came == [(began, 3), (began + 1, 3), (began + 2, 3)]
+    assert task.returned == []
+
+
+async def test_a_reader_goes_on_when_its_frames_have_not_all_left(
+    autojump_clock: MockClock, log: FrameLog
+) -> None:
+    async with reading(log, SendingNow(refuses_after=1)) as task:
+        began = trio.current_time()
+        write(log)
+        await trio.testing.wait_all_tasks_blocked()
+
+    assert task.send_now.came == [(began, 1)]
+    assert task.returned == [(began, 0)]
+
+
+async def test_the_end_goes_out_with_what_waits_before_it(
+    autojump_clock: MockClock, log: FrameLog
+) -> None:
+    async with reading(log, SendingNow()) as task:
+        began = trio.current_time()
+        write(log)
+        await trio.sleep(0.01)
+        write(log, 2)
+        log.close()
+        await trio.sleep(1)
+
+    assert task.send_now.came == [(began, 1)]
+    assert task.returned == [(began + 0.01, 2)]
+
+
+async def test_silence_counts_from_what_was_sent_last(
+    autojump_clock: MockClock, log: FrameLog
+) -> None:
+    async with reading(log, SendingNow(), heartbeat=7.0) as task:
+        began = trio.current_time()
+        await trio.sleep(5)
+        write(log)
+        await trio.sleep(8)
+
+    assert task.returned == [(began + 12, 0)]
+
+
+async def test_what_is_written_while_a_reader_sends_is_not_sent_beside_it(
+    autojump_clock: MockClock, log: FrameLog
+) -> None:
+    send_now, ticker, reader = SendingNow(), Ticker(), log.open_reader(leads=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run)
+        with trio.move_on_after(1):
+            await reader.receive_in_time(ticker, WINDOW, 15.0, send_now)
+        write(log, 2)
+        assert len(await reader.receive_in_time(ticker, WINDOW, 15.0, send_now)) == 2
+        write(log, 2)
+        await trio.sleep(1)
+        assert send_now.came == []
+        assert len(await reader.receive_in_time(ticker, WINDOW, 15.0, send_now)) == 2
+        nursery.cancel_scope.cancel()
+
+
+async def test_without_a_window_a_busy_writer_is_still_waited_for(
+    autojump_clock: MockClock, log: FrameLog
+) -> None:
+    async with reading(log, SendingNow(), window=0.0) as task:
+        write(log, 5)
+        await trio.testing.wait_all_tasks_blocked()
+
+    assert task.send_now.came == []
+    assert [count for _, count in task.returned] == [5]
+
+
+async def test_a_reader_that_was_left_behind_is_told_so(autojump_clock: MockClock) -> None:
+    log = FrameLog(max_unread=1_000_000, max_kept=100)
+    send_now, ticker, watcher = SendingNow(), Ticker(), log.open_reader()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run)
+        nursery.start_soon(write_later, log)
+        with pytest.raises(FramesLost):
+            await watcher.receive_in_time(ticker, WINDOW, 15.0, send_now)
+        nursery.cancel_scope.cancel()
+    assert send_now.came == []
+
+
+async def test_a_reader_that_has_left_keeps_nothing_of_who_has_sent(
+    autojump_clock: MockClock, log: FrameLog
+) -> None:
+    """What sends holds the reader, and so the frames of a turn, until garbage is collected."""
+    reader, send_now = log.open_reader(leads=True), SendingNow()
+    kept = ref(send_now)
+    write(log)
+    await reader.receive_in_time(Ticker(), WINDOW, 15.0, send_now)
+    del send_now
+    assert kept() is not None
+
+    reader.close()
+    assert kept() is None
+
+
+async def write_later(log: FrameLog) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    write(log, 50)
