@@ -135,8 +135,6 @@ class History:
 class TranslatedBody(EventStreamBody):
     """The frames of a turn in the words of another protocol."""
 
-    _may_send_now = False
-
     def __init__(
         self, result: StreamingResult | None, sending: Sending, translator: Translator, last: bytes
     ) -> None:

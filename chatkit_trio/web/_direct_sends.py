@@ -54,7 +54,7 @@ class DirectWay:
     def send(self, chunk: bytes) -> bool:
         """Send a chunk as far as the socket takes it now, and say whether that is all of it.
 
-        Call it only while nothing else is being sent. Neither a checkpoint nor raises.
+        Call it only while nothing else is being sent. Not a checkpoint.
         """
         try:
             data = self._protocol.connection.send(h11.Data(data=chunk))

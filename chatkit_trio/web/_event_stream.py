@@ -60,8 +60,6 @@ class EventStreamBody(ResponseBody):
 
     _leads = True
     """Whether the turn waits for this client."""
-    _may_send_now = True
-    """Whether `_encoded` can't fail, so that whoever finds frames due may call it."""
 
     def __init__(
         self,
@@ -75,6 +73,8 @@ class EventStreamBody(ResponseBody):
         self._with_ids = with_ids
         self._is_over = False
         self._sends_now: bool | None = None
+        self._failure: Exception | None = None
+        """What has gone wrong in `_send_now`, where nobody could be told."""
         self._preamble = b""
         """What is sent before anything is read."""
 
@@ -97,8 +97,7 @@ class EventStreamBody(ResponseBody):
 
     async def __anext__(self) -> bytes:
         if self._sends_now is None:
-            asking = sys._getframe(1)
-            self._sends_now = self._may_send_now and self._sending.find_direct_way(asking)
+            self._sends_now = self._sending.find_direct_way(sys._getframe(1))
         if self._preamble:
             chunk, self._preamble = self._preamble, b""
             return chunk
@@ -111,6 +110,7 @@ class EventStreamBody(ResponseBody):
             return self._lost()
         except trio.EndOfChannel:
             self._is_over = True
+            self._raise_failure()
             if last := self._end(self._result):
                 return last
             raise StopAsyncIteration from None
@@ -123,15 +123,28 @@ class EventStreamBody(ResponseBody):
         self._bound_sending(result.turn)
         send_now = self._send_now if self._sends_now else None
         while frames := await result.receive_in_time(send_now):
+            self._raise_failure()
             if chunk := self._encoded(result, frames):
                 return chunk
+        self._raise_failure()
         return HEARTBEAT
 
     def _send_now(self, frames: list[bytes]) -> bool:
-        """Send frames while `_next_chunk` waits for some; return False if it has to go on."""
+        """Send frames while `_next_chunk` waits for some; return False if it has to go on.
+
+        Called by the timer of all streams, so it doesn't raise.
+        """
         assert self._result is not None
-        chunk = self._encoded(self._result, frames)
-        return not chunk or self._sending.send_now(chunk)
+        try:
+            chunk = self._encoded(self._result, frames)
+            return not chunk or self._sending.send_now(chunk)
+        except Exception as error:
+            self._failure = error
+            return False
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _bound_sending(self, turn: Turn[Any] | RemoteTurn) -> None:
         """Have a client that reads nothing hung up on, once its turn has ended.

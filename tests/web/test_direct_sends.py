@@ -20,6 +20,7 @@ from chatkit_trio.server import TurnPolicy
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.web import _direct_sends, chatkit_blueprint, create_app
 from chatkit_trio.web._direct_sends import DirectWay
+from chatkit_trio.web._event_stream import EventStreamBody
 
 from .http import IDS
 from .sockets import MESSAGE, Caller, calling, served, served_app, until
@@ -93,6 +94,36 @@ async def test_an_old_client_gets_it_without_chunks(through_hypercorn: list[byte
 
     assert caller.text == "".join(server.produced)
     assert sum(map(len, through_hypercorn)) < len(caller.body) / 2
+
+
+async def test_an_error_ends_its_own_answer_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timer of all streams is where it happens."""
+    encoded = EventStreamBody._encoded
+
+    def failing(body: EventStreamBody, result: Any, frames: list[bytes]) -> bytes:
+        if not body._with_ids and any(b"word20 " in each for each in frames):
+            raise RuntimeError("nobody thought of this")
+        return encoded(body, result, frames)
+
+    monkeypatch.setattr(EventStreamBody, "_encoded", failing)
+    server = talker()
+    async with served(server) as port, calling(port) as caller, await stream_of(port) as stream:
+        other = Caller(stream)
+        await other.send(IDS)
+        with pytest.raises(h11.RemoteProtocolError, match="without sending complete message"):
+            await caller.read_to_end()
+        await other.read_to_end()
+
+    assert "word9 " in caller.text
+    assert "word20 " not in caller.text
+    assert other.text.endswith(f"word{WORDS - 1} ".ljust(8))
+    for thread_id, notes in [(caller.thread_id, 1), (other.thread_id, 0)]:
+        page = await server.store.load_thread_items(thread_id, None, 10, "asc", None)
+        assert [item.type for item in page.data] == [
+            "user_message",
+            "assistant_message",
+            *["sdk_hidden_context"] * notes,
+        ]
 
 
 # --- Sockets that don't take it ----------------------------------------------------------------
