@@ -25,6 +25,7 @@ from chatkit_trio.errors import (
     BusyError,
     ConflictError,
     FramesLost,
+    NotFoundError,
     StoreError,
     TurnFencedError,
 )
@@ -34,6 +35,7 @@ from chatkit_trio.types import ThreadItem, ThreadMetadata, is_hidden
 from .frames import FrameReader
 from .journal import recover
 from .keeping import CancelReason
+from .loading import load_thread
 from .messages import Ask, Deed, Frames, Over, Reply, Taken, decode, encode
 from .opening import PreparedRequest
 from .policy import TurnPolicy
@@ -211,10 +213,26 @@ class Node:
         answering = [turn for turn in before.values() if _is_answering(turn)]
         if (news := await self._news()) is None:
             return False
-        self._lose(turn for turn in answering if turn.id not in news.live and _is_answering(turn))
+        missing = [turn for turn in answering if turn.id not in news.live and _is_answering(turn)]
+        lost = [turn for turn in missing if await self._has_thread(turn)]
+        self._lose(turn for turn in lost if _is_answering(turn))
         await self._abandon_strays(news, before.keys())
         for message in news.messages:
             self._take(message)
+        return True
+
+    async def _has_thread(self, turn: Turn[Any]) -> bool:
+        """Say whether the thread of a turn is there, or may be.
+
+        If it isn't, it was deleted with the record of the turn, perhaps by the turn itself.
+        """
+        with trio.move_on_after(self._coordination.lease_timeout / 2):
+            try:
+                await load_thread(self._store, turn.thread_id, turn.context)
+            except NotFoundError:
+                return False
+            except Exception:
+                logger.exception("the store can't say whether there is thread %s", turn.thread_id)
         return True
 
     async def _news(self) -> News | None:
@@ -231,10 +249,7 @@ class Node:
     def _lose(self, turns: Iterable[Turn[Any]]) -> None:
         """End turns that other nodes settle, or may settle any moment."""
         for turn in turns:
-            logger.error(
-                "%s is ended here: another node settles it or may do so, or its thread is gone",
-                turn.id,
-            )
+            logger.error("%s is ended here: another node settles it or may do so", turn.id)
             turn.cancel(CancelReason.CRASHED)
 
     async def _abandon_strays(self, news: News, known: Iterable[str]) -> None:

@@ -6,6 +6,7 @@ The store is a `MemoryCluster` with two nodes; no hint reaches anybody in the te
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -1262,3 +1263,24 @@ async def test_the_slots_of_a_node_that_leaves_are_free(
             await turn.wait_for(lambda event: WORDS[0] in event.model_dump_json())
         async with ChatClient.of_server(there).send("and?") as turn:
             await turn.wait_for(lambda event: WORDS[0] in event.model_dump_json())
+
+
+@within(HOUR)
+async def test_an_answer_goes_on_that_has_deleted_its_own_thread(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its record goes with the thread, but no other node has settled it."""
+
+    async def delete(scene: Scene) -> None:
+        await pair.here.store.delete_thread(scene.thread.id, None)
+
+    bye = ProgressUpdateEvent(text="All of it is deleted.")
+    script = [say("Hel", finish=False), do(delete), pause(2 * LEASE), emit(lambda _: bye)]
+    async with two(script) as pair:
+        turn = await answered(pair.here)
+
+        assert turn.is_complete
+        assert turn.events[-1] == bye
+        assert turn.server_turn.end_reason == "finished"
+        assert (await pair.there.store.load_threads(10, None, "asc", None)).data == []
+    assert [line for line in caplog.records if line.levelno >= logging.ERROR] == []
