@@ -41,8 +41,10 @@ class DirectWay:
     @classmethod
     def behind(cls, send: Send) -> DirectWay | None:
         """Return the way behind a `send`, None if it isn't known whole."""
-        while hasattr(owner := getattr(send, "__self__", None), "passes_to"):
+        owner: Any = getattr(send, "__self__", None)
+        while hasattr(owner, "passes_to"):
             send = owner.passes_to
+            owner = getattr(send, "__self__", None)
         response = _owner(send, HTTPStream, "app_send")
         protocol = _owner(getattr(response, "send", None), H11Protocol, "stream_send")
         connection = _owner(getattr(protocol, "send", None), TCPServer, "protocol_send")
