@@ -1,9 +1,9 @@
 """Sending past the server: a chunk goes into the connection's socket in the moment that it is due.
 
 The way through Hypercorn (its lock, a shielded scope, the task that has to be woken) costs several
-times what a chunk's own write does. So a chunk in the middle of a response is framed by Hypercorn's
-own h11 connection, and written by the task that finds it due, as far as the socket takes it. The
-rest of it, and the beginning and the end of a response, go the usual way.
+times what a chunk's own write does. So a chunk is framed by Hypercorn's own h11 connection, and
+written by the task that finds it due, as far as the socket takes it. The rest of it, and the head
+and the end of a response, go the usual way.
 
 That is right only if nobody stands between: nothing that an app has put around the response
 (compression, a log of what is sent), no other server, no TLS and no HTTP/2. So each step of the way

@@ -111,23 +111,37 @@ class EventStreamBody(ResponseBody):
         except trio.EndOfChannel:
             self._is_over = True
             self._raise_failure()
-            if last := self._end(self._result):
-                return last
-            raise StopAsyncIteration from None
+            left = self._left_of(self._end(self._result))
+            if left is None:
+                raise StopAsyncIteration from None
+            return left
         except ServerNotRunningError:
             # The turn would begin with this read, but the server is shutting down.
             self._is_over = True
             return self._refused(ErrorEvent(code=ErrorCode.STREAM_ERROR, allow_retry=True))
 
     async def _next_chunk(self, result: StreamingResult) -> bytes:
+        """Return what Quart has to send; what can be sent at once is sent here."""
         self._bound_sending(result.turn)
         send_now = self._send_now if self._sends_now else None
-        while frames := await result.receive_in_time(send_now):
+        while True:
+            frames = await result.receive_in_time(send_now)
             self._raise_failure()
-            if chunk := self._encoded(result, frames):
-                return chunk
-        self._raise_failure()
-        return HEARTBEAT
+            if frames:
+                chunk = self._encoded(result, frames)
+            else:
+                chunk = b"" if self._sending.has_unsent else HEARTBEAT
+            if (left := self._left_of(chunk)) is not None:
+                return left
+
+    def _left_of(self, chunk: bytes) -> bytes | None:
+        """Send a chunk at once, if that can be; return what Quart has to send, None if nothing.
+
+        An empty chunk has that sent which the socket hasn't taken.
+        """
+        if self._sends_now and not self._sending.has_unsent:
+            return None if not chunk or self._sending.send_now(chunk) else b""
+        return chunk if chunk or self._sending.has_unsent else None
 
     def _send_now(self, frames: list[bytes]) -> bool:
         """Send frames while `_next_chunk` waits for some; return False if it has to go on.

@@ -56,6 +56,11 @@ class Sending:
             self._direct = DirectWay.behind(self._send)
         return self._direct is not None
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether `send_now` has left something for the next `send`."""
+        return self._direct is not None and bool(self._direct.unsent)
+
     def send_now(self, chunk: bytes) -> bool:
         """Send a chunk without waiting; if it hasn't left whole, the next `send` sends the rest.
 
