@@ -13,7 +13,8 @@ from typing import Any
 
 from hypercorn.events import Closed, RawData
 
-from ._sending import Send, connection_owner
+from ._direct_sends import Send
+from ._sending import connection_owner
 
 _MARK = "_chatkit_trio_lets_go"
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import trio
 
-from ._direct_sends import DirectWay, is_asked_by_quart
+from ._direct_sends import DirectWay, Send, is_asked_by_quart
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +30,6 @@ SEND_TIMEOUT = 60.0
 _PIECE = 64 * 1024  # bytes
 _LONGEST_WAY = 16  # objects from `send` to the connection; Hypercorn has three, FastAPI some more
 _RESET = struct.pack("ii", 1, 0)  # linger for no time: what is unsent is thrown away
-
-Send = Callable[[Any], Awaitable[None]]
 
 
 class Sending:

@@ -238,18 +238,15 @@ async def test_a_reader_that_has_left_is_not_kept_by_its_timers(
 
 
 class SendingNow:
-    """Takes frames that are due, or refuses to go on after a number of them."""
+    """Takes frames that are due; says whether they have all left."""
 
-    def __init__(self, *, refuses_after: int | None = None) -> None:
+    def __init__(self, *, leaves_all: bool = True) -> None:
         self.came: list[tuple[float, int]] = []
-        self._left = refuses_after
+        self._leaves_all = leaves_all
 
     def __call__(self, frames: list[bytes]) -> bool:
         self.came.append((trio.current_time(), len(frames)))
-        if self._left is None:
-            return True
-        self._left -= 1
-        return self._left > 0
+        return self._leaves_all
 
 
 @dataclass
@@ -322,7 +319,7 @@ async def test_what_comes_in_one_moment_after_a_pause_is_sent_together(
 async def test_a_reader_goes_on_when_its_frames_have_not_all_left(
     autojump_clock: MockClock, log: FrameLog
 ) -> None:
-    async with reading(log, SendingNow(refuses_after=1)) as task:
+    async with reading(log, SendingNow(leaves_all=False)) as task:
         began = trio.current_time()
         write(log)
         await trio.testing.wait_all_tasks_blocked()
