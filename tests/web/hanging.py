@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import trio
 from quart_trio import QuartTrio
@@ -19,10 +20,17 @@ from chatkit_trio.web import _serving, create_app
 from .talker import Talker
 
 FOR_EVER = 1000.0  # seconds
-WORDS_BEFORE = 10
 HANGS = os.environ.get("HANGS", "")
 
 logger = logging.getLogger(__name__)
+
+
+def told_to_hang(database: str | Path) -> Path:
+    """Return the file that tells the server of this database to hang.
+
+    The one who reads the answer makes it: what a server that hangs hasn't sent yet, it never sends.
+    """
+    return Path(f"{database}.hang")
 
 
 class HangingDisk(StoreWrapper):
@@ -37,11 +45,15 @@ class HangingDisk(StoreWrapper):
 
 
 class Hanging(Talker):
+    has_hung = False
+
     async def words(self):
+        told = told_to_hang(os.environ["TALKER_DATABASE"])
         async for word in super().words():
             yield word
-            if len(self.produced) == WORDS_BEFORE:
-                await self._get_going()
+            if not self.has_hung and told.exists():  # noqa: ASYNC240  (short)
+                self.has_hung = True
+                await self._hang()
 
     async def respond(self, thread, input_user_message, context):
         try:
@@ -58,7 +70,7 @@ class Hanging(Talker):
         while trio.current_time() - self.journal_writer.lag <= began_at:  # noqa: ASYNC110
             await trio.sleep(0.02)
 
-    async def _get_going(self):
+    async def _hang(self):
         await self._until_journaled()
         os.write(2, b"hangs now\n")  # now, and not when the log's thread comes to it
         if HANGS == "thread":

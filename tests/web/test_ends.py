@@ -22,6 +22,7 @@ from chatkit_trio.web import create_app
 from chatkit_trio.web._serving import _Ending
 
 from .failing_ends import REASON
+from .hanging import told_to_hang
 from .sockets import ROOT, calling, items_in, served_by_cli
 from .talker import Talker
 from .test_connections import CHAT
@@ -56,9 +57,10 @@ async def types_after_restart(database, thread_id) -> list[str]:
 HARD = "ending the process without them"
 
 
-async def hung(server, caller) -> None:
-    """Wait until the turn of a caller has got as far as it hangs."""
+async def hung(database, server, caller) -> None:
+    """Wait until a caller has some of its answer, and then until the answer hangs."""
     await caller.read_until(b"word8 ")
+    told_to_hang(database).touch()
     await server.logs("hangs now")
 
 
@@ -69,13 +71,13 @@ async def hung(server, caller) -> None:
         ("thread", "(block)"),
         ("cleanup", "(hang_in_cleanup)"),
         ("nursery", "(hang_shielded)"),
-        ("swallow", "(_get_going)"),
+        ("swallow", "(_hang)"),
     ],
 )
 async def test_a_turn_that_hangs_is_settled_and_left(database, what, told, number):
     async with hanging(database, what, "--drain-timeout", "0.1") as server:
         async with calling(server.port) as caller:
-            await hung(server, caller)
+            await hung(database, server, caller)
             server.send_signal(getattr(signal, number))
             await caller.read_to_end()
         await server.ended(within=WITHIN)
@@ -92,7 +94,7 @@ async def test_an_answer_that_cannot_be_stored_is_left_to_the_journal(database, 
         hanging(database, what, "--drain-timeout", "0.1") as server,
         calling(server.port) as caller,
     ):
-        await hung(server, caller)
+        await hung(database, server, caller)
         server.send_signal(signal.SIGTERM)
         await server.ended(within=WITHIN)
 
@@ -104,9 +106,9 @@ async def test_an_answer_that_cannot_be_stored_is_left_to_the_journal(database, 
 async def test_the_log_names_the_task_that_computes_for_ever(database):
     async with (
         hanging(database, "busy", "--drain-timeout", "0.1") as server,
-        calling(server.port),
+        calling(server.port) as caller,
     ):
-        await server.logs("hangs now")
+        await hung(database, server, caller)
         server.send_signal(signal.SIGTERM)
         await server.ended(within=WITHIN)
 
@@ -118,7 +120,7 @@ async def test_the_log_names_the_task_that_computes_for_ever(database):
 async def test_an_app_whose_own_shutdown_hangs_is_left(database):
     async with hanging(database, "after_serving", "--drain-timeout", "0.1") as server:
         async with calling(server.port) as caller:
-            await hung(server, caller)
+            await hung(database, server, caller)
             server.send_signal(signal.SIGTERM)
             await caller.read_to_end()
         await server.ended(within=WITHIN)
@@ -131,7 +133,7 @@ async def test_an_app_whose_own_shutdown_hangs_is_left(database):
 async def test_a_thread_that_python_would_wait_for_is_left(database):
     async with hanging(database, "executor", "--drain-timeout", "0.1") as server:
         async with calling(server.port) as caller:
-            await hung(server, caller)
+            await hung(database, server, caller)
             server.send_signal(signal.SIGTERM)
             await caller.read_to_end()
         await server.ended(within=WITHIN)

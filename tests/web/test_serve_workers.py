@@ -34,6 +34,7 @@ from .sockets import (
     served_by_cli,
     until,
 )
+from .test_ends import hung
 
 TALKER = "tests.web.talker:app"
 CUT = ["user_message", "assistant_message", "sdk_hidden_context"]
@@ -309,8 +310,7 @@ async def test_the_exit_code_is_the_worst_of_the_workers(database):
         served(database, 2, *options, target=target, HANGS="disk") as (server, workers),
         calling(server.port) as caller,
     ):
-        await caller.read_until(b"word8 ")
-        await server.logs("hangs now")
+        await hung(database, server, caller)
         server.send_signal(signal.SIGTERM)
         await server.ended(within=WITHIN)
 
