@@ -51,7 +51,7 @@ class Hanging(Talker):
         told = told_to_hang(os.environ["TALKER_DATABASE"])
         async for word in super().words():
             yield word
-            if not self.has_hung and told.exists():  # noqa: ASYNC240  (short)
+            if not self.has_hung and told.exists():
                 self.has_hung = True
                 await self._hang()
 
