@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from chatkit_trio.agents import iterate_on_asyncio, run_on_asyncio
+from chatkit_trio.agents._asyncio_thread import AsyncioTask
+from chatkit_trio.agents._reading import AsyncioSource
 
 from .threads import collected
 
@@ -47,6 +52,32 @@ async def test_an_exit_reaches_the_caller_and_the_next_call_has_a_loop() -> None
 async def test_an_exit_reaches_the_reader(function: object) -> None:
     with trio.fail_after(30), pytest.raises(SystemExit, match="3"):
         await collected(iterate_on_asyncio(function))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("function", [one_and_leave, one_and_a_task_leaves])
+async def test_an_exit_is_raised_once_though_its_reader_leaves_before_the_loop_ends(
+    function: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pump, cancel = AsyncioSource._pump, AsyncioTask.cancel
+    has_left = threading.Event()
+
+    async def pump_and_wait(*args: Any) -> None:
+        try:
+            await pump(*args)
+        finally:
+            assert has_left.wait(30)  # the whole loop waits
+
+    def cancel_and_tell(task: AsyncioTask[Any]) -> None:
+        cancel(task)
+        has_left.set()
+
+    monkeypatch.setattr(AsyncioSource, "_pump", pump_and_wait)
+    monkeypatch.setattr(AsyncioTask, "cancel", cancel_and_tell)
+    with trio.fail_after(30), pytest.raises(SystemExit, match="3"):
+        await collected(iterate_on_asyncio(function))  # type: ignore[arg-type]
+
+    await wait_all_tasks_blocked(0.05)
+    assert await run_on_asyncio(one) == 1
 
 
 def test_an_exit_that_nobody_waits_for_ends_the_run() -> None:
