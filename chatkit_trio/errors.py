@@ -135,6 +135,15 @@ class TurnFencedError(ConflictError):
     code = "turn_fenced"
 
 
+class ThreadChangedError(ConflictError):
+    """A turn was to begin on a thread that another process has changed since it was looked at.
+
+    Nothing was written.
+    """
+
+    code = "thread_changed"
+
+
 class TooLargeError(ChatKitError):
     """A body, file or field is over its limit."""
 

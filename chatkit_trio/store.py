@@ -131,6 +131,10 @@ class Opening:
     A thread that is made, attachments that are saved, the items behind `delete_after` that are
     deleted, those of `deleted_item_ids`, items that are added, and items that replace the stored
     ones of the same id or are added if there are none.
+
+    They follow from a look at the thread, and between that look and these writes the whole turn of
+    another process may pass. So `Coordination.begin` writes nothing if `new_thread` is there
+    already, or if the thread isn't as the last three fields say.
     """
 
     thread_id: str
@@ -141,6 +145,12 @@ class Opening:
     deleted_item_ids: tuple[str, ...] = ()
     new_items: tuple[ThreadItem, ...] = ()
     changed_items: tuple[ThreadItem, ...] = ()
+    needs_active: bool = False
+    """Whether the thread's status has to be "active"."""
+    last_item_id: str | None = None
+    """The id of the item that has to be the thread's last one; None: it doesn't matter which is."""
+    unchanged_items: tuple[ThreadItem, ...] = ()
+    """Items that the thread has to have just as they are here: as the store has loaded them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,8 +440,9 @@ class Coordination(ABC, Generic[TContext]):
         A turn whose record exists already on this node has begun: None, and nothing is written.
         Raises what the writes raise (`NotFoundError`, `ConflictError`), `TurnFencedError` for a
         turn that is recorded on another node, or is known to be settled, and `ConflictError` for
-        an id of another owner's turn. Is a checkpoint; if it raises `trio.Cancelled`, nothing has
-        been written.
+        an id of another owner's turn. If the turn may begin and the thread isn't as `opening` needs
+        it, raises `ThreadChangedError`: the engine looks at the thread again. Is a checkpoint; if
+        it raises `trio.Cancelled`, nothing has been written.
         """
 
     @abstractmethod

@@ -27,6 +27,7 @@ from chatkit_trio.errors import (
     FramesLost,
     NotFoundError,
     StoreError,
+    ThreadChangedError,
     TurnFencedError,
 )
 from chatkit_trio.store import Coordination, Hint, News, Store, TurnRecord
@@ -56,6 +57,9 @@ _TRIES_A_POLL = 5
 _SILENT_POLLS = 3
 """After so many intervals of polling a read doesn't wait for the node of a live turn any more. If
 no hint comes, the question takes up to one and the answer another."""
+
+_MOST_LOOKS = 10
+"""So often a request looks at its thread before it gives up, because others change it each time."""
 
 _LAST_POLLS = 5
 """For so many intervals a node that leaves waits for those who watch its turns."""
@@ -402,14 +406,21 @@ class Node:
         """
         coordination = self._coordination
         asked = ""
+        looks = 0
         with coordination.hint(turn.thread_id) as hint:
             while True:
                 prepared = await turn.ending.read(partial(turn.request.prepare, turn.id))
                 if not asked:
                     turn.first_write_begins()
                 self._in_line.add(turn.id)
-                async with first_writes():
-                    blocking = await self._let_in(turn, prepared)
+                try:
+                    async with first_writes():
+                        blocking = await self._let_in(turn, prepared)
+                except ThreadChangedError:
+                    looks += 1
+                    if looks == _MOST_LOOKS:
+                        raise
+                    continue
                 has_lined_up()
                 if blocking is None:
                     self._in_line.discard(turn.id)
@@ -436,6 +447,8 @@ class Node:
         begin = partial(self._coordination.begin, prepared.opening, turn.context)
         try:
             return await turn.ending.write(begin, "begin_turn")
+        except ThreadChangedError:
+            raise  # it is looked at again
         except ConflictError as error:
             if not turn.request.turn_id:
                 raise

@@ -241,7 +241,7 @@ class ThreadsAddUserMessage(_StreamingRequest):
         thread = _require_active(await self.load_thread())
         await self.refuse_taken_ids()
         message = await self.user_message(thread)
-        opening = self.opening_with(message, turn_id)
+        opening = replace(self.opening_with(message, turn_id), needs_active=True)
         done = ThreadItemDoneEvent(item=message)
         return PreparedRequest(opening, thread, self.respond(thread, message), [done])
 
@@ -310,7 +310,8 @@ class ThreadsAddClientToolOutput(_StreamingRequest):
 
     async def prepare(self, turn_id: str) -> PreparedRequest:
         thread = await self.load_thread()
-        answered, *dangling = await _pending_tool_calls(self.server, self.thread_id, self.context)
+        last, calls = await _pending_tool_calls(self.server, self.thread_id, self.context)
+        answered, *dangling = calls
         completed = answered.model_copy(
             update={"output": self.params.result, "status": "completed"}
         )
@@ -321,6 +322,8 @@ class ThreadsAddClientToolOutput(_StreamingRequest):
             turn_id,
             deleted_item_ids=tuple(call.id for call in dangling),
             changed_items=(completed,),
+            last_item_id=last,
+            unchanged_items=tuple(calls),
         )
         return PreparedRequest(opening, thread, self.respond(thread, None))
 
@@ -331,9 +334,13 @@ class ThreadsAddStructuredInput(_StreamingRequest):
 
     async def prepare(self, turn_id: str) -> PreparedRequest:
         thread = await self.load_thread()
-        answered = _answered(await self._pending(), self.params.input)
+        pending = await self._pending()
+        answered = _answered(pending, self.params.input)
+        opening = Opening(
+            self.thread_id, turn_id, changed_items=(answered,), unchanged_items=(pending,)
+        )
         return PreparedRequest(
-            Opening(self.thread_id, turn_id, changed_items=(answered,)),
+            opening,
             thread,
             self.respond(thread, None),
             events_after_options=[ThreadItemReplacedEvent(item=answered)],
@@ -358,17 +365,18 @@ class ThreadsRetryAfterItem(_StreamingRequest):
     async def prepare(self, turn_id: str) -> PreparedRequest:
         thread = _require_active(await self.load_thread())
         message = await self._load_user_message()
-        if self.params.input is None:
-            opening = Opening(self.thread_id, turn_id, delete_after=message.id)
-            return PreparedRequest(opening, thread, self.respond(thread, message))
-        edited = await self._edited(message)
         opening = Opening(
             self.thread_id,
             turn_id,
-            attachments=tuple(edited.attachments),
             delete_after=message.id,
-            changed_items=(edited,),
+            needs_active=True,
+            unchanged_items=(message,),
         )
+        if self.params.input is None:
+            return PreparedRequest(opening, thread, self.respond(thread, message))
+        edited = await self._edited(message)
+        attachments = tuple(edited.attachments)
+        opening = replace(opening, attachments=attachments, changed_items=(edited,))
         replaced = ThreadItemReplacedEvent(item=edited)
         return PreparedRequest(opening, thread, self.respond(thread, edited), [replaced])
 
@@ -412,7 +420,8 @@ class ThreadsCustomAction(_StreamingRequest):
     async def prepare(self, turn_id: str) -> PreparedRequest:
         thread = await self.load_thread()
         sender = await self._load_sender()
-        opening = Opening(self.thread_id, turn_id)
+        unchanged = () if sender is None else (sender,)
+        opening = Opening(self.thread_id, turn_id, unchanged_items=unchanged)
         if sender is not None and not isinstance(sender, WidgetItem):
             return PreparedRequest(opening, thread, _refuse_sender, sends_options=False)
         act = partial(self.server.action, thread, self.params.action, sender, self.context)
@@ -440,13 +449,17 @@ class RecoveredAnswer(_StreamingRequest):
 
     async def prepare(self, turn_id: str) -> PreparedRequest:
         thread = _require_active(await self.load_thread())
-        note, ending, items = await self._cut_answer()
+        note, ending, latest = await self._cut_answer()
+        items = [item for item in latest if item.id in ending.item_ids]
         ending = ending.model_copy(update={"continued": True})
         # Written before anything else happens: an answer is gone on with once.
         opening = Opening(
             self.thread_id,
             turn_id,
             changed_items=(note.model_copy(update={"ending": ending}),),
+            needs_active=True,
+            last_item_id=latest[-1].id,
+            unchanged_items=(note,),
         )
         go_on = partial(self.server.on_recovered, thread, items, self.context)
         return PreparedRequest(opening, thread, go_on)
@@ -458,7 +471,7 @@ class RecoveredAnswer(_StreamingRequest):
         most = self.server.policy.max_continuations
         if note is None or ending is None or not may_go_on(ending, latest, most):
             raise ConflictError(f"thread {self.thread_id} has no answer to go on with")
-        return note, ending, [item for item in latest if item.id in ending.item_ids]
+        return note, ending, latest
 
 
 # --- What streaming requests share -------------------------------------------------------------
@@ -489,8 +502,8 @@ def _new_message_id(store: Store[Any], thread: ThreadMetadata, context: Any) -> 
 
 async def _pending_tool_calls(
     server: ServerHooks[Any], thread_id: str, context: Any
-) -> list[ClientToolCallItem]:
-    """Return the pending calls among the latest items, the newest first.
+) -> tuple[str, list[ClientToolCallItem]]:
+    """Return the id of the last item, and the pending calls among the latest, the newest first.
 
     Hidden items may have been added behind a call (the note of a cancelled turn); anything else
     behind it means that the conversation went on without the output.
@@ -503,9 +516,8 @@ async def _pending_tool_calls(
             f"thread {thread_id} isn't waiting for the output of a client tool:"
             " its last item is not a pending client tool call"
         )
-    return [
-        item for item in items if isinstance(item, ClientToolCallItem) and item.status == "pending"
-    ]
+    calls = [item for item in items if isinstance(item, ClientToolCallItem)]
+    return items[0].id, [call for call in calls if call.status == "pending"]
 
 
 def _answered(

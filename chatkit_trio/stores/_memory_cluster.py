@@ -29,6 +29,7 @@ from chatkit_trio.types import ThreadItem
 
 from ._records import (
     check_opening,
+    check_premises,
     check_settlement,
     encode_attachment,
     encode_item,
@@ -246,6 +247,9 @@ class MemoryCluster:
         if first.turn_id != turn_id:
             self._line.setdefault(turn_id, place)
             return first
+        items = row.items if row is not None else {}
+        last = next(row.items.behind(None, "desc"), None) if row is not None else None
+        check_premises(opening, None if row is None else row.text, last, items)
         self._carry_out(opening, owner)
         self._line.pop(turn_id, None)
         self.turns[turn_id] = place
@@ -354,7 +358,6 @@ class MemoryCluster:
             self.threads[opening.thread_id] = ThreadRow(owner, text, items)
         else:
             row.items = items
-            row.text = row.text if text is None else text
 
     def settle_live(self, settlement: Settlement, owner: str, node: str) -> bool:
         """Settle a turn of this node, also one that another has marked and hasn't settled yet.

@@ -24,10 +24,13 @@ from ._postgresql_errors import fenced
 from ._postgresql_node import IS_DEAD, Node
 from ._postgresql_queries import no_attachment, no_item, no_thread, tell_of_thread
 from ._postgresql_statements import Statement
-from ._records import encode_attachment, encode_item, encode_thread
+from ._records import check_premises, encode_attachment, encode_item, encode_thread
 
 _LOCK_THREAD: LiteralString = """
     SELECT owner FROM threads WHERE id = %(thread)s FOR NO KEY UPDATE
+"""
+_LOCK_AND_LOAD_THREAD: LiteralString = """
+    SELECT owner, data FROM threads WHERE id = %(thread)s FOR NO KEY UPDATE
 """
 _TURNS: LiteralString = """
     SELECT id, owner, node, abandoned FROM turns
@@ -42,6 +45,14 @@ _FIRST_IN_LINE: LiteralString = f"""
 """
 _KNOWN_ITEMS: LiteralString = """
     SELECT items.id, items.seq FROM items JOIN threads ON threads.seq = items.thread
+    WHERE threads.id = %(thread)s AND items.id = ANY(%(ids)s::text[])
+"""
+_LAST_ITEM: LiteralString = """
+    SELECT items.id FROM items JOIN threads ON threads.seq = items.thread
+    WHERE threads.id = %(thread)s ORDER BY items.seq DESC LIMIT 1
+"""
+_TEXTS_OF_ITEMS: LiteralString = """
+    SELECT items.id, items.data FROM items JOIN threads ON threads.seq = items.thread
     WHERE threads.id = %(thread)s AND items.id = ANY(%(ids)s::text[])
 """
 _OWNERS_OF_ATTACHMENTS: LiteralString = """
@@ -159,16 +170,19 @@ def begin(tx: Transaction, owner: str, opening: Opening, node: Node) -> TurnReco
     item_ids = [item.id for item in opening.new_items]
     if opening.delete_after is not None:
         item_ids.append(opening.delete_after)
-    thread, turns, settled, place, line, items, attachments = (
+    unchanged = {"thread": thread_id, "ids": [item.id for item in opening.unchanged_items]}
+    thread, turns, settled, place, line, items, attachments, *premises = (
         cursor.fetchall()
         for cursor in tx.look(
-            Statement(_LOCK_THREAD, mine),
+            Statement(_LOCK_AND_LOAD_THREAD, mine),
             Statement(_TURNS, mine),
             Statement(_SETTLED, mine),
             Statement(_PLACE, mine),
             Statement(_FIRST_IN_LINE, mine),
             Statement(_KNOWN_ITEMS, {"thread": thread_id, "ids": item_ids}),
             Statement(_OWNERS_OF_ATTACHMENTS, {"ids": [one.id for one in opening.attachments]}),
+            *([Statement(_TEXTS_OF_ITEMS, unchanged)] if opening.unchanged_items else []),
+            *([Statement(_LAST_ITEM, mine)] if opening.last_item_id is not None else []),
         )
     )
     if any(known != (owner,) for known in place):
@@ -178,7 +192,7 @@ def begin(tx: Transaction, owner: str, opening: Opening, node: Node) -> TurnReco
     if settled:
         raise fenced(turn_id)
     others = [(id_, other, where) for id_, other, where, _ in turns if id_ != turn_id]
-    is_theirs = any(known != (owner,) for known in thread) or any(o != owner for _, o, _ in others)
+    is_theirs = any(known != owner for known, _ in thread) or any(o != owner for _, o, _ in others)
     if is_theirs or (not thread and opening.new_thread is None):
         raise no_thread(thread_id)
     first = [(id_, where) for id_, _, where in others] or [one for one in line if one[0] != turn_id]
@@ -186,8 +200,15 @@ def begin(tx: Transaction, owner: str, opening: Opening, node: Node) -> TurnReco
         if not place:
             tx.finish(Statement(_TAKE_PLACE, mine))
         return TurnRecord(first[0][0], thread_id, first[0][1])
+    last = premises.pop() if opening.last_item_id is not None else []
+    check_premises(
+        opening,
+        thread[0][1] if thread else None,
+        last[0][0] if last else None,
+        dict(premises.pop()) if opening.unchanged_items else {},
+    )
     tx.finish(
-        *_first_writes(owner, opening, has_thread=bool(thread), known=dict(items)),
+        *_first_writes(owner, opening, known=dict(items)),
         *_saved_attachments(owner, opening, dict(attachments)),
         Statement(_ADMIT, mine),
         node.is_awake(),
@@ -213,9 +234,7 @@ def _known(turn_id: str) -> ConflictError:
     return ConflictError(f"there is a turn {turn_id} already")
 
 
-def _first_writes(
-    owner: str, opening: Opening, *, has_thread: bool, known: dict[str, int]
-) -> list[Statement]:
+def _first_writes(owner: str, opening: Opening, known: dict[str, int]) -> list[Statement]:
     """Return the writes to the thread and its items; `known` says where items are already.
 
     Raises `NotFoundError` and `ConflictError`.
@@ -223,8 +242,8 @@ def _first_writes(
     thread_id, writes = opening.thread_id, list[Statement]()
     mine = {"owner": owner, "thread": thread_id}
     if opening.new_thread is not None:
-        sql = queries.UPDATE_THREAD if has_thread else _NEW_THREAD
-        writes.append(Statement(sql, {**mine, "data": encode_thread(opening.new_thread)}))
+        data = encode_thread(opening.new_thread)
+        writes.append(Statement(_NEW_THREAD, {**mine, "data": data}))
     if opening.delete_after is not None:
         if opening.delete_after not in known:
             raise no_item(thread_id, opening.delete_after)

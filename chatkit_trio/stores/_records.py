@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from base64 import b32encode
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from chatkit_trio._engine.items import check_new_id
 from chatkit_trio._engine.pace import BigWork, Pace
 from chatkit_trio._foreign_text import repaired_json
 from chatkit_trio._reading_stores import Part
+from chatkit_trio.errors import ThreadChangedError
 from chatkit_trio.store import ActiveThread, Opening, Settlement, TContext, as_active_thread
 from chatkit_trio.types import Attachment, Page, ThreadItem, ThreadMetadata
 
@@ -218,6 +220,41 @@ def decode_thread(text: str) -> ThreadMetadata:
 
 def decode_item(text: str) -> ThreadItem:
     return _ITEM.validate_json(text)
+
+
+def check_premises(
+    opening: Opening, thread: str | None, last_item_id: str | None, items: Mapping[str, str]
+) -> None:
+    """Raise `ThreadChangedError` unless a thread is as an opening needs it.
+
+    `thread` is the thread as it is stored, None if there is none; `items` has the texts of at least
+    those of its items that the opening names as unchanged.
+    """
+    if (
+        (thread is None) == (opening.new_thread is None)
+        or (opening.needs_active and thread is not None and not _is_active(thread))
+        or opening.last_item_id not in (None, last_item_id)
+        or not all(_is_unchanged(item, items) for item in opening.unchanged_items)
+    ):
+        raise ThreadChangedError(
+            f"thread {opening.thread_id} has changed since it was looked at for this request, and"
+            " nothing was done: send it again"
+        )
+
+
+def _is_active(thread: str) -> bool:
+    return decode_thread(thread).status.type == "active"
+
+
+def _is_unchanged(item: ThreadItem, items: Mapping[str, str]) -> bool:
+    text = items.get(item.id)
+    if text is None:
+        return False
+    if may_be_too_large(text):
+        shortening = Shortening(text)
+        deque(shortening, maxlen=0)
+        text = shortening.text
+    return decode_item(text) == item
 
 
 def decode_items(text: str) -> list[ThreadItem]:

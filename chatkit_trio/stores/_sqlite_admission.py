@@ -14,7 +14,7 @@ from chatkit_trio.store import Opening, TurnRecord
 
 from . import _sqlite_queries as queries
 from ._journal_texts import JournalRow
-from ._records import encode_attachment, encode_item, encode_thread
+from ._records import check_premises, encode_attachment, encode_item, encode_thread
 
 
 def check_live(db: sqlite3.Connection, turn_id: str, instance: str) -> None:
@@ -37,11 +37,12 @@ def begin(
         return None
     if db.execute("SELECT 1 FROM settled WHERE turn_id = ?", (turn_id,)).fetchone():
         raise _fenced(turn_id)
-    _check_thread(db, owner, opening)
+    thread = _thread(db, owner, opening)
     first = record(db, thread_id) or _first_in_line(db, thread_id, instance, is_live)
     if first is not None and first.turn_id != turn_id:
         _take_place(db, owner, turn_id, thread_id, instance)
         return first
+    check_premises(opening, thread, *_items(db, opening))
     _carry_out(db, owner, opening)
     _delete_place(db, turn_id)
     query = "INSERT INTO turns (id, thread_id, owner, instance, holds) VALUES (?, ?, ?, ?, ?)"
@@ -82,12 +83,34 @@ def _has_begun(db: sqlite3.Connection, owner: str, turn_id: str, instance: str) 
     return row[1] is not None
 
 
-def _check_thread(db: sqlite3.Connection, owner: str, opening: Opening) -> None:
-    query = "SELECT owner FROM threads WHERE id = ?"
-    row: tuple[str] | None = db.execute(query, (opening.thread_id,)).fetchone()
+def _thread(db: sqlite3.Connection, owner: str, opening: Opening) -> str | None:
+    """Return the thread of an opening, None if it is new. Raises `NotFoundError`."""
+    query = "SELECT owner, data FROM threads WHERE id = ?"
+    row: tuple[str, str] | None = db.execute(query, (opening.thread_id,)).fetchone()
     is_there = row is not None or opening.new_thread is not None
     if not is_there or (row is not None and row[0] != owner):
         raise NotFoundError(f"there is no thread {opening.thread_id}")
+    return None if row is None else row[1]
+
+
+def _items(db: sqlite3.Connection, opening: Opening) -> tuple[str | None, dict[str, str]]:
+    """Return the id of a thread's last item, and its items that have to be unchanged."""
+    last = None
+    if opening.last_item_id is not None:
+        query = """
+            SELECT id FROM items WHERE thread = (SELECT seq FROM threads WHERE id = ?)
+            ORDER BY seq DESC LIMIT 1
+        """
+        row = db.execute(query, (opening.thread_id,)).fetchone()
+        last = None if row is None else row[0]
+    query = """
+        SELECT data FROM items WHERE thread = (SELECT seq FROM threads WHERE id = ?) AND id = ?
+    """
+    found = {
+        item.id: db.execute(query, (opening.thread_id, item.id)).fetchone()
+        for item in opening.unchanged_items
+    }
+    return last, {item_id: row[0] for item_id, row in found.items() if row is not None}
 
 
 def _first_in_line(

@@ -15,7 +15,12 @@ from typing import Any
 import pytest
 import trio
 
-from chatkit_trio.errors import ConflictError, NotFoundError, TurnFencedError
+from chatkit_trio.errors import (
+    ConflictError,
+    NotFoundError,
+    ThreadChangedError,
+    TurnFencedError,
+)
 from chatkit_trio.limits import OwnerUsage, Rate
 from chatkit_trio.store import (
     Coordination,
@@ -30,7 +35,7 @@ from chatkit_trio.store import (
     UnstorableItem,
     fence,
 )
-from chatkit_trio.types import ClientToolCallItem, ThreadItem
+from chatkit_trio.types import ClientToolCallItem, LockedStatus, ThreadItem
 
 from ._store_samples import (
     A_BEGINNING,
@@ -147,7 +152,6 @@ class CoordinationConformance(StoreUnderTest):
         begun = Opening(
             "thr_1",
             "turn_1",
-            new_thread=thread("thr_1", "after"),
             attachments=(attachment("atc_thr_1", "after"),),
             delete_after=deleted_after,
             new_items=(note("i5", "thr_1"), last),
@@ -157,6 +161,37 @@ class CoordinationConformance(StoreUnderTest):
                 await _coordination(node).begin(begun, self.context())
             assert await snapshot(other, "thr_1", self.context()) == _PREPARED
             assert await _coordination(other).record("thr_1") is None
+            assert await self._begin(other, "turn_2") is None
+
+    @pytest.mark.parametrize(
+        "change",
+        ["it was made", "it was locked", "an item was added", "an item was changed", "one is gone"],
+    )
+    async def test_a_turn_doesnt_begin_on_a_thread_that_has_changed_since_it_was_looked_at(
+        self, change: str
+    ) -> None:
+        context = self.context()
+        begun = full_opening("turn_1", "thr_1")
+        async with self._nodes() as (node, other):
+            match change:
+                case "it was made":
+                    begun = Opening("thr_1", "turn_1", new_thread=thread("thr_1", "again"))
+                case "it was locked":
+                    locked = thread("thr_1", "before")
+                    locked.status = LockedStatus()
+                    await other.save_thread(locked, context)
+                case "an item was added":
+                    await other.add_thread_item("thr_1", note("i5", "thr_1", "newer"), context)
+                case "an item was changed":
+                    await other.save_item("thr_1", note("i3", "thr_1", "newer"), context)
+                case "one is gone":
+                    await other.delete_thread_item("thr_1", "i1", context)
+            before = await snapshot(other, "thr_1", context)
+            with pytest.raises(ThreadChangedError):
+                await _coordination(node).begin(begun, context)
+            assert await snapshot(other, "thr_1", context) == before
+            assert await _coordination(other).record("thr_1") is None
+            # It has no place in the line either: nobody waits for it.
             assert await self._begin(other, "turn_2") is None
 
     async def test_a_turn_on_a_thread_that_isnt_there_is_not_found(self) -> None:

@@ -360,21 +360,23 @@ def opening(turn_id: str, thread_id: str) -> Opening:
 
 
 def full_opening(turn_id: str, thread_id: str) -> Opening:
-    """Make first writes of every kind, on a prepared thread."""
+    """Make first writes of every kind, on a prepared thread, which has to be as it was prepared."""
     return Opening(
         thread_id,
         turn_id,
-        new_thread=thread(thread_id, "after"),
         attachments=(attachment(f"atc_{thread_id}", "after"),),
         delete_after="i3",
         deleted_item_ids=("i2", "i9"),
         new_items=(note("i4", thread_id, "new"), note("i5", thread_id, "new")),
         changed_items=(note("i1", thread_id, "after"), note("i6", thread_id, "new")),
+        needs_active=True,
+        last_item_id="i4",
+        unchanged_items=(note("i1", thread_id, "before"), note("i3", thread_id, "before")),
     )
 
 
 A_FULL_OPENING = Snapshot(
-    "after",
+    "before",
     (("i1", "after"), ("i3", "before"), ("i4", "new"), ("i5", "new"), ("i6", "new")),
     "after",
 )

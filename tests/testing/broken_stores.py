@@ -1124,6 +1124,19 @@ class TestLooksThenBegins(ClusterKit):
     coordination = LooksThenBegins
 
 
+class BeginsBlindly(MemoryCoordination[str]):
+    """Begins a turn also on a thread that isn't as its request has found it any more."""
+
+    async def begin(self, opening: Opening, context: str) -> TurnRecord | None:
+        blind = replace(opening, needs_active=False, last_item_id=None, unchanged_items=())
+        return await super().begin(blind, context)
+
+
+class TestBeginsBlindly(ClusterKit):
+    __test__ = True
+    coordination = BeginsBlindly
+
+
 class WritesThenRecords(MemoryCoordination[str]):
     """Makes the first writes one by one, and then the record."""
 

@@ -78,6 +78,9 @@ WHAT_FINDS_IT = {
     "FenceIsNeverLifted": "a_turn_whose_fence_is_lifted_writes_as_anybody",
     "FenceAsksOnce": "what_is_on_its_way_when_its_turn_settles_itself_is_written",
     "LooksThenBegins": "of_many_who_begin_on_one_thread_one_is_let_in",
+    "BeginsBlindly": (
+        "a_turn_doesnt_begin_on_a_thread_that_has_changed_since_it_was_looked_at[it was locked]"
+    ),
     "WritesThenRecords": "a_turn_that_cant_make_a_first_write_leaves_nothing[an id that is there]",
     "RecordsThenWrites": "a_cancelled_beginning_is_made_whole_or_not_at_all",
     "BeginsWhenCancelled": "a_cancelled_beginning_is_made_whole_or_not_at_all",
