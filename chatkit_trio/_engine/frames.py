@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from math import inf
 from time import perf_counter
 from typing import Self, TypeAlias
@@ -215,24 +216,16 @@ class FrameLog:
             frame = self._frames[place]
             if isinstance(frame, ComponentFrame):
                 frame = reader.version_of(frame)
-            if taken and (size + len(frame) > max_bytes or reader.passes_over(frame, len(taken))):
+            if taken and size + len(frame) > max_bytes:
                 break
             taken.append(frame)
             size += len(frame)
         reader.number += len(taken)
-        self._pass_over(reader)
         if reader is self._leader:
             self._unread -= size
             self._drop_old_frames()
             self._waiting_writer.unpark_all()
         return taken
-
-    def _pass_over(self, reader: FrameReader) -> None:
-        """Take a reader to the next frame that isn't told by what it has begun with."""
-        while reader.number >= self._first and reader.number < self.next_number:
-            if not reader.passes_over(self._frames[reader.number - self._first]):
-                return
-            reader.number += 1
 
     def _leave(self, reader: FrameReader) -> None:
         if reader in self._readers:
@@ -313,8 +306,6 @@ class FrameReader:
         """The number of the frame that is read next."""
         self._prelude: Prelude | None = None
         self._time = trio.lowlevel.ParkingLot()
-        self._items_from = 0
-        """Frames before this one tell nothing new of items."""
 
     @property
     def is_ready(self) -> bool:
@@ -330,22 +321,22 @@ class FrameReader:
         """
         self._prelude = Prelude(make, nursery)
 
-    def knows_items(self) -> None:
-        """Pass over the frames of items that there are: the reader's state has all they tell.
+    def knows_items(self) -> list[bytes]:
+        """Go on with the frame that is written next; return those before it that tell of no items.
 
-        A frame that adds a piece of text isn't to be told twice.
+        What the others tell has the state that the reader begins with, and a piece of text isn't to
+        be told twice. All that is before the next frame has to be told in one piece, then: a reader
+        that comes back to a frame among these would get the others with it.
         """
-        self._items_from = self._log.next_number
-        self._log._pass_over(self)
+        log = self._log
+        # Some may not be kept any more: a reader that comes later doesn't get them either.
+        kept = islice(log._frames, max(self.number - log._first, 0), None)
+        self.number = log.next_number
+        return [frame for frame in kept if not frame.startswith(_OF_ITEM)]
 
     def version_of(self, frame: ComponentFrame) -> bytes:
         """Return such a frame as the client behind this reader gets it."""
         return frame if self._component_updates else frame.whole
-
-    def passes_over(self, frame: bytes, distance: int = 0) -> bool:
-        """Say whether a frame, so many behind the next one, is to be passed over."""
-        is_known = self.number + distance < self._items_from
-        return is_known and frame.startswith(_OF_ITEM)
 
     async def wait_for_more(self) -> None:
         """Wait until another frame has been written, or the last one has been."""

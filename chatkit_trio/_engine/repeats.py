@@ -478,12 +478,13 @@ class KeyedRequest(CheckedRequest):
             return await self._load([*self._message_ids, *turn.item_ids()], context)
 
         options = StreamOptions(allow_cancel=turn.allow_cancel)
-        events = [
+        begins = [
             *await self._thread_created(context),
             StreamOptionsEvent(stream_options=options),
-            *await state_so_far(turn, reader, load),
         ]
-        return b"".join(await encode_events(events, self._server.big_work))
+        events, others = await state_so_far(turn, reader, load)
+        encoded = await encode_events([*begins, *events], self._server.big_work)
+        return b"".join([*encoded, *others])
 
 
 _MAY_BEGIN = (TurnState.BEGINNING, TurnState.ANSWERING, TurnState.SETTLING)

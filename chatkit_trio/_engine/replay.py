@@ -45,18 +45,21 @@ async def frames_so_far(turn: Turn[Any], reader: FrameReader) -> bytes:
     """Return frames that rebuild a live turn; the reader goes on with what they don't tell."""
     hooks = turn.hooks
     load = partial(latest_items, hooks.store, turn.thread_id, turn.context)
-    return b"".join(await encode_events(await state_so_far(turn, reader, load), hooks.big_work))
+    events, others = await state_so_far(turn, reader, load)
+    return b"".join([*await encode_events(events, hooks.big_work), *others])
 
 
 async def state_so_far(
     turn: Turn[Any],
     reader: FrameReader,
     load: Callable[[], Awaitable[Iterable[ThreadItem]]],
-) -> list[ThreadStreamEvent]:
-    """Return events that rebuild a live turn; the reader goes on with what they don't tell.
+) -> tuple[list[ThreadStreamEvent], list[bytes]]:
+    """Return what rebuilds a live turn; the reader goes on with what that doesn't tell.
 
-    `load` loads the stored items. What the store has must not be newer than the place in the
-    frames, or a piece of text would be told twice.
+    First the events that rebuild its items, then the frames of other events that came meanwhile.
+    All are to be told in one piece: see `FrameReader.knows_items`. `load` loads the stored items.
+    What the store has must not be newer than the place in the frames, or a piece of text would be
+    told twice.
     """
     tries_left = _TRIES
     while True:
@@ -69,14 +72,15 @@ async def state_so_far(
         with trio.move_on_after(0 if turn.is_shown else _PATIENCE):
             await reader.wait_for_more()
     new, changed = turn.items_so_far()
-    reader.knows_items()
+    others = reader.knows_items()
     newest = {item.id: item for item in changed}
     items = [newest.pop(item.id, item) for item in stored]
-    return [
+    events: list[ThreadStreamEvent] = [
         *(ThreadItemDoneEvent(item=item) for item in items),
         *(ThreadItemReplacedEvent(item=item) for item in newest.values()),
         *(ThreadItemAddedEvent(item=item) for item in new),
     ]
+    return events, others
 
 
 async def load_latest(
