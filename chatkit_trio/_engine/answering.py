@@ -99,15 +99,26 @@ class Answer:
     def items_so_far(self) -> tuple[list[ThreadItem], list[ThreadItem]]:
         """Return the visible items that the store lacks, and those of which it has an older state.
 
-        Empty ones are left out.
+        They are as they would be stored if the turn ended now, for who loads the thread: without
+        empty ones, and nothing in them is loading.
         """
-        new = [*self.items.unconfirmed_additions(), *self.items.pending()]
-        changed = self.items.changed()
-        return _kept_and_visible(new), _kept_and_visible(changed)
+        new, changed = self.items_as_told()
+        return kept_items(new), kept_items(changed)
+
+    def items_as_told(self) -> tuple[list[ThreadItem], list[ThreadItem]]:
+        """Return the same as those see them who read the frames, for one who will read the rest.
+
+        Empty ones are among them: else what comes later would update an item that isn't there.
+        """
+        items = self.items
+        return (
+            _visible([*items.unconfirmed_additions(), *items.pending()]),
+            _visible(items.changed_as_told()),
+        )
 
     @property
     def is_shown(self) -> bool:
-        """Whether the frames tell all that `items_so_far` does: no event waits to be sent."""
+        """Whether the frames tell all that `items_as_told` does: no event waits to be sent."""
         return self.handover.is_idle and (not self._left or self._log.is_closed)
 
     def item_ids(self) -> list[str]:
@@ -331,5 +342,5 @@ def _is_of_component(event: ThreadStreamEvent) -> TypeGuard[ThreadItemUpdatedEve
     return isinstance(event.update, WidgetComponentUpdated)
 
 
-def _kept_and_visible(items: Iterable[ThreadItem]) -> list[ThreadItem]:
-    return kept_items(item for item in items if not is_hidden(item))
+def _visible(items: Iterable[ThreadItem]) -> list[ThreadItem]:
+    return [item for item in items if not is_hidden(item)]

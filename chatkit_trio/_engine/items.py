@@ -266,9 +266,12 @@ class TurnItems:
         return list(self._unconfirmed.values())
 
     def changed(self) -> list[ThreadItem]:
-        """Return the items of which the store may have an older state."""
-        replacing = [item for key, item in self._unconfirmed.items() if key in self._replacing]
-        return [*replacing, *self.reopened()]
+        """Return the items of which the store may have an older state, as it is to have them."""
+        return [*self._replacements(), *self.reopened()]
+
+    def changed_as_told(self) -> list[ThreadItem]:
+        """Return the same as clients have seen them: what is loading is loading."""
+        return [*self._replacements(), *(draft.item() for draft in self._reopened.values())]
 
     def reopened(self) -> list[ThreadItem]:
         """Return the stored items that have been updated since, with nothing in them loading."""
@@ -298,6 +301,9 @@ class TurnItems:
         self._replacing.clear()
         self._reopened.clear()
         self._removing.clear()
+
+    def _replacements(self) -> list[ThreadItem]:
+        return [item for key, item in self._unconfirmed.items() if key in self._replacing]
 
     def _begin(self, item: ThreadItem) -> RequireNew:
         check_new_id(item.id)

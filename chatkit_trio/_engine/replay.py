@@ -71,7 +71,7 @@ async def state_so_far(
             break
         with trio.move_on_after(0 if turn.is_shown else _PATIENCE):
             await reader.wait_for_more()
-    new, changed = turn.items_so_far()
+    new, changed = turn.items_as_told()
     others = reader.knows_items()
     newest = {item.id: item for item in changed}
     items = [newest.pop(item.id, item) for item in stored]

@@ -323,8 +323,12 @@ class Turn(Generic[TContext]):
         )
 
     def items_so_far(self) -> tuple[list[ThreadItem], list[ThreadItem]]:
-        """Return what clients have seen and the store lacks: new items, and changed ones."""
+        """Return what the store lacks, as it would be stored now: new items, and changed ones."""
         return ([], []) if self.answer is None else self.answer.items_so_far()
+
+    def items_as_told(self) -> tuple[list[ThreadItem], list[ThreadItem]]:
+        """Return the same as clients have seen them, with empty ones."""
+        return ([], []) if self.answer is None else self.answer.items_as_told()
 
     @property
     def writes(self) -> int:
@@ -333,7 +337,7 @@ class Turn(Generic[TContext]):
 
     @property
     def is_shown(self) -> bool:
-        """Whether the frames tell all that `items_so_far` does."""
+        """Whether the frames tell all that `items_as_told` does."""
         return self.answer is None or self.answer.is_shown
 
     def item_ids(self) -> list[str]:

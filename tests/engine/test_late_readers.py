@@ -6,9 +6,9 @@ request.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -17,13 +17,28 @@ from trio.testing import MockClock
 from chatkit_trio.server import TurnPolicy
 from chatkit_trio.stores import MemoryCluster, MemoryStore
 from chatkit_trio.testing import (
+    ChatClient,
+    ClientTurn,
+    Scene,
     SlowStore,
     emit,
     pause,
     scripted_server,
 )
 from chatkit_trio.types import (
+    CustomTask,
+    GeneratedImage,
+    GeneratedImageItem,
+    GeneratedImageUpdated,
     ProgressUpdateEvent,
+    ThreadItem,
+    ThreadItemAddedEvent,
+    ThreadItemDoneEvent,
+    ThreadItemUpdatedEvent,
+    Workflow,
+    WorkflowItem,
+    WorkflowTaskAdded,
+    WorkflowTaskUpdated,
 )
 from chatkit_trio.web import create_app
 from tests.web.http import (
@@ -36,7 +51,7 @@ from tests.web.http import (
     read_until,
 )
 
-from .parts import begin, finish, more, within
+from .parts import MakeEvent, begin, fields, finish, more, within
 
 HOUR = 3600.0
 NOISE = emit(*[ProgressUpdateEvent(text="noise" * 100)] * 20)
@@ -144,3 +159,109 @@ async def test_what_is_kept_no_longer_than_the_state_is_loaded_is_not_missed(
 
     assert (events[-1].type, events[-1].data) == ("turn.end", {"reason": "finished"})
     assert text_and_steps(events[:-1])[0] == "".join(WORDS)
+
+
+# --- Items that have little in them ---------------------------------------------------------------
+
+
+def task(status: Literal["loading", "complete"]) -> CustomTask:
+    return CustomTask(title="look", status_indicator=status)
+
+
+def workflow(scene: Scene, *tasks: CustomTask) -> WorkflowItem:
+    made = Workflow(type="custom", tasks=list(tasks))
+    return WorkflowItem(workflow=made, **fields(scene, "item"))
+
+
+def added(make: Callable[[Scene], ThreadItem]) -> MakeEvent:
+    return lambda scene: ThreadItemAddedEvent(item=make(scene))
+
+
+def done(make: Callable[[Scene], ThreadItem]) -> MakeEvent:
+    return lambda scene: ThreadItemDoneEvent(item=make(scene))
+
+
+def update(change: Any) -> ThreadItemUpdatedEvent:
+    return ThreadItemUpdatedEvent(item_id="item", update=change)
+
+
+LOADING, COMPLETE = task("loading"), task("complete")
+BEGIN_TASK = update(WorkflowTaskAdded(task_index=0, task=LOADING))
+REPEAT_TASK = update(WorkflowTaskUpdated(task_index=0, task=LOADING))
+END_TASK = update(WorkflowTaskUpdated(task_index=0, task=COMPLETE))
+PICTURE = GeneratedImage(id="img", url="https://example.org/1")
+LITTLE = {
+    "an empty message": ([begin("item")], [more("item", "Hello")]),
+    "whitespace": ([begin("item"), more("item", " ")], [more("item", "Hello")]),
+    "no tasks": ([added(workflow)], [BEGIN_TASK, END_TASK]),
+    "a task that goes on": ([added(lambda scene: workflow(scene, LOADING))], [END_TASK]),
+    "a stored task that goes on again": (
+        [done(lambda scene: workflow(scene, COMPLETE)), REPEAT_TASK],
+        [END_TASK],
+    ),
+    "no picture": (
+        [added(lambda scene: GeneratedImageItem(**fields(scene, "item")))],
+        [update(GeneratedImageUpdated(image=PICTURE))],
+    ),
+}
+
+
+@asynccontextmanager
+async def beginning(kind: str) -> AsyncIterator[tuple[ChatClient, ChatClient, ClientTurn]]:
+    """Begin such an item, which goes on after a minute; yield clients of two nodes and the turn."""
+    before, after = LITTLE[kind]
+    script = [emit(*before), NOISE, pause(60), emit(*after), pause(60)]
+    cluster, policy = MemoryCluster(), TurnPolicy(max_replay_bytes=KEPT, on_disconnect="finish")
+    here = scripted_server(MemoryStore[Any](cluster=cluster), script, policy=policy)
+    there = scripted_server(MemoryStore[Any](cluster=cluster), [], policy=policy)
+    async with (
+        ChatClient.of_app(create_app(here)) as client,
+        ChatClient.of_app(create_app(there)) as other,
+        client.send("Hi", idempotency_key="once") as turn,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(turn.read)
+        await trio.sleep(30)
+        yield client, other, turn
+
+
+@pytest.mark.parametrize("comes", ["by a watch", "by a watch elsewhere", "by a repeat"])
+@pytest.mark.parametrize("kind", LITTLE)
+@within(HOUR)
+async def test_who_comes_late_sees_an_item_as_the_others_do(
+    kind: str, comes: str, autojump_clock: MockClock
+) -> None:
+    async with beginning(kind) as (client, other, turn):
+        shown: list[list[ThreadItem]] = []
+        if comes == "by a repeat":
+            again = client.send("Hi", idempotency_key="once")
+        else:
+            again = (client if comes == "by a watch" else other).watch(turn.thread_id or "")
+        async with again as late:
+            for seconds in (15, 30):
+                with trio.move_on_after(seconds):
+                    await late.read()
+                shown += [late.items, turn.items]
+
+    assert shown[0] == shown[1]
+    assert shown[2] == shown[3]
+    assert shown[0][-1].id == shown[2][-1].id == "item"
+    assert shown[0] != shown[2]
+
+
+EMPTY = ["an empty message", "whitespace", "no tasks", "no picture"]
+
+
+@pytest.mark.parametrize("asked", ["its node", "another node"])
+@pytest.mark.parametrize("kind", LITTLE)
+@within(HOUR)
+async def test_who_loads_the_thread_gets_of_an_item_what_would_be_stored_of_it_now(
+    kind: str, asked: str, autojump_clock: MockClock
+) -> None:
+    """It may be all that a client ever asks for: then nothing in it may seem to go on."""
+    async with beginning(kind) as (client, other, turn):
+        asking = client if asked == "its node" else other
+        loaded = (await asking.thread(turn.thread_id or "")).items.data
+
+    assert [item.id for item in loaded[1:]] == [] if kind in EMPTY else ["item"]
+    assert "loading" not in "".join(item.model_dump_json() for item in loaded)
