@@ -749,14 +749,10 @@ class Node:
         """Send the frames of a turn to the node of a watcher, until the end or until it leaves."""
         publication = self._published[ask.id]
         with publication.scope:
-            over = await self._send_frames(ask, turn, publication)
-            if over is not None:
-                await self._post(ask.sender, over)
+            await self._post(ask.sender, await self._send_frames(ask, turn, publication))
 
-    async def _send_frames(
-        self, ask: Ask, turn: Turn[Any], publication: _Publication
-    ) -> Over | None:
-        """Return what to say at the end; None if the watcher's node isn't heard of."""
+    async def _send_frames(self, ask: Ask, turn: Turn[Any], publication: _Publication) -> Over:
+        """Return what to say at the end."""
         patience = self._coordination.lease_timeout
         reader = publication.reader
         while True:
@@ -776,7 +772,8 @@ class Node:
             with trio.move_on_after(patience) as limit:
                 await publication.taken.wait()
             if limit.cancelled_caught:
-                return None
+                # Its client lags, and has to be told when it reads on; or its node is dead.
+                return Over(id=ask.id)
 
 
 _DEEDS: dict[Deed, Callable[[Node, Ask, Turn[Any], Reply], Awaitable[None]]] = {

@@ -38,6 +38,8 @@ class RemoteReader:
         self.end_reason: str | None = None
         """How the turn ended, once it is known."""
         self._patience = patience
+        # Kept across reads: who gives a read up for each heartbeat mustn't wait for ever.
+        self._silent_at = trio.current_time() + patience
         self._taken = taken
         self._leave = leave
         self._state = b""
@@ -54,6 +56,7 @@ class RemoteReader:
     def begin_with(self, number: int, state: bytes) -> None:
         """Begin with this frame; before it, return frames in place of those that aren't kept."""
         self.number, self._state = number, state
+        self._expect_more()
 
     async def receive(self, max_bytes: int = 65536) -> list[bytes]:
         """Return frames that have come, at least one and about `max_bytes` at most.
@@ -80,8 +83,8 @@ class RemoteReader:
             taken.append(self._frames.popleft())
             size += len(taken[-1])
         self.number += len(taken)
-        if not self._frames:
-            self._taken()
+        if not self._frames and not self.is_over:
+            self._ask_for_more()
         return taken
 
     async def receive_in_time(
@@ -110,7 +113,8 @@ class RemoteReader:
             return
         self._frames += frames
         if not frames:
-            self._taken()
+            self._ask_for_more()
+        self._expect_more()
         self._wake()
 
     def end(self, reason: str | None) -> None:
@@ -118,8 +122,15 @@ class RemoteReader:
         self.is_over, self.end_reason = True, reason
         self._wake()
 
+    def _ask_for_more(self) -> None:
+        self._taken()
+        self._expect_more()
+
+    def _expect_more(self) -> None:
+        self._silent_at = trio.current_time() + self._patience
+
     async def _wait(self) -> None:
-        with trio.move_on_after(self._patience):
+        with trio.move_on_at(self._silent_at):
             await self._news.wait()
             return
         self.end(None)

@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from chatkit_trio._engine.node import node_of
-from chatkit_trio.errors import ChatKitError, StoreError
+from chatkit_trio.errors import ChatKitError, FramesLost, StoreError
 from chatkit_trio.limits import OwnerLimits
 from chatkit_trio.server import (
     CancelReason,
@@ -614,6 +614,72 @@ async def test_a_watcher_learns_that_the_node_has_died(
         with pytest.raises(Exception, match="the server of this answer doesn't respond"):
             await read_all(follow)
         assert trio.current_time() <= began_at + 2 * LEASE
+
+
+@pytest.mark.parametrize("heartbeat", [5.0, LEASE, 2 * LEASE, None])
+@within(HOUR)
+async def test_a_watcher_that_sends_heartbeats_learns_that_the_node_has_died(
+    heartbeat: float | None, hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    cluster = MemoryCluster(lease_timeout=LEASE)
+    policy = TurnPolicy(heartbeat=heartbeat)
+    here = scripted_server(MemoryStore[Any](cluster=cluster), [say("a"), pause(FOR_EVER)])
+    there = scripted_server(MemoryStore[Any](cluster=cluster), [say("Fine")], policy=policy)
+    async with there, trio.open_nursery() as nursery:
+        dying = trio.CancelScope()
+        thread_ids: list[str] = []
+        nursery.start_soon(run_until_killed, here, dying, thread_ids)
+        await trio.sleep(1)
+        follow = await there.follow(thread_ids[0])
+        assert follow is not None
+        began_at = trio.current_time()
+        kill(here, cluster)
+        dying.cancel()
+        async with follow:
+            with pytest.raises(FramesLost, match="the server of this answer doesn't respond"):
+                while True:
+                    await follow.receive_in_time()
+        assert trio.current_time() <= began_at + 2 * LEASE
+
+
+@pytest.mark.parametrize("receives", ["receive", "receive_in_time"])
+@within(HOUR)
+async def test_a_watcher_that_pauses_for_longer_than_the_lease_is_told_at_once_that_it_lags(
+    receives: str, hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Both nodes live: the turn's node has given the watcher up meanwhile."""
+    async with two([say(*WORDS, every=1.0), pause(10 * LEASE)]) as nodes:
+        async with streaming(nodes.here, words=10) as turn, trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+            follow = await nodes.there.follow(turn.thread_id or "")
+            assert follow is not None
+            async with follow:
+                await follow.receive(1)
+                await trio.sleep(3 * LEASE)
+                came_back_at = trio.current_time()
+                with pytest.raises(FramesLost):
+                    while True:
+                        await getattr(follow, receives)()
+                assert trio.current_time() == came_back_at
+
+
+@within(HOUR)
+async def test_a_watcher_is_not_given_up_while_the_answer_pauses(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two([say("a"), pause(20 * LEASE), say("b")], heartbeat=LEASE) as nodes:
+        client = ChatClient.of_server(nodes.here)
+        async with client.send("hi") as turn, trio.open_nursery() as nursery:
+            await turn.wait_for(lambda event: event.type == "thread.item.done")
+            nursery.start_soon(turn.read)
+            follow = await nodes.there.follow(turn.thread_id or "")
+            assert follow is not None
+            frames: list[bytes] = []
+            async with follow:
+                with suppress(trio.EndOfChannel):
+                    while True:
+                        frames += await follow.receive_in_time()
+    assert "".join(map(delta_of, frames)) == "ab"
 
 
 # --- A node dies, or is taken for dead ---------------------------------------------------------
