@@ -429,6 +429,7 @@ class ChatKitServer(ServerHooks[TContext]):
         self.__nursery_manager = manager = trio.open_nursery()
         self.__nursery = nursery = await manager.__aenter__()
         self.__is_draining = False
+        self.live_turns.is_leaving = False
         self.__settle_by = None
         self.held_up = trio.Event()
         self.given_up = 0
@@ -506,7 +507,8 @@ class ChatKitServer(ServerHooks[TContext]):
     async def drain(self, seconds: float) -> None:
         """Refuse new streams, wait up to so many seconds for live turns, cancel the rest.
 
-        Those end with reason `shutdown`, and their clients get an error that allows a retry. Call
+        Those end with reason `shutdown`, and their clients get an error that allows a retry. Then
+        those who watch another process's turn here get `FramesLost`, and come back elsewhere. Call
         it before leaving the server's block. Cancelled, it leaves the turns as they are.
         """
         check_runs_on_trio(type(self).__name__)
@@ -527,6 +529,7 @@ class ChatKitServer(ServerHooks[TContext]):
         with trio.CancelScope(deadline=self.__settle_by, shield=True):
             for turn in turns:
                 await turn.settled.wait()
+        self.live_turns.leave_elsewhere()
 
     async def __give_up(self, nursery: trio.Nursery) -> None:
         """Leave what couldn't be stored to the journal, if there is one: the server leaves."""
@@ -988,7 +991,7 @@ class ChatKitServer(ServerHooks[TContext]):
         """
         check_runs_on_trio(type(self).__name__)
         if self.__node is not None and self.live_turns.on_thread(thread_id) is None:
-            elsewhere = await self.__node.watch(
+            elsewhere = await self.live_turns.watch_elsewhere(
                 thread_id, turn_id, start, self.policy, component_updates=component_updates
             )
             return None if elsewhere is None else self.__result(elsewhere)

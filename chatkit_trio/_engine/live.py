@@ -55,6 +55,9 @@ class LiveTurns:
         self._admission: dict[str, trio.Lock] = {}
         self._first_writes: dict[str, trio.Lock] = {}
         self._beginning: dict[str, _Beginning] = {}
+        self._watched_elsewhere: set[RemoteReader] = set()
+        self.is_leaving = False
+        """Whether turns of other processes aren't watched any more: clients are to go to others."""
 
     def __iter__(self) -> Iterator[Turn[Any]]:
         return iter(list(self._all))
@@ -176,17 +179,37 @@ class LiveTurns:
         return None if self._node is None else await self._node.turn_id(thread_id)
 
     async def watch_elsewhere(
-        self, thread_id: str, turn_id: str, policy: TurnPolicy, *, component_updates: bool
+        self,
+        thread_id: str,
+        turn_id: str | None,
+        start: int | None,
+        policy: TurnPolicy,
+        *,
+        component_updates: bool,
     ) -> tuple[RemoteTurn, RemoteReader] | None:
-        """Return a turn of another process and a reader from its first frame, or None.
+        """Return a turn of another process and a reader from frame `start`, or None.
 
-        Raises `FramesLost` if that frame isn't kept any more.
+        Raises `FramesLost` if that frame isn't kept any more. `start` is as in `Node.watch`.
         """
         if self._node is None or self.on_thread(thread_id) is not None:
             return None
-        return await self._node.watch(
-            thread_id, turn_id, 0, policy, component_updates=component_updates
+        reading = await self._node.watch(
+            thread_id,
+            turn_id,
+            start,
+            policy,
+            self._watched_elsewhere,
+            component_updates=component_updates,
         )
+        if reading is not None and self.is_leaving:
+            reading[1].break_off()
+        return reading
+
+    def leave_elsewhere(self) -> None:
+        """Send those who watch turns of other processes on to another one: this one leaves."""
+        self.is_leaving = True
+        for reader in tuple(self._watched_elsewhere):
+            reader.break_off()
 
     async def wait_settled_elsewhere(self, thread_id: str, turn_id: str) -> None:
         """Wait while a turn is live in another process. Raises `StoreError` if it takes long."""

@@ -621,13 +621,15 @@ class Node:
         turn_id: str | None,
         start: int | None,
         policy: TurnPolicy,
+        readers: set[RemoteReader],
         *,
         component_updates: bool = False,
     ) -> tuple[RemoteTurn, RemoteReader] | None:
         """Return another node's live turn and a reader from frame `start`, or None.
 
-        Raises `FramesLost` if that frame isn't kept any more. With `start=None` the reader begins
-        with frames that rebuild what there is so far.
+        The reader is among `readers` until it is closed. Raises `FramesLost` if that frame isn't
+        kept any more. With `start=None` the reader begins with frames that rebuild what there is so
+        far.
         """
         record = await self._coordination.record(thread_id)
         if record is None or (turn_id is not None and record.turn_id != turn_id):
@@ -636,10 +638,12 @@ class Node:
         say = partial(self._say, record.node, watch_id)
 
         def leave() -> None:
+            readers.discard(reader)
             if self._watched.pop(watch_id, None) is not None and not reader.is_over:
                 say(leaves=True)
 
         reader = self._watched[watch_id] = RemoteReader(patience, say, leave)
+        readers.add(reader)
         is_watched = False
         try:
             reply = await self._ask(

@@ -106,6 +106,11 @@ class RemoteReader:
         """Stop reading. Closing twice is allowed."""
         self._leave()
 
+    def break_off(self) -> None:
+        """Stop reading, and tell whoever reads that the rest is to be had elsewhere."""
+        self.close()
+        self.end(None)
+
     def put(self, first: int, frames: Sequence[bytes]) -> None:
         """Take in what the other node has sent; a message without frames shows that it lives."""
         if first != self.number + len(self._frames):

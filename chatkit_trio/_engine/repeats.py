@@ -379,7 +379,7 @@ class KeyedRequest(CheckedRequest):
             return None
         try:
             return await self._server.live_turns.watch_elsewhere(
-                self.thread_id, self.turn_id, policy, component_updates=component_updates
+                self.thread_id, self.turn_id, 0, policy, component_updates=component_updates
             )
         except FramesLost:
             return None

@@ -23,6 +23,7 @@ from chatkit_trio.server import (
     ChatKitServer,
     NonStreamingResult,
     RemoteTurn,
+    StreamingResult,
     Turn,
     TurnPolicy,
 )
@@ -616,6 +617,12 @@ async def test_a_watcher_learns_that_the_node_has_died(
         assert trio.current_time() <= began_at + 2 * LEASE
 
 
+async def again_and_again(receive: Callable[[], Awaitable[list[bytes]]]) -> None:
+    """Read until that raises."""
+    while True:
+        await receive()
+
+
 @pytest.mark.parametrize("heartbeat", [5.0, LEASE, 2 * LEASE, None])
 @within(HOUR)
 async def test_a_watcher_that_sends_heartbeats_learns_that_the_node_has_died(
@@ -637,8 +644,7 @@ async def test_a_watcher_that_sends_heartbeats_learns_that_the_node_has_died(
         dying.cancel()
         async with follow:
             with pytest.raises(FramesLost, match="the server of this answer doesn't respond"):
-                while True:
-                    await follow.receive_in_time()
+                await again_and_again(follow.receive_in_time)
         assert trio.current_time() <= began_at + 2 * LEASE
 
 
@@ -648,19 +654,21 @@ async def test_a_watcher_that_pauses_for_longer_than_the_lease_is_told_at_once_t
     receives: str, hints: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     """Both nodes live: the turn's node has given the watcher up meanwhile."""
-    async with two([say(*WORDS, every=1.0), pause(10 * LEASE)]) as nodes:
-        async with streaming(nodes.here, words=10) as turn, trio.open_nursery() as nursery:
-            nursery.start_soon(turn.read)
-            follow = await nodes.there.follow(turn.thread_id or "")
-            assert follow is not None
-            async with follow:
-                await follow.receive(1)
-                await trio.sleep(3 * LEASE)
-                came_back_at = trio.current_time()
-                with pytest.raises(FramesLost):
-                    while True:
-                        await getattr(follow, receives)()
-                assert trio.current_time() == came_back_at
+    async with (
+        two([say(*WORDS, every=1.0), pause(10 * LEASE)]) as nodes,
+        streaming(nodes.here, words=10) as turn,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(turn.read)
+        follow = await nodes.there.follow(turn.thread_id or "")
+        assert follow is not None
+        async with follow:
+            await follow.receive(1)
+            await trio.sleep(3 * LEASE)
+            came_back_at = trio.current_time()
+            with pytest.raises(FramesLost):
+                await again_and_again(getattr(follow, receives))
+            assert trio.current_time() == came_back_at
 
 
 @within(HOUR)
@@ -680,6 +688,78 @@ async def test_a_watcher_is_not_given_up_while_the_answer_pauses(
                     while True:
                         frames += await follow.receive_in_time()
     assert "".join(map(delta_of, frames)) == "ab"
+
+
+@pytest.mark.parametrize("leaves_by", ["draining", "leaving"])
+@within(HOUR)
+async def test_watchers_of_other_nodes_are_told_when_their_own_node_leaves(
+    leaves_by: str, hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """They'd hold the node up for the whole grace of its connections, and be cut at its end."""
+    cluster = MemoryCluster(lease_timeout=LEASE)
+    policy = TurnPolicy(on_disconnect="finish")
+    here, there, third = (
+        scripted_server(MemoryStore[Any](cluster=cluster), SLOWLY, policy=policy) for _ in range(3)
+    )
+    told: list[tuple[str, float]] = []
+
+    async def watch(follow: StreamingResult) -> None:
+        async with follow:
+            try:
+                await again_and_again(follow.receive)
+            except trio.EndOfChannel:
+                told.append(("whole", trio.current_time()))
+            except FramesLost:
+                told.append(("lost", trio.current_time()))
+
+    async with here, third, trio.open_nursery() as nursery:
+        async with there:
+            async with streaming(here, words=2) as turn:
+                for server in (there, third):
+                    follow = await server.follow(turn.thread_id or "")
+                    assert follow is not None
+                    nursery.start_soon(watch, follow)
+            await trio.sleep(5)
+            left_at = trio.current_time()
+            if leaves_by == "draining":
+                await there.drain(20)
+                await trio.sleep(2)
+                [turn_here] = here.live_turns
+                assert turn_here.log.readers == 1  # its node knows, too
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == [("lost", left_at)]
+    assert [how for how, _ in told] == ["lost", "whole"]
+
+
+@within(HOUR)
+async def test_who_comes_to_a_node_that_leaves_to_watch_another_one_is_sent_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with two(SLOWLY) as nodes, streaming(nodes.here) as turn:
+        await nodes.there.drain(0)
+        follow = await nodes.there.follow(turn.thread_id or "")
+        assert follow is not None
+        async with follow:
+            with trio.fail_after(5), pytest.raises(FramesLost):
+                await again_and_again(follow.receive)
+
+
+@within(HOUR)
+async def test_a_server_that_leaves_ends_no_watch_of_another_server_on_its_store(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    cluster = MemoryCluster(lease_timeout=LEASE)
+    shared = MemoryStore[Any](cluster=cluster)
+    here = scripted_server(MemoryStore[Any](cluster=cluster), SLOWLY)
+    there, beside = scripted_server(shared, []), scripted_server(shared, [])
+    async with here, there, streaming(here) as turn, trio.open_nursery() as nursery:
+        nursery.start_soon(turn.read)
+        follow = await there.follow(turn.thread_id or "")
+        assert follow is not None
+        async with beside:
+            await beside.drain(0)
+        frames = await read_all(follow)
+    assert "".join(map(delta_of, frames)) == "".join(WORDS)
 
 
 # --- A node dies, or is taken for dead ---------------------------------------------------------

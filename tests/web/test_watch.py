@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from chatkit_trio.server import TurnPolicy
-from chatkit_trio.stores import MemoryStore
+from chatkit_trio.stores import MemoryCluster, MemoryStore
 from chatkit_trio.testing import SlowStore, pause, say, scripted_server
 from chatkit_trio.types import AssistantMessageItem, UserMessageItem
 from chatkit_trio.web import create_app
@@ -208,6 +208,24 @@ async def test_a_page_loaded_late_gets_the_state_so_far_and_the_rest(autojump_cl
     assert [message.id, first.id, second.id] == [None, None, before[-1].id]
     assert text_in([second, *rest]) == "abcdefghij"
     assert (end.type, end.data) == ("turn.end", {"reason": "finished"})
+
+
+async def test_who_watches_another_nodes_turn_is_told_to_reload_when_its_own_node_leaves(
+    autojump_clock,
+):
+    cluster = MemoryCluster()
+    here = scripted_server(MemoryStore(cluster=cluster), [say(*"abcdef", every=1)], policy=FINISH)
+    there = scripted_server(MemoryStore(cluster=cluster), [])
+    async with (
+        left_in_the_middle(here, b'"a"') as (_, thread_id, _),
+        client_of(create_app(there)) as client,
+        client.open("GET", f"/chatkit/threads/{thread_id}/turn") as response,
+    ):
+        body = await read_until(response, b'"b"')
+        await there.drain(0)
+        body += await response.body()
+
+    assert [(event.type, event.data) for event in events_of(body)][-1] == RELOAD
 
 
 async def test_watching_counts_as_reading(autojump_clock):
