@@ -277,8 +277,8 @@ class StreamingResult:
         read nothing and changes nothing.
 
         While this waits, frames that are due may be handed to `send_now` instead, if it is given:
-        it sends them at once, and must neither wait nor raise. If it returns False, this returns
-        at once: with what has come since, or with an empty list.
+        it sends them at once, and must not wait. If it returns False, this returns at once: with
+        what has come since, or with an empty list. What it raises is raised here.
         """
         turn, reader = self._started()
         heartbeat = inf if turn.policy.heartbeat is None else turn.policy.heartbeat

@@ -294,6 +294,8 @@ class FrameReader:
     _has_beat = False
     """Whether the ticker knows of this reader's heartbeats."""
     _send_now: SendNow | None = None
+    _error: Exception | None = None
+    """What `_send_now` has raised."""
 
     def __init__(
         self, log: FrameLog, number: int, *, can_return: bool, component_updates: bool
@@ -379,7 +381,7 @@ class FrameReader:
         heartbeat is due after so many seconds without a frame. While this waits, frames whose
         window has ended are handed to `send_now`, if it is given; when that returns False, this
         returns what has come since, which may be nothing. A checkpoint; a cancelled call has
-        read nothing. Raises what `receive` does.
+        read nothing. Raises what `receive` does, and what `send_now` has raised.
         """
         if self._prelude is not None:
             with trio.move_on_after(heartbeat):
@@ -389,17 +391,32 @@ class FrameReader:
         # Without a window a busy writer's frames would go out one by one.
         self._send_now = send_now if window else None
         self._silent_since = trio.current_time()
-        if self._is_due(self._silent_since):
-            await trio.lowlevel.checkpoint()
-        else:
-            await self._wait_for_time()
-        if not self.is_ready:
-            return []
-        if not window and self._log.next_number - self.number > 1:
-            await self._let_writer_go_on()
-        if not (frames := self._take_to_send()):
-            raise trio.EndOfChannel
-        return frames
+        while True:
+            if self._is_due(trio.current_time()):
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._wait_for_time()
+            self._raise_error()
+            if self.is_ready:
+                if not window and self._log.next_number - self.number > 1:
+                    await self._let_writer_go_on()
+                if frames := self._take_to_send():
+                    return frames
+                if self._log.is_closed:
+                    raise trio.EndOfChannel
+            elif self._send_now is not None or self._is_silent:
+                return []
+            # Else another task that reads the same result has taken them.
+
+    @property
+    def _is_silent(self) -> bool:
+        """Whether a heartbeat is due."""
+        return trio.current_time() >= self._silent_since + self._heartbeat
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
     def _take_to_send(self) -> list[bytes]:
         frames = self._log._take(self, _MOST_BYTES)
@@ -436,7 +453,8 @@ class FrameReader:
         try:
             await self._time.park()
         finally:
-            self._log._pacing.pop(self, None)
+            if not self._time:  # else another task waits, too
+                self._log._pacing.pop(self, None)
 
     def frame_came(self) -> None:
         """Take note of a frame while this reader waits for its time."""
@@ -469,7 +487,13 @@ class FrameReader:
         """Send what is due in this very moment, if that can be; the end can't."""
         if self._send_now is None or self._log.is_closed or self.number < self._log._first:
             return False
-        return self._send_now(self._take_to_send())
+        frames = self._take_to_send()
+        try:
+            return self._send_now(frames)
+        except Exception as error:
+            # It is raised where the frames are read: here it would end the timer of all streams.
+            self._error = error
+            return False
 
     def beat_may_be_due(self) -> float | None:
         """Send a heartbeat if one is due; return when the next one may be, None if nobody waits."""
@@ -512,5 +536,5 @@ class FrameReader:
         """Stop reading. Closing twice is allowed."""
         if self._prelude is not None:
             self._prelude.leave()
-        self._send_now = None  # it may hold this reader, and so all frames
+        self._send_now = self._error = None  # they may hold this reader, and so all frames
         self._log._leave(self)

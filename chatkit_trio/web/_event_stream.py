@@ -73,8 +73,6 @@ class EventStreamBody(ResponseBody):
         self._with_ids = with_ids
         self._is_over = False
         self._sends_now: bool | None = None
-        self._failure: Exception | None = None
-        """What has gone wrong in `_send_now`, where nobody could be told."""
         self._preamble = b""
         """What is sent before anything is read."""
 
@@ -110,7 +108,6 @@ class EventStreamBody(ResponseBody):
             return self._lost()
         except trio.EndOfChannel:
             self._is_over = True
-            self._raise_failure()
             left = self._left_of(self._end(self._result))
             if left is None:
                 raise StopAsyncIteration from None
@@ -126,7 +123,6 @@ class EventStreamBody(ResponseBody):
         send_now = self._send_now if self._sends_now else None
         while True:
             frames = await result.receive_in_time(send_now)
-            self._raise_failure()
             if frames:
                 chunk = self._encoded(result, frames)
             else:
@@ -144,21 +140,10 @@ class EventStreamBody(ResponseBody):
         return chunk if chunk or self._sending.has_unsent else None
 
     def _send_now(self, frames: list[bytes]) -> bool:
-        """Send frames while `_next_chunk` waits for some; return False if it has to go on.
-
-        Called by the timer of all streams, so it doesn't raise.
-        """
+        """Send frames while `_next_chunk` waits for some; return False if it has to go on."""
         assert self._result is not None
-        try:
-            chunk = self._encoded(self._result, frames)
-            return not chunk or self._sending.send_now(chunk)
-        except Exception as error:
-            self._failure = error
-            return False
-
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        chunk = self._encoded(self._result, frames)
+        return not chunk or self._sending.send_now(chunk)
 
     def _bound_sending(self, turn: Turn[Any] | RemoteTurn) -> None:
         """Have a client that reads nothing hung up on, once its turn has ended.

@@ -13,13 +13,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from chatkit_trio._engine.frames import FrameLog, FrameReader
+from chatkit_trio._engine.frames import FrameLog, FrameReader, SendNow
 from chatkit_trio._engine.ticker import Ticker
 from chatkit_trio.errors import FramesLost
-from chatkit_trio.server import TurnPolicy
+from chatkit_trio.server import StreamingResult, TurnPolicy
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import pause, say, scripted_server
 from chatkit_trio.web import create_app
+from tests.engine.parts import message_request, read_all, stream
+from tests.transcript import transcript
 
 from .http import CREATE, chunks_of, client_of
 
@@ -413,3 +415,95 @@ async def test_a_reader_that_has_left_keeps_nothing_of_who_has_sent(
 async def write_later(log: FrameLog) -> None:
     await trio.testing.wait_all_tasks_blocked()
     write(log, 50)
+
+
+# --- Several tasks that read one answer ----------------------------------------------------------
+
+
+async def read_for(
+    seconds: float, reader: FrameReader, ticker: Ticker, window: float, told: list[bytes | str]
+) -> None:
+    with trio.move_on_after(seconds):
+        try:
+            while True:
+                told += await reader.receive_in_time(ticker, window, 15.0) or ["heartbeat"]
+        except trio.EndOfChannel:
+            told.append("end")
+
+
+@pytest.mark.parametrize("window", [0.0, WINDOW])
+async def test_a_task_that_gives_up_takes_no_other_one_along(
+    window: float, autojump_clock: MockClock, log: FrameLog
+) -> None:
+    ticker, reader = Ticker(), log.open_reader(leads=True)
+    told: list[bytes | str] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run)
+        async with trio.open_nursery() as reading:
+            reading.start_soon(read_for, 0.5, reader, ticker, window, [])
+            reading.start_soon(read_for, 100, reader, ticker, window, told)
+            await trio.sleep(1)
+            log.append(b"data: 1\n\n")
+            await trio.sleep(20)
+            log.append(b"data: 2\n\n")
+            log.close()
+        nursery.cancel_scope.cancel()
+
+    assert told == [b"data: 1\n\n", "heartbeat", b"data: 2\n\n", "end"]
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("window", [0.0, WINDOW])
+async def test_two_tasks_share_the_frames_until_the_end(
+    window: float, frames: int, autojump_clock: MockClock, log: FrameLog
+) -> None:
+    """The one that comes too late for some waits on: it is neither the end nor a heartbeat."""
+    ticker, reader = Ticker(), log.open_reader(leads=True)
+    told: list[list[bytes | str]] = [[], []]
+    written: list[bytes] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ticker.run)
+        async with trio.open_nursery() as reading:
+            for each in told:
+                reading.start_soon(read_for, 100, reader, ticker, window, each)
+            for number in range(20):
+                await trio.sleep(0.02)
+                for part in range(frames):
+                    written.append(b"data: %d.%d\n\n" % (number, part))
+                    log.append(written[-1])
+            await trio.sleep(1)
+            log.close()
+        nursery.cancel_scope.cancel()
+
+    assert [each[-1] for each in told] == ["end", "end"]
+    assert {frame for each in told for frame in each[:-1]} == set(written)
+    assert sum(map(len, told)) == len(written) + 2
+
+
+# --- Code of an app that sends --------------------------------------------------------------------
+
+
+async def test_an_error_of_who_sends_is_raised_where_it_reads_and_nowhere_else(
+    autojump_clock: MockClock,
+) -> None:
+    """It is called by the timer of all streams of a server."""
+
+    def fail(frames: list[bytes]) -> bool:
+        raise ValueError("socket gone")
+
+    script = [say(*words(10), every=0.2)]
+    async with scripted_server(MemoryStore(), script, script) as server:
+        one, other = [await stream(server, message_request()) for _ in range(2)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_all, other)
+            async with one:
+                with pytest.raises(ValueError, match="socket gone"):
+                    await receive_for_ever(one, fail)
+        assert (await transcript(server.store, one.turn.thread_id))[-1] == "note: disconnected"
+        whole = ["user: hi", "assistant: " + "".join(words(10))]
+        assert await transcript(server.store, other.turn.thread_id) == whole
+
+
+async def receive_for_ever(result: StreamingResult, send_now: SendNow) -> None:
+    while True:
+        await result.receive_in_time(send_now)
