@@ -326,8 +326,8 @@ class FrameReader:
     def knows_items(self) -> list[bytes]:
         """Go on with the frame that is written next; return those before it that tell of no items.
 
-        What the others tell has the state that the reader begins with, and a piece of text isn't to
-        be told twice. All that is before the next frame has to be told in one piece, then: a reader
+        The state that the reader begins with has what the others tell, and a piece of text isn't to
+        be told twice. So all that is before the next frame has to be told in one piece: a reader
         that comes back to a frame among these would get the others with it.
         """
         log = self._log

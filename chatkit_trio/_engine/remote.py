@@ -84,7 +84,8 @@ class RemoteReader:
             size += len(taken[-1])
         self.number += len(taken)
         if not self._frames and not self.is_over:
-            self._ask_for_more()
+            self._taken()
+            self._expect_more()
         return taken
 
     async def receive_in_time(
@@ -118,7 +119,7 @@ class RemoteReader:
             return
         self._frames += frames
         if not frames:
-            self._ask_for_more()
+            self._taken()
         self._expect_more()
         self._wake()
 
@@ -126,10 +127,6 @@ class RemoteReader:
         """Take note that no more will come; None if frames are missing."""
         self.is_over, self.end_reason = True, reason
         self._wake()
-
-    def _ask_for_more(self) -> None:
-        self._taken()
-        self._expect_more()
 
     def _expect_more(self) -> None:
         self._silent_at = trio.current_time() + self._patience
