@@ -26,22 +26,31 @@ logger = logging.getLogger(__name__)
 THREADS_CHANNEL: LiteralString = "chatkit_trio_threads"
 """Where is told that the record of a thread may have changed. A node's id is its own channel."""
 
-# A node whose lock is free may have lost its connection only, so it has some seconds to take it
-# again. After the server was restarted, or away as far as this node could see, all nodes have lost
-# theirs, and nobody could renew a lease: then each has a whole lease to come back. A standby that
+# After the server was restarted, or away as far as this node could see, all nodes have lost their
+# locks, and nobody could renew a lease: then each has a whole lease to come back. A standby that
 # was made the server has no locks either; it knows when the last write of the server before was.
-_LOOKS_DEAD: LiteralString = """
+# What lies in the future was noted before the clock went back, or by a server with another clock.
+_AWAY_UNTIL: LiteralString = """
+    (
+        SELECT max(known.at) FROM (
+            VALUES (pg_postmaster_start_time()), (pg_last_xact_replay_timestamp()),
+                ((SELECT returned_at FROM nodes WHERE id = %(node)s))
+        ) AS known (at)
+        WHERE known.at <= clock_timestamp()
+    )
+"""
+
+# A node that has been silent for a lease itself judges nobody: all processes may have been stopped.
+# A node whose lock is free may have lost its connection only, so it has some seconds to take it
+# again. When one was seen whose time lies in the future, nobody knows; then its lock decides.
+_LOOKS_DEAD: LiteralString = f"""
     (node.id IS NULL OR CASE
-        WHEN clock_timestamp() >= node.lease + greatest(
-            node.seen_at,
-            pg_postmaster_start_time(),
-            (SELECT returned_at FROM nodes WHERE id = %(node)s)
-        ) THEN true
-        WHEN node.seen_at <= greatest(
-            pg_postmaster_start_time(),
-            pg_last_xact_replay_timestamp(),
-            (SELECT returned_at FROM nodes WHERE id = %(node)s)
-        ) THEN false
+        WHEN (SELECT seen_at + lease <= clock_timestamp() FROM nodes WHERE id = %(node)s) THEN false
+        WHEN node.seen_at > clock_timestamp() THEN
+            coalesce(clock_timestamp() >= node.lease + {_AWAY_UNTIL}, true)
+            AND pg_try_advisory_xact_lock_shared(node.lock)
+        WHEN clock_timestamp() >= node.lease + greatest(node.seen_at, {_AWAY_UNTIL}) THEN true
+        WHEN node.seen_at <= {_AWAY_UNTIL} THEN false
         WHEN clock_timestamp() < node.seen_at + least(node.lease, interval '2 s') THEN false
         ELSE pg_try_advisory_xact_lock_shared(node.lock)
     END)
@@ -66,12 +75,14 @@ LIVING_NODES: LiteralString = f"""
     SELECT id FROM nodes AS node WHERE id = %(node)s OR NOT {IS_DEAD}
 """
 
-# Who is the first to come to a standby that was made the server finds the others silent.
+# A node that was silent for a lease returns, as one that was away does: what it knows of the others
+# is as old. One that has its lock and no row was silent for so long that others have buried it. Who
+# is the first to come to a standby that was made the server finds the others silent.
 _RENEW: LiteralString = """
     INSERT INTO nodes (id, lock, lease, returned_at)
     VALUES (
         %(node)s, %(lock)s, make_interval(secs => %(lease)s),
-        CASE WHEN %(is_away)s::boolean OR (
+        CASE WHEN %(is_away)s::boolean OR %(has_lock)s::boolean OR (
             pg_last_xact_replay_timestamp() IS NOT NULL
             AND NOT EXISTS (SELECT FROM nodes WHERE seen_at > pg_last_xact_replay_timestamp())
         ) THEN clock_timestamp() END
@@ -79,18 +90,26 @@ _RENEW: LiteralString = """
     ON CONFLICT (id) DO UPDATE SET
         seen_at = clock_timestamp(),
         lease = excluded.lease,
-        returned_at = coalesce(excluded.returned_at, nodes.returned_at)
+        returned_at = CASE
+            WHEN %(is_away)s::boolean OR nodes.seen_at + nodes.lease <= clock_timestamp()
+            THEN clock_timestamp() ELSE nodes.returned_at
+        END
 """
 # A node at rest renews its lease seldom, so it may have lost its lock without knowing it, and even
 # its row. Nobody may take it for dead, and its first turn for crashed, before it has looked.
 _IS_AWAKE: LiteralString = """
-    INSERT INTO nodes (id, lock, lease)
-    SELECT %(node)s, %(lock)s, make_interval(secs => %(lease)s)
+    INSERT INTO nodes (id, lock, lease, returned_at)
+    SELECT %(node)s, %(lock)s, make_interval(secs => %(lease)s), clock_timestamp()
     WHERE NOT EXISTS (
         SELECT FROM nodes
         WHERE id = %(node)s AND seen_at >= clock_timestamp() - interval '1 s'
     )
-    ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp()
+    ON CONFLICT (id) DO UPDATE SET
+        seen_at = clock_timestamp(),
+        returned_at = CASE
+            WHEN nodes.seen_at + nodes.lease <= clock_timestamp()
+            THEN clock_timestamp() ELSE nodes.returned_at
+        END
 """
 _DROP_READ_MESSAGES: LiteralString = """
     DELETE FROM messages WHERE node = %(node)s AND seq = ANY(%(seqs)s::bigint[])
@@ -168,7 +187,7 @@ class Node:
         self, call: Call, others: Sequence[Statement]
     ) -> tuple[tuple[bytes, ...], frozenset[str]]:
         connection = self._connected()
-        mine = {**self.as_judge, **self._lease}
+        mine = {**self.as_judge, **self._lease, "has_lock": self._has_lock}
         with call.using(connection), undone(connection):
             cursors = in_one_trip(
                 connection,

@@ -1,7 +1,8 @@
 """The part of the store conformance kit on coordination: two nodes and more on the same data.
 
 Each test is one rule of `chatkit_trio.store.Coordination`. A node is a store that the test has
-opened; a node is lost by closing it, or by `make_silent`, a hook of the store under test.
+opened; a node is lost by closing it, or by `make_silent`, a hook of the store under test, and time
+in which all are silent passes in `make_all_silent`.
 """
 
 from __future__ import annotations
@@ -681,6 +682,55 @@ class CoordinationConformance(StoreUnderTest):
             await self._take_for_dead(silent, node, other)
             assert await _journal(other).abandoned() == []
             assert await _journal(node).abandoned() == []
+
+    @pytest.mark.parametrize("first", ["nothing", "its news", "a turn", "a turn and its news"])
+    async def test_a_node_that_was_silent_as_long_as_the_others_takes_none_for_dead(
+        self, first: str
+    ) -> None:
+        """Machines are suspended, the store is away: then nobody's silence means anything."""
+        async with self._nodes(3) as (node, other, judge):
+            await prepare(node, "thr_2", self.context())
+            await self._begin(node, "turn_1")
+            await self._begin(other, "turn_2")
+            await self.make_all_silent()
+            if "turn" in first:
+                assert await self._begin(judge, "turn_3", "thr_2") is None
+            if "news" in first:
+                await _coordination(judge).news()
+            assert await _journal(judge).abandoned() == []
+            assert await _journal(judge).abandoned("thr_1") == []
+            await _coordination(judge).post(_named(node), b"message")
+            assert await self._begin(judge, "turn_4") == "turn_1"
+            assert await _coordination(node).news() == News((b"message",), frozenset({"turn_1"}))
+            await self._settle(node, "turn_1")
+            assert await self._begin(judge, "turn_4") == "turn_2"
+
+    async def test_nodes_that_were_all_silent_are_still_among_the_nodes(self) -> None:
+        async with self._nodes() as (node, judge):
+            living = {_named(node), _named(judge)}
+            await self.make_all_silent()
+            assert await _living_nodes(judge) == living
+            await _coordination(judge).news()
+            assert await _living_nodes(judge) == living
+
+    async def test_the_slots_of_nodes_that_were_all_silent_are_kept(self) -> None:
+        async with self._nodes() as (node, judge):
+            assert await _usage(node).take_slot("Ann", "live_turns", "slot_1", 1, None)
+            _usage(node).keep_slot("Ann", "live_turns", "slot_1")
+            await _coordination(node).news()
+            await self.make_all_silent()
+            for _ in range(2):
+                assert not await _usage(judge).take_slot("Ann", "live_turns", "slot_2", 1, None)
+                await _coordination(judge).news()
+
+    async def test_who_stays_silent_behind_a_silence_of_all_is_dead_in_the_end(self) -> None:
+        async with self._nodes() as (silent, judge):
+            await self._begin(silent, "turn_1")
+            await self.make_all_silent()
+            await _coordination(judge).news()
+            await self._take_for_dead(silent, judge)
+            found = await _journal(judge).abandoned()
+            assert plain(found) == plain([JournalEntry("turn_1", "thr_1")])
 
     async def test_a_node_that_was_taken_for_dead_learns_it_from_its_news(self) -> None:
         async with self._nodes() as (node, silent):

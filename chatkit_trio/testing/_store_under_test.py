@@ -68,6 +68,15 @@ class StoreUnderTest:
         """
         pytest.skip("the store has no make_silent()")
 
+    async def make_all_silent(self) -> None:
+        """Let longer than a lease pass in which no open store asks for its news, nor loses its lock
+        or connection: as if all processes had hung at once.
+
+        For a store with coordination; one in which a process that hangs lives on has nothing to do.
+        Skip, as this default does, if there is no way.
+        """
+        pytest.skip("the store has no make_all_silent()")
+
     # Skipping in a fixture and not in a test: pytest-trio loses the reason otherwise.
 
     @pytest.fixture

@@ -70,6 +70,9 @@ class TestMemoryCluster(StoreConformance):
                 if node is not store.coordination:
                     await node.news()
 
+    async def make_all_silent(self) -> None:
+        self.now += 2 * self.cluster.lease_timeout
+
 
 OPENING = Opening("thr_1", "turn_1", new_thread=thread("thr_1"))
 

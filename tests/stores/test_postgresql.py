@@ -80,6 +80,14 @@ class TestPostgreSQLStore(StoreConformance):
         assert store.coordination is not None
         let_leases_run_out(self.url, store.coordination.node)
 
+    async def make_all_silent(self) -> None:
+        """Not as soon as a server has been started: then each node has a lease to come back."""
+        with session(self.url) as connection:
+            connection.execute("UPDATE nodes SET lease = '5 s'")
+            wait = "SELECT pg_sleep_until(pg_postmaster_start_time() + interval '5 s')"
+            await trio.to_thread.run_sync(connection.execute, wait)
+        let_time_pass(self.url, 2)
+
     def _tell_child(self, order: str) -> str:
         assert self.child.stdin is not None
         assert self.child.stdout is not None
@@ -644,14 +652,25 @@ async def _save(url: str, thread_id: str) -> None:
 
 
 def let_leases_run_out(url: str, node: str | None = None) -> None:
-    """Set back when a node, or each, was seen last: as if its lease had run out since."""
-    with psycopg.connect(url, autocommit=True) as connection:
+    """Let the lease of a node, or of each, run out, while the others ask for their news."""
+    let_time_pass(url, 1)
+    with session(url) as connection:
+        connection.execute(
+            "UPDATE nodes SET lease = lease / 1000 WHERE id = coalesce(%s, id)", (node,)
+        )
+        connection.execute("UPDATE nodes SET seen_at = clock_timestamp() WHERE id <> %s", (node,))
+
+
+def let_time_pass(url: str, leases: int) -> None:
+    """Put what the nodes have noted so many leases earlier."""
+    with session(url) as connection:
         connection.execute(
             """
-            UPDATE chatkit_trio.nodes SET lease = lease / 1000, seen_at = seen_at - lease
-            WHERE id = coalesce(%s, id)
+            UPDATE nodes SET
+                seen_at = seen_at - %(leases)s * lease,
+                returned_at = returned_at - %(leases)s * lease
             """,
-            (node,),
+            {"leases": leases},
         )
 
 

@@ -511,6 +511,57 @@ class TestNetwork:
             await coordination(resting).news()
             assert (await coordination(resting).news()).live == {"turn_1"}
 
+    @pytest.mark.parametrize("first", ["its news", "a turn and its news"])
+    async def test_a_node_that_was_buried_while_all_slept_takes_nobody_for_dead_as_it_wakes(
+        self, first: str, postgresql_url: str
+    ) -> None:
+        async with (
+            opened(postgresql_url, lease_timeout=4) as node,
+            opened(postgresql_url, lease_timeout=4) as judge,
+        ):
+            await coordination(node).begin(opening("turn_1"), None)
+            with psycopg.connect(postgresql_url, autocommit=True) as admin:
+                name = coordination(judge).node
+                admin.execute("DELETE FROM chatkit_trio.nodes WHERE id = %s", (name,))
+            let_time_pass("1 min", postgresql_url, postgresql_url, node)
+            if "turn" in first:
+                await judge.journal.begin("turn_2", "thr_1", None)
+            await coordination(judge).news()
+            assert await judge.journal.abandoned() == []
+            assert coordination(node).node in await coordination(judge).nodes()
+
+    @pytest.mark.parametrize("has_returned", [False, True], ids=["", "its judge has returned"])
+    async def test_a_node_that_died_before_the_clock_went_back_is_dead_when_its_lock_is_free(
+        self, has_returned: bool, postgresql_url: str
+    ) -> None:
+        """A standby whose clock is behind may also have been made the server since."""
+        async with (
+            opened(postgresql_url, lease_timeout=4) as dead,
+            opened(postgresql_url) as judge,
+        ):
+            await coordination(dead).begin(opening("turn_1"), None)
+            end_lock_sessions(postgresql_url, dead)
+            let_time_pass("-10 min", postgresql_url, postgresql_url, dead)
+            if has_returned:
+                with psycopg.connect(postgresql_url, autocommit=True) as admin:
+                    admin.execute(
+                        "UPDATE chatkit_trio.nodes SET returned_at = seen_at + interval '5 min'"
+                        " WHERE id = %s",
+                        (coordination(judge).node,),
+                    )
+            assert len(await judge.journal.abandoned()) == 1
+
+    async def test_a_node_that_was_seen_before_the_clock_went_back_lives_while_it_has_its_lock(
+        self, postgresql_url: str
+    ) -> None:
+        async with opened(postgresql_url) as node, opened(postgresql_url) as judge:
+            await coordination(node).begin(opening("turn_1"), None)
+            let_time_pass("-10 min", postgresql_url, postgresql_url, node)
+            assert await judge.journal.abandoned() == []
+            await coordination(node).news()
+            end_lock_sessions(postgresql_url, node)
+            assert len(await judge.journal.abandoned()) == 1
+
     async def test_a_node_that_has_lost_its_lock_takes_nobody_for_dead(
         self, postgresql_url: str
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -981,6 +982,9 @@ class ClusterKit(StoreConformance):
                 if node is not store.coordination:
                     await node.news()
 
+    async def make_all_silent(self) -> None:
+        self.now += 2 * self.data.lease_timeout
+
 
 class NoFence(MemoryStore[str]):
     async def _begin_write(self, *, settles: str | None = None) -> None:
@@ -1376,6 +1380,42 @@ class LeaseByWallClock(MemoryCluster):
 class TestLeaseByWallClock(ClusterKit):
     __test__ = True
     cluster = LeaseByWallClock
+
+
+class JudgesInItsSleep(MemoryCluster):
+    """A node that hasn't asked for its news itself takes those for dead that haven't either."""
+
+    def is_dead(self, name: str, judge: str) -> bool:
+        return name != judge and not self.is_heard(name)
+
+
+class TestJudgesInItsSleep(ClusterKit):
+    __test__ = True
+    cluster = JudgesInItsSleep
+
+
+class JudgesAsItWakes(MemoryCluster):
+    """A node that asks for its news again takes those for dead that haven't come to it yet."""
+
+    def is_dead(self, name: str, judge: str) -> bool:
+        return name != judge and self.is_heard(judge) and not self.is_heard(name)
+
+
+class TestJudgesAsItWakes(ClusterKit):
+    __test__ = True
+    cluster = JudgesAsItWakes
+
+
+class ForgivesForEver(MemoryCluster):
+    """A node that was silent once takes nobody for dead any more."""
+
+    def is_dead(self, name: str, judge: str) -> bool:
+        return super().is_dead(name, judge) and self._nodes[judge].unbroken_since == -math.inf
+
+
+class TestForgivesForEver(ClusterKit):
+    __test__ = True
+    cluster = ForgivesForEver
 
 
 class NewsRenewsNothing(MemoryCluster):

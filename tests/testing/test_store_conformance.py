@@ -105,6 +105,13 @@ WHAT_FINDS_IT = {
     ),
     "SilentIsAlive": "the_turn_of_a_silent_node_is_abandoned_and_settled_once",
     "LeaseByWallClock": "the_turn_of_a_silent_node_is_abandoned_and_settled_once",
+    "JudgesInItsSleep": (
+        "a_node_that_was_silent_as_long_as_the_others_takes_none_for_dead[nothing]"
+    ),
+    "JudgesAsItWakes": (
+        "a_node_that_was_silent_as_long_as_the_others_takes_none_for_dead[its news]"
+    ),
+    "ForgivesForEver": "who_stays_silent_behind_a_silence_of_all_is_dead_in_the_end",
     "NewsRenewsNothing": "the_turns_of_nodes_that_ask_for_news_are_never_abandoned",
     "ForgetsWhoWasTakenForDead": "a_node_that_was_taken_for_dead_learns_it_from_its_news",
     "AbandonsNothing": "a_turn_that_is_given_up_is_abandoned_though_its_node_lives",
