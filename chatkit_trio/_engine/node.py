@@ -429,9 +429,10 @@ class Node:
                     if asked:
                         turn.first_write_begins()
                     return prepared
-                if waits_behind(blocking.turn_id):
+                if blocking.node == coordination.node and waits_behind(blocking.turn_id):
                     # While this node was taken for dead its places were lost, and that turn has
                     # taken a new one before this turn has. It takes another when its time comes.
+                    # (The same request may wait on another node too; its place there stays.)
                     withdraw = partial(coordination.withdraw, blocking.turn_id)
                     await turn.ending.write(withdraw)
                     continue

@@ -911,6 +911,51 @@ def begin_slowly(server: ScriptedServer, seconds: float, monkeypatch: pytest.Mon
     monkeypatch.setattr(coordination, "begin", slowly)
 
 
+@pytest.mark.parametrize("on_busy", ["queue", "supersede"])
+@within(HOUR)
+async def test_who_waits_for_a_request_of_another_node_that_was_sent_here_too_asks_now_and_then(
+    on_busy: Any,
+    hints: str,
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its copy here waits behind who waits, but its place, and then its turn, are the other's."""
+    async with two(SLOWLY, other=[say(*WORDS[:10], every=1.0)], on_busy="queue") as nodes:
+        nodes.here.allow_cancel = False
+        store = MemoryStore[Any](cluster=nodes.cluster)
+        third = scripted_server(store, [say("Third")], policy=TurnPolicy(on_busy=on_busy))
+        third.allow_cancel = False  # or the copy would supersede it
+        assert store.coordination is not None
+        begins = count_begins(store.coordination, monkeypatch)
+        async with third, streaming(nodes.here) as turn, trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+            body = message_request("twice", thread_id=turn.thread_id)
+            nursery.start_soon(carried_out, nodes.there, body)
+            await trio.sleep(1)
+            nursery.start_soon(answered, third, "third", turn.thread_id)
+            await trio.sleep(1)
+            nursery.start_soon(refused_or_carried_out, third, body)
+            await turn.server_turn.ended.wait()
+        stored = await nodes.transcript(turn.thread_id)
+    end = "note: superseded" if on_busy == "supersede" else "assistant: " + "".join(WORDS[:10])
+    assert stored == [*WHOLE, "user: twice", end, "user: third", "assistant: Third"]
+    assert len(begins) < 200
+
+
+def count_begins(coordination: Coordination[Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Note what is asked to begin; time passes too if somebody asks without a pause."""
+    asked: list[Any] = []
+    begin = coordination.begin
+
+    async def counted(*args: Any) -> Any:
+        asked.append(args)
+        await trio.sleep(0.001)
+        return await begin(*args)
+
+    monkeypatch.setattr(coordination, "begin", counted)
+    return asked
+
+
 @within(HOUR)
 async def test_a_request_refused_beside_its_begun_twin_records_no_end(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
