@@ -185,11 +185,12 @@ class LiveTurns:
         start: int | None,
         policy: TurnPolicy,
         *,
+        front: bytes = b"",
         component_updates: bool,
     ) -> tuple[RemoteTurn, RemoteReader] | None:
         """Return a turn of another process and a reader from frame `start`, or None.
 
-        Raises `FramesLost` if that frame isn't kept any more. `start` is as in `Node.watch`.
+        Raises `FramesLost` if that frame isn't kept any more. `start` and `front` are as in `Node.watch`.
         """
         if self._node is None or self.on_thread(thread_id) is not None:
             return None
@@ -199,11 +200,16 @@ class LiveTurns:
             start,
             policy,
             self._watched_elsewhere,
+            front=front,
             component_updates=component_updates,
         )
         if reading is not None and self.is_leaving:
             reading[1].break_off()
         return reading
+
+    async def allows_cancel_elsewhere(self, thread_id: str) -> bool:
+        """Say whether the client of another process's turn may end it; see `Node`."""
+        return self._node is None or await self._node.allows_cancel(thread_id)
 
     def leave_elsewhere(self) -> None:
         """Send those who watch turns of other processes on to another one: this one leaves."""

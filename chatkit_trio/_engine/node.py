@@ -516,6 +516,17 @@ class Node:
         reply = await self._ask(record, self._patience_of_reads, do="end")
         return reply.slot or None if reply is not None else None
 
+    async def allows_cancel(self, thread_id: str) -> bool:
+        """Say whether the client of another node's turn may end it.
+
+        True if there is none, or if the node doesn't answer in time.
+        """
+        if (record := await self._coordination.record(thread_id)) is None:
+            return True
+        patience = self._coordination.lease_timeout
+        reply = await self._ask(record, patience, do="end", by_client=True)
+        return reply is None or reply.allowed
+
     async def end(self, thread_id: str, reason: CancelReason, *, by_client: bool) -> bool | None:
         """End another node's turn on a thread and wait until it is settled.
 
@@ -624,13 +635,14 @@ class Node:
         policy: TurnPolicy,
         readers: set[RemoteReader],
         *,
+        front: bytes = b"",
         component_updates: bool = False,
     ) -> tuple[RemoteTurn, RemoteReader] | None:
         """Return another node's live turn and a reader from frame `start`, or None.
 
         The reader is among `readers` until it is closed. Raises `FramesLost` if that frame isn't
-        kept any more. With `start=None` the reader begins with frames that rebuild what there is so
-        far.
+        kept any more. With `start=None` the reader begins with `front` and frames that rebuild what
+        there is so far.
         """
         record = await self._coordination.record(thread_id)
         if record is None or (turn_id is not None and record.turn_id != turn_id):
@@ -661,6 +673,8 @@ class Node:
                 raise StoreError(reply.error)
             if start is not None and reply.number != start:
                 raise FramesLost(f"frame {start} isn't kept any more; load the thread instead")
+            if front:
+                reader.begin_with(reply.number, front + reply.state.encode())
             is_watched = True
         finally:
             if not is_watched:

@@ -336,7 +336,7 @@ class KeyedRequest(CheckedRequest):
         and raises what `check` raises; its turn is started by the first that reads it. In the
         nursery there is loaded what later ones have missed.
         """
-        elsewhere = await self._elsewhere(policy, component_updates=component_updates)
+        elsewhere = await self._elsewhere(policy, context, component_updates=component_updates)
         if elsewhere is not None:
             return lambda: elsewhere
         if (recalled := await self._recalled(policy, context)) is not None:
@@ -372,17 +372,23 @@ class KeyedRequest(CheckedRequest):
         return self._turn is not None and not self._turn.is_ending
 
     async def _elsewhere(
-        self, policy: TurnPolicy, *, component_updates: bool
+        self, policy: TurnPolicy, context: Any, *, component_updates: bool
     ) -> RemoteReading | None:
-        """Return the turn if another process runs it, and a reader from its first frame."""
+        """Return the turn if another process runs it, and a reader from its first frame.
+
+        If that isn't kept any more, the reader begins with what a late reader here is told first.
+        """
         if self._is_live_here or not self._is_repeat:
             return None
+        live = self._server.live_turns
+        watch = partial(live.watch_elsewhere, component_updates=component_updates)
         try:
-            return await self._server.live_turns.watch_elsewhere(
-                self.thread_id, self.turn_id, 0, policy, component_updates=component_updates
-            )
+            return await watch(self.thread_id, self.turn_id, 0, policy)
         except FramesLost:
-            return None
+            allow_cancel = await live.allows_cancel_elsewhere(self.thread_id)
+            events = await self._first_events(context, allow_cancel=allow_cancel)
+            front = b"".join(await encode_events(events, self._server.big_work))
+            return await watch(self.thread_id, self.turn_id, None, policy, front=front)
 
     async def _recalled(self, policy: TurnPolicy, context: Any) -> Reading | None:
         """Return what the turn has stored, as a turn to read, if it has ended; else None."""
@@ -473,15 +479,17 @@ class KeyedRequest(CheckedRequest):
         thread = await load_thread(self._server.store, self.thread_id, context)
         return [ThreadCreatedEvent(thread=thread_answer(thread))] if self.makes_thread else []
 
+    async def _first_events(self, context: Any, *, allow_cancel: bool) -> list[ThreadStreamEvent]:
+        """Return what a client is told before the items of a turn."""
+        options = StreamOptions(allow_cancel=allow_cancel)
+        created = await self._thread_created(context)
+        return [*created, StreamOptionsEvent(stream_options=options)]
+
     async def _opening(self, context: Any, turn: Turn[Any], reader: FrameReader) -> bytes:
         async def load() -> list[ThreadItem]:
             return await self._load([*self._message_ids, *turn.item_ids()], context)
 
-        options = StreamOptions(allow_cancel=turn.allow_cancel)
-        begins = [
-            *await self._thread_created(context),
-            StreamOptionsEvent(stream_options=options),
-        ]
+        begins = await self._first_events(context, allow_cancel=turn.allow_cancel)
         events, others = await state_so_far(turn, reader, load)
         encoded = await encode_events([*begins, *events], self._server.big_work)
         return b"".join([*encoded, *others])

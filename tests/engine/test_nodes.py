@@ -50,6 +50,8 @@ from chatkit_trio.types import (
     InputTranscribeParams,
     InputTranscribeReq,
     ProgressUpdateEvent,
+    StreamOptions,
+    StreamOptionsEvent,
     ThreadItemRemovedEvent,
     ThreadItemReplacedEvent,
     TranscriptionResult,
@@ -1197,6 +1199,32 @@ async def test_a_request_repeated_on_another_node_reads_the_same_turn(
         assert repeated[: len(frames)] == frames
         assert "".join(map(delta_of, repeated)) == "".join(WORDS)
         assert await nodes.transcript(thread_id_of(frames)) == WHOLE
+
+
+@pytest.mark.parametrize("allow_cancel", [True, False])
+@within(HOUR)
+async def test_a_request_repeated_on_another_node_when_frames_are_gone_gets_the_state_and_the_rest(
+    allow_cancel: bool, hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with two(SLOWLY, max_replay_bytes=2000) as nodes, trio.open_nursery() as nursery:
+        nodes.here.allow_cancel = allow_cancel
+        async with client(nodes.here).send("hi", idempotency_key="k") as first:
+            await first.wait_for(lambda event: WORDS[20] in event.model_dump_json())
+            nursery.start_soon(first.read)
+            asked_at = trio.current_time()
+            async with client(nodes.there).send("hi", idempotency_key="k") as second:
+                await second.read(1)
+                waited = trio.current_time() - asked_at
+                await second.read()
+        stored = await nodes.transcript(first.thread_id)
+
+    assert stored == WHOLE
+    assert second.items == first.items
+    options = StreamOptionsEvent(stream_options=StreamOptions(allow_cancel=allow_cancel))
+    assert second.events[:2] == [first.events[0], options]
+    assert [event.type for event in second.events[2:4]] == ["thread.item.done", "thread.item.added"]
+    assert len(second.events) < len(first.events)
+    assert waited < 7  # for three questions, each answered at the latest in an interval or two
 
 
 @within(HOUR)
