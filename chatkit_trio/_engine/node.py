@@ -319,8 +319,8 @@ class Node:
             **wish,
         )
         with self._expected(ask) as asked:
-            await self._send(record.node, ask)
             with trio.move_on_after(patience):
+                await self._send(record.node, ask)
                 while not asked.came.is_set():
                     with trio.move_on_after(self._coordination.poll_interval):
                         await asked.came.wait()
@@ -368,8 +368,8 @@ class Node:
         patience = coordination.lease_timeout / _IDLE_LOOKS + 2 * coordination.poll_interval
         ask = Ask(id=secrets.token_hex(8), sender=self.name, do="tell", about=about)
         with self._expected(ask) as asked:
-            await self._send(node, ask)
             with trio.move_on_after(patience):
+                await self._send(node, ask)
                 await asked.came.wait()
         return None if asked.reply is None else asked.reply.told
 
@@ -439,7 +439,8 @@ class Node:
                 turn.has_to_wait()
                 if blocking.turn_id != asked:
                     asked = blocking.turn_id
-                    await turn.ending.read(partial(self._make_way, turn, blocking))
+                    # No operation of the store: who hurries this turn waits for that node too.
+                    await self._make_way(turn, blocking)
                 await hint.wait(coordination.poll_interval)
                 await turn.ending.read(partial(self._recover, turn.thread_id))
 

@@ -310,6 +310,63 @@ async def test_a_message_is_not_superseded_by_one_that_came_before_it(
 
 
 @within(HOUR)
+async def test_a_message_that_waits_for_a_node_that_hangs_is_not_failed_by_one_that_comes_after_it(
+    hints: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it waits for is no operation of the store that would have to end in time."""
+    async with two(SLOWLY) as nodes, streaming(nodes.here) as turn:
+        nodes.there.allow_cancel = False
+        monkeypatch.setattr(nodes.here.store.coordination, "news", hangs)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answered, nodes.there, "second", turn.thread_id)
+            await trio.sleep(1)
+            nursery.start_soon(answered, nodes.there, "third", turn.thread_id)
+        stored = await nodes.transcript(turn.thread_id)
+    assert stored[2:] == [
+        "note: crashed",
+        *("user: second", "assistant: Fine"),
+        *("user: third", "assistant: Fine"),
+    ]
+
+
+@within(HOUR)
+async def test_a_message_that_waits_for_a_node_that_hangs_is_given_up_as_soon_as_it_is_cut(
+    hints: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(SLOWLY) as nodes, streaming(nodes.here) as turn:
+        monkeypatch.setattr(nodes.here.store.coordination, "news", hangs)
+        body = message_request("second", thread_id=turn.thread_id)
+        second = await stream(nodes.there, body)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_all, second)
+            await trio.sleep(5)
+            cut_at = trio.current_time()
+            assert isinstance(second.turn, Turn)
+            second.turn.cancel(CancelReason.DISCONNECTED)
+            await second.turn.settled.wait()
+            assert trio.current_time() == cut_at
+        async with client(nodes.there).send("third", turn.thread_id) as third:
+            await third.read()
+        stored = await nodes.transcript(turn.thread_id)
+    assert stored[2:] == ["note: crashed", "user: third", "assistant: Fine"]
+
+
+@within(HOUR)
+async def test_a_message_that_cant_ask_another_node_to_make_way_waits_for_it(
+    hints: str, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(SLOWLY) as nodes, streaming(nodes.here) as turn:
+        monkeypatch.setattr(nodes.there.store.coordination, "post", hangs)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turn.read)
+            nursery.start_soon(answered, nodes.there, "second", turn.thread_id)
+        assert await nodes.transcript(turn.thread_id) == [
+            *WHOLE,
+            *("user: second", "assistant: Fine"),
+        ]
+
+
+@within(HOUR)
 async def test_a_message_that_waits_for_another_node_is_not_what_a_stop_ends(
     hints: str, autojump_clock: trio.testing.MockClock
 ) -> None:
