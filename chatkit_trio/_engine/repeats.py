@@ -20,7 +20,7 @@ needs it.
 
 A turn counts as carried out from `CheckedRequest.began` on, which is after its first writes and
 before `respond`. If the store couldn't note that, the thread tells: something is behind the user's
-message.
+message, or, if the request has none, there is the note of the turn's ending.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ from .pages import encode_events
 from .policy import TurnPolicy
 from .reading import digest
 from .remote import RemoteReader, RemoteTurn
-from .replay import items_behind, items_by_id, state_so_far
+from .replay import ending_of, items_behind, items_by_id, state_so_far
 from .settling import Outcome, ending_events
 from .storing import ends_within
 from .turn import Turn, TurnState, new_turn_id
@@ -312,7 +312,8 @@ class KeyedRequest(CheckedRequest):
 
     async def ended(self, turn: Turn[Any]) -> None:
         """Record what its turn has made; a failure is logged."""
-        self._record = replace(self._record, answer=_encoded_end(turn))
+        answer = _encoded_end(turn.item_ids(), turn.cancel_reason)
+        self._record = replace(self._record, answer=answer)
         seconds = turn.policy.settle_timeout
         await _save_in_time(seconds, self._server, self._record, turn.context)
 
@@ -442,7 +443,7 @@ class KeyedRequest(CheckedRequest):
         if self._record.begun:
             return True
         if not self.message_id:
-            return False
+            return await self._has_left_a_note(context)
         try:
             page = await self._server.store.load_thread_items(
                 self.thread_id, self.message_id, 1, "asc", context
@@ -450,6 +451,22 @@ class KeyedRequest(CheckedRequest):
         except NotFoundError:
             return False
         return bool(page.data)
+
+    async def _has_left_a_note(self, context: Any) -> bool:
+        """Say whether the thread has the note of the turn's ending, and take it for the record.
+
+        The turn's process died before it could note that the turn had begun. Who settled the turn
+        has noted why it ended, and which items were cut.
+        """
+        try:
+            ending = await ending_of(self._server.store, self.thread_id, self.turn_id, context)
+        except NotFoundError:
+            return False
+        if ending is None:
+            return False
+        answer = _encoded_end(ending.item_ids, ending.reason)
+        self._record = replace(self._record, answer=answer, begun=True)
+        return True
 
     async def _stored(self, context: Any) -> tuple[list[ThreadItem], CancelReason | None]:
         """Return the items of the turn that the thread has, and why the turn was cut short."""
@@ -533,9 +550,8 @@ async def _save_in_time(
         logger.exception(_NOT_RECORDED)
 
 
-def _encoded_end(turn: Turn[Any]) -> bytes:
-    reason = turn.cancel_reason
-    return json.dumps({"item_ids": turn.item_ids(), "reason": reason}).encode()
+def _encoded_end(item_ids: Sequence[str], reason: str | None) -> bytes:
+    return json.dumps({"item_ids": item_ids, "reason": reason}).encode()
 
 
 def _decoded_end(answer: bytes) -> tuple[list[str], str | None]:

@@ -21,6 +21,7 @@ from chatkit_trio.types import (
     ThreadItemDoneEvent,
     ThreadItemReplacedEvent,
     ThreadStreamEvent,
+    TurnEnding,
     UserMessageItem,
     is_hidden,
 )
@@ -139,6 +140,22 @@ async def items_by_id(
             if not is_hidden(item):
                 items.append(item)
     return items
+
+
+async def ending_of(
+    store: Store[Any], thread_id: str, turn_id: str, context: Any
+) -> TurnEnding | None:
+    """Return how a turn was cut, if its note is among the `LONGEST_ANSWER` latest items."""
+    endings: list[TurnEnding] = []
+
+    def is_its_note(item: ThreadItem) -> bool:
+        ending = item.ending if isinstance(item, SDKHiddenContextItem) else None
+        if ending is not None and ending.turn_id == turn_id:
+            endings.append(ending)
+        return bool(endings)
+
+    await load_latest(store, thread_id, LONGEST_ANSWER, context, up_to=is_its_note)
+    return endings[0] if endings else None
 
 
 async def items_behind(

@@ -7,6 +7,7 @@ first one began, or gets what that turn has stored; it never begins a second one
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -514,6 +515,46 @@ async def test_a_repeat_on_another_server_finds_the_turn_of_one_that_died_beside
             "note: crashed",
         ]
     assert [item["content"][0]["text"] for item in done_in(second)] == ["hi", ANSWER[:5]]
+
+
+class DiesBeforeItsNote(Mortal):
+    """Dies when a turn has begun, and before it is noted that its request is carried out."""
+
+    async def around(self, name: str, call: Any) -> Any:
+        if name == "update_request" and not self._is_dead:
+            await self.die()
+            await trio.sleep_forever()
+        return await super().around(name, call)
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("is_beside", [True, False], ids=["beside", "restarted"])
+@within(HOUR)
+async def test_a_repeat_after_a_crash_before_the_note_is_told_of_the_crash(
+    is_beside: bool, kind: str, jump_clock: JumpClock, tmp_path: Path
+) -> None:
+    """Its turn has begun, so it can't begin again; what it was to do may have been done."""
+    path = tmp_path / "chat.db"
+    async with SQLiteStore[Any](path) as store:
+        await fill(store)
+    async with AsyncExitStack() as stack:
+        if is_beside:
+            server = await stack.enter_async_context(CountingServer(SQLiteStore(path)))
+        async with CountingServer(DiesBeforeItsNote(path)) as dying:
+            with trio.move_on_after(1):
+                await ask(dying, kind)
+        if not is_beside:
+            server = await stack.enter_async_context(CountingServer(SQLiteStore(path)))
+        told: list[list[str]] = []
+        stored: list[dict[str, list[dict[str, Any]]]] = []
+        for _ in range(2):
+            result = await stream(server, STREAMING[kind](), idempotency_key=KEY)
+            told.append(types_of(await read_all(result)))
+            stored.append(await everything(server.store))
+            assert result.turn.end_reason == "crashed"
+    assert "error" not in told[0]
+    assert (told[1], stored[1]) == (told[0], stored[0])
+    assert server.calls == dying.calls == []
 
 
 @pytest.mark.parametrize("kind", ["threads.create", "threads.add_user_message"])
