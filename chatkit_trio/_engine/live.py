@@ -190,7 +190,8 @@ class LiveTurns:
     ) -> tuple[RemoteTurn, RemoteReader] | None:
         """Return a turn of another process and a reader from frame `start`, or None.
 
-        Raises `FramesLost` if that frame isn't kept any more. `start` and `front` are as in `Node.watch`.
+        Raises `FramesLost` if that frame isn't kept any more. `start` and `front` are as in
+        `Node.watch`.
         """
         if self._node is None or self.on_thread(thread_id) is not None:
             return None
