@@ -24,7 +24,6 @@ from quart import Quart
 
 from chatkit_trio.server import ChatKitServer, StreamingResult
 
-from ._idle_connections import let_go_of_gone_client
 from ._request_log import logged
 from ._signals import settling_first
 from ._wrong_loop import refuse_on_wrong_loop
@@ -80,7 +79,6 @@ class Delivery:
         await logged(self._deliver, scope, receive, send)
 
     async def _deliver(self, scope: Any, receive: Receive, send: Send) -> None:
-        let_go_of_gone_client(send)
         scope = _with_plain_path(scope)
         path = scope["path"].removeprefix(scope["root_path"])
         begins = scope["method"] == "POST" and path in self._endpoints

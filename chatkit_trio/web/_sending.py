@@ -111,11 +111,11 @@ class Sending:
 
 def connection_behind(send: Send) -> trio.SocketStream | None:
     """Return the connection on which a server's `send` writes, None if it can't be found."""
-    owner = connection_owner(send)
+    owner = _connection_owner(send)
     return None if owner is None else _socket_stream(owner)
 
 
-def connection_owner(send: Send) -> Any:
+def _connection_owner(send: Send) -> Any:
     """Return the server's object for the connection on which `send` writes, None if unknown."""
     step: Any = send
     for _ in range(_LONGEST_WAY):

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import socket
 import struct
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
 import trio.testing
 
 from chatkit_trio.stores import MemoryStore
-from chatkit_trio.testing import say, scripted_server
+from chatkit_trio.testing import pause, say, scripted_server
 
 from .http import CREATE
 from .sockets import served
@@ -96,6 +97,39 @@ async def test_a_connection_that_its_client_has_closed_is_let_go_of(path_and_bod
         with trio.fail_after(20):
             while living() > before:  # noqa: ASYNC110  (there is no event for it)
                 await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("behind", [b"\r\n", b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"], ids=str)
+async def test_what_stands_behind_a_message_keeps_no_connection_whose_client_has_gone(behind):
+    """Hypercorn alone waits for the end of the answer, to read on, and is never told of it."""
+    script = [say(*["word "] * 10_000, every=0.01)]
+    async with served(scripted_server(MemoryStore(), script)) as port:
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        before = living()
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        await stream.send_all(request("POST", "/chatkit", "1.1", body=CHAT) + behind)
+        received = b""
+        while b"word" not in received:
+            received += await stream.receive_some()
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+
+        with trio.fail_after(WITHIN):
+            while living() > before:  # noqa: ASYNC110  (there is no event for it)
+                await trio.sleep(0.01)
+
+
+async def test_what_stands_behind_a_message_does_not_hold_up_the_end_of_the_server():
+    script = [say("Hello"), pause(0.5)]
+    async with AsyncExitStack() as stack:
+        async with served(scripted_server(MemoryStore(), script)) as port:
+            stream = await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", port))
+            await stream.send_all(request("POST", "/chatkit", "1.1", body=CHAT) + b"\r\n")
+            received = b""
+            while b"Hello" not in received:
+                received += await stream.receive_some()
+            began = trio.current_time()
+        assert trio.current_time() - began < 2  # Hypercorn's own patience is 3 s
 
 
 def living() -> int:
