@@ -54,7 +54,7 @@ from ._engine.requests import (
     RecoveredAnswer,
     checked_request,
     costs,
-    last_ending,
+    last_answer,
 )
 from ._engine.runner import check_runs_on_trio
 from ._engine.storing import ends_within
@@ -954,7 +954,8 @@ class ChatKitServer(ServerHooks[TContext]):
         that answer can't be stored for long. A checkpoint.
         """
         check_runs_on_trio(type(self).__name__)
-        return await last_ending(self, thread_id, context)
+        _, ending = await last_answer(self, thread_id, context)
+        return ending
 
     def watch(
         self,

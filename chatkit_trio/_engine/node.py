@@ -752,6 +752,10 @@ class Node:
             reply.found = await turn.answer.replace(ask.item)
 
     async def _let_watch(self, ask: Ask, turn: Turn[Any], reply: Reply) -> None:
+        if not turn.has_begun:
+            # The store has begun it, or the other node wouldn't know of it.
+            with trio.move_on_after(self._coordination.lease_timeout):
+                await turn.options_known.wait()
         if turn.is_ending or not turn.has_begun:
             reply.found = False
             return

@@ -563,17 +563,22 @@ def _refuse_sender() -> Never:
 # --- How answers ended -------------------------------------------------------------------------
 
 
-async def last_ending(
+async def last_answer(
     server: ServerHooks[Any], thread_id: str, context: Any
-) -> AnswerEnding | None:
-    """Return how a thread's last answer was cut, None if it wasn't or if a turn is live."""
-    await server.live_turns.ready_to_read(thread_id)
-    await load_thread(server.store, thread_id, context)
-    if await server.live_turns.is_live(thread_id):
-        return None
-    latest = await _load_behind_last_message(server, thread_id, context)
-    note = note_at_the_end(latest)
-    return None if note is None else answer_ending(note, latest)
+) -> tuple[bool, AnswerEnding | None]:
+    """Return whether a turn is live on a thread; if none is, how its last answer was cut.
+
+    The two are of one moment. Waits until an answer that is being stored is.
+    """
+    while True:
+        await server.live_turns.ready_to_read(thread_id)
+        await load_thread(server.store, thread_id, context)
+        if await server.live_turns.is_live(thread_id):
+            return True, None
+        latest = await _load_behind_last_message(server, thread_id, context)
+        if not await server.live_turns.is_live(thread_id):
+            note = note_at_the_end(latest)
+            return False, None if note is None else answer_ending(note, latest)
 
 
 async def _endings(

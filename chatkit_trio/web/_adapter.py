@@ -25,7 +25,7 @@ from quart_trio.wrappers import TrioResponse
 
 from chatkit_trio._engine.reading import read_json
 from chatkit_trio._engine.replay import LONGEST_ANSWER, latest_items
-from chatkit_trio._engine.requests import texts_of
+from chatkit_trio._engine.requests import last_answer, texts_of
 from chatkit_trio._engine.wire import describe, item_to_json
 from chatkit_trio._settings import check_count, own_path
 from chatkit_trio.errors import (
@@ -162,7 +162,8 @@ class FollowingBody(TranslatedBody):
     """The last answer of a thread from its beginning, then what is live of it.
 
     The reader is opened when the body is entered, as in `WatchBody`. If the turn has ended by then,
-    the answer is told as it is stored.
+    the answer is told as it is stored. If a turn is live all the same, as one is whose node doesn't
+    answer in time, the client is told to load the chat again.
     """
 
     _leads = False
@@ -183,11 +184,16 @@ class FollowingBody(TranslatedBody):
     async def __aenter__(self) -> Self:
         self._result = await self._follow()
         if self._result is None:
-            items, reason = await self._stored()
-            done = [{"type": "thread.item.done", "item": item} for item in items]
-            chunks = [*self._translator.feed(done), *self._translator.end(reason)]
-            self._preamble += framed(chunks) + self._last
+            self._preamble += self._ended(await self._stored())
         return await super().__aenter__()
+
+    def _ended(self, stored: tuple[list[Item], str] | None) -> bytes:
+        if stored is None:
+            return self._lost()
+        items, reason = stored
+        done = [{"type": "thread.item.done", "item": item} for item in items]
+        chunks = [*self._translator.feed(done), *self._translator.end(reason)]
+        return framed(chunks) + self._last
 
 
 class Adapter(ABC, Generic[TContext]):
@@ -454,10 +460,14 @@ class Adapter(ABC, Generic[TContext]):
             page: dict[str, Any] = from_json(result.json)
         return page
 
-    async def answer_as_stored(self, thread_id: str, context: TContext) -> tuple[list[Item], str]:
-        """Return the items of the last answer and how it ended, when it is settled."""
-        ending = await self.server.last_ending(thread_id, context)
+    async def answer_as_stored(
+        self, thread_id: str, context: TContext
+    ) -> tuple[list[Item], str] | None:
+        """Return the items of the last answer and how it ended; None if a turn is live."""
+        is_live, ending = await last_answer(self.server, thread_id, context)
         items = await latest_items(self.server.store, thread_id, context)
+        if is_live or await self.server.live_turns.is_live(thread_id):
+            return None
         reason = "finished" if ending is None else ending.reason
         return [from_json(item_to_json(item)) for item in items], reason
 

@@ -16,6 +16,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from chatkit_trio._engine.finding import search, threads_by_activity
 from chatkit_trio._engine.loading import load_thread
+from chatkit_trio._engine.requests import last_answer
 from chatkit_trio.errors import ChatKitError, InvalidRequestError, TooLargeError
 from chatkit_trio.server import ChatKitServer, StreamingResult
 from chatkit_trio.store import TContext
@@ -145,8 +146,7 @@ class Endpoint(Generic[TContext]):
         """Answer a client that has nothing to go on with: its turn is over."""
         if not _wants_endings():
             return empty_response()
-        ending = await self._server.last_ending(thread_id, context)
-        is_live = await self._server.live_turns.watchable(thread_id) is not None
+        is_live, ending = await last_answer(self._server, thread_id, context)
         answer = {"live": is_live, "ending": None if ending is None else ending.model_dump()}
         return json_response(json.dumps(answer).encode())
 

@@ -75,6 +75,6 @@ class WatchBody(EventStreamBody):
     async def __aenter__(self) -> Self:
         self._result = await followed(self._follow, self._last)
         if self._result is None:
-            # The turn has ended since the view looked for it, so the stored thread is complete.
+            # The turn has ended since the view looked for it, or its node doesn't answer in time.
             self._preamble += RELOAD
         return await super().__aenter__()

@@ -565,6 +565,34 @@ def delta_of(frame: bytes) -> str:
 
 
 @within(HOUR)
+async def test_a_watcher_on_another_node_waits_for_the_turn_to_begin(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The store has begun it, and its node doesn't know so yet."""
+
+    class TellsLate(StoreWrapper[Any]):
+        async def around(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+            answer = await call()
+            if name == "coordination.begin":
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(3)
+            return answer
+
+    cluster = MemoryCluster(lease_timeout=LEASE)
+    here = scripted_server(TellsLate(MemoryStore[Any](cluster=cluster)), SLOWLY)
+    there = scripted_server(MemoryStore[Any](cluster=cluster), [])
+    async with here, there, trio.open_nursery() as nursery:
+        result = await stream(here, message_request(), new_thread_id="thr_new")
+        nursery.start_soon(read_all, result)
+        await trio.sleep(1)
+        follow = await there.follow("thr_new")
+        assert follow is not None
+        frames = await read_all(follow)
+
+    assert "".join(map(delta_of, frames)) == "".join(WORDS)
+
+
+@within(HOUR)
 async def test_a_watcher_on_another_node_keeps_the_answer_going(
     hints: str, autojump_clock: trio.testing.MockClock
 ) -> None:

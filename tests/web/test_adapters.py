@@ -6,6 +6,7 @@ tests/clients has those clients.
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +17,15 @@ from quart_trio import QuartTrio
 from chatkit_trio.limits import OwnerLimits
 from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
 from chatkit_trio.stores import MemoryCluster, MemoryStore
-from chatkit_trio.testing import SlowStore, Step, fail, pause, say, scripted_server
+from chatkit_trio.testing import (
+    SlowStore,
+    Step,
+    StoreWrapper,
+    fail,
+    pause,
+    say,
+    scripted_server,
+)
 from chatkit_trio.types import (
     AssistantMessageContent,
     AssistantMessageItem,
@@ -613,6 +622,36 @@ async def test_an_answer_of_another_process_is_resumed_and_stopped(jump_clock):
     assert chunks_in(body)[-1] == {"type": "abort"}
     assert texts(page) == ["go", "a b "]
     assert page["messages"][1]["metadata"]["chatkit"]["ending"]["reason"] == "stopped"
+
+
+class _SilentNode(StoreWrapper[str]):
+    """One that answers no other node in time, as if its store were slow."""
+
+    async def around(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        if name == "coordination.post":
+            await trio.sleep(60)
+        return await call()
+
+
+async def test_a_live_answer_of_a_silent_process_is_not_told_as_finished(jump_clock):
+    cluster = MemoryCluster(lease_timeout=15)
+    here, there = (MemoryStore[str](owner=lambda user: user, cluster=cluster) for _ in range(2))
+    writing = scripted_server(_SilentNode(here), [say(*["a "] * 50, every=2)])
+    other = scripted_server(there, [])
+    async with client_of(app_of(writing)) as one, client_of(app_of(other)) as two:
+        async with one.open("POST", AI, ai_message("go")) as response:
+            await read_until(response, b'"a "')
+            resumed = await two.ask("GET", f"{AI}/chat/stream")
+            connected = await two.ask("POST", f"{AG}/connect", ag_message("go"))
+            is_live = len(writing.live_turns) == 1
+            await response.body()
+        page = (await history(two)).json
+
+    assert is_live
+    assert chunks_in(resumed)[-1]["type"] == "error"
+    assert chunks_in(connected)[-1]["type"] == "RUN_ERROR"
+    assert "load the chat again" in resumed.body.decode()
+    assert texts(page) == ["go", "a " * 50]
 
 
 async def while_the_first_message_is_stored(

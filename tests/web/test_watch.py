@@ -10,7 +10,7 @@ import trio
 
 from chatkit_trio.server import TurnPolicy
 from chatkit_trio.stores import MemoryCluster, MemoryStore
-from chatkit_trio.testing import SlowStore, pause, say, scripted_server
+from chatkit_trio.testing import SlowStore, StoreWrapper, pause, say, scripted_server
 from chatkit_trio.types import AssistantMessageItem, UserMessageItem
 from chatkit_trio.web import create_app
 
@@ -145,6 +145,47 @@ async def test_the_id_of_another_turn_brings_nothing(autojump_clock):
         answer = await client.ask("GET", f"/chatkit/threads/{thread_id}/turn", b"", headers)
 
     assert answer.status == 204
+
+
+class _Asked(StoreWrapper):
+    """Does something behind the n-th time that somebody asks for the turn of a thread."""
+
+    def __init__(self, wrapped, at, do):
+        super().__init__(wrapped)
+        self._left, self._do = at, do
+
+    async def around(self, name, call):
+        answer = await call()
+        if name == "coordination.record":
+            self._left -= 1
+            if self._left == 0:
+                await self._do()
+        return answer
+
+
+@pytest.mark.parametrize("at", range(1, 12))
+async def test_whenever_another_processs_answer_is_cut_its_ending_or_its_life_is_told(
+    at, autojump_clock
+):
+    """A client takes an answer that isn't live and has no ending for one that is complete."""
+    cluster = MemoryCluster()
+    writing = scripted_server(MemoryStore(cluster=cluster), [say("Hello"), pause(3600)])
+
+    async def stop():
+        await writing.stop(thread_id)
+
+    other = scripted_server(_Asked(MemoryStore(cluster=cluster), at, stop), [])
+    async with (
+        client_of(create_app(other)) as client,
+        client_of(create_app(writing)) as sender,
+        sender.open("POST", "/chatkit", CREATE) as response,
+    ):
+        (created, *_) = events_of(await read_until(response, b"Hello"))
+        thread_id = created.data["thread"]["id"]
+        headers = {"ChatKit-Endings": "1", "Last-Event-ID": "turn_other.1"}
+        told = await client.ask("GET", f"/chatkit/threads/{thread_id}/turn", b"", headers)
+
+    assert told.json["live"] or told.json["ending"]["reason"] == "stopped"
 
 
 @pytest.mark.parametrize("event_id", ["3", "turn_x", "turn_x.", "turn_x.-1", "turn_x.²", "x.1e3"])
