@@ -15,6 +15,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from ._forks import keep_from_forks
 from ._private_files import mode_of, open_private
 
 
@@ -23,9 +24,17 @@ class InstanceLock:
 
     def __init__(self, database: Path) -> None:
         """Make the lock file and lock it. Raises `OSError`."""
+        self._fd: int | None = None
+        keep_from_forks(self)
         # Another process may look at the new file before it is locked, and remove it as stale.
         while not self._made(database):
             pass
+
+    def fileno(self) -> int:
+        """Return the descriptor that has the lock. Raises `ValueError` if there is none."""
+        if self._fd is None:
+            raise ValueError(f"{self.path} isn't locked")
+        return self._fd
 
     def _made(self, database: Path) -> bool:
         self.instance = secrets.token_hex(16)
@@ -35,15 +44,14 @@ class InstanceLock:
         self._fd = open_private(self.path, os.O_EXCL | os.O_RDWR, self._mode)
         if _locked(self._fd, fcntl.LOCK_EX) and self.is_in_place:
             return True
-        _remove(self.path)
-        os.close(self._fd)
+        self.release()
         return False
 
     @property
     def is_in_place(self) -> bool:
         """Whether others can still see the lock: its file may have been removed or replaced."""
         try:
-            return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
+            return os.path.samestat(os.stat(self.path), os.fstat(self.fileno()))
         except FileNotFoundError:
             return False
 
@@ -52,13 +60,14 @@ class InstanceLock:
         while not self.is_in_place:
             fd = open_private(self.path, os.O_RDWR, self._mode)
             if _locked(fd, fcntl.LOCK_EX):
-                self._fd, fd = fd, self._fd
+                self._fd, fd = fd, self.fileno()
             os.close(fd)
 
     def release(self) -> None:
         """Remove the lock file and unlock it."""
         _remove(self.path)
-        os.close(self._fd)
+        fd, self._fd = self.fileno(), None
+        os.close(fd)
 
 
 def live_instances(database: Path) -> set[str]:

@@ -11,6 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from ._forks import keep_from_forks
 from ._postgresql_calls import Call, Connection
 from ._postgresql_errors import CannotConnectError, as_connection_errors
 
@@ -111,6 +112,7 @@ def begin_session(connection: Connection, settings: Settings) -> None:
 
     Takes `connect_timeout` at most: a pooler greets those too for whom it has no session.
     """
+    keep_from_forks(connection)
     call = Call()
     timer = threading.Timer(settings.connect_timeout, call.cut)
     try:

@@ -7,6 +7,8 @@ Opens the file that is named on the command line, says the node's id, and then r
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from typing import Any
 
@@ -47,6 +49,13 @@ class Node:
         finally:
             fence.reset(token)
         return "written"
+
+    async def fork(self) -> int:
+        """Fork as user code may, and return the id of the child, which lives until it is killed."""
+        if pid := os.fork():
+            return pid
+        while True:
+            signal.pause()
 
     async def settle(self, turn_id: str, thread_id: str, text: str) -> None:
         settlement = Settlement(thread_id, turn_id, (note("i5", thread_id, text),))

@@ -1,11 +1,13 @@
 """A process with a live turn; started by `test_postgresql_nodes.py`.
 
 Its arguments are the URL and the lease in seconds. For each line that it reads it writes an item of
-that id in the name of its turn, and says what came of it.
+that id in the name of its turn, and says what came of it; or it forks or hangs.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 import trio
@@ -20,6 +22,14 @@ from chatkit_trio.testing._store_samples import note, thread
 def hang(*_: object) -> None:
     print("hangs", flush=True)
     trio.from_thread.run(trio.sleep_forever)
+
+
+def fork() -> int:
+    """Fork as user code may, and return the id of the child, which lives until it is killed."""
+    if pid := os.fork():
+        return pid
+    while True:
+        signal.pause()
 
 
 async def main(url: str, lease: float) -> None:
@@ -38,6 +48,9 @@ async def main(url: str, lease: float) -> None:
         print("begun", flush=True)
         fence.set(Fence("turn_1"))
         while line := (await trio.to_thread.run_sync(sys.stdin.readline)).strip():
+            if line == "fork":
+                print(fork(), flush=True)
+                continue
             if line == "hang":
                 database.Transaction.finish = hang  # type: ignore[assignment, method-assign]
                 await store.coordination.begin(Opening("thr_1", "turn_2"), None)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import os
 import secrets
 import signal
 import subprocess
@@ -84,8 +85,14 @@ def child(postgresql_url: str) -> Iterator[subprocess.Popen[str]]:
 
     It renews its lease, and writes an item in the name of the turn for each line that it is sent.
     """
+    with started(postgresql_url, LEASE) as process:
+        yield process
+
+
+@contextmanager
+def started(url: str, lease: float) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        [sys.executable, HERE / "postgresql_node_child.py", postgresql_url, str(LEASE)],
+        [sys.executable, HERE / "postgresql_node_child.py", url, str(lease)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -129,6 +136,20 @@ class TestOtherProcesses:
             await store.journal.settle_abandoned(CRASHED)
             assert await item_ids(store) == ["of_turn_1", "i5"]
             assert await coordination(store).begin(opening("turn_2"), None) is None
+
+    async def test_a_killed_process_is_dead_though_a_child_lives_that_it_has_forked(
+        self, postgresql_url: str
+    ) -> None:
+        """Its lock is free then, and its sessions end, long before the lease does."""
+        with started(postgresql_url, 60.0) as child:
+            async with PostgreSQLStore[Any](postgresql_url) as store:
+                forked = int(say(child, "fork"))
+                try:
+                    assert say(child, "i6") == "written"
+                    child.kill()
+                    await in_time(lambda: store.journal.abandoned("thr_1"), 15)
+                finally:
+                    os.kill(forked, signal.SIGKILL)
 
     async def test_a_process_that_hangs_for_longer_than_its_lease_cant_write_when_it_wakes(
         self, child: subprocess.Popen[str], postgresql_url: str

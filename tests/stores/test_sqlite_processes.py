@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -143,6 +145,30 @@ class TestProcesses:
             await store.journal.settle_abandoned(Settlement("thr_1", "turn_1", entry.items))
             assert await begin(store, "turn_2") is None
             assert await new_items(store) == ["of_turn_1", "i5", "of_turn_2"]
+
+    async def test_a_killed_process_is_dead_though_a_child_lives_that_it_has_forked(
+        self, store: SQLiteStore[str], path: Path
+    ) -> None:
+        async with children(path) as (child,):
+            await child.do("begin", "turn_1", "thr_1")
+            await child.do("checkpoint", "turn_1", "thr_1", "half")
+            forked = await child.do("fork")
+            try:
+                assert await store.journal.abandoned("thr_1") == []
+                await child.kill()
+                (entry,) = await store.journal.abandoned("thr_1")
+            finally:
+                os.kill(forked, signal.SIGKILL)
+            assert entry == JournalEntry("turn_1", "thr_1", (note("i5", "thr_1", "half"),))
+
+    async def test_a_process_lives_whose_forked_child_has_ended(
+        self, store: SQLiteStore[str], path: Path
+    ) -> None:
+        async with children(path) as (child,):
+            await child.do("begin", "turn_1", "thr_1")
+            os.kill(await child.do("fork"), signal.SIGKILL)
+            assert await store.journal.abandoned("thr_1") == []
+            assert await child.do("write", "turn_1", "thr_1", "i6") == "written"
 
     async def test_a_process_that_was_taken_for_dead_writes_no_more_and_settles_what_it_has(
         self, store: SQLiteStore[str], path: Path
