@@ -20,6 +20,7 @@ class Descriptor(Protocol):
 
     def fileno(self) -> int:
         """Return its descriptor; raises an `Exception` while it has none."""
+        ...
 
 
 _own: weakref.WeakSet[Descriptor] = weakref.WeakSet()
