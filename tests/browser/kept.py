@@ -39,19 +39,22 @@ from chatkit_trio.widgets import Button, Card, Text
 async def words(text: str) -> AsyncIterator[str]:
     """Say what the message asks for: `count 200 every 10 ms`, `fail`; `say: ...`; or repeat it.
 
-    `begin: ...` says it and stops there.
+    `begin: ...` says it and stops there. `count 9 every 10 ms, held at 3` says 3, and no more
+    before it is let go.
     """
     if text.startswith(("say:", "begin:")):
         yield text.partition(":")[2]
         if text.startswith("begin:"):
             await trio.sleep_forever()
         return
-    counting = re.search(r"count (\d+) every (\d+) ms", text)
+    counting = re.search(r"count (\d+) every (\d+) ms(?:, held at (\d+))?", text)
     if counting is None:
         yield f"You said: {text}"
     else:
         for number in range(1, int(counting[1]) + 1):
             yield f"{number}\n\n"
+            if str(number) == counting[3]:
+                await Server.let_go.wait()
             await trio.sleep(int(counting[2]) / 1000)
     if "fail" in text:
         raise OSError("the model is away")
@@ -73,6 +76,8 @@ def card(count: int) -> Card:
 class Server(ChatKitServer[None]):
     presses: ClassVar[Counter[str]] = Counter()
     """How often what is on a card was pressed, by thread."""
+    let_go = trio.Event()
+    """What an answer waits for that is held at a number."""
 
     async def add_feedback(self, *_: Any) -> None:
         await trio.lowlevel.checkpoint()
@@ -169,3 +174,13 @@ server = Server(
     limits=RequestLimits(attachments=2, text_chars=20_000),
 )
 app = create_app(server, page=ChatPage(prompts=["Say something", "And more"]))
+
+
+@app.get("/let-go")
+async def let_go() -> str:
+    """Let an answer go on that is held, or is about to be."""
+    while not Server.let_go.statistics().tasks_waiting:  # noqa: ASYNC110
+        await trio.sleep(0.01)
+    Server.let_go.set()
+    Server.let_go = trio.Event()
+    return "gone on"

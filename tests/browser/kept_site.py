@@ -136,6 +136,11 @@ def wait_for_word(page: Any, word: str) -> None:
     expect(answers(page).last).to_contain_text(re.compile(rf"\b{word}\b"))
 
 
+def let_go(page: Any, site: Site) -> None:
+    """Let the answer go on that is held."""
+    page.request.get(f"{site.url}/let-go")
+
+
 def stop(page: Any) -> None:
     page.get_by_test_id("stop").click()
     expect(page.get_by_test_id("send")).to_be_visible()

@@ -10,10 +10,12 @@ import pytest
 
 from .kept_site import (
     LONG,
+    Site,
     answers,
     ask,
     asked,
     expect,
+    let_go,
     marks,
     page,
     send,
@@ -110,16 +112,19 @@ def test_a_starter_prompt_leaves_what_was_typed(page: Any) -> None:
     expect(composer(page)).to_have_value("My own words")
 
 
-def test_a_message_that_was_deleted_is_not_sent_when_the_network_is_back(page: Any) -> None:
+def test_a_message_that_was_deleted_is_not_sent_when_the_network_is_back(
+    page: Any, site: Site
+) -> None:
     page.context.set_offline(True)
-    for text in ("count 40 every 250 ms", "second", "third"):
+    for text in ("count 4 every 1 ms, held at 3", "second", "third"):
         send(page, text)
     expect(unsent(page)).to_have_count(3)
     page.context.set_offline(False)
     wait_for_word(page, "3")
     unsent(page).filter(has_text="second").get_by_role("button", name="Delete").click()
     unsent(page).filter(has_text="third").get_by_role("button", name="Edit").click()
-    wait_for_word(page, "40")
+    let_go(page, site)
+    wait_for_word(page, "4")
     expect(page.get_by_test_id("send")).to_be_visible()
     expect(composer(page)).to_have_value("third")
     page.wait_for_timeout(300)
@@ -232,30 +237,35 @@ def test_a_message_is_sent_while_the_page_looks_for_what_is_new(page: Any) -> No
     expect(answers(page).last).to_contain_text("You said: second")
 
 
-def test_what_was_looked_for_takes_nothing_from_an_answer_that_has_begun(page: Any) -> None:
+def test_what_was_looked_for_takes_nothing_from_an_answer_that_has_begun(
+    page: Any, site: Site
+) -> None:
     ask(page, "first")
     held = holding_answers(page, "threads.get_by_id")
     look_again(page)
     answer = wait_for_one(page, held)
-    composer(page).fill("count 40 every 250 ms")
+    composer(page).fill("count 4 every 1 ms, held at 3")
     composer(page).press("Enter")
     wait_for_word(page, "3")
-    answer()
+    with page.expect_response(lambda told: "get_by_id" in (told.request.post_data or "")):
+        answer()
     page.unroute_all()
+    let_go(page, site)
 
-    wait_for_word(page, "40")
+    wait_for_word(page, "4")
     expect(asked(page)).to_have_count(2)
     expect(answers(page)).to_have_count(2)
 
 
 def test_an_answer_that_ended_while_the_page_was_away_is_loaded_and_not_asked_for_again(
-    page: Any,
+    page: Any, site: Site
 ) -> None:
     open_with_a_network(page)
-    send(page, "count 8 every 500 ms")
+    send(page, "count 8 every 1 ms, held at 2")
     wait_for_word(page, "2")
     page.evaluate("broken = '/turn'; cut()")
     expect(page.get_by_test_id("progress")).to_contain_text("Reconnecting")
+    let_go(page, site)
     origin, _, thread_id = page.url.partition("/#/t/")
     # This ends when the answer does.
     page.request.get(f"{origin}/chatkit/threads/{thread_id}/turn")

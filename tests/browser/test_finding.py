@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .kept_site import CHAT, answers, ask, asked, expect, page, send, site
+from .kept_site import CHAT, Site, answers, ask, asked, expect, let_go, page, send, site
 
 __all__ = ["page", "site"]
 
@@ -80,15 +80,17 @@ def test_each_message_says_when_it_was(page: Any) -> None:
     assert "20" in times.first.get_attribute("title")
 
 
-def test_an_answer_elsewhere_is_marked_until_it_is_seen(page: Any) -> None:
+def test_an_answer_elsewhere_is_marked_until_it_is_seen(page: Any, site: Site) -> None:
     ask(page, "The one")
     new_chat(page)
-    send(page, "count 30 every 50 ms")
+    send(page, "count 3 every 1 ms, held at 2")
     expect(answers(page)).to_contain_text("2")
     page.get_by_test_id("thread-item").filter(has_text="The one").first.click()
+    expect(answers(page)).to_contain_text("The one")
+    let_go(page, site)
     mark = page.get_by_role("img", name="New answer")
     expect(mark).to_have_count(1)
-    page.get_by_test_id("thread-item").filter(has_text="count 30").first.click()
+    page.get_by_test_id("thread-item").filter(has_text="count 3 ").first.click()
 
     expect(mark).to_have_count(0)
 
