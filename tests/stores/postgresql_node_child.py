@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 
 import trio
 
-from chatkit_trio.errors import ChatKitError
+from chatkit_trio.errors import ChatKitError, StoreError
 from chatkit_trio.store import Fence, JournalEntry, Opening, fence
 from chatkit_trio.stores import _postgresql_database as database
 from chatkit_trio.stores.postgresql import PostgreSQLStore
@@ -66,7 +67,8 @@ async def main(url: str, lease: float) -> None:
 async def renew(store: PostgreSQLStore[None], lease: float) -> None:
     assert store.coordination is not None
     while True:
-        await store.coordination.news()
+        with suppress(StoreError):  # as a server goes on; it may have been stopped in the middle
+            await store.coordination.news()
         await trio.sleep(lease / 5)
 
 

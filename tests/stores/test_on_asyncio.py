@@ -290,11 +290,13 @@ async def test_an_error_at_closing_is_raised() -> None:
 
 
 async def test_a_cancelled_opening_leaves_nothing_open(jump_clock: JumpClock) -> None:
+    has_begun = threading.Event()
+
     class Hangs(WithAPool):
         async def __aenter__(self) -> Self:
             try:
-                await asyncio.sleep(0.05)
-                await asyncio.to_thread(threading.Event().wait, 0.05)
+                has_begun.set()
+                await asyncio.sleep(3600)
             finally:
                 self.events.append("given up")
             return self
@@ -302,7 +304,7 @@ async def test_a_cancelled_opening_leaves_nothing_open(jump_clock: JumpClock) ->
     inner = Hangs()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(AsyncioStore[str](inner).__aenter__)
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert await trio.to_thread.run_sync(has_begun.wait, 30)
         nursery.cancel_scope.cancel()
 
     assert inner.events == ["given up"]
