@@ -56,6 +56,10 @@ _GLANCE = 0.001
 _GRACE = 5.0
 """Seconds that the server has, after its own time limits, before a connection is cut."""
 
+_CLOSING_TIMEOUT = 10.0
+"""Seconds that closing may take: the pool waits half of them for its threads, and then there has
+to be time to leave, however short the lease is."""
+
 _BEGIN = Statement("BEGIN")
 _BEGIN_READING = Statement("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 _COMMIT = Statement("COMMIT")
@@ -161,6 +165,7 @@ class Database:
         self._keeping = Workers(1, timeout=min(timeout, settings.lease_timeout / 2))
         self._connecting = Workers(1, timeout=timeout)
         self._migrating = Workers(1, timeout=math.inf)
+        self._closing = Workers(1, timeout=_CLOSING_TIMEOUT)
 
     @property
     def node(self) -> Node:
@@ -179,8 +184,8 @@ class Database:
 
     async def close(self) -> None:
         """Wait for the running transactions, then leave."""
-        async with self._reading.paused(), self._writing.paused():
-            await self._keeping.write(self._close)
+        async with self._reading.paused(), self._writing.paused(), self._keeping.paused():
+            await self._closing.write(self._close)
 
     async def write(
         self,

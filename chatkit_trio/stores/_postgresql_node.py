@@ -17,7 +17,7 @@ from typing import LiteralString
 
 import psycopg
 
-from ._postgresql_calls import Call, Connection
+from ._postgresql_calls import Call, Connection, GivenUp
 from ._postgresql_settings import Settings, connect
 from ._postgresql_statements import Statement, in_one_trip, is_alive, undone
 
@@ -231,11 +231,11 @@ class Node:
                             Statement("COMMIT"),
                         ),
                     )
-            except psycopg.Error as error:
+            except (psycopg.Error, GivenUp) as error:
                 logger.warning(
                     "%s couldn't be told that this node leaves (%s); others notice by themselves",
                     self._settings.name,
-                    error,
+                    "there was no time" if isinstance(error, GivenUp) else error,
                 )
 
     def _connected(self) -> Connection:

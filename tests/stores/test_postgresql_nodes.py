@@ -11,6 +11,8 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -19,9 +21,11 @@ from typing import Any
 import psycopg
 import pytest
 import trio
+from psycopg_pool import ConnectionPool
 
 from chatkit_trio.errors import StoreError, TurnFencedError
 from chatkit_trio.store import Coordination, Fence, JournalEntry, Opening, Settlement, fence
+from chatkit_trio.stores._postgresql_calls import Call
 from chatkit_trio.stores.postgresql import PostgreSQLStore
 from chatkit_trio.testing import Scene, do, scripted_server
 from chatkit_trio.testing import say as saying
@@ -194,7 +198,8 @@ class TestOtherProcesses:
                 child.kill()
 
                 async def is_clean() -> bool:
-                    await coordination(store).news()
+                    with suppress(StoreError):  # it has a quarter of a second, for so short a lease
+                        await coordination(store).news()
                     counts = look.execute(
                         """
                         SELECT (SELECT count(*) FROM chatkit_trio.nodes WHERE id = %(node)s),
@@ -207,6 +212,49 @@ class TestOtherProcesses:
 
                 await in_time(is_clean, LEASE + 3)
             assert await store.journal.abandoned() == [PARTIAL]
+
+
+class TestLeaving:
+    async def test_a_node_leaves_also_if_closing_takes_longer_than_renewing_its_lease_may(
+        self, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        close = ConnectionPool.close
+
+        def close_slowly(pool: ConnectionPool[Any]) -> None:
+            close(pool)
+            time.sleep(0.4)  # as when its threads are just connecting, or get no time to run
+
+        monkeypatch.setattr(ConnectionPool, "close", close_slowly)
+        async with opened(postgresql_url, lease_timeout=0.5) as store:
+            name = (coordination(store).node,)
+        with psycopg.connect(postgresql_url) as look:
+            rows = look.execute("SELECT FROM chatkit_trio.nodes WHERE id = %s", name).fetchall()
+        assert rows == []
+
+    async def test_a_node_that_has_no_time_to_leave_any_more_is_closed_and_says_so(
+        self,
+        postgresql_url: str,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        is_over, cut, close = threading.Event(), Call.cut, ConnectionPool.close
+
+        def cut_and_tell(call: Call) -> None:
+            cut(call)
+            is_over.set()
+
+        def close_too_slowly(pool: ConnectionPool[Any]) -> None:
+            close(pool)
+            assert is_over.wait(30)
+
+        monkeypatch.setattr(Call, "cut", cut_and_tell)
+        monkeypatch.setattr(ConnectionPool, "close", close_too_slowly)
+        monkeypatch.setattr("chatkit_trio.stores._postgresql_database._CLOSING_TIMEOUT", 0.2)
+        async with opened(postgresql_url, lease_timeout=0.2) as store:
+            pass
+        assert "couldn't be told that this node leaves (there was no time)" in caplog.text
+        with pytest.raises(RuntimeError, match="isn't open"):
+            await store.ping()
 
 
 class TestFence:
