@@ -147,13 +147,23 @@ class Server:
         rules = self._data / "pg_hba.conf"
         before = rules.read_text()
         rules.write_text(f"local all {user} scram-sha-256\n{before}")
-        self._process.send_signal(signal.SIGHUP)
-        time.sleep(0.2)
+        self._read_settings()
         try:
             yield
         finally:
             rules.write_text(before)
-            self._process.send_signal(signal.SIGHUP)
+            self._read_settings()
+
+    def _read_settings(self) -> None:
+        """Have the server read its files again; return when new sessions are let in by them."""
+        last = self._read_at()
+        self._process.send_signal(signal.SIGHUP)
+        while self._read_at() == last:
+            time.sleep(0.01)
+
+    def _read_at(self) -> object:
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            return connection.execute("SELECT pg_conf_load_time()").fetchone()
 
     @contextmanager
     def database(self, *, encoding: str = "UTF8") -> Iterator[str]:
