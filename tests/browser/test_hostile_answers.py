@@ -93,8 +93,24 @@ def scroll_through(page) -> None:
     log = page.locator(".log")
     height = log.evaluate("(log) => log.scrollHeight")
     for top in range(0, height, 400):
-        log.evaluate("(log, top) => log.scrollTo({ top, behavior: 'instant' })", top)
+        # For a frame, in which is seen what has come into view.
+        log.evaluate(
+            """(log, top) => {
+              log.scrollTo({ top, behavior: "instant" });
+              return new Promise(requestAnimationFrame);
+            }""",
+            top,
+        )
     page.wait_for_load_state("networkidle")
+
+
+def wait_for_requests(page, third_party: Recorder, count: int) -> None:
+    """Wait until at least so many have come; the network may be idle before the first."""
+    for _ in range(400):
+        if len(third_party.requests) >= count:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"only these were asked for: {third_party.requests}")
 
 
 def reload(page) -> None:
@@ -233,7 +249,7 @@ def test_a_click_loads_all_images_of_a_host_until_the_page_is_left(page, third_p
     ask(page, "images")
     page.get_by_role("button", name="Always from evil.test").first.click()
     scroll_through(page)
-    page.wait_for_timeout(0)
+    wait_for_requests(page, third_party, 12)
     hosts = {request.partition("/")[0] for request in third_party.requests}
     loaded = len(third_party.requests)
 
@@ -248,6 +264,7 @@ def test_a_click_loads_all_images_of_a_host_until_the_page_is_left(page, third_p
 def test_a_rule_lets_its_hosts_load_and_nobody_else(page, third_party):
     ask(page, "images only cdn.test")
     scroll_through(page)
+    wait_for_requests(page, third_party, 11)
 
     hosts = {request.partition("/")[0] for request in third_party.requests}
     assert hosts == {"a.cdn.test"}
