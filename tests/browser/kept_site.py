@@ -26,18 +26,23 @@ CHAT = "document.querySelector('chatkit-trio').shadowRoot"
 """JavaScript: the root of what the chat draws."""
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+def held_port() -> socket.socket:
+    """Return a socket with a port that nobody else is given while it is open.
+
+    It doesn't listen, so a server can listen there, or nobody.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 class Site:
     """A server in a process of its own, which can be killed and started again."""
 
     def __init__(self, database: Path) -> None:
-        self.port = free_port()
+        self._held = held_port()
+        self.port: int = self._held.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.database = database
         self.process: subprocess.Popen[bytes] | None = None
@@ -64,12 +69,16 @@ class Site:
             self.process.wait(20)
             self.process = None
 
+    def close(self) -> None:
+        self.end()
+        self._held.close()
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = Site(tmp_path_factory.mktemp("kept") / "chat.sqlite3")
     yield site
-    site.end()
+    site.close()
 
 
 @pytest.fixture

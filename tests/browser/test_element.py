@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from .kept_site import ROOT, expect, free_port
+from .kept_site import ROOT, expect, held_port
 
 HOST = """<!doctype html>
 <title>A shop</title>
@@ -76,17 +76,20 @@ class Host:
 def host() -> Iterator[Host]:
     host = Host()
     target = "tests.browser.embedded:app"
-    port = free_port()
-    host.chat = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "chatkit_trio", "serve", target, "--port", str(port)]
-    env = os.environ | {"HOST_ORIGIN": host.origin, "CHAT_URL": host.chat}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env) as site:
-        try:
-            assert host.chat in site.stdout.readline()  # type: ignore[union-attr]
-            yield host
-        finally:
-            site.terminate()
-            host.close()
+    with held_port() as held:
+        port = str(held.getsockname()[1])
+        host.chat = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "chatkit_trio", "serve", target, "--port", port]
+        env = os.environ | {"HOST_ORIGIN": host.origin, "CHAT_URL": host.chat}
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env
+        ) as site:
+            try:
+                assert host.chat in site.stdout.readline()  # type: ignore[union-attr]
+                yield host
+            finally:
+                site.terminate()
+                host.close()
 
 
 @pytest.fixture

@@ -34,7 +34,6 @@ from tests.transcript import transcript
 
 from .http import CREATE, IDS, Client, client_of, events_of
 from .sockets import calling, items_in, running, until
-from .test_workers import free_port
 
 HOUR = 3600.0
 WORDS = [f"word{number} " for number in range(30)]
@@ -538,15 +537,14 @@ def database(tmp_path: Any) -> Any:
     return tmp_path / "chat.sqlite3"
 
 
-def by_hypercorn(port: int) -> tuple[list[str], str]:
-    bind = f"127.0.0.1:{port}"
-    command = [sys.executable, "-m", "hypercorn", "--worker-class", "trio", "--bind", bind]
-    return [*command, "tests.web.mounted:app"], "Running on"
+def by_hypercorn() -> tuple[list[str], str]:
+    command = [sys.executable, "-m", "hypercorn", "--worker-class", "trio"]
+    return [*command, "--bind", "127.0.0.1:0", "tests.web.mounted:app"], "Running on"
 
 
-def by_serve(port: int) -> tuple[list[str], str]:
+def by_serve() -> tuple[list[str], str]:
     command = [sys.executable, "-m", "chatkit_trio", "serve", "tests.web.mounted:app"]
-    return [*command, "--port", str(port), "--drain-timeout", "0"], "Serving on"
+    return [*command, "--port", "0", "--drain-timeout", "0"], "Serving on"
 
 
 async def stored(database: Any, thread_id: str) -> list[Any]:
@@ -560,7 +558,7 @@ async def stored(database: Any, thread_id: str) -> list[Any]:
 @pytest.mark.parametrize("how", ["closed tab", "SIGTERM"])
 @pytest.mark.parametrize("by", [by_hypercorn, by_serve])
 async def test_a_real_fastapi_app_keeps_the_text(database: Any, by: Any, how: str) -> None:
-    command, ready = by(free_port())
+    command, ready = by()
     environment = {"TALKER_DATABASE": str(database)}
     async with running(command, database.parent, ready, **environment) as server:
         async with calling(server.port) as caller:
@@ -584,7 +582,7 @@ async def test_a_real_fastapi_app_keeps_the_text(database: Any, by: Any, how: st
 
 async def test_a_client_that_reads_nothing_is_hung_up_on_behind_middleware(database: Any) -> None:
     """Hypercorn shields its sends, so nothing but a reset of the connection ends this one."""
-    command, ready = by_hypercorn(free_port())
+    command, ready = by_hypercorn()
     environment = {"TALKER_DATABASE": str(database), "TALKER_WORD_SIZE": "20000"}
     async with (
         running(command, database.parent, ready, **environment) as server,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -27,16 +26,10 @@ def database(tmp_path):
     return tmp_path / "chat.sqlite3"
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @asynccontextmanager
 async def hypercorn(database, workers):
-    bind = f"127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "hypercorn", "--worker-class", "trio", "--bind", bind]
-    command += ["--workers", str(workers), "tests.web.talker:app"]
+    command = [sys.executable, "-m", "hypercorn", "--worker-class", "trio"]
+    command += ["--bind", "127.0.0.1:0", "--workers", str(workers), "tests.web.talker:app"]
     environment = {"TALKER_DATABASE": str(database)}
     async with running(command, database.parent, "Running on", **environment) as server:
         with trio.fail_after(WITHIN):

@@ -20,8 +20,6 @@ from chatkit_trio.testing import ScriptedServer, say, scripted_server
 from chatkit_trio.web import asgi_app, chatkit_blueprint, create_app, serve
 from chatkit_trio.web.uploads import uploads_blueprint
 
-from .test_workers import free_port
-
 WAY_OUT = (
     "serve the app by chatkit-trio serve MODULE:app, or hypercorn --worker-class trio MODULE:app"
 )
@@ -50,11 +48,11 @@ def directory(tmp_path: Path) -> Path:
 
 
 def uvicorn(target: str) -> list[str]:
-    return ["uvicorn", target, "--port", str(free_port())]
+    return ["uvicorn", target, "--port", "0"]
 
 
 def hypercorn(target: str) -> list[str]:
-    return ["hypercorn", target, "--bind", f"127.0.0.1:{free_port()}"]
+    return ["hypercorn", target, "--bind", "127.0.0.1:0"]
 
 
 @pytest.mark.parametrize("name", ["app", "own", "chat", "fast"])
