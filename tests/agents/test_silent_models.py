@@ -19,7 +19,7 @@ from tests.transcript import transcript
 from . import script
 from .model_endpoint import ModelEndpoint
 from .test_misbehaving_models import HALF, HEL_LO
-from .ways import Native, PydanticAI, Server, Work, asked, every_way
+from .ways import Native, PydanticAI, Server, Work, asked, every_way, played
 
 HIDDEN = {
     "type": "response.function_call_arguments.delta",
@@ -63,6 +63,7 @@ async def answered(
 async def test_a_model_that_falls_silent_is_cut_and_its_words_are_kept(
     way: type[Server], steps: list[Any], kept: list[str]
 ) -> None:
+    await played(way, HEL_LO)  # the first answer takes longer: the library loads what it needs
     with trio.fail_after(20):
         turn, said = await answered(way, steps, seconds=1.5)
 
@@ -111,6 +112,9 @@ async def test_what_a_library_tells_of_a_call_is_a_sign_of_life(way: type[Server
     async def work(what: str) -> str:
         return what
 
+    # The first answer takes longer: the library loads what it needs.
+    first = script.answer(*script.call("work", '{"what": "x"}'))
+    await played(way, first, HEL_LO, tools={"work": work})
     turn, said = await answered(
         way,
         script.answer(added, *slow, script.item_done(call)),
