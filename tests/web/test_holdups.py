@@ -31,22 +31,35 @@ async def test_a_thread_is_told_by_the_users_code_and_not_by_the_library_that_it
 
 async def test_a_task_that_runs_when_it_is_looked_at_is_looked_at_again() -> None:
     """It goes round in circles, as one that swallows its cancellation does."""
-    found: list[bool] = []
-    has_looked = threading.Event()
 
     async def go_round() -> None:
-        while not has_looked.is_set():
-            sum(range(10_000))
-            await trio.lowlevel.checkpoint()
+        await trio.sleep_forever()
 
-    def look(root: trio.lowlevel.Task) -> None:
-        found.extend(any("(go_round)" in line for line in _holdups.tasks(root)) for _ in range(20))
-        has_looked.set()
-
-    root = trio.lowlevel.current_root_task()
-    assert root is not None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(go_round)
-        await trio.to_thread.run_sync(look, root)
+        await trio.testing.wait_all_tasks_blocked()
+        (task,) = nursery.child_tasks
+        told = list(_holdups.tasks(RunsAtFirst(task, looks=3)))
+        nursery.cancel_scope.cancel()
 
-    assert all(found)
+    assert len(told) == 1
+    assert told[0].endswith("(go_round)")
+
+
+class RunsAtFirst:
+    """A task that runs at the first looks, and is at the next one where a parked task is.
+
+    Which thread runs when a real one is looked at is up to the interpreter.
+    """
+
+    def __init__(self, parked: trio.lowlevel.Task, *, looks: int) -> None:
+        self.name = parked.name
+        self.child_nurseries = parked.child_nurseries
+        self.iter_await_frames = parked.iter_await_frames
+        self.coro = self
+        self._looks_left = looks
+
+    @property
+    def cr_running(self) -> bool:
+        self._looks_left -= 1
+        return self._looks_left >= 0
