@@ -290,6 +290,9 @@ async def test_each_worker_shows_what_all_have_counted_and_who_is_gone_is_left_o
                 for caller in callers:
                     await caller.answer("POST", "/chatkit", json.dumps(CREATE).encode())
                 for caller in callers:
+                    # A worker's own gauges are set then; the others show them from now on.
+                    await caller.answer("GET", "/metrics")
+                for caller in callers:
                     _, text = await caller.answer("GET", "/metrics")
                     told.append(Exposition(text))
             os.kill(workers[0], signal.SIGKILL)
