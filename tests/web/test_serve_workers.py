@@ -419,7 +419,14 @@ async def test_what_a_worker_has_said_before_it_ended_is_heard():
 
 
 async def test_workers_that_die_soon_are_replaced_later_each_time(tmp_path):
-    script = "start()\nif number != 2: sys.exit(7)\nchannel.recv(1)"
+    script = """
+start()
+while number == 1 and not os.path.exists(f"{sys.argv[2]}/started-2"):
+    time.sleep(0.01)
+if number != 2:
+    sys.exit(7)
+channel.recv(1)
+"""
     async with fakes(tmp_path, script) as server:
         await server.logs("another starts in 0.4 s")
         server.send_signal(signal.SIGTERM)
@@ -434,6 +441,9 @@ async def test_a_replacement_that_cannot_start_leaves_the_others_alone(tmp_path)
     script = """
 if 3 <= number <= 4:
     sys.exit(1)
+if number == 1:
+    with open(f"{sys.argv[2]}/pid-1", "w") as file:
+        file.write(str(os.getpid()))
 start()
 if number == 2:
     time.sleep(0.3)
@@ -441,7 +451,7 @@ if number == 2:
 channel.recv(1)
 """
     async with fakes(tmp_path, script) as server:
-        first = children_of(server.pid)[0]
+        first = int((tmp_path / "pid-1").read_text())
         with trio.fail_after(WITHIN):
             await until((tmp_path / "started-5").exists)
         assert is_alive(first)
@@ -472,8 +482,16 @@ channel.recv(1)
 
 
 async def test_all_end_when_no_worker_serves_and_none_can_start(tmp_path):
-    script = "if number > 2: sys.exit(1)\nstart()\ntime.sleep(0.3)\nsys.exit(1)"
+    script = """
+if number > 2:
+    sys.exit(1)
+start()
+while not os.path.exists(f"{sys.argv[2]}/end"):
+    time.sleep(0.01)
+sys.exit(1)
+"""
     async with fakes(tmp_path, script) as server:
+        (tmp_path / "end").touch()
         await server.ended(within=WITHIN)
 
     assert "could not start (exit code 1); all end" in server.log
