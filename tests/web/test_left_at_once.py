@@ -129,7 +129,7 @@ async def test_a_view_that_hangs_does_not_hold_the_request_of_one_who_left(monke
 
 async def test_an_answer_that_cannot_be_sent_is_not_read_for_ever():
     """The app's own code spoils the response, so nobody will ever read the turn's stream."""
-    server = Talker(MemoryStore())
+    server = Talker(MemoryStore(), every=1000.0)
     app = create_app(server)
 
     @app.after_request
