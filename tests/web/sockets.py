@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -129,14 +129,17 @@ async def calling(port: int) -> AsyncIterator[Caller]:
 async def connected(port: int, worker: int) -> AsyncIterator[Caller]:
     """Open new connections until one leads to the worker with this process id; yield that one."""
     async with AsyncExitStack() as stack:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while True:
-                stream = await trio.open_tcp_stream("127.0.0.1", port)
-                stack.push_async_callback(trio.aclose_forcefully, stream)
-                caller = Caller(stream)
-                await caller.answer("GET", "/livez")
-                if caller.headers["worker"] == str(worker):
-                    break
+                caller = Caller(await trio.open_tcp_stream("127.0.0.1", port))
+                async with AsyncExitStack() as opened:
+                    opened.push_async_callback(trio.aclose_forcefully, caller.stream)
+                    await caller.answer("GET", "/livez")
+                    if caller.headers["worker"] == str(worker):
+                        stack.push_async_exit(opened.pop_all())
+                        break
+                # It may have yet to start, for which the machine is left to it.
+                await trio.sleep(0.02)
         yield caller
 
 
@@ -173,17 +176,30 @@ async def served_app(app) -> AsyncIterator[int]:
 
 def children_of(pid: int) -> list[int]:
     """Return the ids of a process's child processes, whichever thread has started them."""
-    found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return sorted(int(child) for children in found for child in children)
+    # Linux lists the children of a thread too, but leaves some out while others end.
+    return sorted(child for child, parent in _parents() if parent == pid)
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    """Yield the ids of each process and of its parent."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            # In the parentheses stands the name, which may have any letters.
+            yield int(path.parent.name), int(path.read_text().rpartition(")")[2].split()[1])
 
 
 def workers_of(pid: int) -> list[int]:
     """Return the ids of a parent's workers: Hypercorn has another child besides."""
     return [
-        child
-        for child in children_of(pid)
-        if re.search("spawn_main|--worker=", Path(f"/proc/{child}/cmdline").read_text())
+        child for child in children_of(pid) if re.search("spawn_main|--worker=", _line_of(child))
     ]
+
+
+def _line_of(pid: int) -> str:
+    """Return a process's command, nothing if it has ended."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 def is_alive(pid: int) -> bool:
