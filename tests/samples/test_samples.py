@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -192,9 +191,6 @@ def comparable(heard: Any) -> Any:
 @contextmanager
 def running(folder: Path, command: list[str], model: str) -> Iterator[str]:
     """Run a sample in its folder; yields its URL once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     paths = [str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")]
     env = os.environ | {
         "PYTHONPATH": os.pathsep.join(paths),
@@ -205,27 +201,26 @@ def running(folder: Path, command: list[str], model: str) -> Iterator[str]:
     log = folder / "log.txt"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command, "--port", str(port)],
+            [sys.executable, "-m", *command, "--port", "0"],
             cwd=folder,
             env=env,
             stdout=output,
             stderr=output,
         )
         try:
-            yield _wait_for(f"http://127.0.0.1:{port}", process, log)
+            yield _url_told(process, log)
         finally:
             process.terminate()
             process.wait(20)
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> str:
+def _url_told(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Wait until the log says where the app is served: it has started then."""
     deadline = time.monotonic() + START_LIMIT
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/openapi.json"):
-                return url
-        except urllib.error.URLError:
-            time.sleep(0.1)
+        if told := re.search(r"(?:Serving|running) on (http://\S+)\s", log.read_text()):
+            return told[1]
+        time.sleep(0.1)
     raise AssertionError(log.read_text())
 
 

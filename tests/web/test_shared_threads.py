@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -41,10 +40,8 @@ class Serving:
 
 
 def hypercorn() -> list[str]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        bind = f"127.0.0.1:{listener.getsockname()[1]}"
-    command = [sys.executable, "-m", "hypercorn", "--worker-class", "trio", "--bind", bind]
-    return [*command, "--workers", str(COUNT), TARGET]
+    command = [sys.executable, "-m", "hypercorn", "--worker-class", "trio"]
+    return [*command, "--bind", "127.0.0.1:0", "--workers", str(COUNT), TARGET]
 
 
 def serve() -> list[str]:
