@@ -289,11 +289,22 @@ async def test_a_full_disk_is_not_well(tmp_path):
 
 async def test_a_database_that_another_process_keeps_locked_is_not_well(tmp_path):
     path = tmp_path / "chat.db"
-    async with client_of(app_on(SQLiteStore(path))) as client:
+    ping_ended = trio.Event()
+
+    class Store(SQLiteStore):
+        async def ping(self):
+            try:
+                await super().ping()
+            finally:
+                ping_ended.set()
+
+    async with client_of(app_on(Store(path))) as client:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             locked = await health(client)
             other.execute("ROLLBACK")
+        # It may take longer than the answer, and until it ends the store isn't well.
+        await ping_ended.wait()
         free = await health(client)
 
     assert (locked, free) == ((503, ILL), (200, WELL))
