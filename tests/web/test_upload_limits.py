@@ -131,7 +131,9 @@ async def test_a_file_of_unknown_length_is_refused_when_it_goes_over_the_limit(t
 
 
 @pytest.mark.parametrize("upload", [create, post_form])
-async def test_new_files_an_hour_are_counted_whether_their_bytes_come_or_not(tmp_path, upload):
+async def test_new_files_an_hour_are_counted_whether_their_bytes_come_or_not(
+    tmp_path, upload, jump_clock
+):
     async with site(tmp_path, uploads_per_hour=2) as client:
         answers = [await upload(client, 10) for _ in range(3)]
         other = await upload(client, 10, "ben")
