@@ -19,7 +19,7 @@ from quart_trio import QuartTrio
 from chatkit_trio.server import TurnPolicy
 from chatkit_trio.stores import MemoryCluster, MemoryStore
 from chatkit_trio.types import AssistantMessageItem, SDKHiddenContextItem
-from chatkit_trio.web import chatkit_blueprint, create_app
+from chatkit_trio.web import _guard, _sending, chatkit_blueprint, create_app
 from chatkit_trio.web._sending import Sending
 
 from .http import CREATE
@@ -27,6 +27,19 @@ from .talker import Talker
 
 QUICK = 0.3  # seconds
 LIMIT = 20.0  # seconds
+
+
+@pytest.fixture
+def hung_up(monkeypatch) -> trio.Event:
+    """Set when a connection has been reset: what is read before that shows that one reads."""
+    done = trio.Event()
+
+    def reset(connection: trio.SocketStream) -> None:
+        _sending.reset(connection)
+        done.set()
+
+    monkeypatch.setattr(_guard, "reset", reset)
+    return done
 
 
 @asynccontextmanager
@@ -101,7 +114,7 @@ async def when_nothing_lives(server: Talker) -> None:
 
 
 @pytest.mark.parametrize("make_app", ["create_app", "blueprint"])
-async def test_who_reads_nothing_is_hung_up_on_after_the_turns_end(make_app):
+async def test_who_reads_nothing_is_hung_up_on_after_the_turns_end(make_app, hung_up):
     server = talker(count=70)
     app = create_app(server)
     if make_app == "blueprint":
@@ -111,28 +124,28 @@ async def test_who_reads_nothing_is_hung_up_on_after_the_turns_end(make_app):
         async with serving(app) as port, asking(port, "POST", "/chatkit", message()) as stream:
             await when_nothing_lives(server)
             items = await items_of(server)
-            await trio.sleep(QUICK * 4)
+            await hung_up.wait()
             assert await is_hung_up_on(stream)
 
     assert [type(item) for item in items[1:]] == [AssistantMessageItem]
     assert items[1].content[0].text == "".join(server.produced)
 
 
-async def test_a_reader_whose_turn_stalled_is_hung_up_on_after_it_is_settled():
+async def test_a_reader_whose_turn_stalled_is_hung_up_on_after_it_is_settled(hung_up):
     server = talker(max_unread_bytes=1_000_000)
     app = create_app(server)
     with trio.fail_after(LIMIT):
         async with serving(app) as port, asking(port, "POST", "/chatkit", message()) as stream:
             await when_nothing_lives(server)
             items = await items_of(server)
-            await trio.sleep(QUICK * 4)
+            await hung_up.wait()
             assert await is_hung_up_on(stream)
 
     assert [type(item) for item in items[1:]] == [AssistantMessageItem, SDKHiddenContextItem]
     assert items[2].ending.reason == "stalled"
 
 
-async def test_who_reads_nothing_of_another_nodes_answer_is_hung_up_on():
+async def test_who_reads_nothing_of_another_nodes_answer_is_hung_up_on(hung_up):
     """A repeat of a request with a key, which another process is answering."""
     cluster = MemoryCluster()
     here, there = (talker(count=200, cluster=cluster, max_replay_bytes=10**9) for _ in range(2))
@@ -150,18 +163,18 @@ async def test_who_reads_nothing_of_another_nodes_answer_is_hung_up_on():
             async with asking(other_port, "POST", "/chatkit", message(), key) as stream:
                 nursery.start_soon(is_hung_up_on, reading)
                 await when_nothing_lives(here)
-                await trio.sleep(QUICK * 6)
+                await hung_up.wait()
                 assert await is_hung_up_on(stream)
             nursery.cancel_scope.cancel()
 
 
-async def test_who_reads_a_byte_now_and_then_is_hung_up_on_too():
+async def test_who_reads_a_byte_now_and_then_is_hung_up_on_too(hung_up):
     server = talker(count=70)
     app = create_app(server)
     with trio.fail_after(LIMIT):
         async with serving(app) as port, asking(port, "POST", "/chatkit", message()) as stream:
             await when_nothing_lives(server)
-            for _ in range(40):
+            while not hung_up.is_set():
                 await stream.receive_some(1)
                 await trio.sleep(QUICK / 10)
             assert await is_hung_up_on(stream)
@@ -183,7 +196,7 @@ async def test_who_reads_gets_all_however_long_it_takes():
     assert b'"thread.item.done"' in received
 
 
-async def test_an_answer_that_is_no_stream_is_bounded_too(monkeypatch):
+async def test_an_answer_that_is_no_stream_is_bounded_too(monkeypatch, hung_up):
     monkeypatch.setattr("chatkit_trio.web._sending.SEND_TIMEOUT", QUICK)
     app = create_app(talker())
 
@@ -193,7 +206,7 @@ async def test_an_answer_that_is_no_stream_is_bounded_too(monkeypatch):
 
     with trio.fail_after(LIMIT):
         async with serving(app) as port, asking(port, "GET", "/long") as stream:
-            await trio.sleep(QUICK * 4)
+            await hung_up.wait()
             assert await is_hung_up_on(stream)
 
 
