@@ -14,7 +14,7 @@ import trio
 
 from chatkit_trio.actions import Action
 from chatkit_trio.limits import RequestLimits
-from chatkit_trio.server import ChatKitServer, stream_text
+from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
 from chatkit_trio.stores import DiskAttachmentStore, SQLiteStore
 from chatkit_trio.types import (
     AudioInput,
@@ -171,6 +171,7 @@ server = Server(
     store,
     files,
     journal_interval=0.1,
+    policy=TurnPolicy(on_busy=os.environ.get("KEPT_ON_BUSY", "supersede")),  # type: ignore[arg-type]
     limits=RequestLimits(attachments=2, text_chars=20_000),
 )
 app = create_app(server, page=ChatPage(prompts=["Say something", "And more"]))

@@ -40,16 +40,21 @@ def held_port() -> socket.socket:
 class Site:
     """A server in a process of its own, which can be killed and started again."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, database: Path, on_busy: str = "supersede") -> None:
         self._held = held_port()
         self.port: int = self._held.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.database = database
+        self.on_busy = on_busy
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = [sys.executable, "-m", "chatkit_trio", "serve", "tests.browser.kept:app"]
-        env = os.environ | {"KEPT_DATABASE": str(self.database), "KEPT_URL": self.url}
+        env = os.environ | {
+            "KEPT_DATABASE": str(self.database),
+            "KEPT_URL": self.url,
+            "KEPT_ON_BUSY": self.on_busy,
+        }
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port)], cwd=ROOT, env=env, stdout=subprocess.DEVNULL
         )

@@ -432,3 +432,60 @@ def test_cells_and_paragraphs_are_pasted_as_text(
     page.evaluate("new Promise(requestAnimationFrame)")
 
     expect(page.get_by_test_id("attachment-entry")).to_have_count(count)
+
+
+# --- What is dropped, and what is cut -------------------------------------------------------------
+
+DRAG = """([kind, to]) => {
+  const app = document.querySelector("chatkit-trio").shadowRoot.querySelector(".app");
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File(["x"], "x.txt"));
+  const relatedTarget = to ? document.body : null;
+  app.dispatchEvent(new DragEvent(kind, { dataTransfer, relatedTarget, cancelable: true }));
+}"""
+
+
+def test_a_file_that_is_dragged_out_of_the_chat_again_is_waited_for_no_more(page: Any) -> None:
+    page.evaluate(DRAG, ["dragover", False])
+    expect(page.locator(".drop-note")).to_be_visible()
+    page.evaluate(DRAG, ["dragleave", True])
+
+    expect(page.locator(".drop-note")).to_have_count(0)
+
+
+def test_a_locked_thread_takes_no_files(page: Any) -> None:
+    send(page, "lock this")
+    expect(page.get_by_test_id("blocked")).to_be_visible()
+    page.evaluate(DRAG, ["dragover", False])
+    page.evaluate(DRAG, ["drop", False])
+    page.evaluate("new Promise(requestAnimationFrame)")
+
+    expect(page.locator(".drop-note")).to_have_count(0)
+    expect(page.get_by_test_id("attachment-entry")).to_have_count(0)
+
+
+def test_a_quote_cuts_no_character_in_two(page: Any) -> None:
+    send(page, "say:a" + "😀" * 400)
+    is_idle(page)
+    answers(page).get_by_test_id("quote").click()
+    expect(page.locator(".composer-quote p")).to_have_text("a" + "😀" * 299 + "…")
+    ask(page, "what?")
+
+    expect(unsent(page)).to_have_count(0)
+
+
+def test_half_of_a_character_is_sent_as_one_that_is_missing(page: Any) -> None:
+    page.evaluate(
+        """() => void document.querySelector("chatkit-trio")
+          .sendUserMessage({ text: "half \\ud83d" })"""
+    )
+
+    expect(answers(page)).to_have_text(re.compile("You said: half \ufffd"))
+
+
+def test_what_the_server_cannot_read_is_told_in_words_for_readers(page: Any) -> None:
+    refusal = {"error": {"code": "invalid_request", "message": "params.input: Field required"}}
+    page.route("**/chatkit", lambda route: route.fulfill(status=400, json=refusal))
+    send(page, "first")
+
+    expect(unsent(page)).to_contain_text(re.compile("can.t take this as it is"))

@@ -19,7 +19,7 @@ const ROOM_FOR_PANEL = 768; // pixels
 const QUOTE_LENGTH = 600; // characters of an answer that are quoted at most
 
 function quote(conversation, text) {
-  const short = text.length > QUOTE_LENGTH ? `${text.slice(0, QUOTE_LENGTH)}…` : text;
+  const short = text.length > QUOTE_LENGTH ? `${text.slice(0, QUOTE_LENGTH).replace(/[\uD800-\uDBFF]$/, "")}…` : text;
   setDraft(conversation, { quote: short });
   focusComposer();
 }

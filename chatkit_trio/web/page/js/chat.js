@@ -32,7 +32,7 @@ function draw() {
 
 const listeners = [
   [window, "online", sendUnsent],
-  [window, "online", lookAgain],
+  [window, "online", fetchUpdates],
   [window, "focus", lookAgain],
   [document, "visibilitychange", lookAgain],
   [window, "keydown", onShortcut],

@@ -40,7 +40,7 @@ export function setDraft(conversation, patch) {
 function isReady(conversation) {
   const { text, attachments } = conversation.draft;
   const uploaded = attachments.every((entry) => entry.state === "ready");
-  return conversation.phase === "idle" && uploaded && (text.trim() !== "" || attachments.length > 0);
+  return conversation.phase === "idle" && !conversation.blocked && uploaded && (text.trim() !== "" || attachments.length > 0);
 }
 
 /** Sends the draft, and leaves an empty one behind. */
@@ -292,21 +292,22 @@ function Blocked({ status, onNew }) {
   </div>`;
 }
 
-function useDropping(draft) {
+function useDropping({ draft, blocked }) {
   const [over, setOver] = useState(false);
   const carriesFiles = (event) => options.composer.attachments && event.dataTransfer?.types.includes("Files");
   useEffect(() => {
     const onOver = (event) => {
       if (!carriesFiles(event)) return;
-      event.preventDefault();
-      setOver(true);
+      event.preventDefault(); // else the browser leaves the page for the file
+      setOver(!blocked);
     };
-    const onLeave = (event) => event.relatedTarget || setOver(false);
+    // Where it goes to outside of the chat may be told as well.
+    const onLeave = (event) => event.currentTarget.contains(event.relatedTarget) || setOver(false);
     const onDrop = (event) => {
       setOver(false);
       if (!carriesFiles(event)) return;
       event.preventDefault();
-      addFiles(draft, [...event.dataTransfer.files]);
+      if (!blocked) addFiles(draft, [...event.dataTransfer.files]);
     };
     const listeners = { dragover: onOver, dragleave: onLeave, drop: onDrop };
     const app = find(".app");
@@ -314,7 +315,7 @@ function useDropping(draft) {
     return () => {
       for (const [name, listener] of Object.entries(listeners)) app.removeEventListener(name, listener);
     };
-  }, [draft]);
+  }, [draft, blocked]);
   return over;
 }
 
@@ -422,13 +423,13 @@ function MentionButton({ conversation, area }) {
 export function Composer({ conversation, onNew }) {
   const { draft, blocked } = conversation;
   const area = useAutoHeight(draft.text);
-  const over = useDropping(draft);
+  const over = useDropping(conversation);
   const submit = (event) => {
     event.preventDefault();
     sendDraft(conversation);
   };
   return html`<form class=${`composer ${over ? "is-over" : ""}`} onSubmit=${submit}>
-    ${blocked ? html`<${Blocked} status=${blocked} onNew=${onNew} />` : null}
+    ${blocked && !conversation.gone ? html`<${Blocked} status=${blocked} onNew=${onNew} />` : null}
     <div class="composer-box">
       <${Quote} conversation=${conversation} />
       <${Entries} draft=${draft} />

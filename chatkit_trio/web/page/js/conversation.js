@@ -23,6 +23,7 @@ const MOST_PAGES = 20; // that are loaded to get to an item
 const PATIENCE = 6000; // milliseconds for a stopped turn to end its stream
 
 const NOT_ATTACHED = { stream: null, ending: null }; // by a server without resume
+const saysNoRoute = ({ status, code }) => [404, 405, 501].includes(status) && code !== "not_found";
 
 const UNHEARD = { onCreated() {}, onThread() {}, onTurn() {}, onGone() {}, onUnsent() {} };
 const EMPTY = { text: "", quote: null, tags: [], editing: null, attachments: [] };
@@ -120,7 +121,7 @@ export class Conversation {
   }
 
   get blocked() {
-    const status = this.thread?.status;
+    const status = this.gone ? { type: "gone" } : this.thread?.status;
     return status && status.type !== "active" ? status : null;
   }
 
@@ -177,11 +178,11 @@ export class Conversation {
 
   async #found() {
     // In this order: of a turn that ends in between, the answer is in what is loaded then.
-    const { stream, ending } = await this.#attached();
+    const { stream, ending, live } = await this.#attached();
     try {
       const stored = await this.#stored();
       // A turn that has begun in between was no turn yet.
-      const isUnanswered = !stream && !ending && stored.page.data.at(-1)?.type === "user_message";
+      const isUnanswered = live || (!stream && !ending && stored.page.data.at(-1)?.type === "user_message");
       return { stored, ...(isUnanswered ? await this.#attached() : { stream, ending }) };
     } catch (error) {
       stream?.body.cancel();
@@ -189,8 +190,13 @@ export class Conversation {
     }
   }
 
-  #attached() {
-    return attachStream(this.threadId).catch(() => NOT_ATTACHED);
+  // An answer that grows mustn't look finished: what can't be found out is an error.
+  #attached(canRepeat = true) {
+    return attachStream(this.threadId).catch((error) => {
+      if (!this.isOurServer && saysNoRoute(error)) return NOT_ATTACHED;
+      if (canRepeat) return this.#attached(false);
+      throw error;
+    });
   }
 
   // What is shown already stays: it is more than an error.
@@ -221,6 +227,7 @@ export class Conversation {
    * message can be sent meanwhile.
    */
   async lookAgain() {
+    if (this.loadError && !this.gone) return this.open();
     const canLook = this.threadId && this.loaded && this.phase === "idle";
     if (canLook) await this.#look((error) => this.#noteGone(error));
   }
@@ -308,11 +315,15 @@ export class Conversation {
   /** Sends a message; `input` is what the wire wants, `attachments` the objects to show. */
   send(input, attachments = []) {
     if (this.phase !== "idle") return; // a second click before the first was drawn
-    const shown = { ...input, type: "user_message", attachments, created_at: new Date().toJSON() };
-    // The key is the message's as long as it isn't sent: the server takes it once.
-    const message = { ...shown, id: localId("message"), key: newKey(), input, error: null };
+    const message = this.#messageOf(input, attachments);
     this.outbox = [...this.outbox, message];
     return this.resend(message);
+  }
+
+  #messageOf(input, attachments) {
+    const shown = { ...input, type: "user_message", attachments, created_at: new Date().toJSON() };
+    // The key is the message's as long as it isn't sent: the server takes it once.
+    return { ...shown, id: localId("message"), key: newKey(), input, error: null };
   }
 
   /** Sends content that was written elsewhere than in the box. */
@@ -349,6 +360,24 @@ export class Conversation {
     changed();
   }
 
+  /** Takes what was written for a thread that is gone, and isn't sent. */
+  takeOver(other) {
+    const draft = other.giveDraft();
+    if (draft.text || draft.quote || draft.attachments.length) this.#addToDraft(draft);
+    for (const { input, attachments, error } of other.#giveOutbox()) {
+      const message = { ...this.#messageOf(input, attachments), error: error ?? { text: strings.unsent } };
+      saveUnsent(this.threadId, message);
+      this.takeUnsent(message);
+    }
+  }
+
+  #giveOutbox() {
+    const { outbox } = this;
+    this.outbox = [];
+    this.#sending = null;
+    return outbox;
+  }
+
   /** Returns the draft, and has an empty one from now on. */
   giveDraft() {
     const { draft } = this;
@@ -358,17 +387,20 @@ export class Conversation {
 
   /** Puts a message that wasn't sent back into the box. */
   editUnsent(message) {
-    const { text: words, tags } = editable(message.input.content);
-    const { text, quote, attachments } = this.draft;
-    this.draft = {
-      ...this.draft,
-      text: text ? `${words}\n\n${text}` : words,
-      quote: message.input.quoted_text ?? quote,
-      tags: [...this.draft.tags, ...tags],
-      attachments: [...message.attachments.map(uploadedEntry), ...attachments],
-    };
-    saveDraft(this.threadId, this.draft);
+    const { content, quoted_text: quote } = message.input;
+    this.#addToDraft({ ...editable(content), quote, attachments: message.attachments.map(uploadedEntry) });
     this.deleteUnsent(message);
+  }
+
+  #addToDraft({ text: words, tags, quote, attachments }) {
+    const { draft } = this;
+    const text = [words, draft.text].filter(Boolean).join("\n\n");
+    this.editDraft({
+      text,
+      quote: quote ?? draft.quote,
+      tags: [...draft.tags, ...tags],
+      attachments: [...attachments, ...draft.attachments],
+    });
   }
 
   /** Lets go of a message that another tab has sent or deleted. */
@@ -411,7 +443,8 @@ export class Conversation {
     const params = { thread_id: this.threadId, item_id: message.id, ...input };
     const accepted = () => {
       const place = this.items.findIndex(({ id }) => id === message.id);
-      this.versions = withVersion(this.versions, this.items.slice(place));
+      const kept = loadVersions(this.threadId); // with those of other tabs
+      this.versions = withVersion(kept.size ? kept : this.versions, this.items.slice(place));
       saveVersions(this.threadId, this.versions);
       this.viewed.clear();
       this.items = keepThrough(this.items, message.id);
@@ -540,8 +573,8 @@ export class Conversation {
     await this.#continueWithTool(turn);
     turn.over.resolve();
     if (!turn.isAborted) this.sendUnsent();
-    // There is a newer message.
-    if (turn.reason === "superseded" || turn.isOvertaken) await this.lookAgain();
+    // There is a newer message, or there may be.
+    if (turn.reason === "superseded" || turn.isOvertaken || turn.refreshesAfterAbort) await this.lookAgain();
   }
 
   #begin(turn) {
@@ -695,9 +728,10 @@ export class Conversation {
     if (!turn || this.stopping || !this.allowCancel) return;
     this.stopping = true;
     this.#announce(strings.stopping);
-    if (this.threadId) await this.#askToStop(turn);
+    // What waits for its turn isn't what would be stopped now: asked when the message is taken.
+    if (this.threadId && !(this.#sending && turn.accepted)) await this.#askToStop(turn);
     else if (!turn.accepted) turn.abort();
-    else setTimeout(() => this.threadId || turn.abort(), PATIENCE); // asked when the thread is known
+    else setTimeout(() => this.threadId || turn.abort(), PATIENCE);
   }
 
   // What it does can't be called back; its result isn't waited for.
@@ -819,6 +853,7 @@ export class Conversation {
     this.#sending.attachments.forEach(releasePreview);
     this.#sending = null;
     saveDraft(this.threadId, this.draft);
+    if (this.stopping) this.#askToStop(this.#turn);
   }
 
   #done(item) {
@@ -832,7 +867,6 @@ export class Conversation {
     for (const message of this.outbox) if (message.error) saveUnsent(this.threadId, message);
     this.#setThread(thread);
     this.#events.onCreated(this);
-    if (this.stopping) this.#askToStop(this.#turn);
   }
 
   // A thread that was asked for may be older than what is known; one of an event isn't.

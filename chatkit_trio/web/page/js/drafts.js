@@ -9,6 +9,8 @@ import { strings } from "./strings.js";
 const draftKey = (threadId) => `chatkit-draft:${options.scope}:${threadId ?? ""}`;
 const unsentKey = (key = "", scope = options.scope) => `chatkit-unsent:${scope}:${key}`;
 
+const typed = new Map(); // the drafts that this page has written, by their keys
+
 const write = (key, value) => keep(key, value, "What was typed");
 
 const text = (value) => (typeof value === "string" ? value : "");
@@ -22,7 +24,17 @@ export function loadDraft(threadId) {
 
 /** Keeps the words of a draft; its files are uploaded already, and die with the page. */
 export function saveDraft(threadId, { text: words, quote, tags = [], editing = null }) {
-  write(draftKey(threadId), words || quote || editing ? { text: words, quote, tags, editing } : null);
+  writeDraft(draftKey(threadId), words || quote || editing ? { text: words, quote, tags, editing } : null);
+}
+
+function writeDraft(key, draft) {
+  typed.set(key, draft);
+  write(key, draft);
+}
+
+/** Keeps a draft of this page again that went with another tab's, as the storage tells. */
+export function keepAgain({ key, newValue }) {
+  if (newValue === null && typed.get(key)) write(key, typed.get(key));
 }
 
 // Without an error it was on its way when its page was closed.
@@ -63,7 +75,7 @@ function withoutBlob(attachment) {
 
 /** Forgets all that was kept of a thread, because it is deleted. */
 export function forgetThread(threadId) {
-  write(draftKey(threadId), null);
+  writeDraft(draftKey(threadId), null);
   for (const message of loadUnsent(threadId)) forgetUnsent(message);
 }
 
@@ -73,6 +85,6 @@ export function forgetOthers() {
   for (const key of keptKeys().filter((each) => each.startsWith("chatkit-"))) {
     const whose = `${key.slice(key.indexOf(":") + 1)}:`;
     const isThisServers = whose.startsWith(`${endpoint}:`) || whose.startsWith(`${endpoint}#`);
-    if (isThisServers && !whose.startsWith(`${scope}:`)) write(key, null);
+    if (isThisServers && !whose.startsWith(`${scope}:`)) writeDraft(key, null);
   }
 }

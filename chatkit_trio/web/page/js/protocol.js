@@ -59,7 +59,8 @@ function post(type, params, headers, signal) {
   return reach(options.endpoint, {
     method: "POST",
     headers: { "Content-Type": "application/json", ...headers },
-    body: JSON.stringify({ type, params }),
+    // No server can read half of a character, as a cut may leave.
+    body: JSON.stringify({ type, params }, (_, value) => (typeof value === "string" ? value.toWellFormed() : value)),
     signal,
   });
 }
@@ -125,8 +126,9 @@ function threadUrl(threadId, what) {
 }
 
 /**
- * Attaches to the live turn of a thread. `stream` is null when there is none, or no such route;
- * `ending` then says how the last answer was cut, if it was and the server tells.
+ * Attaches to the live turn of a thread. `stream` is null when there is none to go on with;
+ * `ending` then says how the last answer was cut, and `live` whether another turn is live, if the
+ * server tells.
  */
 export async function attachStream(threadId, lastEventId, signal) {
   const headers = { ...streamHeaders, "ChatKit-Endings": "1" };
@@ -135,7 +137,7 @@ export async function attachStream(threadId, lastEventId, signal) {
   if (!response.ok) throw await serverError(response);
   if (isEventStream(response)) return { stream: response, ending: null };
   const answer = await response.json().catch(() => null); // 204, or not of this protocol
-  return { stream: null, ending: answer?.ending ?? null };
+  return { stream: null, ending: answer?.ending ?? null, live: answer?.live };
 }
 
 function isEventStream(response) {

@@ -3,7 +3,7 @@
 import { call, getPage } from "./protocol.js";
 import { forgetAnswers } from "./answers.js";
 import { Conversation } from "./conversation.js";
-import { forgetThread, forgottenIn, saveDraft } from "./drafts.js";
+import { forgetThread, forgottenIn, keepAgain, saveDraft } from "./drafts.js";
 import { isOutdated, learn, moment } from "./news.js";
 import { options } from "./options.js";
 import { changed, noSearch, noThreads, state, toast } from "./state.js";
@@ -35,7 +35,10 @@ const events = {
     noteActivity(threadId);
     tell({ turn: threadId });
   },
-  onGone: ({ threadId }) => dropThread(threadId),
+  onGone(conversation) {
+    rescue(conversation);
+    dropThread(conversation.threadId);
+  },
   onUnsent(conversation, message) {
     if (nameless.delete(conversation)) fresh?.takeUnsent(message);
     else saveDraft(conversation.threadId, conversation.draft);
@@ -47,11 +50,20 @@ hear(({ turn, thread, deleted }) => {
     learn(thread.id);
     putThread(thread);
   }
-  if (deleted) leaveThread(deleted);
+  if (deleted) {
+    if (conversations.has(deleted)) rescue(conversations.get(deleted));
+    leaveThread(deleted);
+  }
   if (!turn) return;
   noteActivity(turn);
   lookAt(turn);
 });
+
+// What was typed in a thread that is gone goes on in the new chat.
+function rescue(conversation) {
+  newChat().takeOver(conversation);
+  forgetThread(conversation.threadId);
+}
 
 // What was written to goes to the top of the list, and is unread where it isn't seen.
 function noteActivity(threadId) {
@@ -196,6 +208,8 @@ export function showNew() {
   show(fresh);
 }
 
+const newChat = () => (fresh ??= new Conversation(null, events));
+
 const opened = () => [...conversations.values(), ...nameless, ...(fresh ? [fresh] : [])];
 
 /** Sends what couldn't be sent while the browser was offline. */
@@ -203,8 +217,9 @@ export function sendUnsent() {
   for (const conversation of opened()) conversation.sendUnsent();
 }
 
-/** Lets go of a message that another tab has sent or deleted, as the storage tells. */
+/** Lets go of a message that another tab has sent or deleted, as the storage tells; not of a draft. */
 export function hearOfUnsent(event) {
+  keepAgain(event);
   const key = forgottenIn(event);
   if (key !== null) for (const conversation of opened()) conversation.dropUnsent(key);
 }

@@ -18,7 +18,7 @@ export class Turn {
   #isHeard = false; // whether anything has come of it
   reason = null; // how the server says it ended, if it does
   refreshesAfterAbort = false;
-  isOvertaken = false; // others have written to the thread: it was not begun
+  isOvertaken = false; // others have written to the thread: it was not begun, or another one is live
   accepted = false; // whether the server took the request
   isAttached; // another page may have asked
   over = Promise.withResolvers(); // settled when all that came of it is done
@@ -126,11 +126,12 @@ export class Turn {
     const { threadId } = this.#conversation;
     try {
       const { signal } = this.#controller;
-      const { stream, ending } = this.#canAskAgain
+      const { stream, ending, live } = this.#canAskAgain
         ? { stream: await open(signal) }
         : await attachStream(threadId, this.#lastEventId, signal);
       this.#conversation.setReconnecting(false);
       if (!stream) this.reason = ending?.reason ?? null;
+      if (live) this.isOvertaken = true;
       return stream;
     } catch (error) {
       if (error instanceof ConnectionLost) return undefined;

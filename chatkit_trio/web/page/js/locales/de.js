@@ -149,6 +149,7 @@ export default {
 
   // Errors
   errorCodes: {
+    invalid_request: "So kann der Server das nicht annehmen.",
     not_found: "Das gibt es nicht mehr. Vielleicht wurde es gelöscht.",
     conflict: "Das passt nicht mehr zu dieser Unterhaltung. Laden Sie sie neu.",
     busy: "Hier wird gerade eine andere Antwort geschrieben. Warten Sie, bis sie zu Ende ist.",

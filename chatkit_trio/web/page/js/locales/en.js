@@ -149,6 +149,7 @@ export default {
 
   // Errors
   errorCodes: {
+    invalid_request: "The server can’t take this as it is.",
     not_found: "This isn’t there any more. It may have been deleted.",
     conflict: "That doesn’t fit this conversation any more. Load it again.",
     busy: "Another answer is being written here. Wait until it has ended.",

@@ -149,6 +149,7 @@ export default {
 
   // Errors
   errorCodes: {
+    invalid_request: "El servidor no puede aceptar esto tal como está.",
     not_found: "Esto ya no está. Puede que se haya eliminado.",
     conflict: "Esto ya no encaja en la conversación. Cárguela de nuevo.",
     busy: "Aquí se está escribiendo otra respuesta. Espere a que termine.",

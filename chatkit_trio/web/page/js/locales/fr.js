@@ -149,6 +149,7 @@ export default {
 
   // Errors
   errorCodes: {
+    invalid_request: "Le serveur ne peut pas accepter cela tel quel.",
     not_found: "Cela n’existe plus. Il a peut-être été supprimé.",
     conflict: "Cela ne correspond plus à cette conversation. Rechargez-la.",
     busy: "Une autre réponse est en cours ici. Attendez qu’elle soit terminée.",

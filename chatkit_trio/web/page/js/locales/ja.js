@@ -149,6 +149,7 @@ export default {
 
   // Errors
   errorCodes: {
+    invalid_request: "サーバーはこのままでは受け付けられません。",
     not_found: "見つかりません。削除された可能性があります。",
     conflict: "この会話にはもう合いません。読み込み直してください。",
     busy: "別の回答が書かれています。終わるまでお待ちください。",
