@@ -91,6 +91,9 @@ class Server(ChatKitServer[None]):
             return
         parts = input_user_message.content
         text = "".join(part.text for part in parts if part.type == "input_text")
+        if text.startswith("widget:"):
+            yield ThreadItemDoneEvent(item=self._card(thread, text.removeprefix("widget:")))
+            return
         if "silent" in text:
             await trio.sleep_forever()
         if "lock this" in text:
@@ -127,12 +130,12 @@ class Server(ChatKitServer[None]):
         await trio.lowlevel.checkpoint()
         return TranscriptionResult(text="buy oranges")
 
-    def _card(self, thread: ThreadMetadata) -> WidgetItem:
+    def _card(self, thread: ThreadMetadata, widget: str | None = None) -> WidgetItem:
         return WidgetItem(
             id=self.store.generate_item_id("message", thread, None),
             thread_id=thread.id,
             created_at=datetime.now(UTC),
-            widget=card(0),
+            widget=Card.model_validate_json(widget) if widget else card(0),
         )
 
     def _form(self, thread: ThreadMetadata, count: int) -> StructuredInputItem:

@@ -93,7 +93,7 @@ def test_a_page_looks_again_as_soon_as_the_network_is_back(page: Any, browser: A
     page.wait_for_timeout(2000)  # a look may have been taken just now
     with page.expect_event("requestfailed"):
         page.evaluate("window.dispatchEvent(new Event('focus'))")
-    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(300)
     page.unroute_all()
     page.evaluate("window.dispatchEvent(new Event('online'))")
 

@@ -7,8 +7,8 @@ import { strings } from "./strings.js";
 // By the form itself: a field named "elements" would be found in its place.
 const fieldsOf = Object.getOwnPropertyDescriptor(HTMLFormElement.prototype, "elements").get;
 
-/** The values of the fields in the form around an element, nested by the dots in their names. */
-export function formValues(element) {
+/** The values of the fields in the form around an element, and `extra` ones, nested by the dots in their names. */
+export function formValues(element, extra) {
   const form = element && Element.prototype.closest.call(element, "form");
   const values = {};
   for (const field of form ? fieldsOf.call(form) : []) {
@@ -16,6 +16,7 @@ export function formValues(element) {
     const name = field.dataset.name ?? field.name; // radio buttons have another one: that of their group
     if (name && value !== undefined) setPath(values, name.split("."), value);
   }
+  for (const [name, value] of Object.entries(extra)) setPath(values, name.split("."), value);
   return values;
 }
 

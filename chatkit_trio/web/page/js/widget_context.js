@@ -24,7 +24,7 @@ export function useAction(config) {
     const show = indicator(config.loadingBehavior, setBusy, widget.setBusy);
     show(true);
     try {
-      await widget.dispatch(config, { ...formValues(element), ...extra });
+      await widget.dispatch(config, formValues(element, extra));
     } finally {
       show(false);
     }

@@ -110,9 +110,9 @@ function ClearButton({ node, value, onClear }) {
 function useChanging(node, initial) {
   const { run, busy } = useAction(node.onChangeAction);
   const [value, setValue] = useOwnValue(node, initial);
-  const change = (element, next) => {
+  const change = (element, next, isWhole = true) => {
     setValue(next);
-    run(element, { [node.name]: next });
+    if (isWhole) run(element, { [node.name]: next });
   };
   return { value, change, busy };
 }
@@ -138,6 +138,8 @@ export function Select({ node }) {
   </span>`;
 }
 
+// While a year is typed, its first digits are one already.
+const isWholeDay = (date) => !date || date >= "1000";
 const day = (date) => (date ? String(date).slice(0, 10) : "");
 
 export function DatePicker({ node }) {
@@ -148,7 +150,8 @@ export function DatePicker({ node }) {
     <input ref=${field} type="date" id=${id} name=${node.name} class=${`w-field ${look(node)}`}
       style=${css.controlStyle(node)} value=${value} min=${day(node.min) || undefined} max=${day(node.max) || undefined}
       aria-label=${node.placeholder ?? node.name} aria-labelledby=${`${id}-label`} title=${node.placeholder}
-      disabled=${node.disabled || busy} onChange=${(event) => change(event.currentTarget, event.currentTarget.value)} />
+      disabled=${node.disabled || busy}
+      onChange=${({ currentTarget: input }) => change(input, input.value, isWholeDay(input.value))} />
     <${ClearButton} node=${node} value=${value} onClear=${() => change(field.current, "")} />
   </span>`;
 }
@@ -159,6 +162,7 @@ export function Checkbox({ node }) {
   return html`<label class="w-check">
     <input type="checkbox" id=${id} name=${node.name} checked=${value} required=${node.required}
       disabled=${node.disabled || busy} aria-label=${node.label ? null : node.name}
+      aria-labelledby=${node.label ? null : `${id}-label`}
       onChange=${(event) => change(event.currentTarget, event.currentTarget.checked)} />
     ${node.label ? html`<span>${node.label}</span>` : null}</label>`;
 }
@@ -166,12 +170,12 @@ export function Checkbox({ node }) {
 export function RadioGroup({ node }) {
   const id = useFieldId(node.name);
   const group = useOwnId(); // outside of a form, another widget's with the same name would be one with it
-  const { value, change } = useChanging(node, node.defaultValue ?? null);
-  return html`<div id=${id} role="radiogroup" aria-label=${node.ariaLabel ?? node.name}
+  const { value, change, busy } = useChanging(node, node.defaultValue ?? null);
+  return html`<div id=${id} role="radiogroup" aria-label=${node.ariaLabel ?? node.name} aria-labelledby=${`${id}-label`}
     class=${`w-radios is-${node.direction ?? "row"}`}>
     ${(node.options ?? []).map((option) => html`<label key=${option.value} class="w-check">
       <input type="radio" name=${group} data-name=${node.name} value=${option.value} checked=${option.value === value}
-        required=${node.required} disabled=${node.disabled || option.disabled}
+        required=${node.required} disabled=${node.disabled || option.disabled || busy}
         onChange=${(event) => change(event.currentTarget, option.value)} /><span>${option.label}</span>
     </label>`)}</div>`;
 }

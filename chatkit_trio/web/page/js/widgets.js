@@ -32,30 +32,30 @@ function Status({ status }) {
   return html`<div class="w-status">${mark}<span>${status.text}</span></div>`;
 }
 
-function CardAction({ config, primary, form }) {
-  const { run, busy } = useAction(config.action);
-  const submits = primary && form;
-  return html`<button type=${submits ? "submit" : "button"} disabled=${busy}
+function CardAction({ config, action: { run, busy }, disabled, primary, submits }) {
+  return html`<button type=${submits ? "submit" : "button"} disabled=${disabled}
     class=${`button ${primary ? "is-primary" : ""}`} data-testid=${primary ? "card-confirm" : "card-cancel"}
     onClick=${submits ? null : (event) => run(event.currentTarget)}>
     ${busy ? html`<span class="spinner"></span>` : null}${config.label}</button>`;
 }
 
-function CardActions({ node }) {
+function CardActions({ node, confirm, cancel }) {
   if (!node.confirm && !node.cancel) return null;
+  const disabled = confirm.busy || cancel.busy;
   return html`<div class="card-buttons w-card-actions">
-    ${node.cancel ? html`<${CardAction} config=${node.cancel} />` : null}
-    ${node.confirm ? html`<${CardAction} config=${node.confirm} primary form=${node.asForm} />` : null}
+    ${node.cancel ? html`<${CardAction} config=${node.cancel} action=${cancel} disabled=${disabled} />` : null}
+    ${node.confirm ? html`<${CardAction} config=${node.confirm} action=${confirm} disabled=${disabled} primary submits=${node.asForm} />` : null}
   </div>`;
 }
 
 function Card({ node }) {
   const [chosen, setOpen] = useState(null);
-  const { run } = useAction(node.confirm?.action);
+  const confirm = useAction(node.confirm?.action);
+  const cancel = useAction(node.cancel?.action);
   const open = chosen ?? !node.collapsed;
   const onSubmit = (event) => {
     event.preventDefault();
-    run(event.currentTarget);
+    confirm.run(event.currentTarget);
   };
   const style = {
     backgroundColor: css.backgroundColor(node.background),
@@ -67,7 +67,7 @@ function Card({ node }) {
     ${node.status || node.collapsed ? html`<div class="w-card-head"><${Status} status=${node.status} />
       ${node.collapsed ? html`<${Turner} open=${open} onToggle=${() => setOpen(!open)} />` : null}</div>` : null}
     ${open ? html`<div class="w-card-body"><${Children} of=${node} /></div>
-      <${CardActions} node=${node} />` : null}
+      <${CardActions} node=${node} confirm=${confirm} cancel=${cancel} />` : null}
   <//>`;
 }
 
