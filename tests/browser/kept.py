@@ -39,13 +39,16 @@ from chatkit_trio.widgets import Button, Card, Text
 async def words(text: str) -> AsyncIterator[str]:
     """Say what the message asks for: `count 200 every 10 ms`, `fail`; `say: ...`; or repeat it.
 
-    `begin: ...` says it and stops there. `count 9 every 10 ms, held at 3` says 3, and no more
-    before it is let go.
+    `begin: ...` says it and stops there, `5 times: ...` repeats it. `count 9 every 10 ms, held at
+    3` says 3, and no more before it is let go.
     """
     if text.startswith(("say:", "begin:")):
         yield text.partition(":")[2]
         if text.startswith("begin:"):
             await trio.sleep_forever()
+        return
+    if repeating := re.match(r"(\d+) times: (.*)", text, re.DOTALL):
+        yield repeating[2] * int(repeating[1])
         return
     counting = re.search(r"count (\d+) every (\d+) ms(?:, held at (\d+))?", text)
     if counting is None:

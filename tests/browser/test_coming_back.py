@@ -239,3 +239,37 @@ def test_a_stop_in_the_queue_stops_ones_own_answer(page: Any, browser: Any, queu
     other.reload()
     expect(asked(other)).to_have_text(["first", "count 40 every 100 ms", LONG])
     other.context.close()
+
+
+# --- To what was read -----------------------------------------------------------------------------
+
+ASK = """async (texts) => {
+  const headers = { "Content-Type": "application/json" };
+  for (const text of texts) {
+    const content = [{ type: "input_text", text }];
+    const input = { content, attachments: [], inference_options: {} };
+    const params = { thread_id: location.hash.slice(4), input };
+    const body = JSON.stringify({ type: "threads.add_user_message", params });
+    await (await fetch("/chatkit", { method: "POST", headers, body })).text();
+  }
+}"""
+"""JavaScript: sends messages to the thread that a page shows, one when the other is answered."""
+
+
+def test_older_answers_that_are_drawn_late_leave_the_reader_in_place(page: Any) -> None:
+    ask(page, "first")
+    long = "4000 times: word\n\n"
+    page.evaluate(ASK, [long if number in (12, 14) else f"say {number}" for number in range(30)])
+    page.reload()
+    expect(asked(page)).to_have_count(15)
+    newest = asked(page).filter(has_text="say 16")
+    log = page.locator(".log")
+    log.evaluate("(log) => void (log.scrollTop = 150)")
+    page.evaluate("new Promise(requestAnimationFrame)")
+    before = newest.bounding_box()["y"]
+    log.evaluate("(log) => void (log.scrollTop = 50)")
+    expect(asked(page)).to_have_count(30)
+    expect(page.locator(".log .shimmer")).to_have_count(0)
+    page.evaluate("new Promise((done) => setTimeout(done, 200))")
+
+    assert abs(newest.bounding_box()["y"] - (before + 100)) < 2

@@ -145,6 +145,7 @@ function useScrolling(conversation) {
   const box = useRef(null);
   const follows = useRef(options.autoScroll);
   const lastTop = useRef(0);
+  const place = useRef({}); // where the reader is, while the end isn't followed
   const [away, setAway] = useState(false);
   const toEnd = (behavior = "instant") => {
     follows.current = options.autoScroll;
@@ -154,6 +155,24 @@ function useScrolling(conversation) {
     // In a slow frame the reader's step comes together with ours, and is seen against it.
     lastTop.current = box.current.scrollTop;
   };
+  const offsetOf = (element) => element.getBoundingClientRect().top - box.current.getBoundingClientRect().top;
+  const notePlace = () => {
+    const { scrollTop, clientHeight } = box.current;
+    let { first } = place.current;
+    const at = first?.isConnected ? offsetOf(first) : -1;
+    // What comes in above it shows its end, and may grow there: an older answer that is drawn late.
+    if (at < 0 || at > clientHeight / 2) {
+      const items = [...box.current.querySelectorAll("[data-item-id]")];
+      first = items.find((item) => offsetOf(item) + item.offsetHeight > 0);
+    }
+    place.current = { first, offset: first && offsetOf(first), scrollTop };
+  };
+  const keepPlace = () => {
+    const { first, offset, scrollTop } = place.current;
+    // By what it was moved beyond what was scrolled meanwhile.
+    if (first?.isConnected) box.current.scrollTop += offsetOf(first) - offset + box.current.scrollTop - scrollTop;
+    notePlace();
+  };
   const onScroll = () => {
     const { scrollHeight, scrollTop, clientHeight } = box.current;
     // Any movement upwards is the reader's; what grows moves the end away, and not the place.
@@ -162,14 +181,18 @@ function useScrolling(conversation) {
     else if (scrollTop < lastTop.current) follows.current = false;
     lastTop.current = scrollTop;
     setAway(!follows.current);
-    if (scrollTop < NEAR && !follows.current) conversation.loadOlder();
+    if (follows.current) {
+      place.current = {};
+      return;
+    }
+    keepPlace();
+    if (box.current.scrollTop < NEAR) conversation.loadOlder();
   };
-  useFollowing(box, follows, toEnd);
-  usePlaceKeeping(box, follows, conversation);
+  useFollowing(box, () => (follows.current ? toEnd() : keepPlace()));
   useEffect(() => toEnd(), [conversation]);
   useTallForm(conversation, box, follows);
   useSentMessage(conversation, toEnd);
-  useRevealing(conversation, box, follows);
+  useRevealing(conversation, box, follows, place);
   const onWheel = ({ deltaY }) => {
     if (deltaY >= 0 || box.current.scrollTop === 0) return;
     follows.current = false;
@@ -178,30 +201,18 @@ function useScrolling(conversation) {
   return { box, away, onScroll, onWheel, toEnd };
 }
 
-// Whatever grows - text, images that load, widgets that open - grows the content box.
-function useFollowing(box, follows, toEnd) {
+// Whatever grows - text, older items, images that load, widgets that open - grows the content box.
+function useFollowing(box, onResize) {
   useEffect(() => {
-    const observer = new ResizeObserver(() => follows.current && toEnd());
+    const observer = new ResizeObserver(onResize);
     observer.observe(box.current.firstElementChild);
     observer.observe(box.current);
     return () => observer.disconnect();
   }, []);
 }
 
-function usePlaceKeeping(box, follows, conversation) {
-  const before = useRef({ first: null, height: 0 });
-  useLayoutEffect(() => {
-    const { scrollHeight } = box.current;
-    const first = conversation.items[0]?.id;
-    const { first: oldFirst, height } = before.current;
-    const prepended = oldFirst && first !== oldFirst && conversation.items.some((item) => item.id === oldFirst);
-    if (prepended && !follows.current) box.current.scrollTop += scrollHeight - height;
-    before.current = { first, height: scrollHeight };
-  });
-}
-
 // What was looked for comes into view, and is marked for a moment.
-function useRevealing(conversation, box, follows) {
+function useRevealing(conversation, box, follows, place) {
   const { revealed } = conversation;
   useLayoutEffect(() => {
     const item = revealed && box.current.querySelector(`[data-item-id="${CSS.escape(revealed)}"]`);
@@ -209,6 +220,7 @@ function useRevealing(conversation, box, follows) {
     conversation.revealed = null;
     follows.current = false;
     item.scrollIntoView({ block: "center" });
+    place.current = {};
     item.classList.add("is-revealed");
     setTimeout(() => item.classList.remove("is-revealed"), 2500);
   }, [revealed]);
