@@ -33,3 +33,29 @@ test("a text with thousands of formulas is drawn as text behind some", () => {
   assert.equal(blocks.at(-1).token, null);
   assert.ok(blocks.length < 2000);
 });
+
+for (const [name, unit] of [
+  ["brackets", "["],
+  ["images", "!["],
+  ["formulas in lines", "\\( "],
+  ["an address", "a."],
+  ["addresses", "a@"],
+]) {
+  const text = (count) => `${unit.repeat(count)}@ **b**`;
+
+  test(`a paragraph that would take long for ${name} is drawn as text`, () => {
+    assert.doesNotMatch(html(text(20_000)), /<strong>/);
+    assert.match(html(text(200)), /<strong>/);
+  });
+}
+
+test("a text that would take long for formulas without an end is shown as it is", () => {
+  const lines = (count) => `${"\\[ a\n".repeat(count)}\n**b**`;
+
+  assert.deepEqual(blocksOf(lines(2500)).blocks.map(({ token }) => token), [null]);
+  assert.match(html(lines(100)), /<strong>/);
+});
+
+test("many formulas that end are drawn, without blank lines too", () => {
+  assert.equal(html("\\[\na\n\\]\n".repeat(200)).match(/math-block/g).length, 200);
+});

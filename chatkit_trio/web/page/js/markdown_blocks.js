@@ -14,8 +14,8 @@ const BLOCK_WEIGHT = 12; // beyond its tokens
 const WEIGHTS = { image: 60, math: 25, mathBlock: 25 }; // beyond the token itself
 // Tags that are left open are repeated in what follows: elements grow with the square of tags.
 const TAGS_SQUARED = 40; // to a unit of weight
-// Looking for emphases takes as long as a paragraph has characters times marks, up to 15 ns each.
-const MOST_EMPHASES = 20_000_000;
+// Looking for what marks begin takes as long as a paragraph has characters times marks, up to 15 ns each.
+const MOST_LOOKS = 20_000_000;
 
 // Citations travel through the text between two characters of Unicode's private use area.
 const CITE_START = "\uE000";
@@ -161,9 +161,13 @@ export function withCitations(text, annotations, before = 0) {
   }, text);
 }
 
-function emphases(text) {
-  return text.length * (text.match(/[*_~]/g)?.length ?? 0);
-}
+const looksFor = (marks) => (text) => text.length * (text.match(marks)?.length ?? 0);
+const looksForMarks = looksFor(/[*_~[\\@]/g);
+const looksForFormulas = looksFor(/^ {0,3}(?:\\\[|\$\$)/gm);
+const sum = (numbers) => numbers.reduce((a, b) => a + b, 0);
+
+// What may be an address of mail is looked through from each of its characters.
+const looksForAddresses = (text) => sum((text.match(/[\w.!#$%&'*+/=?`{|}~-]{999,}/g) ?? []).map(({ length }) => length ** 2));
 
 // As the lexer's own `lex`, but for the paragraphs that would take too long. `links` are addresses
 // that were defined before.
@@ -171,9 +175,9 @@ function lex(text, links = {}) {
   const lexer = new marked.Lexer(marked.defaults);
   Object.assign(lexer.tokens.links, links);
   lexer.blockTokens(text, lexer.tokens);
-  let left = MOST_EMPHASES;
+  let left = MOST_LOOKS;
   for (const { src, tokens } of lexer.inlineQueue) {
-    const cost = emphases(src);
+    const cost = looksForMarks(src) + looksForAddresses(src);
     if (cost > left) {
       tokens.push({ type: "text", raw: src, text: src });
     } else {
@@ -360,7 +364,9 @@ function drawable(tokens) {
   return blocks;
 }
 
+// A formula ends before a blank line.
 function isLong(text) {
+  if (sum(text.split(/\n[ \t]*\n/).map(looksForFormulas)) > MOST_LOOKS) return true;
   return text.length > MOST_CHARACTERS || (text.match(/\n/g)?.length ?? 0) > MOST_LINES;
 }
 
