@@ -18,6 +18,7 @@ from chatkit_trio.server import ChatKitServer, TurnPolicy, stream_text
 from chatkit_trio.stores import DiskAttachmentStore, SQLiteStore
 from chatkit_trio.types import (
     AudioInput,
+    ClientEffectEvent,
     ClosedStatus,
     LockedStatus,
     NoticeEvent,
@@ -103,6 +104,8 @@ class Server(ChatKitServer[None]):
             thread.status = LockedStatus(reason="Ann is looking at it.")
         if "close this" in text:
             thread.status = ClosedStatus()
+        if "effect" in text:
+            yield ClientEffectEvent(name="blink", data={})
         if "notice" in text:
             yield NoticeEvent(level="info", message="Mind the gap")
         if "card" in text:

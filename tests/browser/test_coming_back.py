@@ -273,3 +273,18 @@ def test_older_answers_that_are_drawn_late_leave_the_reader_in_place(page: Any) 
     page.evaluate("new Promise((done) => setTimeout(done, 200))")
 
     assert abs(newest.bounding_box()["y"] - (before + 100)) < 2
+
+
+def test_an_effect_happens_once_however_often_its_answer_is_read(page: Any) -> None:
+    page.evaluate("effects = []; addEventListener('chatkit.effect', () => effects.push(1))")
+    send(page, f"effect, {LONG}")
+    wait_for_word(page, "5")
+    with page.expect_request("**/turn"):
+        page.evaluate("chat = document.querySelector('chatkit-trio'); chat.remove()")
+        page.wait_for_timeout(100)
+        page.evaluate("document.body.append(chat)")
+    wait_for_word(page, "60")
+    page.get_by_test_id("stop").click()
+    is_idle(page)
+
+    assert page.evaluate("effects.length") == 1

@@ -489,3 +489,86 @@ def test_what_the_server_cannot_read_is_told_in_words_for_readers(page: Any) -> 
     send(page, "first")
 
     expect(unsent(page)).to_contain_text(re.compile("can.t take this as it is"))
+
+
+# --- Mentions -------------------------------------------------------------------------------------
+
+PEOPLE = """() => {
+  window.search = Promise.withResolvers();
+  const people = Array.from({ length: 40 }, (_, at) => ({ id: `p${at}`, title: `Person ${at}` }));
+  document.querySelector("chatkit-trio").setOptions({
+    api: { url: "/chatkit" },
+    entities: {
+      async onTagSearch(query) {
+        if (query) await search.promise;
+        return people.filter(({ title }) => title.includes(query));
+      },
+    },
+  });
+}"""
+"""JavaScript: lets people be mentioned; looking for a name waits for `search`."""
+
+
+def test_the_list_of_mentions_shows_the_one_that_the_keys_have_reached(page: Any) -> None:
+    page.evaluate(PEOPLE)
+    composer(page).press_sequentially("@")
+    expect(page.get_by_test_id("mention-option")).to_have_count(40)
+    for _ in range(20):
+        composer(page).press("ArrowDown")
+
+    expect(page.locator(".mention.is-active")).to_have_text("Person 20")
+    expect(page.locator(".mention.is-active")).to_be_in_viewport(ratio=0.9)
+
+
+def test_nobody_is_mentioned_who_was_found_for_fewer_letters(page: Any) -> None:
+    page.evaluate(PEOPLE)
+    composer(page).press_sequentially("@")
+    expect(page.get_by_test_id("mention-option")).to_have_count(40)
+    composer(page).press_sequentially("Person 3")
+    composer(page).press("Enter")
+    expect(composer(page)).to_have_value("@Person 3")
+    page.evaluate("search.resolve()")
+    expect(page.get_by_test_id("mention-option")).to_have_count(11)
+    composer(page).press("Enter")
+
+    expect(composer(page)).to_have_value("@Person 3 ")
+
+
+# --- The list -------------------------------------------------------------------------------------
+
+
+def test_a_new_title_of_another_tab_is_in_the_header_and_the_window_too(page: Any) -> None:
+    ask(page, "first")
+    other = tab(page)
+    page.bring_to_front()
+    page.get_by_test_id("rename").first.click()
+    page.get_by_test_id("rename-field").fill("Renamed")
+    page.get_by_test_id("rename-field").press("Enter")
+
+    expect(other.get_by_test_id("thread-title")).to_have_text("Renamed")
+    expect(other).to_have_title(re.compile("Renamed"))
+
+
+def test_hits_stay_when_more_of_them_cannot_be_loaded(page: Any) -> None:
+    page.evaluate(
+        """async () => {
+          const headers = { "Content-Type": "application/json" };
+          for (let count = 0; count < 25; count += 1) {
+            const content = [{ type: "input_text", text: `zebra ${count}` }];
+            const params = { input: { content, attachments: [], inference_options: {} } };
+            const body = JSON.stringify({ type: "threads.create", params });
+            await (await fetch("/chatkit", { method: "POST", headers, body })).text();
+          }
+        }"""
+    )
+    page.get_by_test_id("search").fill("zebra")
+    expect(page.get_by_test_id("hit")).to_have_count(20)
+    page.route("**/search?**", lambda route: route.abort())
+    page.locator(".more-threads").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+
+    expect(page.get_by_test_id("hit")).to_have_count(20)
+    page.unroute_all()
+    page.locator(".more-threads").click()
+    expect(page.get_by_test_id("hit")).to_have_count(25)
+    expect(page.get_by_role("alert")).to_have_count(0)

@@ -348,7 +348,8 @@ function editLast(event, conversation) {
   conversation.beginEditing(last);
 }
 
-const pickActive = ({ found, active }, onPick) => onPick(found[active]);
+// Not of what was found for fewer letters: it is looked for.
+const pickActive = ({ found, active, place: at, of }, onPick) => at === of && onPick(found[active]);
 const mentionKeys = {
   ArrowDown: ({ move }) => move(1),
   ArrowUp: ({ move }) => move(-1),

@@ -99,6 +99,7 @@ export class Conversation {
   #unanswered = new Map(); // the keys of requests whose answer was lost, by what they ask for
   #endingBefore = null; // how the answer before that one was cut, if it was
   #live = new Set();
+  #ran = ""; // the id of the last effect
   #fields = new Map(); // what stands in the fields of widgets, by the ids of their items
   #events;
   #user = options.user;
@@ -785,10 +786,10 @@ export class Conversation {
   // Events
 
   /** Folds one event of the wire into the conversation; one that doesn't fit changes nothing. */
-  apply(event) {
+  apply(event, id = "") {
     dispatch("chatkit.log", { name: event?.type });
     try {
-      this.#handlers[event.type]?.(event);
+      this.#handlers[event.type]?.(event, id);
       this.#tellOnce();
     } catch (error) {
       console.warn(`An event ${event?.type} doesn't fit: ${error.message}`);
@@ -826,7 +827,13 @@ export class Conversation {
     progress_update: ({ icon, text }) => {
       this.progress = { icon, text };
     },
-    client_effect: ({ name, data }) => runEffect(name, data ?? {}),
+    client_effect: ({ name, data }, id) => {
+      // A turn that is read anew has had its first effects.
+      const [[turn, at], [before, ranAt]] = [id, this.#ran].map((each) => each.split("."));
+      if (id && turn === before && Number(at) <= Number(ranAt)) return;
+      this.#ran = id;
+      runEffect(name, data ?? {});
+    },
     notice: ({ level, message, title }) => {
       const notice = { type: "notice", level, message, title };
       this.items = putItem(this.items, { ...notice, id: localId("notice"), isLocal: true });

@@ -1,10 +1,11 @@
 // What the page around offers while something is being mentioned, below which the composer stands.
 
-import { html, useEffect, useState } from "../vendor/vendor.js";
+import { html, useEffect, useRef, useState } from "../vendor/vendor.js";
 import { Preview, usePreview } from "./entity_tag.js";
 import { Icon } from "./icons.js";
 import { queryAt } from "./mentions.js";
 import { options } from "./options.js";
+import { showIn } from "./place.js";
 import { strings } from "./strings.js";
 
 const MOST = 50; // that are offered
@@ -12,7 +13,7 @@ const MOST = 50; // that are offered
 export const LIST_ID = "mention-list";
 export const optionId = (index) => `mention-${index}`;
 
-const NONE = { found: [], active: 0, place: null };
+const NONE = { found: [], active: 0, place: null, of: null }; // found for the place `of`
 
 /**
  * Returns what is offered where the caret of a field is: `found`, the `active` one, and what
@@ -31,7 +32,7 @@ export function useMentions(area, conversation) {
     setOffered((before) => ({ ...before, place }));
     const found = await searched(onTagSearch, place.query);
     // What was typed meanwhile looks for itself.
-    setOffered((now) => (now.place === place ? { found, active: 0, place } : now));
+    setOffered((now) => (now.place === place ? { found, active: 0, place, of: place } : now));
   };
   const move = (step) =>
     setOffered((now) => ({ ...now, active: (now.active + step + now.found.length) % now.found.length }));
@@ -49,11 +50,13 @@ async function searched(onTagSearch, query) {
 
 function Offer({ entity, index, active, onPick }) {
   const { widget, on } = usePreview(entity);
+  const option = useRef(null);
   useEffect(() => {
     if (active) on.onFocusIn();
     else on.onFocusOut();
+    if (active) showIn(option.current.parentElement, option.current);
   }, [active]);
-  return html`<li role="option" id=${optionId(index)} aria-selected=${String(active)} data-testid="mention-option"
+  return html`<li ref=${option} role="option" id=${optionId(index)} aria-selected=${String(active)} data-testid="mention-option"
     class=${`mention ${active ? "is-active" : ""}`} ...${on}
     onPointerDown=${(event) => event.preventDefault()} onClick=${() => onPick(entity)}>
     <${Icon} name=${entity.icon ?? "cube"} size=${17} /><span>${entity.title}</span>

@@ -45,7 +45,7 @@ async function find(query, after = null) {
     const before = after ? state.search.hits : [];
     settle({ hits: [...before, ...hits], hasMore: page.has_more, after: page.after ?? null });
   } catch (error) {
-    settle({ error: `${strings.searchFailed} ${error.message}` });
+    settle({ error: `${strings.searchFailed} ${error.message}`, hits: after && state.search.hits });
   }
 }
 

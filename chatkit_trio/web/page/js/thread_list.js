@@ -200,11 +200,12 @@ function Hit({ hit }) {
 
 function Found() {
   const { query, hits, hasMore, loading, error } = state.search;
-  if (error) return html`<p class="sidebar-note" role="alert">${error}</p>`;
-  if (!hits) return html`<${Skeleton} />`;
+  const failed = error ? html`<p class="sidebar-note" role="alert">${error}</p>` : null;
+  if (!hits) return failed ?? html`<${Skeleton} />`;
   return html`<p class="visually-hidden" role="status">${loading ? strings.loading : strings.searchFound(hits.length)}</p>
     ${hits.length === 0 && !loading ? html`<p class="sidebar-note" data-testid="nothing-found">${strings.searchNone(query)}</p>` : null}
     <ul>${hits.map((hit) => html`<${Hit} key=${hit.thread.id} hit=${hit} />`)}</ul>
+    ${failed}
     ${hasMore ? html`<button type="button" class="button is-quiet is-small more-threads" disabled=${loading}
       onClick=${searchOn}>${strings.moreThreads}</button>` : null}`;
 }

@@ -47,8 +47,8 @@ const events = {
 
 hear(({ turn, thread, deleted }) => {
   if (thread) {
-    learn(thread.id);
     putThread(thread);
+    applyTitle(thread.id, thread.title);
   }
   if (deleted) {
     if (conversations.has(deleted)) rescue(conversations.get(deleted));

@@ -89,7 +89,7 @@ export class Turn {
       this.reason = JSON.parse(frame.data).reason;
       return "ended";
     }
-    this.#conversation.apply(JSON.parse(frame.data));
+    this.#conversation.apply(JSON.parse(frame.data), frame.id);
     return null;
   }
 
