@@ -493,10 +493,10 @@ def test_what_the_server_cannot_read_is_told_in_words_for_readers(page: Any) -> 
 
 # --- Mentions -------------------------------------------------------------------------------------
 
-PEOPLE = """() => {
+PEOPLE = """async () => {
   window.search = Promise.withResolvers();
   const people = Array.from({ length: 40 }, (_, at) => ({ id: `p${at}`, title: `Person ${at}` }));
-  document.querySelector("chatkit-trio").setOptions({
+  await document.querySelector("chatkit-trio").setOptions({
     api: { url: "/chatkit" },
     entities: {
       async onTagSearch(query) {
@@ -505,6 +505,9 @@ PEOPLE = """() => {
       },
     },
   });
+  // Until it is drawn, and what is drawn has had its effects: another conversation closes the list.
+  for (let frame = 0; frame < 4; frame += 1) await new Promise(requestAnimationFrame);
+  await new Promise((done) => setTimeout(done, 50));
 }"""
 """JavaScript: lets people be mentioned; looking for a name waits for `search`."""
 
@@ -572,3 +575,21 @@ def test_hits_stay_when_more_of_them_cannot_be_loaded(page: Any) -> None:
     page.locator(".more-threads").click()
     expect(page.get_by_test_id("hit")).to_have_count(25)
     expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_chat_that_was_just_written_to_is_at_the_top_by_a_clock_that_is_behind(
+    page: Any,
+) -> None:
+    ask(page, "older")
+    page.evaluate(
+        """() => {
+          const now = Date;
+          window.Date = class extends now {
+            constructor(...given) { super(...(given.length ? given : [now.now() - 3 * 3600_000])); }
+          };
+        }"""
+    )
+    page.get_by_test_id("new-thread").click()
+    ask(page, "newer")
+
+    expect(page.get_by_test_id("thread-item").first).to_contain_text("newer")

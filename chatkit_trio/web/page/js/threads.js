@@ -68,7 +68,9 @@ function rescue(conversation) {
 // What was written to goes to the top of the list, and is unread where it isn't seen.
 function noteActivity(threadId) {
   const thread = inList(threadId);
-  if (thread) putThread({ ...thread, last_activity_at: new Date().toJSON() });
+  // By a clock that is behind it would be older than it is.
+  const at = [new Date().toJSON(), ...state.threads.data.slice(0, 1).map(activityOf)].sort().at(-1);
+  if (thread) putThread({ ...thread, last_activity_at: at });
   if (state.conversation?.threadId !== threadId) state.unread.add(threadId);
 }
 
@@ -120,7 +122,7 @@ function putThread(thread) {
   }
   const isNews = JSON.stringify(known) !== JSON.stringify(thread);
   const others = known ? data.filter((each) => each.id !== thread.id) : data;
-  state.threads.data = [...others, thread].sort(byActivity);
+  state.threads.data = [thread, ...others].sort(byActivity);
   changed();
   return isNews;
 }
