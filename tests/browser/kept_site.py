@@ -100,7 +100,7 @@ def page(browser: Any, site: Site) -> Iterator[Any]:
     expect(page.get_by_test_id("composer")).to_be_visible()
     yield page
     context.close()
-    assert problems == []
+    assert problems == [], problems
 
 
 def send(page: Any, text: str) -> None:

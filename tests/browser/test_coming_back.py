@@ -219,7 +219,7 @@ def queueing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = Site(tmp_path_factory.mktemp("queueing") / "chat.sqlite3", on_busy="queue")
     site.start()
     yield site
-    site.end()
+    site.close()
 
 
 def test_a_stop_in_the_queue_stops_ones_own_answer(page: Any, browser: Any, queueing: Site) -> None:

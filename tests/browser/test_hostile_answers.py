@@ -621,9 +621,7 @@ def test_items_that_are_none_are_left_out(page):
 ENDLESS = {
     "quotes": ">" * 2_000 + " x",
     "lists": "\n".join("  " * depth + "- x" for depth in range(300)),
-    "links": "[a](https://example.com/) " * 15_000,
     "paragraphs": "[a](https://example.com/)\n\n" * 10_000,
-    "images": "![a](https://evil.test/x.png) " * 2_000,
     "rows": "|a|b|\n|-|-|\n" + "|1|2|\n" * 10_000,
     "columns": "|" + "a|" * 5_000 + "\n|" + "-|" * 5_000 + "\n" + ("|" + "a|" * 5_000 + "\n") * 5,
     "tags": "<b>a</b>" * 40_000,
@@ -646,6 +644,18 @@ def test_many_emphases_are_drawn_without_looking_for_their_ends(page):
     serve_items(page, [assistant("_a_" * 20_000 + "\n\n*These are few.*")])
 
     expect(page.locator("em")).to_have_text(["These are few."])
+
+
+@pytest.mark.parametrize(
+    "many", ["[a](https://example.com/) " * 15_000, "![a](https://evil.test/x.png) " * 2_000]
+)
+def test_many_links_and_images_are_drawn_without_looking_for_their_ends(page, many):
+    serve_items(page, [assistant(f"{many}\n\n[one](https://example.com/)"), assistant(AFTER)])
+
+    expect(page.get_by_text(AFTER)).to_be_visible()
+    expect(page.locator(".md a")).to_have_text(["one"])
+    expect(page.locator(".md img")).to_have_count(0)
+    assert page.locator(".items *").count() < 6_000
 
 
 def test_a_long_report_is_drawn_as_what_it_is(page):

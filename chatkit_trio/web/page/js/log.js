@@ -188,7 +188,8 @@ function useScrolling(conversation) {
     keepPlace();
     if (box.current.scrollTop < NEAR) conversation.loadOlder();
   };
-  useFollowing(box, () => (follows.current ? toEnd() : keepPlace()));
+  // The content may be gone already.
+  useFollowing(box, () => box.current && (follows.current ? toEnd() : keepPlace()));
   useEffect(() => toEnd(), [conversation]);
   useTallForm(conversation, box, follows);
   useSentMessage(conversation, toEnd);

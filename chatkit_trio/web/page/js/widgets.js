@@ -32,7 +32,7 @@ function Status({ status }) {
   return html`<div class="w-status">${mark}<span>${status.text}</span></div>`;
 }
 
-function CardAction({ config, action: { run, busy }, disabled, primary, submits }) {
+function CardAction({ config, sending: { run, busy }, disabled, primary, submits }) {
   return html`<button type=${submits ? "submit" : "button"} disabled=${disabled}
     class=${`button ${primary ? "is-primary" : ""}`} data-testid=${primary ? "card-confirm" : "card-cancel"}
     onClick=${submits ? null : (event) => run(event.currentTarget)}>
@@ -43,8 +43,8 @@ function CardActions({ node, confirm, cancel }) {
   if (!node.confirm && !node.cancel) return null;
   const disabled = confirm.busy || cancel.busy;
   return html`<div class="card-buttons w-card-actions">
-    ${node.cancel ? html`<${CardAction} config=${node.cancel} action=${cancel} disabled=${disabled} />` : null}
-    ${node.confirm ? html`<${CardAction} config=${node.confirm} action=${confirm} disabled=${disabled} primary submits=${node.asForm} />` : null}
+    ${node.cancel ? html`<${CardAction} config=${node.cancel} sending=${cancel} disabled=${disabled} />` : null}
+    ${node.confirm ? html`<${CardAction} config=${node.confirm} sending=${confirm} disabled=${disabled} primary submits=${node.asForm} />` : null}
   </div>`;
 }
 
