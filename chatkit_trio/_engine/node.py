@@ -498,9 +498,7 @@ class Node:
 
     async def is_busy(self, thread_id: str) -> bool:
         """Say whether a turn of another node is live on a thread and not about to be settled."""
-        if (record := await self._coordination.record(thread_id)) is None:
-            return False
-        reply = await self._ask(record, self._coordination.lease_timeout, do="end")
+        reply = await self._reply_about(thread_id, self._coordination.lease_timeout)
         return reply is not None and reply.found
 
     @property
@@ -512,9 +510,7 @@ class Node:
 
         None if there is none, or if the node doesn't answer soon.
         """
-        if (record := await self._coordination.record(thread_id)) is None:
-            return None
-        reply = await self._ask(record, self._patience_of_reads, do="end")
+        reply = await self._reply_about(thread_id, self._patience_of_reads)
         return reply.slot or None if reply is not None else None
 
     async def allows_cancel(self, thread_id: str) -> bool:
@@ -522,11 +518,20 @@ class Node:
 
         True if there is none, or if the node doesn't answer in time.
         """
-        if (record := await self._coordination.record(thread_id)) is None:
-            return True
         patience = self._coordination.lease_timeout
-        reply = await self._ask(record, patience, do="end", by_client=True)
+        reply = await self._reply_about(thread_id, patience, by_client=True)
         return reply is None or reply.allowed
+
+    async def _reply_about(
+        self, thread_id: str, patience: float, *, by_client: bool = False
+    ) -> Reply | None:
+        """Ask what would come of ending another node's turn on a thread, without ending it.
+
+        None if there is none, or if the node doesn't answer in time.
+        """
+        if (record := await self._coordination.record(thread_id)) is None:
+            return None
+        return await self._ask(record, patience, do="end", by_client=by_client)
 
     async def end(self, thread_id: str, reason: CancelReason, *, by_client: bool) -> bool | None:
         """End another node's turn on a thread and wait until it is settled.

@@ -283,8 +283,6 @@ class AsyncioTask(Generic[T]):
         self._async_fn = async_fn
         self._task: asyncio.Task[None] | None = None
         self._is_cancelled = False
-        self._is_waited_for = False
-        """Whether somebody on trio waited for the coroutine when it ended."""
         self._outcome: outcome.Outcome[T] | None = None
         self._waits = 0
         self.family: set[asyncio.Task[Any]] = set()
@@ -344,6 +342,8 @@ class AsyncioTask(Generic[T]):
         self._task.add_done_callback(self._report)
 
     def _cancel(self) -> None:
+        if self._task is not None and self._task.done():
+            return  # who has heard of the end from the coroutine itself cancels it before `_report`
         if self._task is not None and not self._is_cancelled:
             self._task.cancel()
         self._is_cancelled = True
@@ -352,8 +352,6 @@ class AsyncioTask(Generic[T]):
         try:
             self._outcome = outcome.Value(await self._async_fn())
         finally:
-            # Asked now: who has heard of the end from the coroutine itself may cancel at once.
-            self._is_waited_for = not self._is_cancelled
             if self._is_cancelled:
                 await self._end_family()  # noqa: ASYNC102  (asyncio cancels once)
 
@@ -367,7 +365,7 @@ class AsyncioTask(Generic[T]):
         error = self._error_of(task)
         if error is not None:
             self._outcome = outcome.Error(error)
-            if error is self._thread.exit and self._is_waited_for:
+            if error is self._thread.exit and not self._is_cancelled:
                 self._thread.is_exit_told = True
         with suppress(trio.RunFinishedError):
             self._thread.send(self._end)

@@ -44,16 +44,12 @@ _FIRST_IN_LINE: LiteralString = f"""
     ORDER BY place.seq LIMIT 1
 """
 _KNOWN_ITEMS: LiteralString = """
-    SELECT items.id, items.seq FROM items JOIN threads ON threads.seq = items.thread
+    SELECT items.id, items.seq, items.data FROM items JOIN threads ON threads.seq = items.thread
     WHERE threads.id = %(thread)s AND items.id = ANY(%(ids)s::text[])
 """
 _LAST_ITEM: LiteralString = """
     SELECT items.id FROM items JOIN threads ON threads.seq = items.thread
     WHERE threads.id = %(thread)s ORDER BY items.seq DESC LIMIT 1
-"""
-_TEXTS_OF_ITEMS: LiteralString = """
-    SELECT items.id, items.data FROM items JOIN threads ON threads.seq = items.thread
-    WHERE threads.id = %(thread)s AND items.id = ANY(%(ids)s::text[])
 """
 _OWNERS_OF_ATTACHMENTS: LiteralString = """
     SELECT id, owner FROM attachments WHERE id = ANY(%(ids)s::text[])
@@ -167,11 +163,10 @@ def begin(tx: Transaction, owner: str, opening: Opening, node: Node) -> TurnReco
     """
     thread_id, turn_id = opening.thread_id, opening.turn_id
     mine = {"thread": thread_id, "turn": turn_id, "owner": owner, **node.as_judge}
-    item_ids = [item.id for item in opening.new_items]
+    item_ids = [item.id for item in (*opening.new_items, *opening.unchanged_items)]
     if opening.delete_after is not None:
         item_ids.append(opening.delete_after)
-    unchanged = {"thread": thread_id, "ids": [item.id for item in opening.unchanged_items]}
-    thread, turns, settled, place, line, items, attachments, *premises = (
+    thread, turns, settled, place, line, items, attachments, *last = (
         cursor.fetchall()
         for cursor in tx.look(
             Statement(_LOCK_AND_LOAD_THREAD, mine),
@@ -181,7 +176,6 @@ def begin(tx: Transaction, owner: str, opening: Opening, node: Node) -> TurnReco
             Statement(_FIRST_IN_LINE, mine),
             Statement(_KNOWN_ITEMS, {"thread": thread_id, "ids": item_ids}),
             Statement(_OWNERS_OF_ATTACHMENTS, {"ids": [one.id for one in opening.attachments]}),
-            *([Statement(_TEXTS_OF_ITEMS, unchanged)] if opening.unchanged_items else []),
             *([Statement(_LAST_ITEM, mine)] if opening.last_item_id is not None else []),
         )
     )
@@ -200,15 +194,14 @@ def begin(tx: Transaction, owner: str, opening: Opening, node: Node) -> TurnReco
         if not place:
             tx.finish(Statement(_TAKE_PLACE, mine))
         return TurnRecord(first[0][0], thread_id, first[0][1])
-    last = premises.pop() if opening.last_item_id is not None else []
     check_premises(
         opening,
         thread[0][1] if thread else None,
-        last[0][0] if last else None,
-        dict(premises.pop()) if opening.unchanged_items else {},
+        last[0][0][0] if last and last[0] else None,
+        {item_id: text for item_id, _, text in items},
     )
     tx.finish(
-        *_first_writes(owner, opening, known=dict(items)),
+        *_first_writes(owner, opening, known={item_id: seq for item_id, seq, _ in items}),
         *_saved_attachments(owner, opening, dict(attachments)),
         Statement(_ADMIT, mine),
         node.is_awake(),

@@ -30,7 +30,8 @@ from ._app import app_at, check_routes
 from ._asyncio_app import AsyncioApp
 from ._blueprint import CorsOrigins, servers_of
 from ._context import ContextFunction, check_context
-from ._delivery import Receive, Send
+from ._delivery import Receive
+from ._direct_sends import Send
 from ._hosts import HostNames
 from ._middleware import Refusal, send_refusal
 from ._paths import is_at

@@ -24,12 +24,12 @@ from quart import Quart
 
 from chatkit_trio.server import ChatKitServer, StreamingResult
 
+from ._direct_sends import Send
 from ._request_log import logged
 from ._signals import settling_first
 from ._wrong_loop import refuse_on_wrong_loop
 
 Receive: TypeAlias = Callable[[], Awaitable[Any]]
-Send: TypeAlias = Callable[[Any], Awaitable[None]]
 ASGIApp: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
 
 _EXTENSION = "chatkit_trio.delivery"

@@ -41,7 +41,8 @@ from . import _holdups
 from ._asgi_app import chat_servers_in, quart_apps_in
 from ._blueprint import allowed_by
 from ._connections import contain_connections
-from ._delivery import ASGIApp, Receive, Send
+from ._delivery import ASGIApp, Receive
+from ._direct_sends import Send
 from ._garbage import fewer_collections, keep_out_what_is_loaded
 from ._hosts import AllowedHosts, HostNames, is_wildcard, tell_hosts
 from ._request_log import logged

@@ -40,6 +40,11 @@ from chatkit_trio.widgets import (
     Textarea,
 )
 
+from .held import Held
+
+held = Held()
+"""The answers to messages with the word "held"."""
+
 WIDGET = Card(
     children=[
         Text(value="A card"),
@@ -86,9 +91,6 @@ LIST = ListView(
 
 
 class Server(ChatKitServer[Any]):
-    let_go = trio.Event()
-    """What an answer waits for whose message has the word "held"."""
-
     async def respond(
         self, thread: ThreadMetadata, input_user_message: UserMessageItem | None, context: Any
     ) -> AsyncIterator[Any]:
@@ -103,7 +105,7 @@ class Server(ChatKitServer[Any]):
         if "effect" in said:
             yield ClientEffectEvent(name="blink", data={"times": 2})
         if "held" in said:
-            await self.let_go.wait()
+            await held.wait()
         if "tool" in said:
             yield ThreadItemDoneEvent(item=self._call(thread))
             return
@@ -186,8 +188,4 @@ app = create_app(server, context=context_of, cors_origins=[os.environ["HOST_ORIG
 @app.get("/let-go")
 async def let_go() -> str:
     """Let an answer go on that a message with "held" has begun, or is about to."""
-    while not server.let_go.statistics().tasks_waiting:  # noqa: ASYNC110
-        await trio.sleep(0.01)
-    server.let_go.set()
-    server.let_go = trio.Event()
-    return "gone on"
+    return await held.let_go()

@@ -36,6 +36,11 @@ from chatkit_trio.types import (
 from chatkit_trio.web import ChatPage, create_app
 from chatkit_trio.widgets import Button, Card, Text
 
+from .held import Held
+
+held = Held()
+"""The answers that are held at a number."""
+
 
 async def words(text: str) -> AsyncIterator[str]:
     """Say what the message asks for: `count 200 every 10 ms`, `fail`; `say: ...`; or repeat it.
@@ -58,7 +63,7 @@ async def words(text: str) -> AsyncIterator[str]:
         for number in range(1, int(counting[1]) + 1):
             yield f"{number}\n\n"
             if str(number) == counting[3]:
-                await Server.let_go.wait()
+                await held.wait()
             await trio.sleep(int(counting[2]) / 1000)
     if "fail" in text:
         raise OSError("the model is away")
@@ -80,8 +85,6 @@ def card(count: int) -> Card:
 class Server(ChatKitServer[None]):
     presses: ClassVar[Counter[str]] = Counter()
     """How often what is on a card was pressed, by thread."""
-    let_go = trio.Event()
-    """What an answer waits for that is held at a number."""
 
     async def add_feedback(self, *_: Any) -> None:
         await trio.lowlevel.checkpoint()
@@ -189,8 +192,4 @@ app = create_app(server, page=ChatPage(prompts=["Say something", "And more"]))
 @app.get("/let-go")
 async def let_go() -> str:
     """Let an answer go on that is held, or is about to be."""
-    while not Server.let_go.statistics().tasks_waiting:  # noqa: ASYNC110
-        await trio.sleep(0.01)
-    Server.let_go.set()
-    Server.let_go = trio.Event()
-    return "gone on"
+    return await held.let_go()

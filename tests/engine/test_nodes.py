@@ -682,13 +682,13 @@ async def test_what_nobody_watches_elsewhere_costs_no_message(
     assert posted == []
 
 
-@within(HOUR)
-async def test_a_watcher_learns_that_the_node_has_died(
-    hints: str, autojump_clock: trio.testing.MockClock
-) -> None:
+@asynccontextmanager
+async def watching_the_dead(**settings: Any) -> AsyncIterator[StreamingResult]:
+    """Watch an answer of another node, which has been killed just now."""
     cluster = MemoryCluster(lease_timeout=LEASE)
     here = scripted_server(MemoryStore[Any](cluster=cluster), [say("a"), pause(FOR_EVER)])
-    there = scripted_server(MemoryStore[Any](cluster=cluster), [say("Fine")])
+    policy = TurnPolicy(**settings)
+    there = scripted_server(MemoryStore[Any](cluster=cluster), [say("Fine")], policy=policy)
     async with there, trio.open_nursery() as nursery:
         dying = trio.CancelScope()
         thread_ids: list[str] = []
@@ -696,9 +696,17 @@ async def test_a_watcher_learns_that_the_node_has_died(
         await trio.sleep(1)
         follow = await there.follow(thread_ids[0])
         assert follow is not None
-        began_at = trio.current_time()
         kill(here, cluster)
         dying.cancel()
+        yield follow
+
+
+@within(HOUR)
+async def test_a_watcher_learns_that_the_node_has_died(
+    hints: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with watching_the_dead() as follow:
+        began_at = trio.current_time()
         with pytest.raises(Exception, match="the server of this answer doesn't respond"):
             await read_all(follow)
         assert trio.current_time() <= began_at + 2 * LEASE
@@ -715,20 +723,8 @@ async def again_and_again(receive: Callable[[], Awaitable[list[bytes]]]) -> None
 async def test_a_watcher_that_sends_heartbeats_learns_that_the_node_has_died(
     heartbeat: float | None, hints: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    cluster = MemoryCluster(lease_timeout=LEASE)
-    policy = TurnPolicy(heartbeat=heartbeat)
-    here = scripted_server(MemoryStore[Any](cluster=cluster), [say("a"), pause(FOR_EVER)])
-    there = scripted_server(MemoryStore[Any](cluster=cluster), [say("Fine")], policy=policy)
-    async with there, trio.open_nursery() as nursery:
-        dying = trio.CancelScope()
-        thread_ids: list[str] = []
-        nursery.start_soon(run_until_killed, here, dying, thread_ids)
-        await trio.sleep(1)
-        follow = await there.follow(thread_ids[0])
-        assert follow is not None
+    async with watching_the_dead(heartbeat=heartbeat) as follow:
         began_at = trio.current_time()
-        kill(here, cluster)
-        dying.cancel()
         async with follow:
             with pytest.raises(FramesLost, match="the server of this answer doesn't respond"):
                 await again_and_again(follow.receive_in_time)
