@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
-import hypercorn
 import hypercorn.trio
 import trio
 
@@ -24,6 +23,7 @@ from chatkit_trio.store import Settlement, Store
 from chatkit_trio.stores.memory import MemoryStore
 from chatkit_trio.stores.sqlite import SQLiteStore
 from chatkit_trio.web import create_app
+from chatkit_trio.web._connections import ServerConfig
 from chatkit_trio.web._garbage import fewer_collections, keep_out_what_is_loaded
 
 
@@ -116,7 +116,7 @@ async def bare(receive: Any, send: Any, window: float) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def serve(app: Any, config: hypercorn.Config) -> None:
+async def serve(app: Any, config: ServerConfig) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
 
         async def signalled() -> None:
@@ -147,9 +147,8 @@ def main() -> None:
     policy = TurnPolicy(
         stall_timeout=arguments.stall_timeout, on_disconnect=arguments.on_disconnect
     )
-    config = hypercorn.Config()
+    config = ServerConfig()
     config.bind = [f"fd://{arguments.fd}"]
-    config.backlog = 2048
     config.errorlog = None
     config.graceful_timeout = arguments.graceful_timeout
     trio.run(serve, make_app(ScriptedServer(store, policy)), config)

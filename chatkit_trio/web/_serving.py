@@ -29,7 +29,6 @@ from math import inf
 from typing import Any, Literal, TypeAlias
 
 import trio
-from hypercorn.config import Config
 from hypercorn.trio import serve as hypercorn_serve
 from quart import Quart
 
@@ -40,7 +39,7 @@ from chatkit_trio.server import ChatKitServer
 from . import _holdups
 from ._asgi_app import chat_servers_in, quart_apps_in
 from ._blueprint import allowed_by
-from ._connections import contain_connections
+from ._connections import ServerConfig, contain_connections
 from ._delivery import ASGIApp, Receive
 from ._direct_sends import Send
 from ._garbage import fewer_collections, keep_out_what_is_loaded
@@ -262,10 +261,11 @@ class _Ending:
             self._worker.is_ready()
         keep_out_what_is_loaded()
 
-    def _config(self, host: str, port: int) -> Config:
+    def _config(self, host: str, port: int) -> ServerConfig:
         config = hypercorn_config(host, port)
         if self._worker is not None:
             config.bind = [f"fd://{fd}" for fd in self._worker.listeners]
+            config.is_shared = True
         return config
 
     def _join(self, worker: Worker) -> None:
@@ -466,9 +466,9 @@ def _told(app: ASGIApp | Quart, hosts: AllowedHosts) -> ASGIApp:
     return told_app
 
 
-def hypercorn_config(host: str, port: int) -> Config:
+def hypercorn_config(host: str, port: int) -> ServerConfig:
     """Return Hypercorn's settings for one server on this address."""
-    config = Config()
+    config = ServerConfig()
     config.bind = [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
