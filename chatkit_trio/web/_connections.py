@@ -7,16 +7,18 @@ with a connection whose client has gone where it waits for something else: betwe
 one has been answered. With another version of Hypercorn, which has no such class, everything stays
 as it does it.
 
-A listener of Trio takes one connection in each round of all tasks. With a thousand live answers a
-round takes some 0.05 s, so the last of a thousand clients would wait for the better part of a
-minute before its request is read. So each connection that Hypercorn has taken takes others along.
+A listener of Trio takes one connection in each round of all tasks, and a round gets longer with the
+live answers: of a thousand clients that came at once, the last waited for 9.6 s of CPU time until
+its request was read. So a connection that the listener has taken takes others along, the more the
+longer the rounds are. A server with little to do goes on one by one, and its answers hardly wait.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any
 
 import hypercorn.trio.run
@@ -27,69 +29,81 @@ from hypercorn.trio.tcp_server import TCPServer
 
 logger = logging.getLogger(__name__)
 
-_TAKEN_ALONG = 15
-"""Connections in a round of all tasks, beside the one of the listener."""
-
 _BACKLOG = 2048
-"""Connections that may wait to be taken; for more the system has the clients ask again, seconds later."""
+"""Connections that may wait to be taken; the system drops more, whose clients try again later."""
+
+_SECONDS_FOR_ONE = 0.002
+_MOST_AT_ONCE = 31
 
 
 class ServerConfig(Config):
-    """Hypercorn's settings, which know the sockets that connections come from."""
+    """Hypercorn's settings, and the connections that its server can take."""
 
     backlog = _BACKLOG
-
-    listeners: Sequence[socket.socket] = ()
-    """Those whose connections are for this process alone: with several, each has what it can do."""
-
     is_shared = False
-    """Whether other processes listen on the same sockets."""
+    """Whether other processes take connections from the same sockets."""
+    waiting: WaitingConnections | None = None
 
     def create_sockets(self) -> Sockets:
         """Create the sockets, as Hypercorn does."""
         sockets = super().create_sockets()
-        if not self.is_shared:
-            self.listeners = sockets.insecure_sockets
+        if not self.is_shared:  # else each process takes what it has time for
+            self.waiting = WaitingConnections(sockets.insecure_sockets)
         return sockets
+
+
+class WaitingConnections:
+    """The connections that wait to be taken from some sockets."""
+
+    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+        self._sockets = sockets
+        self._taken_at = -inf
+
+    def take(self) -> Iterator[trio.SocketStream]:
+        """Yield those that are due: one for each 2 ms since the last time, and at most 31."""
+        now = trio.current_time()
+        due = int(min((now - self._taken_at) / _SECONDS_FOR_ONE, _MOST_AT_ONCE))
+        self._taken_at = now
+        for each in self._sockets:
+            while due > 0:
+                try:
+                    connection, _ = each.accept()
+                except OSError:
+                    break  # none waits; of anything else the listener tells
+                due -= 1
+                yield trio.SocketStream(trio.socket.from_stdlib_socket(connection))
 
 
 class ContainedConnection(TCPServer):
     """A connection whose errors end nothing else, and that ends when it is closed."""
 
-    takes_others = True
-
     async def run(self) -> None:
-        """Serve the connection to its end, and log the error that ends it."""
-        if self.takes_others:
-            self._take_others()
+        """Serve the connection to its end, and log the error that ends it.
+
+        Other connections that wait are served then too, in tasks beside this one.
+        """
+        waiting = getattr(self.config, "waiting", None)
+        if waiting is not None:
+            nursery = trio.lowlevel.current_task().parent_nursery
+            assert nursery is not None
+            for stream in waiting.take():
+                nursery.start_soon(self._serve_beside, stream)
+        await self._run_alone()
+
+    async def _serve_beside(self, stream: Any) -> None:
+        try:
+            other = ContainedConnection(self.app, self.config, self.context, self.state, stream)
+            await other._run_alone()
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _run_alone(self) -> None:
         self._reading = trio.CancelScope()
         try:
             await super().run()
         except* Exception as failed:
             logger.warning("a connection has failed, and is closed", exc_info=failed)
             await trio.aclose_forcefully(self.stream)
-
-    def _take_others(self) -> None:
-        """Begin to serve other connections that wait to be taken."""
-        nursery = trio.lowlevel.current_task().parent_nursery
-        assert nursery is not None
-        for listener in getattr(self.config, "listeners", ()):
-            for _ in range(_TAKEN_ALONG):
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    break  # none waits; of anything else the listener itself will tell
-                stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
-                nursery.start_soon(self._run_other, stream)
-
-    async def _run_other(self, stream: trio.SocketStream) -> None:
-        # Hypercorn's type says that it is always TLS.
-        other = type(self)(self.app, self.config, self.context, self.state, stream)  # type: ignore[arg-type]
-        other.takes_others = False
-        try:
-            await other.run()
-        finally:
-            await trio.aclose_forcefully(stream)
 
     async def _read_data(self) -> None:
         protocol: Any = self.protocol  # its `handle` is called by its name, from here on
