@@ -63,6 +63,12 @@ def test_many_turns_at_once_leave_no_task_behind_and_are_all_stored() -> None:
     assert (ours["whole"], ours["cut"], ours["notes"]) == ("5 / 5", "5 / 5", "5 / 5")
 
 
+def test_each_of_a_crowd_is_answered() -> None:
+    rows = run("crowd", "--clients", "20", "--events", "2")
+    # A client without its first chunk would keep the run from ending.
+    assert [row[:2] for row in rows] == [["one in a round", 20], ["as `serve` does", 20]]
+
+
 HEAD_OF_TURNS = (
     "system", "round", "turns", "tasks before", "tasks at the height", "tasks after",
     "MB before", "MB at the height", "MB after", "whole", "cut", "notes",

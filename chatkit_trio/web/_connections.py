@@ -8,9 +8,10 @@ one has been answered. With another version of Hypercorn, which has no such clas
 as it does it.
 
 A listener of Trio takes one connection in each round of all tasks, and a round gets longer with the
-live answers: of a thousand clients that came at once, the last waited for 9.6 s of CPU time until
-its request was read. So a connection that the listener has taken takes others along, the more the
-longer the rounds are. A server with little to do goes on one by one, and its answers hardly wait.
+live answers: of a thousand clients that came at once, the last waited for 8.6 s of CPU time until
+its request was read (`benchmarks/crowd.py`). So a connection that the listener has taken takes
+others along, the more the longer the rounds are. A server with little to do goes on one by one, and
+its answers hardly wait.
 """
 
 from __future__ import annotations
