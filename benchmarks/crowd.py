@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from typing import Any
 import hypercorn.trio
 import trio
 
-from benchmarks.measuring import ROOT, percentile, print_conditions, print_table
+from benchmarks.measuring import ROOT, allow_files, percentile, report
 from benchmarks.trio_server import ScriptedServer, make_app
 from chatkit_trio.server import TurnPolicy
 from chatkit_trio.stores.memory import MemoryStore
@@ -112,18 +111,13 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=60, help="of each stream")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_files(4 * arguments.clients)
     rows = []
     for way, is_shared in WAYS.items():
         crowd = Crowd(arguments.clients, arguments.events)
         times = trio.run(partial(crowd.run, is_shared=is_shared), clock=CPUClock())
         rows.append([way, arguments.clients, *times])
-    if arguments.json:
-        print(json.dumps(rows))
-        return
-    print_conditions()
-    print_table(HEAD, rows)
+    report(HEAD, rows, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ server as chatkit_trio, which has sent as many frames and waits too.
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +18,7 @@ from typing import Any
 import trio
 
 from benchmarks.counting_client import request
-from benchmarks.measuring import Server, System, print_conditions, print_table, running
+from benchmarks.measuring import Server, System, allow_files, report, running
 from benchmarks.scripted import BARE_FRAME
 
 HEAD = ("system", "streams", "KB a stream", "of the original's", "tasks a stream")
@@ -94,14 +92,9 @@ def main() -> None:
     parser.add_argument("--systems", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the servers inherit it
+    allow_files(4 * arguments.streams)
     rows = trio.run(compare, arguments.systems, arguments.streams)
-    if arguments.json:
-        print(json.dumps(rows))
-        return
-    print_conditions()
-    print_table(HEAD, rows)
+    report(HEAD, rows, as_json=arguments.json)
 
 
 if __name__ == "__main__":

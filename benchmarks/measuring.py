@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import socket
 import struct
 import sys
@@ -238,6 +239,13 @@ async def recall(port: int, thread_id: str) -> list[list[Any]]:
 # --- The process -------------------------------------------------------------------------------
 
 
+def allow_files(count: int) -> None:
+    """Raise the soft limit of open files, which the servers inherit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, count) if hard == resource.RLIM_INFINITY else min(max(soft, count), hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def resident(pid: int) -> int:
     """Return the resident memory of a process in bytes; 0 when it has ended."""
     try:
@@ -276,6 +284,15 @@ def print_conditions() -> None:
         f" load {load}; Linux {platform.release()}, Python {platform.python_version()};"
         f" {versions}\n"
     )
+
+
+def report(head: Sequence[str], rows: Sequence[Sequence[Any]], *, as_json: bool) -> None:
+    """Print the rows for a program, or a table for people with its conditions."""
+    if as_json:
+        print(json.dumps(rows))
+        return
+    print_conditions()
+    print_table(head, rows)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -11,8 +11,6 @@ times in a row, for the first time also pays for caches and code that isn't load
 from __future__ import annotations
 
 import argparse
-import json
-import resource
 import sqlite3
 import tempfile
 from pathlib import Path
@@ -25,10 +23,10 @@ from benchmarks.measuring import (
     SYSTEMS,
     Server,
     System,
+    allow_files,
     connect,
     message,
-    print_conditions,
-    print_table,
+    report,
     running,
 )
 
@@ -149,18 +147,7 @@ def main() -> None:
     arguments = parser.parse_args()
     allow_files(4 * arguments.turns)
     rows = trio.run(measure, arguments.turns, arguments.rounds, arguments.pause, arguments.deltas)
-    if arguments.json:
-        print(json.dumps(rows))
-        return
-    print_conditions()
-    print_table(HEAD, rows)
-
-
-def allow_files(count: int) -> None:
-    """Raise the soft limit of open files, which the servers inherit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max(soft, count) if hard == resource.RLIM_INFINITY else min(max(soft, count), hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    report(HEAD, rows, as_json=arguments.json)
 
 
 if __name__ == "__main__":

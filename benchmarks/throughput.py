@@ -33,8 +33,7 @@ from benchmarks.measuring import (
     Server,
     connect,
     message,
-    print_conditions,
-    print_table,
+    report,
     running,
 )
 
@@ -191,11 +190,7 @@ def main() -> None:
     options = ["--fast"] if arguments.fast else []
     loads = [LOADS[name] for name in arguments.loads]
     rows = trio.run(measure, loads, arguments.events, arguments.runs, arguments.streams, options)
-    if arguments.json:
-        print(json.dumps(rows))
-        return
-    print_conditions()
-    print_table(HEAD, rows)
+    report(HEAD, rows, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -161,9 +161,9 @@ async def served(server) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def served_app(app) -> AsyncIterator[int]:
-    """Serve an app with plain Hypercorn in this process; yield the port."""
-    config = Config()
+async def served_app(app, config: Config | None = None) -> AsyncIterator[int]:
+    """Serve an app with plain Hypercorn in this process, or with other settings; yield the port."""
+    config = config or Config()
     config.bind = ["127.0.0.1:0"]
     config.errorlog = None
     stop = trio.Event()

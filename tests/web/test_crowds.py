@@ -9,19 +9,17 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
-from functools import partial
 
 import pytest
 import trio
 import trio.testing
-from hypercorn.trio import serve
 
 from chatkit_trio.stores import MemoryStore
 from chatkit_trio.testing import say, scripted_server
 from chatkit_trio.web import create_app
-from chatkit_trio.web._serving import hypercorn_config
+from chatkit_trio.web._connections import ServerConfig
 
-from .sockets import served_by_cli, workers_of
+from .sockets import served_app, served_by_cli, workers_of
 from .test_connections import UNEXPECTED, living, request
 
 CROWD = 48
@@ -43,21 +41,17 @@ async def serving(*, is_shared: bool) -> AsyncIterator[tuple[int, list[int]]]:
     """Serve in this process; yield the port, and in which rounds requests have reached the app."""
     app = create_app(scripted_server(MemoryStore(), [say("Hello")]))
     rounds, asked = Rounds(), []
-    config = hypercorn_config("127.0.0.1", 0)
+    config = ServerConfig()
     config.is_shared = is_shared
-    stop = trio.Event()
 
     async def noting(scope, receive, send):
         if scope["type"] == "http":
             asked.append(rounds.number)
         await app(scope, receive, send)
 
-    run = partial(serve, noting, config, shutdown_trigger=stop.wait, mode="asgi")
     trio.lowlevel.add_instrument(rounds)
-    async with trio.open_nursery() as nursery:
-        (url,) = await nursery.start(run)
-        yield int(url.rpartition(":")[2]), asked
-        stop.set()
+    async with served_app(noting, config) as port:
+        yield port, asked
     trio.lowlevel.remove_instrument(rounds)
 
 
